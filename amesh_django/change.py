@@ -1,0 +1,228 @@
+"""The one function through which every change of the sealed devices goes: one transaction, the seal row locked."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from django.db import IntegrityError, OperationalError, connections, transaction
+from django.db.models import QuerySet
+from django.utils import timezone
+
+from amesh_django.protocol.errors import AllowListBusy, AllowListIntegrityFailure
+from amesh_django.protocol.multiset import MASK_BYTES, MODULUS
+
+from . import snapshot
+from .models import AllowListChange, AllowListSeal, Device
+from .sealing import (
+    SealRow,
+    hash_row,
+    is_active_controller,
+    journal_mac,
+    journal_row,
+    make_seal,
+    read_seal,
+    row_values,
+    seal_is_genuine,
+    total_of,
+)
+from .server import SealKeys, seal_keys
+
+T = TypeVar("T")
+
+#: How often a change is tried again when another one got in between.
+ATTEMPTS = 30
+BATCH = 1000
+
+
+class Lost(Exception):
+    """Another change got in between; nothing was written."""
+
+
+def now() -> dt.datetime:
+    """The time for device rows, in milliseconds, as every database keeps it."""
+    moment = timezone.now()
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+
+
+class Change:
+    """An open change: what happens to rows goes through here, so that digest, counts and journal keep up.
+
+    Attributes:
+        revision: of the list after this change.
+        controllers: active controllers as they stand now, under the seal.
+    """
+
+    def __init__(self, using: str, keys: SealKeys, seal: SealRow | None, by: str) -> None:
+        self.using = using
+        self._keys = keys
+        self._by = by[:150]
+        self._journal: list[AllowListChange] = []
+        self.revision = seal.revision + 1 if seal else 1
+        self.controllers = seal.controllers if seal else 0
+        self._count = seal.count if seal else 0
+        self._total = total_of(keys, seal) if seal else 0
+        self.changed = False
+
+    def rows(self) -> QuerySet[Device]:
+        """A query set that may write; nothing outside this class uses one."""
+        return QuerySet(Device, using=self.using)
+
+    def _account(self, device: Device, sign: int) -> None:
+        values = row_values(device)
+        self._total += sign * hash_row(self._keys, values)
+        self._count += sign
+        self.controllers += sign * is_active_controller(values)
+        self.changed = True
+
+    def _record(self, device: Device, action: str) -> None:
+        row = journal_row(row_values(device))
+        self._journal.append(
+            AllowListChange(
+                revision=self.revision,
+                device_id=device.device_id,
+                action=action,
+                at=now(),
+                by=self._by,
+                row=row,
+                mac=journal_mac(
+                    self._keys, revision=self.revision, device_id=device.device_id, action=action, row=row
+                ),
+            )
+        )
+
+    def insert(self, devices: Iterable[Device]) -> None:
+        """Add rows."""
+        batch: list[Device] = []
+        for device in devices:
+            device.revision = self.revision
+            batch.append(device)
+        highest = self.rows().order_by("-id").values_list("id", flat=True).first() or 0
+        for start in range(0, len(batch), BATCH):
+            part = batch[start : start + BATCH]
+            self.rows().bulk_create(part)
+        if any(device.pk is None for device in batch):  # a database that does not return the keys of many rows (MySQL)
+            keys = dict(self.rows().filter(id__gt=highest).values_list("public_key", "id"))
+            for device in batch:
+                device.pk = keys[device.public_key]
+        for device in batch:
+            self._account(device, 1)
+            self._record(device, AllowListChange.Action.ADDED)
+
+    def update(self, device: Device, action: str = AllowListChange.Action.CHANGED, **columns: Any) -> Device:
+        """Change columns of a row that was read inside this change."""
+        self._account(device, -1)
+        for name, value in columns.items():
+            setattr(device, name, value)
+        device.revision = self.revision
+        self.rows().filter(pk=device.pk).update(revision=self.revision, **columns)
+        self._account(device, 1)
+        self._record(device, action)
+        return device
+
+    def delete(self, device: Device) -> None:
+        """Remove a row for good."""
+        self._record(device, AllowListChange.Action.PURGED)
+        self._account(device, -1)
+        self.rows().filter(pk=device.pk).delete()
+
+    def write(self, before: SealRow | None) -> None:
+        """Seal what was changed.
+
+        Raises:
+            Lost: the seal is not the one that this change began with.
+        """
+        AllowListChange.objects.using(self.using).bulk_create(self._journal, batch_size=BATCH)
+        after = make_seal(
+            self._keys,
+            revision=self.revision,
+            total=self._total % MODULUS,
+            count=self._count,
+            controllers=self.controllers,
+            r=secrets.token_bytes(MASK_BYTES),
+        )
+        write_seal(self.using, before, after)
+
+
+def write_seal(using: str, before: SealRow | None, after: SealRow) -> None:
+    """Put the new seal in the place of the one that was read.
+
+    Raises:
+        Lost: another one stands there.
+    """
+    seals = AllowListSeal.objects.using(using)
+    if before is None:
+        try:
+            with transaction.atomic(using=using):
+                seals.create(id=1, **after._asdict())
+        except IntegrityError:
+            raise Lost from None
+    elif not seals.filter(pk=1, revision=before.revision, hmac=before.hmac).update(**after._asdict()):
+        raise Lost
+
+
+def lock_seal(using: str) -> SealRow | None:
+    """Take the lock of the list for the rest of the transaction, and read the seal."""
+    seals = AllowListSeal.objects.using(using).filter(pk=1)
+    if connections[using].features.has_select_for_update:
+        list(seals.select_for_update().values_list("pk"))
+    else:  # a write is what locks an SQLite database
+        seals.update(id=1)
+    return read_seal(using)
+
+
+def _trusted_seal(using: str) -> SealRow | None:
+    """The locked seal, once it is sure that no change past the app would be sealed along."""
+    row = lock_seal(using)
+    if row is None or row.touched or not seal_is_genuine(seal_keys(), row):
+        snapshot.verify_rows(using, row)
+    return row
+
+
+def _is_conflict(error: OperationalError) -> bool:
+    """True for what goes away when the transaction is tried again: a lock, a deadlock, a serialization failure."""
+    code = str(getattr(error.__cause__, "sqlstate", "") or "")
+    text = str(error).lower()
+    return code in ("40001", "40P01", "55P03") or "locked" in text or "deadlock" in text or "lock wait" in text
+
+
+def change(using: str, by: str, work: Callable[[Change], T]) -> T:
+    """Run *work* on an open change and seal the result; all of it happens, or nothing.
+
+    Args:
+        using: database alias.
+        by: who changes it, for the journal.
+        work: reads and writes rows through the :class:`Change`; called again if another change got in between.
+
+    Raises:
+        AllowListIntegrityFailure: the list does not match its seal; nothing was changed.
+        AllowListBusy: other changes kept getting in between.
+    """
+    keys = seal_keys()
+    connection = connections[using]
+    nested = connection.in_atomic_block
+    for attempt in range(ATTEMPTS):
+        try:
+            with transaction.atomic(using=using):
+                before = _trusted_seal(using)
+                pending = Change(using, keys, before, by)
+                result = work(pending)
+                if pending.changed:
+                    pending.write(before)
+                    snapshot.mark_dirty(connection)
+                return result
+        except Lost:
+            pass
+        except OperationalError as error:
+            if not _is_conflict(error):
+                raise
+            if nested:  # the transaction around this one has to be tried again, and that is not ours to do
+                break
+        time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
+    raise AllowListBusy("The list was busy with other changes; nothing was changed. Try again.")
+
+
+__all__ = ["AllowListIntegrityFailure", "Change", "change", "lock_seal", "now", "write_seal"]

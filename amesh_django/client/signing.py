@@ -1,0 +1,142 @@
+"""The Authorization header of one request, and which device signs where none is named."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from amesh_django.device import Device, Identity, default_directory
+from amesh_django.device.locks import ForkSafeLock
+from amesh_django.protocol.canonical import target_ambiguity
+from amesh_django.protocol.encoding import b64url_encode
+from amesh_django.protocol.header import SCHEME, build_authorization
+from amesh_django.protocol.scheme import SCHEMES
+
+logger = logging.getLogger("amesh_django.client")
+
+VERSION = "1"
+#: Length of a nonce, in bytes.
+NONCE_BYTES = 16
+#: What the header of a signed request begins with.
+PREFIX = f"{SCHEME} "
+
+_devices: dict[Path, Device] = {}
+_lock = ForkSafeLock()
+
+
+class Signer(Protocol):
+    """What signs: a :class:`~amesh_django.device.Device`, or in tests an ``EphemeralDevice``."""
+
+    @property
+    def identity(self) -> Identity:
+        """Who signs."""
+        ...
+
+    def sign(self, message: bytes) -> bytes:
+        """``r || s``, low-S, 64 bytes."""
+        ...
+
+
+def default_device() -> Device:
+    """The device of ``AUTH_MESH_DIR`` (``~/.amesh``), opened once per process and directory, its key unlocked once.
+
+    Raises:
+        IdentityMissing: there is no identity in the directory.
+        DirectoryError, BackendUnavailable: it can't be read, or its key store can't be used here.
+    """
+    path = default_directory().absolute()
+    device = _devices.get(path)
+    if device is None:
+        with _lock:
+            device = _devices.get(path)
+            if device is None:
+                device = _devices[path] = Device(path)
+    return device
+
+
+def forget_devices() -> None:
+    """Open the default device anew when it is next needed: after ``init --force`` in the same process, and in tests."""
+    with _lock:
+        _devices.clear()
+
+
+def sign_request(
+    signer: Signer, *, method: str, target: str, body_hash: str, now: float, nonce: str | None = None
+) -> str:
+    """The header value for a request whose parts are as they go over the wire.
+
+    Args:
+        signer: whose key signs.
+        method: HTTP method.
+        target: path and query exactly as on the request line.
+        body_hash: lower-case hex SHA-256 of the raw body.
+        now: Unix seconds.
+        nonce: 1–64 characters of base64url; None makes a fresh one.
+
+    Raises:
+        InvalidInput: a line break in a part, or a nonce or time that has not the form of protocol.md §2.
+        KeyStoreError: the key can't be used.
+    """
+    ambiguity = target_ambiguity(target)
+    if ambiguity:
+        logger.warning("Servers refuse this target, which two parsers can read differently (%s): %r", ambiguity, target)
+    nonce = nonce or b64url_encode(os.urandom(NONCE_BYTES))
+    timestamp = int(now)
+    message = SCHEMES[VERSION].signed_message(
+        method=method, target=target, timestamp=str(timestamp), nonce=nonce, body_hash=body_hash
+    )
+    return build_authorization(
+        public_key=signer.identity.public_key,
+        timestamp=timestamp,
+        nonce=nonce,
+        signature=signer.sign(message),
+        version=VERSION,
+    )
+
+
+def authorization_header(
+    method: str,
+    url: str | httpx.URL,
+    body: bytes | str = b"",
+    *,
+    device: Signer | None = None,
+    now: float | None = None,
+    nonce: str | None = None,
+) -> str:
+    """The value of the Authorization header for one request that something else sends.
+
+    Args:
+        method: HTTP method.
+        url: a URL, signed as httpx would send it (non-ASCII and spaces percent-encoded, ``/a/../b`` resolved); or just the
+            target, beginning with ``/``, signed as it stands. Send exactly that.
+        body: the raw body; text is taken as UTF-8.
+        device: who signs; None is :func:`default_device`.
+        now: Unix seconds; None asks the clock.
+        nonce: 1–64 characters of base64url, never used before; None makes a fresh one.
+
+    Returns:
+        ``AuthMesh v="1",id=…``, good for one request within 30 seconds.
+
+    Raises:
+        InvalidInput: a line break, or a nonce or time that has not the form of protocol.md §2.
+        IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+    """
+    if isinstance(url, str) and url.startswith("/"):
+        target = url
+    else:
+        target = httpx.URL(url).raw_path.decode("ascii")
+    raw = body.encode() if isinstance(body, str) else body
+    return sign_request(
+        device or default_device(),
+        method=method,
+        target=target,
+        body_hash=hashlib.sha256(raw).hexdigest(),
+        now=time.time() if now is None else now,
+        nonce=nonce,
+    )

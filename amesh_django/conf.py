@@ -1,0 +1,105 @@
+"""The settings of the app: one dict, ``AMESH``, read lazily; each key with a default, a type and a meaning."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, get_type_hints
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+
+
+@dataclass(frozen=True, slots=True)
+class AmeshSettings:
+    """The keys of ``AMESH``.
+
+    Attributes:
+        DIR: device directory of this server; None means ``AUTH_MESH_DIR``, else ``~/.amesh``.
+        SEAL_KEY_FILE: file with the seal secret (32 random bytes as 64 hex characters) that several hosts in front of one
+            database share; None means that the secret comes from this server's own key.
+        NONCE_CACHE: name of the Django cache that holds nonces.
+        CLOCK_SKEW_SECONDS: how far the clock of a device may be off, either way.
+        NONCE_WINDOW_SECONDS: how long a nonce is remembered; at least twice the clock skew.
+        MAX_BODY_BYTES: largest body that is verified; a larger one is refused with 413.
+        PROTECT: path prefixes that the middleware protects. The default is every path.
+        EXEMPT: paths, each with what lies below it, that the middleware lets through in spite of PROTECT.
+        LAST_SEEN_SECONDS: how often "last seen" of a device is written, per process; 0 never.
+        MAX_CONTROLLERS: how many controllers may be trusted; None means ``maxControllers`` of the identity.
+        PROXY_STRIPPED_PREFIX: what a proxy takes off the path before this server sees it (``/api`` where a client signed
+            ``/api/x`` and ``/x`` arrives).
+        PROXY_ADDED_PREFIX: what a proxy puts before the path.
+    """
+
+    DIR: str | None = None
+    SEAL_KEY_FILE: str | None = None
+    NONCE_CACHE: str = "default"
+    CLOCK_SKEW_SECONDS: int = 30
+    NONCE_WINDOW_SECONDS: int = 60
+    MAX_BODY_BYTES: int = 256 * 1024 * 1024
+    PROTECT: Sequence[str] = ("/",)
+    EXEMPT: Sequence[str] = ()
+    LAST_SEEN_SECONDS: int = 60
+    MAX_CONTROLLERS: int | None = None
+    PROXY_STRIPPED_PREFIX: str = ""
+    PROXY_ADDED_PREFIX: str = ""
+
+
+_MINIMUM = {"CLOCK_SKEW_SECONDS": 1, "NONCE_WINDOW_SECONDS": 1, "MAX_BODY_BYTES": 0, "LAST_SEEN_SECONDS": 0, "MAX_CONTROLLERS": 1}
+
+
+def _wrong(name: str, value: Any) -> str | None:
+    hint = get_type_hints(AmeshSettings)[name]
+    if value is None:
+        return None if hint in (str | None, int | None) else "must not be None"
+    if hint in (str, str | None):
+        return None if isinstance(value, str | os.PathLike) else "must be text"
+    if hint in (int, int | None):
+        if type(value) is not int or value < _MINIMUM[name]:
+            return f"must be a whole number from {_MINIMUM[name]}"
+        return None
+    if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(p, str) for p in value):
+        return "must be a list of paths"
+    return None if all(path.startswith("/") for path in value) else "must be a list of paths that begin with /"
+
+
+def problems() -> list[tuple[str, str]]:
+    """What is wrong with ``AMESH``: pairs of a kind (``unknown``, ``value``, ``window``) and a sentence with the fix."""
+    raw = getattr(django_settings, "AMESH", {})
+    if not isinstance(raw, dict):
+        return [("value", "AMESH must be a dict. Write AMESH = {} for the defaults.")]
+    known = [field.name for field in fields(AmeshSettings)]
+    found = [("unknown", f"AMESH[{name!r}] is not a setting. Known: {', '.join(known)}.") for name in raw if name not in known]
+    for name in known:
+        why = _wrong(name, raw[name]) if name in raw else None
+        if why:
+            found.append(("value", f"AMESH[{name!r}] {why}; it is {raw[name]!r}."))
+    if not found:
+        merged = AmeshSettings(**raw)
+        skew, window = merged.CLOCK_SKEW_SECONDS, merged.NONCE_WINDOW_SECONDS
+        if window < 2 * skew:
+            found.append(
+                (
+                    "window",
+                    f"AMESH['NONCE_WINDOW_SECONDS'] ({window}) is shorter than twice AMESH['CLOCK_SKEW_SECONDS'] ({skew}): a "
+                    f"request could be replayed. Set it to {2 * skew} at least.",
+                )
+            )
+    return found
+
+
+@functools.cache
+def amesh_settings() -> AmeshSettings:
+    """The settings in force.
+
+    Raises:
+        ImproperlyConfigured: one of :func:`problems`.
+    """
+    found = problems()
+    if found:
+        raise ImproperlyConfigured(" ".join(sentence for _, sentence in found))
+    raw = getattr(django_settings, "AMESH", {})
+    paths = {name: str(raw[name]) for name in ("DIR", "SEAL_KEY_FILE") if raw.get(name) is not None}
+    return AmeshSettings(**{**raw, **paths})

@@ -1,0 +1,18 @@
+"""FIRST: this device. Its directory, identity, passphrase, and the file allow list."""
+
+from .allow_list import AllowList, FileAllowList
+from .directory import Device, default_directory, find_passphrase, init_device, read_identity
+from .identity import Identity
+from .storage import permission_problems
+
+__all__ = [
+    "AllowList",
+    "Device",
+    "FileAllowList",
+    "Identity",
+    "default_directory",
+    "find_passphrase",
+    "init_device",
+    "permission_problems",
+    "read_identity",
+]

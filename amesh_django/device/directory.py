@@ -1,0 +1,303 @@
+"""The directory of a device: identity, passphrase, key; found, made and opened (protocol.md §4)."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import logging
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from amesh_django import keystore
+from amesh_django.protocol.encoding import format_time
+from amesh_django.protocol.errors import (
+    AmeshError,
+    DirectoryError,
+    IdentityExists,
+    IdentityMissing,
+    InvalidInput,
+    KeyStoreError,
+    PassphraseRequired,
+    StorageError,
+)
+from amesh_django.protocol.keys import device_id
+
+from .identity import LEGACY_PASSPHRASE, Identity
+from .locks import ForkSafeLock
+from .storage import atomic_write, json_text, locked, make_private_directory, permission_problems
+
+logger = logging.getLogger("amesh_django.device")
+
+DEFAULT_DIRECTORY = "~/.amesh"
+MAX_NAME_CHARACTERS = 128
+
+
+def default_directory(environ: Mapping[str, str] = os.environ) -> Path:
+    """``AUTH_MESH_DIR``, else ``~/.amesh``."""
+    return Path(environ.get("AUTH_MESH_DIR") or DEFAULT_DIRECTORY).expanduser()
+
+
+def check_name(name: str) -> str:
+    """A friendly name as it may be stored: stripped, 1–128 characters, nothing that controls a terminal.
+
+    Raises:
+        InvalidInput: empty, too long, or with control or formatting characters.
+    """
+    name = name.strip()
+    if not name or len(name) > MAX_NAME_CHARACTERS or not name.isprintable():
+        raise InvalidInput(f"A name has 1 to {MAX_NAME_CHARACTERS} printable characters. Choose another with --name.")
+    return name
+
+
+class Device:
+    """This device: who it is, and its key. The key is unlocked when it is first used, once per object.
+
+    Args:
+        path: the device directory; None means :func:`default_directory`.
+        environ: where the variables of protocol.md §10 are looked up.
+
+    Raises:
+        IdentityMissing: there is no identity in it.
+        DirectoryError: the identity can't be read.
+        BackendUnavailable: its key store can't be used here.
+    """
+
+    def __init__(self, path: Path | str | None = None, *, environ: Mapping[str, str] = os.environ) -> None:
+        self.path = Path(path).expanduser() if path is not None else default_directory(environ)
+        self.identity = read_identity(self.path)
+        self._keys = keystore.open_key_store(
+            self.identity.storage_backend,
+            folder=self.path / "keys",
+            passphrase=lambda: find_passphrase(self.path, environ),
+        )
+        self._checked = False
+        self._lock = ForkSafeLock()
+        for problem in permission_problems(self.path, _passphrase_file(self.path, environ)):
+            logger.warning("%s", problem)
+
+    def _check(self) -> None:
+        """The key must be the one that the identity names, before it signs or seals anything."""
+        if not self._checked:
+            with self._lock:
+                secret = self._keys.seal_secret(self.identity.key_alias)
+                if len(secret) < 32:
+                    raise KeyStoreError("The secret of the seal is empty or truncated; restore the key from a backup.")
+                if self._keys.public_key(self.identity.key_alias) != self.identity.public_key:
+                    raise KeyStoreError(
+                        "The key in the store is not the one in identity.json; restore both from the same backup."
+                    )
+                self._checked = True
+
+    def sign(self, message: bytes) -> bytes:
+        """Sign with this device's key: ``r || s``, low-S, 64 bytes.
+
+        Raises:
+            KeyStoreError: the key can't be unlocked, or is not the identity's.
+        """
+        self._check()
+        return self._keys.sign(self.identity.key_alias, message)
+
+    def seal_secret(self) -> bytes:
+        """The key material for the seal of the allow list, 32 bytes. Never show or log it.
+
+        Raises:
+            KeyStoreError: the key can't be unlocked, or is not the identity's.
+        """
+        self._check()
+        return self._keys.seal_secret(self.identity.key_alias)
+
+
+def read_identity(path: Path) -> Identity:
+    """The identity in a device directory.
+
+    Raises:
+        IdentityMissing: there is none.
+        DirectoryError: it can't be read.
+    """
+    try:
+        return Identity.from_text((path / "identity.json").read_text("utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise IdentityMissing(
+            f"There is no identity in {path}. Make one: amesh init --name NAME (or manage.py amesh_init --name NAME)."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DirectoryError(
+            f"{path / 'identity.json'} can't be read ({error}). Check owner and permissions."
+        ) from None
+
+
+def _passphrase_file(path: Path, environ: Mapping[str, str]) -> Path:
+    moved = environ.get("AMESH_PASSPHRASE_FILE")
+    return Path(moved).expanduser() if moved else path / ".passphrase"
+
+
+def find_passphrase(path: Path, environ: Mapping[str, str] = os.environ) -> str:
+    """The passphrase of the encrypted-file store, looked up as protocol.md §4 says.
+
+    A legacy ``passphrase`` member of ``identity.json`` is moved to the passphrase file; where that can't be written, it is used
+    as it is, with a warning in the log.
+
+    Raises:
+        PassphraseRequired: there is none, or an empty one.
+    """
+    from_environment = environ.get("AUTH_MESH_PASSPHRASE")
+    if from_environment:
+        return from_environment
+    file = _passphrase_file(path, environ)
+    found = _read_passphrase(file)
+    legacy = _legacy_passphrase(path)
+    if legacy is not None and found in (None, legacy):  # both: something ended the move half-way
+        _move_passphrase(path, file, legacy)
+    found = found or legacy
+    if found:
+        return found
+    raise PassphraseRequired(
+        f"AUTH_MESH_PASSPHRASE required: set it, or put the passphrase into {file} (mode 0400). It was made by init."
+    )
+
+
+def _read_passphrase(file: Path) -> str | None:
+    try:
+        found = file.read_text("utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise PassphraseRequired(
+            f"AUTH_MESH_PASSPHRASE required: {file} can't be read ({why}). Check its owner and permissions, or set the variable."
+        ) from None
+    if not found:
+        raise PassphraseRequired(f"AUTH_MESH_PASSPHRASE required: {file} is empty. Restore it or set the variable.")
+    return found
+
+
+def _legacy_passphrase(path: Path) -> str | None:
+    try:
+        value: Any = json.loads((path / "identity.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    legacy = value.get(LEGACY_PASSPHRASE) if isinstance(value, dict) else None
+    return legacy if isinstance(legacy, str) and legacy else None
+
+
+def _move_passphrase(path: Path, file: Path, legacy: str) -> None:
+    if legacy != legacy.strip() or not legacy.isprintable():
+        return  # the file is read without the white space round it, so it can't hold this one
+    identity_file = path / "identity.json"
+    try:
+        with locked(path):
+            if _legacy_passphrase(path) != legacy:  # another process was faster
+                return
+            if not file.exists():
+                atomic_write(file, legacy, mode=0o400)
+            value = json.loads(identity_file.read_text("utf-8"))
+            del value[LEGACY_PASSPHRASE]
+            atomic_write(identity_file, json_text(value))
+        logger.warning("The passphrase was moved from %s to %s.", identity_file, file)
+    except (OSError, AmeshError) as error:
+        logger.warning("The passphrase stands in %s and could not be moved to %s: %s", identity_file, file, error)
+
+
+def init_device(
+    path: Path,
+    name: str,
+    *,
+    now: dt.datetime,
+    backend: str | None = None,
+    force: bool = False,
+    max_controllers: int | None = None,
+    environ: Mapping[str, str] = os.environ,
+    report: Callable[[str, str | None], None] = lambda backend, why_not: None,
+) -> Identity:
+    """Make an identity: directory, passphrase, key, ``identity.json``. Nothing half-made stays behind.
+
+    Args:
+        path: the device directory; made where it is missing.
+        name: friendly name.
+        now: time of creation, with a zone.
+        backend: a name of :data:`amesh_django.keystore.BACKENDS`; None takes the best.
+        force: replace an identity that is there. Its key is deleted; its allow list is kept as
+            ``allow_list.<old device id>.json`` (``allow_list.before-<new device id>.json`` where there is no old id to read).
+        max_controllers: how many controllers may be trusted at a time; None is the default of 1.
+        environ: where the variables of protocol.md §10 are looked up.
+        report: called for each back end that is tried, with None or with why it can't be used.
+
+    Raises:
+        IdentityExists: there is one, and *force* is not set.
+        InvalidInput: the name or the limit.
+        BackendUnavailable, PassphraseRequired, StorageError: as they say.
+    """
+    name = check_name(name)
+    if max_controllers is not None and max_controllers < 1:
+        raise InvalidInput("--max-controllers is a number from 1.")
+    make_private_directory(path)
+    with locked(path), contextlib.ExitStack() as undo:
+        old = _replaced_identity(path, force)
+        chosen = keystore.choose(backend, report)
+        passphrase = _passphrase_for_init(path, environ, undo)
+        store = keystore.open_key_store(chosen, folder=path / "keys", passphrase=lambda: passphrase)
+        alias, public_key = store.create()
+        undo.callback(store.delete, alias)
+        identity = Identity(device_id(public_key), alias, public_key, name, format_time(now), chosen, max_controllers)
+        _set_aside_allow_list(path, old, identity, undo)
+        try:
+            atomic_write(path / "identity.json", json_text(identity.to_json()))
+        finally:
+            if _is_in_place(path, identity):  # also where Ctrl-C came a moment after
+                undo.pop_all()
+        if old is not None and old.storage_backend == chosen:
+            with contextlib.suppress(KeyStoreError, StorageError):  # an old file's alias may be anything
+                store.delete(old.key_alias)
+    return identity
+
+
+def _is_in_place(path: Path, identity: Identity) -> bool:
+    try:
+        return read_identity(path).device_id == identity.device_id
+    except DirectoryError:
+        return False
+
+
+def _replaced_identity(path: Path, force: bool) -> Identity | None:
+    if not (path / "identity.json").exists():
+        return None
+    if not force:
+        raise IdentityExists(
+            f"There is an identity in {path} already. --force replaces it: every server that trusts it will refuse the new one."
+        )
+    try:
+        return read_identity(path)
+    except DirectoryError:
+        return None
+
+
+def _passphrase_for_init(path: Path, environ: Mapping[str, str], undo: contextlib.ExitStack) -> str:
+    try:
+        return find_passphrase(path, environ)
+    except PassphraseRequired:
+        file = _passphrase_file(path, environ)
+        if file.exists():
+            raise
+    passphrase = secrets.token_hex(32)
+    undo.callback(file.unlink, missing_ok=True)
+    atomic_write(file, passphrase, mode=0o400)
+    return passphrase
+
+
+def _set_aside_allow_list(path: Path, old: Identity | None, new: Identity, undo: contextlib.ExitStack) -> None:
+    """A list that another key has sealed would stop the new identity for good."""
+    there = path / "allow_list.json"
+    aside = path / f"allow_list.{old.device_id if old else f'before-{new.device_id}'}.json"
+    try:
+        there.rename(aside)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise StorageError(
+            f"The old allow list {there} can't be set aside ({error.strerror}); nothing was changed. Check permissions."
+        ) from None
+    undo.callback(aside.rename, there)

@@ -1,0 +1,181 @@
+"""What differs between the devices in the database and what was sealed; and sealing anew, once a person has looked."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.db import connections, transaction
+from django.db.models import Max
+
+from amesh_django.protocol.errors import AllowListBusy, AllowListError, AllowListIntegrityFailure, InvalidInput
+from amesh_django.protocol.keys import decode_public_key, device_id
+from amesh_django.protocol.multiset import MASK_BYTES, MODULUS
+
+from . import snapshot
+from .change import BATCH, Lost, lock_seal, now, write_seal
+from .models import AllowListChange
+from .sealing import (
+    COLUMNS,
+    SealRow,
+    hash_row,
+    is_active_controller,
+    iterate_rows,
+    journal_mac,
+    journal_row,
+    make_seal,
+)
+from .server import SealKeys, seal_keys
+
+
+@dataclass(frozen=True, slots=True)
+class IntegrityReport:
+    """The result of a full verification.
+
+    Attributes:
+        ok: True if the rows match their seal.
+        devices: how many rows there are, revoked ones included.
+        problems: sentences for people, one for each difference; empty if *ok*.
+        reason: as in the log (``rows_mismatch``, …); empty if *ok*.
+    """
+
+    ok: bool
+    devices: int
+    problems: list[str] = field(default_factory=list)
+    reason: str = ""
+
+
+def report(using: str) -> IntegrityReport:
+    """Verify every row and compare with the journal where they do not match.
+
+    Raises:
+        KeyStoreError, DirectoryError: the keys of the seal can't be had.
+    """
+    keys = seal_keys()
+    with transaction.atomic(using=using):
+        row = lock_seal(using)
+        rows = list(iterate_rows(using))
+        try:
+            snapshot.verify_rows(using, row)
+        except AllowListIntegrityFailure as error:
+            reason = error.reason
+        else:
+            return IntegrityReport(True, len(rows))
+        problems = list(_differences(using, keys, row, rows, reason))
+    return IntegrityReport(False, len(rows), problems, reason)
+
+
+def _sealed_rows(using: str, keys: SealKeys, revision: int | None) -> tuple[dict[str, dict[str, str]], int]:
+    """The newest genuine journal line of each device up to *revision*; and how many lines were not genuine."""
+    newest: dict[str, dict[str, str]] = {}
+    forged = 0
+    lines = AllowListChange.objects.using(using).order_by("id")
+    if revision is not None:
+        lines = lines.filter(revision__lte=revision)
+    for line in lines.iterator(chunk_size=5000):
+        mac = journal_mac(keys, revision=line.revision, device_id=line.device_id, action=line.action, row=line.row)
+        if not secrets.compare_digest(mac.encode(), line.mac.encode("utf-8", "replace")):
+            forged += 1
+        elif line.action == AllowListChange.Action.PURGED:
+            newest.pop(line.device_id, None)
+        else:
+            newest[line.device_id] = json.loads(line.row)
+    return newest, forged
+
+
+def _differences(
+    using: str, keys: SealKeys, seal: SealRow | None, rows: list[tuple[Any, ...]], reason: str
+) -> Iterator[str]:
+    if reason == "seal_missing":
+        yield "The seal itself is missing."
+    elif reason == "seal_mismatch":
+        yield (
+            "The seal was not made with this server's key: it was forged, or another identity (AMESH['DIR']) or another "
+            "AMESH['SEAL_KEY_FILE'] was in use when the list was last changed."
+        )
+    genuine = seal.revision if seal is not None and reason == "rows_mismatch" else None
+    sealed, forged = _sealed_rows(using, keys, genuine)
+    for values in rows:
+        found = json.loads(journal_row(values))
+        name = found["device_id"]
+        expected = sealed.pop(name, None)
+        if expected is None:
+            yield f"{name}: added past the app (role {found['role']!r}, name {found['friendly_name']!r})."
+            continue
+        for column in COLUMNS:
+            if found[column] != expected.get(column):
+                yield f"{name}: {column} is {found[column]!r}, sealed was {expected.get(column)!r}."
+    for name, expected in sealed.items():
+        yield f"{name}: removed past the app (role {expected['role']!r}, name {expected['friendly_name']!r})."
+    if forged:
+        yield f"The journal has {forged} line{'s' if forged > 1 else ''} that amesh did not write."
+
+
+def _check_row(values: tuple[Any, ...]) -> None:
+    try:
+        if device_id(decode_public_key(values[2])) != values[1]:
+            raise InvalidInput("the device id is not that of the public key")
+    except InvalidInput as error:
+        raise AllowListError(
+            f"The row of {values[1]!r} is no device ({error}) and can't be sealed. Delete it with SQL, then reseal."
+        ) from None
+
+
+def reseal(using: str, by: str) -> None:
+    """Seal the rows as they stand.
+
+    The revision jumps to the time in milliseconds, so that it is above any that a process or a backup has seen.
+
+    Raises:
+        AllowListError: a row is no device; nothing was changed.
+    """
+    keys = seal_keys()
+    with transaction.atomic(using=using):
+        before = lock_seal(using)
+        sealed, _ = _sealed_rows(using, keys, None)
+        highest = AllowListChange.objects.using(using).aggregate(found=Max("revision"))["found"] or 0
+        revision = max(highest + 1, before.revision + 1 if before else 1, time.time_ns() // 1_000_000)
+        total = count = controllers = 0
+        lines = []
+        for values in iterate_rows(using):
+            _check_row(values)
+            total += hash_row(keys, values)
+            count += 1
+            controllers += is_active_controller(values)
+            row = journal_row(values)
+            if json.loads(row) != sealed.pop(values[1], None):
+                lines.append((values[1], AllowListChange.Action.RESEALED, row))
+        for name, gone in sealed.items():
+            lines.append((name, AllowListChange.Action.PURGED, json.dumps(gone)))
+        AllowListChange.objects.using(using).bulk_create(
+            (
+                AllowListChange(
+                    revision=revision,
+                    device_id=name,
+                    action=action,
+                    at=now(),
+                    by=by[:150],
+                    row=row,
+                    mac=journal_mac(keys, revision=revision, device_id=name, action=action, row=row),
+                )
+                for name, action, row in lines
+            ),
+            batch_size=BATCH,
+        )
+        after = make_seal(
+            keys,
+            revision=revision,
+            total=total % MODULUS,
+            count=count,
+            controllers=controllers,
+            r=secrets.token_bytes(MASK_BYTES),
+        )
+        try:
+            write_seal(using, before, after)
+        except Lost:
+            raise AllowListBusy("The list changed while it was being sealed. Run amesh_integrity again.") from None
+        snapshot.mark_dirty(connections[using])

@@ -1,0 +1,69 @@
+"""FIRST: where a private key lives. One interface; the best back end of this machine is found by :func:`choose`."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+from amesh_django.protocol.errors import BackendUnavailable
+
+from .base import CreatedKey, KeyStore
+from .encrypted_file import EncryptedFileKeyStore
+
+__all__ = ["BACKENDS", "CreatedKey", "EncryptedFileKeyStore", "KeyStore", "choose", "open_key_store"]
+
+#: Back ends in the order in which ``init`` tries them; the names of ``identity.json``.
+BACKENDS = ("secure-enclave", "keychain", "tpm2", "encrypted-file")
+
+
+def unavailable(backend: str) -> str | None:
+    """Why *backend* can't be used on this machine, or None if it can. One sentence for people.
+
+    Raises:
+        BackendUnavailable: there is no back end of that name.
+    """
+    if backend == "encrypted-file":
+        return None
+    if backend in ("secure-enclave", "keychain") and platform.system() != "Darwin":
+        return "needs macOS"
+    if backend in BACKENDS:
+        return "not supported by this version of amesh"
+    raise BackendUnavailable(f"There is no key store {backend!r}. Choose one of: {', '.join(BACKENDS)}.")
+
+
+def choose(wanted: str | None = None, report: Callable[[str, str | None], None] = lambda backend, why_not: None) -> str:
+    """The best back end of this machine, or *wanted*.
+
+    Args:
+        wanted: name of a back end; None tries all in order.
+        report: called for each that is tried, with None or with why it can't be used.
+
+    Raises:
+        BackendUnavailable: *wanted* can't be used here.
+    """
+    for backend in (wanted,) if wanted else BACKENDS:
+        why_not = unavailable(backend)
+        report(backend, why_not)
+        if why_not is None:
+            return backend
+    raise BackendUnavailable(
+        f"The key store {wanted} can't be used here: {why_not}. Leave --backend out to see what can."
+    )
+
+
+def open_key_store(backend: str, *, folder: Path, passphrase: Callable[[], str]) -> KeyStore:
+    """The key store of a device directory.
+
+    Args:
+        backend: as in ``identity.json``.
+        folder: the ``keys`` folder.
+        passphrase: for the encrypted file.
+
+    Raises:
+        BackendUnavailable: not a back end of this machine.
+    """
+    why_not = unavailable(backend)
+    if why_not is not None:
+        raise BackendUnavailable(f"This identity's key lives in {backend}, which can't be used here: {why_not}.")
+    return EncryptedFileKeyStore(folder, passphrase)

@@ -1,0 +1,60 @@
+"""The middleware: protects path prefixes, sync and async."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+
+from .conf import amesh_settings
+from .http import accept
+
+
+def is_protected(path: str) -> bool:
+    """Whether a path falls under ``AMESH["PROTECT"]`` and not under ``AMESH["EXEMPT"]``.
+
+    PROTECT counts as a plain prefix, so that it protects too much rather than too little; EXEMPT ends at a slash.
+    """
+    settings = amesh_settings()
+    if not any(path.startswith(prefix) or path == prefix.rstrip("/") for prefix in settings.PROTECT):
+        return False
+    return not any(path == exempt or path.startswith(exempt.rstrip("/") + "/") for exempt in settings.EXEMPT)
+
+
+class AmeshMiddleware:
+    """Lets in only signed requests of trusted devices, below the prefixes of ``AMESH["PROTECT"]``.
+
+    Put it before any middleware that reads the body. ``request.amesh`` is the VerifiedDevice, or None on other paths.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        self.is_async = iscoroutinefunction(get_response)
+        if self.is_async:
+            markcoroutinefunction(self)
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Refuse, or go on."""
+        if self.is_async:
+            return self._acall(request)
+        refused = self._check(request)
+        response: HttpResponseBase = refused if refused is not None else self.get_response(request)
+        return response
+
+    async def _acall(self, request: HttpRequest) -> HttpResponseBase:
+        refused = await sync_to_async(self._check)(request) if is_protected(request.path_info) else self._check(request)
+        response: HttpResponseBase = refused if refused is not None else await self.get_response(request)
+        return response
+
+    def _check(self, request: HttpRequest) -> HttpResponseBase | None:
+        if not is_protected(request.path_info):
+            request.amesh = None  # type: ignore[attr-defined]
+            return None
+        refused: HttpResponseBase | None = accept(request)
+        return refused

@@ -1,0 +1,180 @@
+"""The allow list in the database: devices, the seal over them, the journal of changes; last seen apart, unsealed."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from typing import Any, ClassVar, NoReturn
+
+from django.conf import settings
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from amesh_django.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
+from amesh_django.protocol.encoding import format_time
+from amesh_django.protocol.keys import decode_public_key
+
+
+class SealedModelError(TypeError):
+    """Devices are sealed: they change through ``amesh_django.allow_list.DatabaseAllowList`` only."""
+
+
+def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
+    raise SealedModelError(
+        "Devices are sealed and can't be changed this way. Call a method of amesh_django.allow_list.DatabaseAllowList (add, "
+        "revoke, set_permissions, map_user, purge), or a command such as manage.py amesh_revoke."
+    )
+
+
+class DeviceQuerySet(models.QuerySet["Device"]):
+    """Reads only: whatever would write past the seal refuses and says what to call."""
+
+    create = acreate = bulk_create = abulk_create = _refuse
+    update = aupdate = bulk_update = abulk_update = _refuse
+    delete = adelete = _refuse
+    get_or_create = aget_or_create = update_or_create = aupdate_or_create = _refuse
+
+
+class Device(models.Model):
+    """A device that is or was trusted. Every column but the primary key is sealed; a revoked device keeps its row."""
+
+    class Role(models.TextChoices):
+        """What the device may do here."""
+
+        CONTROLLER = CONTROLLER, _("controller")
+        TARGET = TARGET, _("target")
+
+    class AddedBy(models.TextChoices):
+        """How trust was made."""
+
+        HANDSHAKE = "handshake", _("handshake")
+        MANUAL = "manual", _("manual")
+
+    device_id = models.CharField(_("device id"), max_length=32, unique=True)
+    public_key = models.CharField(_("public key"), max_length=44, unique=True, help_text=_("P-256, compressed, base64."))
+    friendly_name = models.TextField(_("name"))
+    role = models.CharField(
+        _("role"),
+        max_length=16,
+        choices=Role.choices,
+        help_text=_("A controller may authenticate to this server; a target may not."),
+    )
+    permissions_json = models.TextField(_("permissions"), default="{}")
+    added_at = models.DateTimeField(_("added"))
+    added_by = models.CharField(_("added by"), max_length=16, choices=AddedBy.choices)
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("mapped user"),
+        on_delete=models.PROTECT,
+        null=True,
+        blank=True,
+        related_name="amesh_devices",
+        help_text=_("The Django user as which this device acts in REST framework views."),
+    )
+    revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
+    revoked_by = models.CharField(_("revoked by"), max_length=150, blank=True)
+    revoke_reason = models.TextField(_("reason"), blank=True)
+    revision = models.BigIntegerField(_("revision"), db_index=True, editable=False)
+
+    objects = DeviceQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("device")
+        verbose_name_plural = _("devices")
+        ordering: ClassVar[list[str]] = ["added_at", "id"]
+        base_manager_name = "objects"
+        default_permissions = ("view", "change")
+        permissions: ClassVar[list[tuple[str, str]]] = [("revoke_device", "Can revoke device")]
+
+    save = asave = delete = adelete = _refuse  # type: ignore[assignment]
+
+    def __str__(self) -> str:
+        return f"{self.device_id}"
+
+    @property
+    def permissions(self) -> dict[str, Any]:
+        """Name → value, such as ``{"shell": True}``."""
+        try:
+            found = json.loads(self.permissions_json)
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @property
+    def is_revoked(self) -> bool:
+        """True once it was revoked; the row stays."""
+        return self.revoked_at is not None
+
+    def to_entry(self) -> DeviceEntry:
+        """The entry of the allow list, as the sealed file has it.
+
+        Raises:
+            InvalidInput: the row was damaged past the seal.
+        """
+        return DeviceEntry(
+            device_id=self.device_id,
+            public_key=decode_public_key(self.public_key),
+            friendly_name=self.friendly_name,
+            added_at=format_time(self.added_at.astimezone(dt.UTC)),
+            added_by=self.added_by,  # type: ignore[arg-type]
+            role=self.role,  # type: ignore[arg-type]
+            permissions=self.permissions,
+        )
+
+
+class AllowListSeal(models.Model):
+    """The one row that seals all devices (design.md, decision 3)."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    revision = models.BigIntegerField()
+    digest = models.CharField(max_length=64)
+    count = models.BigIntegerField()
+    controllers = models.BigIntegerField()
+    mask = models.CharField(max_length=64)
+    hmac = models.CharField(max_length=64)
+    #: Counted up by database triggers when a device row changes; put back to 0 by each sealed change. Not sealed: a hint.
+    touched = models.BigIntegerField(default=0, db_default=0)
+
+    class Meta:
+        verbose_name = _("seal")
+        verbose_name_plural = _("seals")
+        default_permissions = ()
+
+
+class AllowListChange(models.Model):
+    """The journal: each sealed change of a device with a MAC of its own, so that one can see what was changed past the seal."""
+
+    class Action(models.TextChoices):
+        """What was done."""
+
+        ADDED = "added", _("added")
+        CHANGED = "changed", _("changed")
+        REVOKED = "revoked", _("revoked")
+        PURGED = "purged", _("purged")
+        RESEALED = "resealed", _("resealed")
+
+    revision = models.BigIntegerField(_("revision"), db_index=True)
+    device_id = models.CharField(_("device id"), max_length=32, db_index=True)
+    action = models.CharField(_("action"), max_length=16, choices=Action.choices)
+    at = models.DateTimeField(_("at"))
+    by = models.CharField(_("by"), max_length=150, blank=True)
+    row = models.TextField(help_text="JSON object: column → text, as it was sealed.")
+    mac = models.CharField(max_length=64)
+
+    class Meta:
+        verbose_name = _("change")
+        verbose_name_plural = _("changes")
+        ordering: ClassVar[list[str]] = ["-id"]
+        default_permissions = ("view",)
+
+
+class DeviceActivity(models.Model):
+    """When a device was last let in. Changes with requests, so it is not sealed and lies in a table of its own."""
+
+    device = models.OneToOneField(Device, primary_key=True, on_delete=models.CASCADE, related_name="activity")
+    last_seen_at = models.DateTimeField(_("last seen"))
+
+    class Meta:
+        verbose_name = _("activity")
+        verbose_name_plural = _("activities")
+        default_permissions = ()

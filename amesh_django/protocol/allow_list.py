@@ -1,0 +1,163 @@
+"""The allow list as a value: its entries, and its sealed JSON document (protocol.md §5)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, cast
+
+from .encoding import format_time
+from .errors import AllowListIntegrityFailure, InvalidInput
+from .keys import decode_public_key, device_id, encode_public_key
+from .seal import seal, seal_form
+
+Role = Literal["controller", "target"]
+AddedBy = Literal["handshake", "manual"]
+CONTROLLER: Final = "controller"
+TARGET: Final = "target"
+ROLES: tuple[Role, ...] = (CONTROLLER, TARGET)
+DOCUMENT_VERSION = "2.0.0"
+
+_MEMBERS = ("deviceId", "publicKey", "friendlyName", "addedAt", "addedBy", "role", "permissions")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEntry:
+    """One trusted device.
+
+    Attributes:
+        device_id: ``am_…``.
+        public_key: 33 bytes, compressed point.
+        friendly_name: as the peer or the operator gave it. Clean it before it is shown.
+        added_at: ISO 8601, UTC, milliseconds, ``Z``.
+        added_by: ``handshake`` (pairing) or ``manual``.
+        role: ``controller`` may authenticate here; ``target`` may not.
+        permissions: name → value, such as ``{"shell": True}``.
+        extra: members of the file that this version does not know; kept as they are.
+    """
+
+    device_id: str
+    public_key: bytes
+    friendly_name: str
+    added_at: str
+    added_by: AddedBy
+    role: Role
+    permissions: Mapping[str, Any] = field(default_factory=dict)
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def new(
+        cls,
+        public_key: bytes,
+        friendly_name: str,
+        role: Role,
+        *,
+        added_at: dt.datetime,
+        added_by: AddedBy = "manual",
+        permissions: Mapping[str, Any] | None = None,
+    ) -> DeviceEntry:
+        """An entry for a key, with the device id that belongs to it.
+
+        Raises:
+            InvalidInput: not a public key, not a role, or a time without a zone.
+        """
+        if role not in ROLES:
+            raise InvalidInput(f"The role is controller or target, not {role!r}.")
+        return cls(
+            device_id(public_key), public_key, friendly_name, format_time(added_at), added_by, role, dict(permissions or {})
+        )
+
+    @classmethod
+    def from_json(cls, value: Any) -> DeviceEntry:
+        """Read one member of ``devices``. No ``role`` means ``controller`` (files before roles).
+
+        Raises:
+            InvalidInput: a member is missing or of the wrong type.
+        """
+        if not isinstance(value, dict):
+            raise InvalidInput("An entry of the allow list is not an object; restore the list from a backup.")
+        texts = {name: value.get(name, "handshake" if name == "addedBy" else None) for name in _MEMBERS[:5]}
+        permissions = value.get("permissions") or {}
+        role = value.get("role", CONTROLLER)
+        if not all(isinstance(text, str) for text in (*texts.values(), role)) or not isinstance(permissions, dict):
+            raise InvalidInput("An entry of the allow list lacks a member or has one of a wrong type; restore a backup.")
+        return cls(
+            device_id=texts["deviceId"],
+            public_key=decode_public_key(texts["publicKey"]),
+            friendly_name=texts["friendlyName"],
+            added_at=texts["addedAt"],
+            added_by=cast("AddedBy", texts["addedBy"]),
+            role=cast("Role", role),
+            permissions=permissions,
+            extra={name: item for name, item in value.items() if name not in _MEMBERS},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of the file, members in the order of protocol.md §5."""
+        value: dict[str, Any] = {
+            "deviceId": self.device_id,
+            "publicKey": encode_public_key(self.public_key),
+            "friendlyName": self.friendly_name,
+            "addedAt": self.added_at,
+            "addedBy": self.added_by,
+            "role": self.role,
+        }
+        if self.permissions:
+            value["permissions"] = dict(self.permissions)
+        return {**value, **self.extra}
+
+
+def seal_document(
+    entries: Iterable[DeviceEntry], *, key_material: bytes, device_id: str, updated_at: dt.datetime
+) -> dict[str, Any]:
+    """The sealed document of the file.
+
+    Args:
+        entries: the devices, in order.
+        key_material: at least 32 bytes out of the key store.
+        device_id: of the device whose list it is.
+        updated_at: with a time zone.
+
+    Raises:
+        InvalidInput: *key_material* is too short.
+    """
+    document: dict[str, Any] = {
+        "version": DOCUMENT_VERSION,
+        "devices": [entry.to_json() for entry in entries],
+        "updatedAt": format_time(updated_at),
+    }
+    return {**document, "hmac": seal(document, key_material, device_id)}
+
+
+def open_document(text: str, *, key_material: bytes, device_id: str) -> tuple[list[DeviceEntry], bool]:
+    """Read and verify a sealed document.
+
+    Returns:
+        the entries, and whether the document should be written anew (older form of the seal, or an entry without role).
+
+    Raises:
+        AllowListIntegrityFailure: not JSON, not an allow list, or the seal does not match.
+        InvalidInput: *key_material* is too short.
+    """
+    try:
+        document = json.loads(text)
+    except (ValueError, RecursionError):
+        raise AllowListIntegrityFailure(
+            "The allow list is not JSON. Restore it from a backup; nothing was changed.", reason="not_json"
+        ) from None
+    form = seal_form(document, key_material, device_id) if isinstance(document, dict) else None
+    if form is None:
+        raise AllowListIntegrityFailure(
+            "The allow list does not match its seal: it was changed by something else than amesh, or belongs to another "
+            "device. Nobody is let in. Restore it from a backup; nothing was changed.",
+            reason="seal_mismatch",
+        )
+    try:
+        if not isinstance(document["devices"], list):
+            raise InvalidInput("The member devices is not a list.")
+        entries = [DeviceEntry.from_json(value) for value in document["devices"]]
+    except InvalidInput as error:
+        raise AllowListIntegrityFailure(str(error), reason="invalid_entry") from None
+    return entries, form == "legacy" or any("role" not in value for value in document["devices"])

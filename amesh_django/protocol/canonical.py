@@ -1,0 +1,105 @@
+"""What a request's signature covers: the canonical string, and which targets a verifier refuses (protocol.md §2)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from urllib.parse import unquote_to_bytes
+
+from .errors import InvalidInput
+
+#: First line of the canonical string of version 1.
+CANONICAL_TAG = "AMv1"
+#: Lower-case hex SHA-256 of zero bytes.
+EMPTY_BODY_HASH = hashlib.sha256(b"").hexdigest()
+
+_LITERAL = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789*-._")
+_SERIALISED = [chr(b) if b in _LITERAL else "+" if b == 0x20 else f"%{b:02X}" for b in range(256)]
+_PLAIN_QUERY = re.compile(r"[A-Za-z0-9*._-]+=[A-Za-z0-9*._-]*").fullmatch
+_NOT_VISIBLE_ASCII = re.compile(r"[^\x21-\x7e]").search
+
+
+def _decode(piece: bytes) -> str:
+    return unquote_to_bytes(piece.replace(b"+", b" ")).decode("utf-8", "replace")
+
+
+def _serialise(text: str) -> str:
+    return "".join([_SERIALISED[byte] for byte in text.encode("utf-8", "replace")])
+
+
+def canonical_query(query: str) -> str:
+    """Parse, sort and serialise a query as WHATWG ``URLSearchParams`` does with ``sort()`` and ``toString()``.
+
+    Args:
+        query: what follows the first ``?``, without it. One leading ``?`` is dropped, as the constructor of
+            ``URLSearchParams`` does; a verifier refuses such a target before (:func:`target_ambiguity`).
+
+    Returns:
+        the canonical query, possibly empty (URL Standard §5.1, §5.2, §6.2).
+    """
+    if _PLAIN_QUERY(query):
+        return query
+    raw = query.removeprefix("?").encode("utf-8", "replace")
+    pairs = []
+    for piece in raw.split(b"&"):
+        if piece:
+            name, _, value = piece.partition(b"=")
+            pairs.append((_decode(name), _decode(value)))
+    pairs.sort(key=lambda pair: pair[0].encode("utf-16-be"))
+    return "&".join([f"{_serialise(name)}={_serialise(value)}" for name, value in pairs])
+
+
+def canonical_string_of_hash(method: str, target: str, timestamp: str, nonce: str, body_hash: str) -> str:
+    """As :func:`canonical_string`, with the body's lower-case hex SHA-256 in place of the body."""
+    path, mark, query = target.partition("?")
+    if mark:
+        query = canonical_query(query)
+        if query:
+            path = f"{path}?{query}"
+    canonical = f"{CANONICAL_TAG}\n{method.upper()}\n{path}\n{timestamp}\n{nonce}\n{body_hash}"
+    if canonical.count("\n") != 5 or "\n" in target:
+        raise InvalidInput("Method, target, timestamp and nonce must not contain a line break; remove it.")
+    return canonical
+
+
+def canonical_string(method: str, target: str, timestamp: str | int, nonce: str, body: bytes = b"") -> str:
+    """The six lines that a signature of version 1 covers, joined by ``\\n``, no newline at the end.
+
+    Args:
+        method: HTTP method, any case.
+        target: path as it travels on the request line (percent-encoding untouched), ``?`` and query.
+        timestamp: Unix seconds, decimal.
+        nonce: 16 random bytes in base64url without padding (22 characters).
+        body: raw bytes of the body.
+
+    Raises:
+        InvalidInput: a line break in method, path, timestamp or nonce.
+    """
+    return canonical_string_of_hash(method, target, str(timestamp), nonce, hashlib.sha256(body).hexdigest())
+
+
+def target_ambiguity(target: str) -> str | None:
+    """Why two parsers could read *target* differently, or None. A verifier refuses what this names.
+
+    Args:
+        target: the raw request target, percent-encoding untouched.
+
+    Returns:
+        a short English phrase for the log, or None where there is one reading only.
+    """
+    if not target.startswith("/"):
+        return "not origin-form"
+    if _NOT_VISIBLE_ASCII(target):
+        return "control character, space or raw non-ASCII"
+    if "\\" in target or "#" in target:
+        return "backslash or fragment"
+    path, _, query = target.partition("?")
+    if path.startswith("//"):
+        return "leading double slash"
+    if query.startswith("?"):
+        return "query that begins with a question mark"
+    if "." in path or "%" in path:
+        decoded = unquote_to_bytes(path).replace(b"\\", b"/")
+        if any(segment in (b".", b"..") for segment in decoded.split(b"/")):
+            return "dot segment"
+    return None

@@ -1,0 +1,83 @@
+"""Strict base64, base64url and time stamps (protocol.md §1)."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import datetime as dt
+
+from .errors import InvalidInput
+
+_TO_STANDARD = str.maketrans("-_", "+/")
+
+
+def b64encode(data: bytes) -> str:
+    """Standard base64 with padding (RFC 4648 §4)."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def b64url_encode(data: bytes) -> str:
+    """base64url without padding (RFC 4648 §5)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def b64decode(text: str) -> bytes:
+    """Decode standard base64 strictly (RFC 4648 §4).
+
+    Raises:
+        InvalidInput: a character outside the alphabet, wrong padding, or bits left over in the last character.
+    """
+    try:
+        raw = text.encode("ascii")
+        data = binascii.a2b_base64(raw, strict_mode=True)
+    except (UnicodeEncodeError, binascii.Error):
+        raise InvalidInput("This is not standard base64; copy the value again, without spaces or line breaks.") from None
+    if binascii.b2a_base64(data, newline=False) != raw:
+        raise InvalidInput("This base64 has bits left over at its end; copy the value again, in full.")
+    return data
+
+
+def b64url_decode(text: str) -> bytes:
+    """Decode base64url without padding strictly (RFC 4648 §5).
+
+    Raises:
+        InvalidInput: a character outside the alphabet, padding, or bits left over in the last character.
+    """
+    if "+" in text or "/" in text or "=" in text:
+        raise InvalidInput("This is not base64url without padding; copy the value again.")
+    return b64decode(text.translate(_TO_STANDARD) + "=" * (-len(text) % 4))
+
+
+def b64decode_any(text: str) -> bytes:
+    """Decode either alphabet, with or without padding, otherwise strictly.
+
+    Raises:
+        InvalidInput: as :func:`b64decode`.
+    """
+    return b64decode(text.translate(_TO_STANDARD).rstrip("=") + "=" * (-len(text.rstrip("=")) % 4))
+
+
+def format_time(moment: dt.datetime) -> str:
+    """ISO 8601, UTC, milliseconds, ``Z``: ``2026-03-28T10:05:00.000Z``.
+
+    Raises:
+        InvalidInput: *moment* has no time zone.
+    """
+    if moment.tzinfo is None:
+        raise InvalidInput("A time without a time zone can't be written; give one in UTC.")
+    return moment.astimezone(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_time(text: str) -> dt.datetime:
+    """Read an ISO 8601 time stamp with a zone; the result is in UTC.
+
+    Raises:
+        InvalidInput: not such a time stamp.
+    """
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise InvalidInput(f"{text!r} is not an ISO 8601 time such as 2026-03-28T10:05:00.000Z.") from None
+    if moment.tzinfo is None:
+        raise InvalidInput(f"{text!r} has no time zone; end it with Z.")
+    return moment.astimezone(dt.UTC)

@@ -1,0 +1,118 @@
+"""This server as a device: its identity, and the keys that seal its list in the database."""
+
+from __future__ import annotations
+
+import stat
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from amesh_django.device import Device
+from amesh_django.protocol.encoding import b64decode_any
+from amesh_django.protocol.errors import InvalidInput, KeyStoreError
+from amesh_django.protocol.seal import KEY_MATERIAL_BYTES, hkdf_sha256
+
+from .conf import amesh_settings
+
+_lock = threading.RLock()
+_device: Device | None = None
+_keys: SealKeys | None = None
+
+#: Owner in the seal of a list whose secret several hosts share.
+SHARED_OWNER = "shared"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SealKeys:
+    """The keys of the sealed list in the database. No repr: they must not reach a log.
+
+    Attributes:
+        hash: of the multiset hash, 32 bytes.
+        seal: of the HMAC over the seal row, 32 bytes.
+        journal: of the HMAC over each line of the journal, 32 bytes.
+        owner: device id whose list it is, or ``shared``; bound by the HMAC.
+    """
+
+    hash: bytes
+    seal: bytes
+    journal: bytes
+    owner: str
+
+
+def server_device() -> Device:
+    """This server's own device, from ``AMESH["DIR"]``; its key is unlocked once per process.
+
+    Raises:
+        IdentityMissing, DirectoryError, KeyStoreError: as :class:`amesh_django.device.Device`.
+    """
+    global _device
+    if _device is None:
+        with _lock:
+            if _device is None:
+                _device = Device(amesh_settings().DIR)
+    return _device
+
+
+def read_seal_key_file(path: Path) -> bytes:
+    """The shared seal secret: 64 hex characters, or base64, of at least 32 bytes.
+
+    Raises:
+        KeyStoreError: it can't be read, is open to others, empty, truncated or not text of that kind.
+    """
+    make = "Make one: (umask 077; openssl rand -hex 32 > FILE), the same on every host."
+    try:
+        if stat.S_IMODE(path.stat().st_mode) & 0o077:
+            raise KeyStoreError(f"The seal key file {path} is open to others. Close it: chmod 600 {path}")
+        text = path.read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise KeyStoreError(f"The seal key file {path} can't be read ({type(error).__name__}). {make}") from None
+    try:
+        secret = bytes.fromhex(text) if len(text) == 64 else b64decode_any(text)
+    except (ValueError, InvalidInput):
+        secret = b""
+    if len(secret) < KEY_MATERIAL_BYTES:
+        raise KeyStoreError(f"The seal key file {path} is empty, truncated or not hex or base64 of 32 bytes. {make}")
+    return secret
+
+
+def seal_keys() -> SealKeys:
+    """The keys of the sealed list, derived once per process (HKDF, RFC 5869).
+
+    Raises:
+        KeyStoreError, DirectoryError: the secret can't be had.
+    """
+    global _keys
+    if _keys is None:
+        with _lock:
+            if _keys is None:
+                shared = amesh_settings().SEAL_KEY_FILE
+                if shared is not None:
+                    secret, owner = read_seal_key_file(Path(shared).expanduser()), SHARED_OWNER
+                else:
+                    device = server_device()
+                    secret, owner = device.seal_secret(), device.identity.device_id
+                keys = hkdf_sha256(secret, salt=b"amesh-allow-list-database-v1", info=owner.encode(), length=96)
+                _keys = SealKeys(keys[:32], keys[32:64], keys[64:], owner)
+    return _keys
+
+
+def controller_limit() -> int:
+    """How many controllers may be trusted: ``AMESH["MAX_CONTROLLERS"]``, else ``maxControllers`` of the identity.
+
+    Raises:
+        IdentityMissing, DirectoryError: as :func:`server_device`.
+    """
+    limit = amesh_settings().MAX_CONTROLLERS
+    return server_device().identity.controller_limit if limit is None else limit
+
+
+def reset() -> None:
+    """Forget identity, keys, settings, and all that was verified with them. For tests, and after ``init``."""
+    global _device, _keys
+    from . import snapshot, verification
+
+    with _lock:
+        _device = _keys = None
+        amesh_settings.cache_clear()
+    snapshot.reset()
+    verification.reset()

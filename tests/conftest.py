@@ -1,0 +1,120 @@
+"""Fixtures of all tests: the servers and databases, and the rule that CI skips nothing."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import databases, services
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+    from pytest_django import DjangoDbBlocker
+
+    Database = dict[str, str]
+
+# A developer's own device must never get into a test, nor a test into it.
+for name in ("AUTH_MESH_DIR", "AUTH_MESH_PASSPHRASE", "AMESH_PASSPHRASE_FILE"):
+    os.environ.pop(name, None)
+
+IN_CI = os.environ.get("CI") == "true"
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home of our own, so that a default like `~/.amesh` leads nowhere."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[services.Redis]:
+    """A redis-server for all tests of this worker: `.url`, `.port`, `.down()`, `.flush()`."""
+    with services.running_redis() as redis:
+        yield redis
+
+
+@pytest.fixture
+def redis(redis_server: services.Redis) -> services.Redis:
+    """The same redis-server, emptied."""
+    redis_server.flush()
+    return redis_server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[services.Postgres]:
+    """A PostgreSQL for all tests of this worker: `.django(name)`, `.execute(sql)`, `.down()`."""
+    with services.running_postgres() as postgres:
+        yield postgres
+
+
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return databases.sqlite_template(tmp_path_factory.mktemp("sqlite"))
+
+
+@pytest.fixture(scope="session")
+def _postgres_template(postgres_server: services.Postgres) -> services.Postgres:
+    return databases.postgres_template(postgres_server)
+
+
+@pytest.fixture
+def sqlite_database(_sqlite_template: Path, tmp_path: Path) -> Database:
+    """A migrated SQLite file of this test's own, as an entry of DATABASES."""
+    return databases.sqlite_copy(_sqlite_template, tmp_path)
+
+
+@pytest.fixture
+def postgres_database(_postgres_template: services.Postgres) -> Iterator[Database]:
+    """A migrated PostgreSQL database of this test's own, as an entry of DATABASES."""
+    with databases.postgres_copy(_postgres_template, f"amesh_{next(_numbers)}") as database:
+        yield database
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database(request: pytest.FixtureRequest) -> Database:
+    """Each backend in turn; for a server process: `serve(…, env=databases.environment(database))`."""
+    chosen: Database = request.getfixturevalue(f"{request.param}_database")
+    return chosen
+
+
+@pytest.fixture
+def default_database(database: Database, django_db_blocker: DjangoDbBlocker) -> Iterator[Database]:
+    """Each backend in turn, as this process's default database, without a transaction around the test."""
+    with django_db_blocker.unblock(), databases.as_default(database):
+        yield database
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """Where Chromium is."""
+    return services.chromium_path()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if IN_CI and reporter and _left_out(reporter) and session.exitstatus == pytest.ExitCode.OK:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: TerminalReporter) -> None:
+    count = _left_out(terminalreporter)
+    if IN_CI and count:
+        terminalreporter.section("CI leaves nothing out", red=True, bold=True)
+        terminalreporter.line(
+            f"{count} test(s) were skipped or expected to fail: install what the reasons above name (`make system`), "
+            "or remove the marks."
+        )
+
+
+def _left_out(reporter: TerminalReporter) -> int:
+    return sum(len(reporter.stats.get(kind, [])) for kind in ("skipped", "xfailed", "xpassed"))
