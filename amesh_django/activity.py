@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from . import snapshot
 from .conf import amesh_settings
-from .models import DeviceActivity
+from .models import Device, DeviceActivity
 from .verification import VerifiedDevice
 
 logger = logging.getLogger("amesh_django.activity")
@@ -54,11 +54,20 @@ def flush() -> None:
     if not moments:
         return
     using = snapshot.database()
-    rows = [DeviceActivity(device_id=pk, last_seen_at=moment) for pk, moment in moments.items()]
-    unique = None if connections[using].vendor == "mysql" else ["device"]
+    connection = connections[using]
+    unique = None if connection.vendor == "mysql" else ["device"]
     try:
+        there = Device.objects.using(using).filter(pk__in=list(moments)).values_list("pk", flat=True)
+        rows = [DeviceActivity(device_id=pk, last_seen_at=moments[pk]) for pk in there]
         DeviceActivity.objects.using(using).bulk_create(
             rows, update_conflicts=True, update_fields=["last_seen_at"], unique_fields=unique
         )
     except (DatabaseError, InterfaceError) as error:  # a device purged meanwhile, a database that is down
-        logger.warning("Last seen of %d devices was not written: %s", len(rows), type(error).__name__)
+        logger.warning("Last seen of %d devices was not written: %s", len(moments), type(error).__name__)
+    connection.close_if_unusable_or_obsolete()  # Django's own receiver of request_finished has run before
+
+
+def reset() -> None:
+    """Forget what was noted. For tests."""
+    _pending.clear()
+    _written.clear()

@@ -237,5 +237,3 @@ def _put(pending: Change, entry: DeviceEntry) -> None:
         pending.update(row, AllowListChange.Action.ADDED, **_columns(entry), **_FRESH)
     else:
         pending.insert([Device(**_columns(entry))])
-
-

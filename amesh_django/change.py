@@ -12,7 +12,7 @@ from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from amesh_django.protocol.errors import AllowListBusy, AllowListIntegrityFailure
+from amesh_django.protocol.errors import AllowListBusy
 from amesh_django.protocol.multiset import MASK_BYTES, MODULUS
 
 from . import snapshot
@@ -56,15 +56,15 @@ class Change:
         controllers: active controllers as they stand now, under the seal.
     """
 
-    def __init__(self, using: str, keys: SealKeys, seal: SealRow | None, by: str) -> None:
+    def __init__(self, using: str, keys: SealKeys, seal: SealRow, by: str) -> None:
         self.using = using
         self._keys = keys
         self._by = by[:150]
         self._journal: list[AllowListChange] = []
-        self.revision = seal.revision + 1 if seal else 1
-        self.controllers = seal.controllers if seal else 0
-        self._count = seal.count if seal else 0
-        self._total = total_of(keys, seal) if seal else 0
+        self.revision = seal.revision + 1
+        self.controllers = seal.controllers
+        self._count = seal.count
+        self._total = total_of(keys, seal)
         self.changed = False
 
     def rows(self) -> QuerySet[Device]:
@@ -88,9 +88,7 @@ class Change:
                 at=now(),
                 by=self._by,
                 row=row,
-                mac=journal_mac(
-                    self._keys, revision=self.revision, device_id=device.device_id, action=action, row=row
-                ),
+                mac=journal_mac(self._keys, revision=self.revision, device_id=device.device_id, action=action, row=row),
             )
         )
 
@@ -129,7 +127,7 @@ class Change:
         self._account(device, -1)
         self.rows().filter(pk=device.pk).delete()
 
-    def write(self, before: SealRow | None) -> None:
+    def write(self, before: SealRow) -> None:
         """Seal what was changed.
 
         Raises:
@@ -147,21 +145,30 @@ class Change:
         write_seal(self.using, before, after)
 
 
-def write_seal(using: str, before: SealRow | None, after: SealRow) -> None:
+def write_seal(using: str, before: SealRow, after: SealRow) -> None:
     """Put the new seal in the place of the one that was read.
 
     Raises:
         Lost: another one stands there.
     """
     seals = AllowListSeal.objects.using(using)
-    if before is None:
-        try:
-            with transaction.atomic(using=using):
-                seals.create(id=1, **after._asdict())
-        except IntegrityError:
-            raise Lost from None
-    elif not seals.filter(pk=1, revision=before.revision, hmac=before.hmac).update(**after._asdict()):
+    if not seals.filter(pk=1, revision=before.revision, hmac=before.hmac).update(**after._asdict()):
         raise Lost
+
+
+def first_seal(using: str) -> SealRow:
+    """Seal a list that has no seal yet as empty, so that there is a row to lock before anything is done.
+
+    Raises:
+        Lost: another process did so just now.
+    """
+    seal = make_seal(seal_keys(), revision=0, total=0, count=0, controllers=0, r=secrets.token_bytes(MASK_BYTES))
+    try:
+        with transaction.atomic(using=using):
+            AllowListSeal.objects.using(using).create(id=1, **seal._asdict())
+    except IntegrityError:
+        raise Lost from None
+    return seal
 
 
 def lock_seal(using: str) -> SealRow | None:
@@ -174,17 +181,18 @@ def lock_seal(using: str) -> SealRow | None:
     return read_seal(using)
 
 
-def _trusted_seal(using: str) -> SealRow | None:
+def _trusted_seal(using: str) -> SealRow:
     """The locked seal, once it is sure that no change past the app would be sealed along."""
     row = lock_seal(using)
     if row is None or row.touched or not seal_is_genuine(seal_keys(), row):
         snapshot.verify_rows(using, row)
-    return row
+    return row if row is not None else first_seal(using)
 
 
 def _is_conflict(error: OperationalError) -> bool:
     """True for what goes away when the transaction is tried again: a lock, a deadlock, a serialization failure."""
-    code = str(getattr(error.__cause__, "sqlstate", "") or "")
+    cause = error.__cause__
+    code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
     text = str(error).lower()
     return code in ("40001", "40P01", "55P03") or "locked" in text or "deadlock" in text or "lock wait" in text
 
@@ -223,6 +231,3 @@ def change(using: str, by: str, work: Callable[[Change], T]) -> T:
                 break
         time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
     raise AllowListBusy("The list was busy with other changes; nothing was changed. Try again.")
-
-
-__all__ = ["AllowListIntegrityFailure", "Change", "change", "lock_seal", "now", "write_seal"]

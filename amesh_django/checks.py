@@ -20,7 +20,7 @@ from django.db import DatabaseError, connections
 from amesh_django.device import default_directory, permission_problems, read_identity
 from amesh_django.protocol.errors import AmeshError
 
-from . import conf, snapshot, triggers
+from . import conf, server, snapshot, triggers
 from .models import AllowListSeal, Device
 
 _KINDS = {"unknown": "amesh.E001", "value": "amesh.E002", "window": "amesh.E003"}
@@ -46,7 +46,9 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     except (InvalidCacheBackendError, ImportError) as error:
         return [Error(f"AMESH['NONCE_CACHE'] names the cache {alias!r}: {error}", hint=redis, id="amesh.E004")]
     if isinstance(cache, DummyCache):
-        return [Error("The nonce store is a dummy cache: every request could be replayed.", hint=redis, id="amesh.E005")]
+        return [
+            Error("The nonce store is a dummy cache: every request could be replayed.", hint=redis, id="amesh.E005")
+        ]
     if isinstance(cache, FileBasedCache):
         return [Error("The nonce store is a file cache, which is not atomic: replays.", hint=redis, id="amesh.E006")]
     if isinstance(cache, LocMemCache) and not django_settings.DEBUG:
@@ -73,9 +75,15 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
 
 @register(Tags.security)
 def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """W003 no identity, W004 a device directory that is open to others."""
+    """W003 no identity, W004 a device directory that is open to others, W006 a shared seal secret that can't be used."""
     if conf.problems():
         return []
+    shared = conf.amesh_settings().SEAL_KEY_FILE
+    if shared is not None:
+        try:
+            server.read_seal_key_file(Path(shared).expanduser())
+        except AmeshError as error:
+            return [Warning(str(error), hint="Until then every signed request is refused.", id="amesh.W006")]
     configured = conf.amesh_settings().DIR
     path = Path(configured).expanduser() if configured else default_directory()
     try:

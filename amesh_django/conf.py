@@ -47,7 +47,13 @@ class AmeshSettings:
     PROXY_ADDED_PREFIX: str = ""
 
 
-_MINIMUM = {"CLOCK_SKEW_SECONDS": 1, "NONCE_WINDOW_SECONDS": 1, "MAX_BODY_BYTES": 0, "LAST_SEEN_SECONDS": 0, "MAX_CONTROLLERS": 1}
+_MINIMUM = {
+    "CLOCK_SKEW_SECONDS": 1,
+    "NONCE_WINDOW_SECONDS": 1,
+    "MAX_BODY_BYTES": 0,
+    "LAST_SEEN_SECONDS": 0,
+    "MAX_CONTROLLERS": 1,
+}
 
 
 def _wrong(name: str, value: Any) -> str | None:
@@ -71,7 +77,11 @@ def problems() -> list[tuple[str, str]]:
     if not isinstance(raw, dict):
         return [("value", "AMESH must be a dict. Write AMESH = {} for the defaults.")]
     known = [field.name for field in fields(AmeshSettings)]
-    found = [("unknown", f"AMESH[{name!r}] is not a setting. Known: {', '.join(known)}.") for name in raw if name not in known]
+    found = [
+        ("unknown", f"AMESH[{name!r}] is not a setting. Known: {', '.join(known)}.")
+        for name in raw
+        if name not in known
+    ]
     for name in known:
         why = _wrong(name, raw[name]) if name in raw else None
         if why:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from django.contrib.auth import get_user_model
 from django.http import HttpRequest
 from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import APIException
+from rest_framework.exceptions import APIException, ErrorDetail
 from rest_framework.permissions import BasePermission, OperationHolderMixin
 from rest_framework.request import Request
 
@@ -26,8 +26,8 @@ class AmeshRefused(APIException):
     """A refusal with status and body of protocol.md §3."""
 
     def __init__(self, code: str, status: int) -> None:
-        super().__init__({"error": code}, code)
-        self.detail = {"error": code}  # type: ignore[assignment]
+        super().__init__(code=code)
+        self.detail = {"error": ErrorDetail(code, code)}
         self.status_code = status
         if status == 401:
             self.auth_header = SCHEME

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from typing import IO, Any
+from typing import IO, BinaryIO, cast
 from urllib.parse import quote
 
 from django.conf import settings as django_settings
@@ -46,9 +46,10 @@ def raw_target(request: HttpRequest, settings: AmeshSettings) -> str:
             path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1", "replace")
             query = environ.get("QUERY_STRING", "")
             target = quote(path, safe=_PATH_LITERALS) + (f"?{query}" if query else "")
-    if settings.PROXY_ADDED_PREFIX:
-        target = target.removeprefix(settings.PROXY_ADDED_PREFIX.rstrip("/"))
-    return settings.PROXY_STRIPPED_PREFIX.rstrip("/") + target
+    added, stripped = settings.PROXY_ADDED_PREFIX.rstrip("/"), settings.PROXY_STRIPPED_PREFIX.rstrip("/")
+    if added and target.startswith((f"{added}/", f"{added}?")):
+        target = target[len(added) :]
+    return stripped + target
 
 
 class _Spool(tempfile.SpooledTemporaryFile[bytes]):
@@ -68,11 +69,11 @@ def _declared_length(request: HttpRequest) -> int | None:
 def _body_stream(request: HttpRequest, declared: int | None) -> IO[bytes] | None:
     """What the body is read from; None where there is none. A chunked one only where the server decodes it."""
     if hasattr(request, "scope"):
-        return request._stream  # type: ignore[attr-defined, no-any-return]
+        return request._stream
     chunked = "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower()
     if declared is None and chunked and request.META.get("wsgi.input_terminated"):
         return request.META["wsgi.input"]  # type: ignore[no-any-return]
-    return request._stream if declared else None  # type: ignore[attr-defined, no-any-return]
+    return request._stream if declared else None
 
 
 def body_hash(request: HttpRequest, limit: int) -> str:
@@ -116,7 +117,7 @@ def body_hash(request: HttpRequest, limit: int) -> str:
         request.META["CONTENT_LENGTH"] = str(length)
     kept = spool if spool is not None else stream
     kept.seek(0)
-    request._stream = kept  # type: ignore[attr-defined]
+    request._stream = cast("BinaryIO", kept)
     return digest.hexdigest()
 
 
@@ -134,6 +135,7 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
     Raises:
         RequestError: it is refused.
     """
+    request = cast("HttpRequest", getattr(request, "_request", request))  # a view below REST framework's api_view
     done: VerifiedDevice | None = request.__dict__.get("amesh")
     if isinstance(done, VerifiedDevice):
         return done
@@ -149,8 +151,12 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
         if not _query_has_one_reading(request):
             raise Unauthorized(reason="ambiguous_target (charset of Content-Type)", device_id=device.device_id)
     except RequestError as error:
-        log = logger.error if error.status >= 500 else logger.warning
-        log("%s: %s (%s, device %s)", error.code, error.reason, _shown(request), error.device_id or "unknown")
+        if error.status >= 500:
+            logger.error("%s: %s (%s). %s", error.code, error.reason, _shown(request), error)
+        else:
+            logger.warning(
+                "%s: %s (%s, device %s)", error.code, error.reason, _shown(request), error.device_id or "unknown"
+            )
         raise
     if abs(device.clock_skew) > DRIFT_SECONDS:
         logger.warning("clock_drift_warning: device %s is off by %d s", device.device_id, device.clock_skew)
@@ -161,7 +167,7 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
 
 def _shown(request: HttpRequest) -> str:
     """Method and path for the log: no query, which may hold secrets, and nothing that breaks a line."""
-    return f"{request.method} {request.path[:200]!a}"
+    return ascii(f"{request.method} {request.path[:200]}")
 
 
 def error_response(error: RequestError) -> JsonResponse:
@@ -172,7 +178,7 @@ def error_response(error: RequestError) -> JsonResponse:
     return response
 
 
-def accept(request: HttpRequest) -> Any:
+def accept(request: HttpRequest) -> JsonResponse | None:
     """What middleware and decorator do: None if the request is let in, else the response that refuses it.
 
     A verified request needs no CSRF token: no browser can be made to send such a signature.

@@ -17,7 +17,7 @@ from amesh_django.protocol.keys import decode_public_key, device_id
 from amesh_django.protocol.multiset import MASK_BYTES, MODULUS
 
 from . import snapshot
-from .change import BATCH, Lost, lock_seal, now, write_seal
+from .change import BATCH, Lost, first_seal, lock_seal, now, write_seal
 from .models import AllowListChange
 from .sealing import (
     COLUMNS,
@@ -125,6 +125,10 @@ def _check_row(values: tuple[Any, ...]) -> None:
         ) from None
 
 
+def _busy() -> AllowListBusy:
+    return AllowListBusy("The list changed while it was being sealed. Run amesh_integrity again.")
+
+
 def reseal(using: str, by: str) -> None:
     """Seal the rows as they stand.
 
@@ -135,10 +139,13 @@ def reseal(using: str, by: str) -> None:
     """
     keys = seal_keys()
     with transaction.atomic(using=using):
-        before = lock_seal(using)
+        try:
+            before = lock_seal(using) or first_seal(using)
+        except Lost:
+            raise _busy() from None
         sealed, _ = _sealed_rows(using, keys, None)
         highest = AllowListChange.objects.using(using).aggregate(found=Max("revision"))["found"] or 0
-        revision = max(highest + 1, before.revision + 1 if before else 1, time.time_ns() // 1_000_000)
+        revision = max(highest + 1, before.revision + 1, time.time_ns() // 1_000_000)
         total = count = controllers = 0
         lines = []
         for values in iterate_rows(using):
@@ -177,5 +184,5 @@ def reseal(using: str, by: str) -> None:
         try:
             write_seal(using, before, after)
         except Lost:
-            raise AllowListBusy("The list changed while it was being sealed. Run amesh_integrity again.") from None
+            raise _busy() from None
         snapshot.mark_dirty(connections[using])

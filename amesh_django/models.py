@@ -51,7 +51,9 @@ class Device(models.Model):
         MANUAL = "manual", _("manual")
 
     device_id = models.CharField(_("device id"), max_length=32, unique=True)
-    public_key = models.CharField(_("public key"), max_length=44, unique=True, help_text=_("P-256, compressed, base64."))
+    public_key = models.CharField(
+        _("public key"), max_length=44, unique=True, help_text=_("P-256, compressed, base64.")
+    )
     friendly_name = models.TextField(_("name"))
     role = models.CharField(
         _("role"),
@@ -84,9 +86,9 @@ class Device(models.Model):
         ordering: ClassVar[list[str]] = ["added_at", "id"]
         base_manager_name = "objects"
         default_permissions = ("view", "change")
-        permissions: ClassVar[list[tuple[str, str]]] = [("revoke_device", "Can revoke device")]
+        permissions: ClassVar[list[tuple[str, Any]]] = [("revoke_device", "Can revoke device")]
 
-    save = asave = delete = adelete = _refuse  # type: ignore[assignment]
+    save = asave = delete = adelete = _refuse
 
     def __str__(self) -> str:
         return f"{self.device_id}"
@@ -140,6 +142,9 @@ class AllowListSeal(models.Model):
         verbose_name_plural = _("seals")
         default_permissions = ()
 
+    def __str__(self) -> str:
+        return f"revision {self.revision}"
+
 
 class AllowListChange(models.Model):
     """The journal: each sealed change of a device with a MAC of its own, so that one can see what was changed past the seal."""
@@ -167,6 +172,9 @@ class AllowListChange(models.Model):
         ordering: ClassVar[list[str]] = ["-id"]
         default_permissions = ("view",)
 
+    def __str__(self) -> str:
+        return f"{self.device_id} {self.action}"
+
 
 class DeviceActivity(models.Model):
     """When a device was last let in. Changes with requests, so it is not sealed and lies in a table of its own."""
@@ -178,3 +186,6 @@ class DeviceActivity(models.Model):
         verbose_name = _("activity")
         verbose_name_plural = _("activities")
         default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"{self.last_seen_at}"

@@ -39,7 +39,7 @@ class SealRow(NamedTuple):
 
     revision: int
     digest: str
-    count: int
+    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
     controllers: int
     mask: str
     hmac: str
@@ -107,7 +107,13 @@ def iterate_rows(using: str, **conditions: Any) -> Iterator[tuple[Any, ...]]:
 def seal_hmac(keys: SealKeys, row: SealRow) -> str:
     """The HMAC-SHA256, hex, that binds revision, digest, counts, mask and owner."""
     message = encode_row(
-        "amesh-database-seal-v1", keys.owner, str(row.revision), row.digest, str(row.count), str(row.controllers), row.mask
+        "amesh-database-seal-v1",
+        keys.owner,
+        str(row.revision),
+        row.digest,
+        str(row.count),
+        str(row.controllers),
+        row.mask,
     )
     return hmac.digest(keys.seal, message, "sha256").hex()
 

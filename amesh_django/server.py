@@ -109,10 +109,11 @@ def controller_limit() -> int:
 def reset() -> None:
     """Forget identity, keys, settings, and all that was verified with them. For tests, and after ``init``."""
     global _device, _keys
-    from . import snapshot, verification
+    from . import activity, snapshot, verification
 
     with _lock:
         _device = _keys = None
         amesh_settings.cache_clear()
     snapshot.reset()
     verification.reset()
+    activity.reset()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections, router, transaction
@@ -39,6 +42,17 @@ class Known(NamedTuple):
     user_id: Any
     active_controller: bool
     row_hash: int
+
+    @property
+    def permissions(self) -> Mapping[str, Any]:
+        """Name → value, such as ``{"shell": True}``."""
+        return _permissions(self.permissions_json)
+
+
+@functools.lru_cache(maxsize=1024)
+def _permissions(text: str) -> Mapping[str, Any]:
+    found = json.loads(text)
+    return MappingProxyType(found if isinstance(found, dict) else {})
 
 
 @dataclass(slots=True)
@@ -83,7 +97,15 @@ def reset() -> None:
         connection.__dict__.pop("_amesh_dirty", None)
 
 
-os.register_at_fork(after_in_child=_processes.clear)
+def _after_fork() -> None:
+    """A child keeps what its parent verified (and shares the memory), but not a lock that another thread held."""
+    for process in _processes.values():
+        if process.lock.locked():
+            process.snapshot = None
+        process.lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def database() -> str:
@@ -241,7 +263,10 @@ def _catch_up(using: str, keys: SealKeys, kept: Snapshot, row: SealRow) -> bool:
     total %= MODULUS
     if (total, count, controllers) != (total_of(keys, row), row.count, row.controllers):
         return False
-    for public_key, known in changes:  # one step each, so that readers of other threads see the old device or the new one
+    for (
+        public_key,
+        known,
+    ) in changes:  # one step each, so that readers of other threads see the old device or the new one
         old_key = kept.key_of.get(known.pk)
         kept.by_key[public_key] = known
         kept.key_of[known.pk] = public_key

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import functools
-import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
@@ -69,17 +68,23 @@ class VerifiedDevice:
         return self.permissions.get(name) is True
 
 
-@dataclass(frozen=True, slots=True)
-class TrustedKey:
+class TrustedKey(Protocol):
     """What the verifier asks an allow list for: the device of a key, if it has it."""
 
-    device_id: str
-    friendly_name: str
-    role: str
-    revoked: bool
-    permissions: Callable[[], Mapping[str, Any]]
-    user_id: Any = None
-    pk: int | None = None
+    @property
+    def device_id(self) -> str: ...
+    @property
+    def friendly_name(self) -> str: ...
+    @property
+    def role(self) -> str: ...
+    @property
+    def revoked(self) -> bool: ...
+    @property
+    def permissions(self) -> Mapping[str, Any]: ...
+    @property
+    def user_id(self) -> Any: ...
+    @property
+    def pk(self) -> int | None: ...
 
 
 Lookup = Callable[[bytes], TrustedKey | None]
@@ -90,12 +95,6 @@ def _loaded_key(public_key: bytes) -> EllipticCurvePublicKey:
     return load_public_key(public_key)
 
 
-@functools.lru_cache(maxsize=1024)
-def _permissions(text: str) -> Mapping[str, Any]:
-    found = json.loads(text)
-    return found if isinstance(found, dict) else {}
-
-
 def database_lookup(public_key: bytes) -> TrustedKey | None:
     """Look a key up in the sealed list of the database.
 
@@ -103,20 +102,9 @@ def database_lookup(public_key: bytes) -> TrustedKey | None:
         AllowListIntegrityFailure: the list can't be verified.
     """
     try:
-        known = snapshot.current().by_key.get(public_key)
+        return snapshot.current().by_key.get(public_key)
     except (KeyStoreError, DirectoryError) as error:
         raise AllowListIntegrityFailure(str(error), reason=error.code) from error
-    if known is None:
-        return None
-    return TrustedKey(
-        known.device_id,
-        known.friendly_name,
-        known.role,
-        known.revoked,
-        functools.partial(_permissions, known.permissions_json),
-        known.user_id,
-        known.pk,
-    )
 
 
 class Verifier:
@@ -193,7 +181,7 @@ class Verifier:
             friendly_name=device.friendly_name,
             verified_at=now,
             role=device.role,
-            permissions=device.permissions(),
+            permissions=device.permissions,
             public_key=public_key,
             user_id=device.user_id,
             pk=device.pk,

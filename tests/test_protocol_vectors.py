@@ -73,9 +73,15 @@ def test_header(case: dict[str, Any]) -> None:
 
 def test_header_vectors_hold_both_outcomes() -> None:
     """What the README beside the vectors promises: these tags stay accepted, so the strict form is not just 'refuse'."""
-    accepted = {p.values[0]["tag"] for p in cases("header") if p.values[0]["parsed"] and STRICT_HEADER(p.values[0]["header"])}
+    accepted = {
+        p.values[0]["tag"] for p in cases("header") if p.values[0]["parsed"] and STRICT_HEADER(p.values[0]["header"])
+    }
     assert {"valid", "reordered", "id_base64url", "odd_version", "separator", "scheme"} - accepted <= {"scheme"}
-    refused = {p.values[0]["tag"] for p in cases("header") if p.values[0]["parsed"] and not STRICT_HEADER(p.values[0]["header"])}
+    refused = {
+        p.values[0]["tag"]
+        for p in cases("header")
+        if p.values[0]["parsed"] and not STRICT_HEADER(p.values[0]["header"])
+    }
     assert {"trailing", "leading_garbage", "key_prefix", "escaped_quote", "newline_in_value", "nested"} <= refused
 
 

@@ -193,6 +193,8 @@ def _wire_url(url: Any) -> tuple[httpx.URL, bytes]:
 class _Trace:
     """The ``trace`` extension of a sync request; passes every event on to the caller's own."""
 
+    _inner: Any
+
     def __init__(self, chain: _Chain, request: httpx.Request) -> None:
         inner = request.extensions.get("trace")
         self._inner = (

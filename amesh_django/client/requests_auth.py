@@ -30,6 +30,8 @@ class AmeshRequestsAuth:
     Redirects that requests follows are signed anew with a fresh nonce while they stay at the origin of the request (or move to
     https on the same host). A redirect to another origin is sent unsigned, and so is all that follows it.
 
+    A prepared request is good for one ``session.send``; prepare it anew to send it again.
+
     Args:
         device: who signs; None is :func:`~amesh_django.client.default_device`, looked up at the first request.
         now: returns Unix seconds.
@@ -66,7 +68,7 @@ class AmeshRequestsAuth:
             if response.is_redirect and response.request.headers.get("Authorization", "").startswith(PREFIX):
                 self._sign_redirect(response, body, body_hash)
 
-        request.register_hook("response", sign_redirect)
+        request.register_hook("response", sign_redirect)  # type: ignore[no-untyped-call]
         return request
 
     def _sign_redirect(self, response: requests.Response, body: Any, body_hash: str) -> None:
@@ -74,7 +76,7 @@ class AmeshRequestsAuth:
         sent = response.request
         with self._requests.Session() as session:
             session.trust_env = False
-            following = next(session.resolve_redirects(response, sent, yield_requests=True))  # type: ignore[call-overload]
+            following = next(session.resolve_redirects(response, sent, yield_requests=True))
         response.request = sent.copy()  # what was sent stays as it was for whoever looks
         if may_sign(_origin(sent.url), _origin(following.url)):
             # requests drops the body where it turns the request into a GET
@@ -103,9 +105,10 @@ def _origin(url: str | None) -> Origin:
 
 def _wire_target(request: requests.PreparedRequest) -> str:
     """The target as urllib3 puts it on the wire: it re-writes ``%2f`` to ``%2F`` and encodes some more characters."""
-    from urllib3.util import parse_url
+    # Its own function, though private: parse_url() does the same but resolves dot segments, which the wire still has.
+    from urllib3.util.url import _encode_target
 
-    return parse_url(f"http://host{request.path_url}").request_uri
+    return _encode_target(request.path_url)
 
 
 def _hash_body(body: Any) -> str:

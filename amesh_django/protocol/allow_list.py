@@ -66,7 +66,13 @@ class DeviceEntry:
         if role not in ROLES:
             raise InvalidInput(f"The role is controller or target, not {role!r}.")
         return cls(
-            device_id(public_key), public_key, friendly_name, format_time(added_at), added_by, role, dict(permissions or {})
+            device_id(public_key),
+            public_key,
+            friendly_name,
+            format_time(added_at),
+            added_by,
+            role,
+            dict(permissions or {}),
         )
 
     @classmethod
@@ -78,11 +84,13 @@ class DeviceEntry:
         """
         if not isinstance(value, dict):
             raise InvalidInput("An entry of the allow list is not an object; restore the list from a backup.")
-        texts = {name: value.get(name, "handshake" if name == "addedBy" else None) for name in _MEMBERS[:5]}
+        texts: dict[str, Any] = {name: value.get(name, "handshake" if name == "addedBy" else None) for name in _MEMBERS[:5]}
         permissions = value.get("permissions") or {}
         role = value.get("role", CONTROLLER)
         if not all(isinstance(text, str) for text in (*texts.values(), role)) or not isinstance(permissions, dict):
-            raise InvalidInput("An entry of the allow list lacks a member or has one of a wrong type; restore a backup.")
+            raise InvalidInput(
+                "An entry of the allow list lacks a member or has one of a wrong type; restore a backup."
+            )
         return cls(
             device_id=texts["deviceId"],
             public_key=decode_public_key(texts["publicKey"]),

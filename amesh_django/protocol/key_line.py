@@ -21,7 +21,9 @@ PREFIX = "amesh-key-v1"
 MAX_LINE_CHARACTERS = 4096
 
 _NAME_ALPHABET = frozenset(string.ascii_letters + string.digits + "-_~%")
-_INCOMPLETE = "This line is not complete, or was changed on the way. Run export-key on the other device and copy all of it again."
+_INCOMPLETE = (
+    "This line is not complete, or was changed on the way. Run export-key on the other device and copy all of it again."
+)
 
 
 class KeyLine(NamedTuple):
@@ -59,7 +61,9 @@ def parse_key_line(text: str) -> KeyLine:
             f"This is not a line of export-key: that begins with {PREFIX}. Run export-key on the other device and copy its line."
         )
     if not line.startswith(f"{PREFIX}."):
-        raise InvalidInput(f"This line was made by another version of amesh; this one reads {PREFIX}. Update the older side.")
+        raise InvalidInput(
+            f"This line was made by another version of amesh; this one reads {PREFIX}. Update the older side."
+        )
     parts = line.split(".")
     if len(parts) != 4 or not line.isascii() or _check(line.rpartition(".")[0]) != parts[3].lower():
         raise InvalidInput(_INCOMPLETE)
@@ -68,7 +72,9 @@ def parse_key_line(text: str) -> KeyLine:
         public_key = decode_public_key(key_part)
         load_public_key(public_key)
     except InvalidInput:
-        raise InvalidInput("The key in this line is not a P-256 key. Run export-key on the other device again.") from None
+        raise InvalidInput(
+            "The key in this line is not a P-256 key. Run export-key on the other device again."
+        ) from None
     if not _NAME_ALPHABET.issuperset(name_part):
         raise InvalidInput(_INCOMPLETE)
     return KeyLine(public_key, unquote_to_bytes(name_part).decode("utf-8", "replace"))

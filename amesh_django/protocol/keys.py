@@ -90,7 +90,9 @@ def load_private_key(private_key: bytes) -> ec.EllipticCurvePrivateKey:
     """
     scalar = int.from_bytes(private_key, "big")
     if len(private_key) != PRIVATE_KEY_BYTES or not 0 < scalar < GROUP_ORDER:
-        raise InvalidInput("A private key has 32 bytes and lies between 1 and the order of P-256; it is damaged or empty.")
+        raise InvalidInput(
+            "A private key has 32 bytes and lies between 1 and the order of P-256; it is damaged or empty."
+        )
     return ec.derive_private_key(scalar, _CURVE)
 
 

@@ -45,7 +45,9 @@ def seal_key(key_material: bytes, device_id: str) -> bytes:
         InvalidInput: *key_material* is empty or too short.
     """
     if len(key_material) < KEY_MATERIAL_BYTES:
-        raise InvalidInput("The secret of the seal is empty or truncated (32 bytes are needed); restore it from a backup.")
+        raise InvalidInput(
+            "The secret of the seal is empty or truncated (32 bytes are needed); restore it from a backup."
+        )
     return hkdf_sha256(key_material, salt=b"amesh-allow-list-integrity-v1", info=device_id.encode())
 
 
@@ -131,7 +133,9 @@ def seal(document: Mapping[str, Any], key_material: bytes, device_id: str) -> st
     return b64encode(hmac.digest(seal_key(key_material, device_id), message, "sha256"))
 
 
-def seal_form(document: Mapping[str, Any], key_material: bytes, device_id: str) -> Literal["canonical", "legacy"] | None:
+def seal_form(
+    document: Mapping[str, Any], key_material: bytes, device_id: str
+) -> Literal["canonical", "legacy"] | None:
     """Which form of the seal in ``document["hmac"]`` matches; None where none does.
 
     ``legacy`` is a seal over the members in the order that the file has them (older files): verify, then seal anew.

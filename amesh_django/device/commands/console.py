@@ -1,0 +1,256 @@
+"""How a command speaks: words and facts on stdout, questions and warnings on stderr, or JSON for programs.
+
+The two front ends differ in how a line gets to the terminal, and in nothing else: they implement :meth:`Console.write_line`,
+:meth:`Console.write_data` and say in their options whether ``--json`` and ``--no-input`` are set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from amesh_django.protocol.display import clean_line
+from amesh_django.protocol.errors import AmeshError
+
+#: What a line means; the front end decides how that looks.
+Tone = Literal["plain", "title", "good", "warning", "bad", "quiet"]
+
+LOGGER = "amesh_django"
+
+
+class Refused(AmeshError):
+    """A person, or the safe default, said no. Nothing was changed."""
+
+    code = "refused"
+
+
+class UsageProblem(AmeshError):
+    """The options contradict each other, or one is missing. The exit code is 2."""
+
+    code = "usage"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C at a question, before anything was changed."""
+
+    def __str__(self) -> str:
+        return "Interrupted. Nothing was changed."
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line.
+
+    Attributes:
+        text: what it says. It is cleaned before it is shown.
+        tone: what it means.
+        label: where the line is a fact: what *text* is. It is padded by whoever makes the line.
+    """
+
+    text: str = ""
+    tone: Tone = "plain"
+    label: str = ""
+
+    @property
+    def indent(self) -> str:
+        """What stands before the text."""
+        return f"  {self.label}  " if self.label else ""
+
+
+def facts(*pairs: tuple[str, str]) -> list[Line]:
+    """Lines of a label and a value each, aligned."""
+    width = max((len(label) for label, _ in pairs), default=0)
+    return [Line(value, label=label.ljust(width)) for label, value in pairs]
+
+
+class Console(ABC):
+    """Where a command's words go.
+
+    Args:
+        as_json: one JSON document on stdout, JSON lines on stderr, no words.
+        no_input: answer every question with its safe default.
+    """
+
+    def __init__(self, *, as_json: bool = False, no_input: bool = False) -> None:
+        self.as_json = as_json
+        self.no_input = no_input
+        self._stdin_is_taken = False
+        self._warned: set[str] = set()
+
+    # --- what a front end implements ----------------------------------------------------------------------------------
+
+    @abstractmethod
+    def write_line(self, line: Line, *, err: bool, end: str = "\n") -> None:
+        """Write a line, already cleaned, to stdout or stderr."""
+
+    @abstractmethod
+    def write_data(self, data: bytes) -> None:
+        """Write bytes to stdout as they are."""
+
+    # --- what a command calls -----------------------------------------------------------------------------------------
+
+    def say(self, *lines: Line | str, tone: Tone = "plain") -> None:
+        """Words for people, on stdout. Nothing with ``--json``."""
+        if not self.as_json:
+            for line in lines:
+                self._show(line if isinstance(line, Line) else Line(line, tone), err=False)
+
+    def warn(self, text: str) -> None:
+        """A warning on stderr, once for each text."""
+        if text in self._warned:
+            return
+        self._warned.add(text)
+        if self.as_json:
+            self._json({"warning": text}, err=True)
+        else:
+            self._show(Line(f"Warning: {text}", "warning"), err=True)
+
+    def error(self, code: str, message: str) -> None:
+        """Why the command failed, on stderr."""
+        if self.as_json:
+            self._json({"error": code, "message": message}, err=True)
+        else:
+            self._show(Line(f"Error: {message}", "bad"), err=True)
+
+    def result(self, value: Any) -> None:
+        """The one JSON document of ``--json``. Nothing without."""
+        if self.as_json:
+            self._json(value, err=False)
+
+    def data(self, text: str) -> None:
+        """A line that programs and people take from stdout alike: a header, a key. Nothing with ``--json``."""
+        if not self.as_json:
+            self.write_data(f"{text}\n".encode())
+
+    def ask(self, question: str, *, about: Iterable[Line | str] = (), instead: str) -> bool:
+        """A yes-or-no question on stderr; no is the default.
+
+        Args:
+            question: ends with a question mark.
+            about: what one must know to answer it.
+            instead: the option that answers it without asking.
+
+        Raises:
+            Refused: ``--no-input``, or nobody is there to answer.
+            Interrupted: Ctrl-C.
+        """
+        self._introduce(question, about, instead)
+        while True:
+            answer = self._read(f"{question} [y/N] ", question, instead).lower()
+            if answer in ("y", "yes"):
+                return True
+            if answer in ("", "n", "no"):
+                return False
+            self._show(Line("Please answer y or n."), err=True)
+
+    def choose(
+        self, question: str, choices: Sequence[str], *, about: Iterable[Line | str] = (), instead: str
+    ) -> int | None:
+        """A question with numbered choices on stderr; none is the default.
+
+        Returns:
+            the index of the choice, or None.
+
+        Raises:
+            Refused, Interrupted: as :meth:`ask`.
+        """
+        self._introduce(question, about, instead)
+        for number, choice in enumerate(choices, 1):
+            self._show(Line(choice, label=f"{number})"), err=True)
+        while True:
+            answer = self._read(f"{question} [1-{len(choices)}, Enter for none] ", question, instead)
+            if answer == "" or answer.lower() in ("n", "no", "none"):
+                return None
+            if answer.isascii() and answer.isdigit() and 1 <= int(answer) <= len(choices):
+                return int(answer) - 1
+            self._show(Line(f"Please answer with a number from 1 to {len(choices)}, or with Enter."), err=True)
+
+    def read_stdin(self) -> bytes:
+        """All of stdin, for an argument ``-``; questions are then asked on the terminal, where there is one.
+
+        Raises:
+            UsageProblem: an argument took it already.
+            Interrupted: Ctrl-C.
+        """
+        if self._stdin_is_taken:
+            raise UsageProblem("Only one argument can be read from stdin.")
+        self._stdin_is_taken = not sys.stdin.isatty()
+        try:
+            buffer = getattr(sys.stdin, "buffer", None)
+            return bytes(buffer.read()) if buffer is not None else sys.stdin.read().encode()
+        except KeyboardInterrupt:
+            raise Interrupted from None
+
+    @contextlib.contextmanager
+    def hearing_logs(self) -> Iterator[None]:
+        """Warnings that the library logs are the command's warnings. Errors are not repeated: they are raised as well."""
+        handler = _WarningHandler(self)
+        logger = logging.getLogger(LOGGER)
+        logger.addHandler(handler)
+        try:
+            yield
+        finally:
+            logger.removeHandler(handler)
+
+    # --- inside -------------------------------------------------------------------------------------------------------
+
+    def _show(self, line: Line | str, *, err: bool, end: str = "\n") -> None:
+        if isinstance(line, str):
+            line = Line(line)
+        self.write_line(Line(clean_line(line.text), line.tone, clean_line(line.label)), err=err, end=end)
+
+    def _json(self, value: Any, *, err: bool) -> None:
+        # ASCII only, so that a name keeps its true value and still can't reach the terminal as control characters.
+        text = json.dumps(value, ensure_ascii=True, indent=None if err else 2)
+        for line in text.split("\n"):
+            self.write_line(Line(line), err=err)
+
+    def _introduce(self, question: str, about: Iterable[Line | str], instead: str) -> None:
+        if self.no_input:
+            raise _unanswered(question, instead)
+        for line in about:
+            self._show(line, err=True)
+
+    def _read(self, prompt: str, question: str, instead: str) -> str:
+        self._show(Line(prompt), err=True, end="")
+        try:
+            answer = self._read_line()
+        except KeyboardInterrupt:
+            self._show(Line(), err=True)
+            raise Interrupted from None
+        if not answer:  # end of input: nobody is there
+            self._show(Line(), err=True)
+            raise _unanswered(question, instead)
+        return answer.strip()
+
+    def _read_line(self) -> str:
+        if not self._stdin_is_taken:
+            return sys.stdin.readline()
+        try:
+            with open("/dev/tty", encoding="utf-8", errors="replace") as terminal:
+                return terminal.readline()
+        except OSError:
+            return ""
+
+
+class _WarningHandler(logging.Handler):
+    """Hands warnings to the console, and keeps them from Python's last resort."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(logging.WARNING)
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See :class:`logging.Handler`."""
+        if record.levelno == logging.WARNING:
+            self._console.warn(record.getMessage())
+
+
+def _unanswered(question: str, instead: str) -> Refused:
+    return Refused(f"This asks “{question}” and got no answer, so it is no. {instead} answers it. Nothing was changed.")

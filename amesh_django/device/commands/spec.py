@@ -1,0 +1,171 @@
+"""What a command is: its name, its options, its function; and the one place where errors become exit codes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from amesh_django.device import AllowList, Device, permission_problems
+from amesh_django.device.allow_list import utc_now
+from amesh_django.protocol.errors import AllowListIntegrityFailure, AmeshError
+
+from .console import Console, Interrupted, Line, Refused, UsageProblem
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """An option, or (``name`` without dashes) an argument. Both front ends build theirs from this.
+
+    Attributes:
+        flags: ``("--data", "-d")``; the first gives the name of the parameter. ``("device_id",)`` is an argument.
+        help: one sentence.
+        kind: ``text``, ``number``, ``flag`` (given or not) or ``switch`` (``--x``, ``--no-x`` or neither).
+        metavar: what stands for the value in the help.
+        choices: the values allowed.
+        required: an argument that may be left out, or an option that may not.
+        multiple: may be given several times.
+        default: where it is left out.
+    """
+
+    flags: tuple[str, ...]
+    help: str
+    kind: Literal["text", "number", "flag", "switch"] = "text"
+    metavar: str | None = None
+    choices: tuple[str, ...] = ()
+    required: bool = False
+    multiple: bool = False
+    default: Any = None
+
+    @property
+    def is_argument(self) -> bool:
+        """True if it is given by its place."""
+        return not self.flags[0].startswith("-")
+
+    @property
+    def name(self) -> str:
+        """Name of the function's parameter."""
+        return self.flags[0].lstrip("-").replace("-", "_")
+
+
+YES = Option(("--yes", "-y"), "Do it without asking.", "flag")
+#: Options of every command; the front ends hand them to the console.
+JSON = Option(("--json",), "Print one JSON document for programs; warnings and errors are JSON lines on stderr.", "flag")
+NO_INPUT = Option(("--no-input",), "Never ask: what would be asked is answered with no.", "flag")
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a front end hands over.
+
+    Attributes:
+        console: where words go and answers come from.
+        directory: the device directory.
+        device: opens this device.
+        allow_list: opens the list of trusted devices.
+        command: how another command is called here: ``list`` → ``amesh list``.
+        actor: who does it, for stores that keep that.
+        past: what is known of a key that is not trusted now (a sentence such as "It was revoked …"), or None.
+        now: the clock.
+    """
+
+    console: Console
+    directory: Path
+    device: Callable[[], Device]
+    allow_list: Callable[[], AllowList]
+    command: Callable[[str], str]
+    actor: str = ""
+    past: Callable[[bytes], str | None] = lambda public_key: None
+    now: Callable[[], dt.datetime] = utc_now
+
+    def own_device(self) -> Device:
+        """This device; a warning for each file that is open to others.
+
+        Raises:
+            IdentityMissing, DirectoryError, KeyStoreError: as :class:`amesh_django.device.Device`.
+        """
+        device = self.device()
+        self.warn_of_permissions(device.path)
+        return device
+
+    def warn_of_permissions(self, directory: Path) -> None:
+        """Say what in a device directory others can read or write."""
+        for problem in permission_problems(directory):
+            self.console.warn(problem)
+
+    def confirm(self, question: str, *, about: list[Line | str], yes: bool, instead: str = "--yes") -> None:
+        """Ask before something is done, unless *yes*.
+
+        Raises:
+            Refused: the answer is no.
+            Interrupted: Ctrl-C.
+        """
+        if not yes and not self.console.ask(question, about=about, instead=instead):
+            raise Refused("Nothing was changed.")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of both front ends.
+
+    Attributes:
+        name: with dashes, such as ``sign-test``.
+        summary: one line for the list of commands.
+        run: called with the context and the options by name.
+        options: its own options and arguments.
+        details: paragraphs for ``--help``.
+        asks: it may ask; ``--no-input`` is an option then.
+    """
+
+    name: str
+    summary: str
+    run: Callable[..., None]
+    options: tuple[Option, ...] = ()
+    details: tuple[str, ...] = ()
+    asks: bool = False
+    common: tuple[Option, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "common", (NO_INPUT, JSON) if self.asks else (JSON,))
+
+
+class Failure(NamedTuple):
+    """How a command ended that did not succeed."""
+
+    exit_code: int
+    code: str
+    message: str
+
+
+def attempt(command: Command, context: Context, options: dict[str, Any]) -> Failure | None:
+    """Run a command. Never raises for what a person, a file or a network can do.
+
+    Args:
+        options: the command's own options by name.
+
+    Returns:
+        None if it was done; otherwise why not. Printing that is the front end's part.
+    """
+    with context.console.hearing_logs():
+        try:
+            command.run(context, **options)
+        except UsageProblem as error:
+            return Failure(WRONG_USAGE, error.code, str(error))
+        except AmeshError as error:
+            return Failure(FAILED, error.code, str(error))
+        except KeyboardInterrupt as interrupt:
+            text = str(interrupt) if isinstance(interrupt, Interrupted) else "Interrupted."
+            return Failure(INTERRUPTED, "interrupted", text)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            return Failure(FAILED, "os_error", f"{place}{error.strerror or error}. Check path, owner and permissions.")
+    return None
+
+
+__all__ = ["AllowListIntegrityFailure", "Command", "Context", "Failure", "Option", "attempt"]

@@ -1,0 +1,102 @@
+"""Django's test clients, sync and async, with every request signed."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from django.test import AsyncClient, Client
+from django.test.client import FakePayload
+
+from amesh_django.client import Signer
+from amesh_django.client.signing import sign_request
+
+from .devices import EphemeralDevice
+
+#: Carries the path, as a real client would write it, from ``generic()`` to ``request()``; Django decodes its own.
+_RAW_PATH = "amesh-raw-path"
+_VISIBLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
+
+
+def _raw_path(path: Any) -> str:
+    """The path as it would go over the wire: what is percent-encoded stays so, other non-ASCII becomes so."""
+    return quote(urlsplit(str(path)).path, safe="/%:@!$&'()*+,;=~") or "/"
+
+
+def _raw_query(query: str | bytes) -> str:
+    raw = query if isinstance(query, bytes) else query.encode("latin-1")
+    return quote(raw, safe=_VISIBLE_ASCII)
+
+
+class SignedRequests:
+    """What all signed test clients share. Goes before a client class of Django or REST framework.
+
+    Args:
+        device: who signs; None makes one that nobody trusts.
+        now: returns Unix seconds.
+
+    Attributes:
+        device: who signs.
+    """
+
+    def __init__(
+        self, device: Signer | None = None, *args: Any, now: Callable[[], float] = time.time, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        self.device: Signer = device or EphemeralDevice()
+        self._now = now
+
+    def generic(self, method: str, path: Any, *args: Any, **extra: Any) -> Any:
+        """As Django's. A request that has an Authorization header of its own is not signed."""
+        return super().generic(method, path, *args, **{**extra, _RAW_PATH: _raw_path(path)})  # type: ignore[misc]
+
+    def _authorization(self, method: str, target: str, body: bytes) -> str:
+        return sign_request(
+            self.device,
+            method=method,
+            target=target,
+            body_hash=hashlib.sha256(body).hexdigest(),
+            now=self._now(),
+        )
+
+
+class SignedWSGIRequests(SignedRequests):
+    """Signs what becomes a WSGI request."""
+
+    def request(self, **request: Any) -> Any:
+        """As Django's; the environment has ``RAW_URI``, as gunicorn and others give it."""
+        path = request.pop(_RAW_PATH, None)
+        environ = self._base_environ(**request)  # type: ignore[attr-defined]
+        query = _raw_query(environ.get("QUERY_STRING", ""))
+        target = (path or quote(environ["PATH_INFO"].encode("latin-1"))) + (f"?{query}" if query else "")
+        body = environ["wsgi.input"].read()
+        request |= {"QUERY_STRING": query, "RAW_URI": target, "wsgi.input": FakePayload(body)}
+        if "HTTP_AUTHORIZATION" not in environ:
+            request["HTTP_AUTHORIZATION"] = self._authorization(environ["REQUEST_METHOD"], target, body)
+        return super().request(**request)  # type: ignore[misc]
+
+
+class AmeshClient(SignedWSGIRequests, Client):
+    """``django.test.Client``, every request signed by *device*: ``AmeshClient(device).post("/hook/", …)``."""
+
+
+class AmeshAsyncClient(SignedRequests, AsyncClient):
+    """``django.test.AsyncClient``, every request signed by *device*: ``await AmeshAsyncClient(device).get("/")``."""
+
+    async def request(self, **request: Any) -> Any:
+        """As Django's; the scope has ``raw_path``, as ASGI servers give it."""
+        carried = _RAW_PATH.encode()  # Django makes headers of what it does not know
+        path = next(value for name, value in request["headers"] if name == carried).decode("ascii")
+        headers = [pair for pair in request["headers"] if pair[0] != carried]
+        query = _raw_query(request.get("query_string", ""))
+        body = request["_body_file"].read() if "_body_file" in request else b""
+        if not any(name == b"authorization" for name, _ in headers):
+            target = path + (f"?{query}" if query else "")
+            headers.append((b"authorization", self._authorization(request["method"], target, body).encode("ascii")))
+        request |= {"headers": headers, "raw_path": path.encode("ascii"), "query_string": query.encode("ascii")}
+        if body:
+            request["_body_file"] = FakePayload(body)
+        return await super().request(**request)

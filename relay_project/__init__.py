@@ -1,0 +1,1 @@
+"""The project that ships: the admin, and a small protected API."""

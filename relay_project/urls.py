@@ -1,0 +1,23 @@
+"""The URLs of the shipped project."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.contrib import admin
+from django.contrib.staticfiles.views import serve
+from django.urls import path, re_path
+from django.views.decorators.cache import cache_control
+
+from relay_project import views
+
+# The admin's own style sheets, for the few people who use it. A server in front may take this path over: STATIC_URL.
+static_files = cache_control(max_age=3600, public=True)(serve)
+
+urlpatterns = [
+    path("", views.front, name="front"),
+    path("admin/", admin.site.urls),
+    path("api/hello", views.Hello.as_view(), name="hello"),
+    path("hooks/event", views.event, name="event"),
+    path("protected/status", views.status, name="status"),
+    re_path(rf"^{settings.STATIC_URL.lstrip('/')}(?P<path>.+)$", static_files, {"insecure": True}),
+]

@@ -1,0 +1,65 @@
+"""A front page, and the three ways to protect a view: REST framework class, decorator, middleware."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.shortcuts import render
+from django.views.decorators.http import require_GET, require_POST
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from amesh_django.decorators import device_required
+from amesh_django.drf import AmeshAuthentication, IsTrustedDevice
+from amesh_django.verification import VerifiedDevice
+
+
+@require_GET
+def front(request: HttpRequest) -> HttpResponse:
+    """What this server is."""
+    return render(request, "relay_project/front.html")
+
+
+class Hello(APIView):
+    """Says hello to the device that signed the request, by its name. Protected by the REST framework class."""
+
+    authentication_classes = (AmeshAuthentication,)
+    permission_classes = (IsTrustedDevice,)
+
+    def get(self, request: Request) -> Response:
+        """The device's own name, id, and what it may do."""
+        return Response(_greeting(request.auth))
+
+    def post(self, request: Request) -> Response:
+        """The same, and what was sent."""
+        return Response({**_greeting(request.auth), "received": request.data})
+
+
+@device_required
+@require_POST
+def event(request: HttpRequest) -> JsonResponse:
+    """A webhook. Protected by the decorator; it needs no CSRF token."""
+    return JsonResponse({**_greeting(_device(request)), "bytes": len(request.body)})
+
+
+@require_GET
+def status(request: HttpRequest) -> JsonResponse:
+    """A plain view that knows nothing of devices. The middleware protects the path: AMESH["PROTECT"]."""
+    return JsonResponse({**_greeting(_device(request)), "status": "ok"})
+
+
+def _device(request: HttpRequest) -> VerifiedDevice:
+    device: VerifiedDevice = request.amesh  # type: ignore[attr-defined]
+    return device
+
+
+def _greeting(device: VerifiedDevice) -> dict[str, Any]:
+    return {
+        "hello": device.friendly_name,
+        "device_id": device.device_id,
+        "role": device.role,
+        "permissions": dict(device.permissions),
+        "verified_at": device.verified_at,
+    }
