@@ -80,7 +80,7 @@ def row_texts(values: Sequence[Any]) -> tuple[str, ...]:
     Args:
         values: in the order of :data:`COLUMNS`, as the ORM returns them.
     """
-    return tuple([_text(value) for value in values])
+    return tuple([value if type(value) is str else _text(value) for value in values])
 
 
 def row_values(device: Device) -> tuple[Any, ...]:

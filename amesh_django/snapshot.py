@@ -6,6 +6,7 @@ import functools
 import json
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -232,8 +233,8 @@ def _known(keys: SealKeys, values: Sequence[Any]) -> tuple[bytes, Known]:
         pk=values[0],
         device_id=values[1],
         friendly_name=values[3],
-        role=values[4],
-        permissions_json=values[5],
+        role=sys.intern(str(values[4])),  # a few texts for all devices
+        permissions_json=sys.intern(str(values[5])),
         revoked=values[9] is not None,
         user_id=values[8],
         active_controller=is_active_controller(values),

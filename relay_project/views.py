@@ -30,11 +30,11 @@ class Hello(APIView):
 
     def get(self, request: Request) -> Response:
         """The device's own name, id, and what it may do."""
-        return Response(_greeting(request.auth))
+        return Response(_greeting(_device(request)))
 
     def post(self, request: Request) -> Response:
         """The same, and what was sent."""
-        return Response({**_greeting(request.auth), "received": request.data})
+        return Response({**_greeting(_device(request)), "received": request.data})
 
 
 @device_required
@@ -50,8 +50,8 @@ def status(request: HttpRequest) -> JsonResponse:
     return JsonResponse({**_greeting(_device(request)), "status": "ok"})
 
 
-def _device(request: HttpRequest) -> VerifiedDevice:
-    device: VerifiedDevice = request.amesh  # type: ignore[attr-defined]
+def _device(request: HttpRequest | Request) -> VerifiedDevice:
+    device: VerifiedDevice = request.amesh  # type: ignore[union-attr]
     return device
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests import databases, services
+from tests.wire import wire, wire_server, world  # noqa: F401 -- fixtures
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter

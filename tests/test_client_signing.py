@@ -20,7 +20,6 @@ from amesh_django.client import AmeshAuth, authorization_header, default_device,
 from amesh_django.device import Device, FileAllowList
 from amesh_django.keystore import encrypted_file
 from amesh_django.protocol import (
-    IdentityMissing,
     InvalidInput,
     b64encode,
     b64url_decode,
@@ -28,6 +27,7 @@ from amesh_django.protocol import (
     parse_authorization,
     verify_signature,
 )
+from amesh_django.protocol.errors import IdentityMissing
 from amesh_django.test import EphemeralDevice
 from tests.services import ROOT
 
@@ -112,7 +112,9 @@ def test_the_default_device_is_found_by_the_environment(directory: Path, tmp_pat
     assert holds(authorization_header("GET", "/x"), "GET", "/x")
 
 
-def test_one_default_device_for_each_directory(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_default_device_for_each_directory(
+    directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     DEVICE.write(directory)
     first = default_device()
     assert default_device() is first
@@ -187,7 +189,9 @@ def test_no_secret_gets_into_the_log(directory: Path, caplog: pytest.LogCaptureF
         allow_list = FileAllowList(device)
         allow_list.add(DEVICE.entry())
         assert [entry.device_id for entry in allow_list.read()] == [DEVICE.identity.device_id]
-        with httpx.Client(auth=AmeshAuth(), transport=httpx.MockTransport(lambda request: httpx.Response(200))) as client:
+        with httpx.Client(
+            auth=AmeshAuth(), transport=httpx.MockTransport(lambda request: httpx.Response(200))
+        ) as client:
             client.get("http://host/")
     said = caplog.text + repr(device) + repr(device.identity) + repr(allow_list) + repr(vars(device))
     secrets = [key, device.seal_secret(), hashlib.sha256(key).digest()]

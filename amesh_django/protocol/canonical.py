@@ -15,7 +15,8 @@ EMPTY_BODY_HASH = hashlib.sha256(b"").hexdigest()
 
 _LITERAL = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789*-._")
 _SERIALISED = [chr(b) if b in _LITERAL else "+" if b == 0x20 else f"%{b:02X}" for b in range(256)]
-_PLAIN_QUERY = re.compile(r"[A-Za-z0-9*._-]+=[A-Za-z0-9*._-]*").fullmatch
+_PLAIN_PAIR = r"[A-Za-z0-9*._-]+=[A-Za-z0-9*._-]*"
+_PLAIN_QUERY = re.compile(f"{_PLAIN_PAIR}(?:&{_PLAIN_PAIR})*").fullmatch
 _NOT_VISIBLE_ASCII = re.compile(r"[^\x21-\x7e]").search
 
 
@@ -25,6 +26,10 @@ def _decode(piece: bytes) -> str:
 
 def _serialise(text: str) -> str:
     return "".join([_SERIALISED[byte] for byte in text.encode("utf-8", "replace")])
+
+
+def _name(pair: str) -> str:
+    return pair.partition("=")[0]
 
 
 def canonical_query(query: str) -> str:
@@ -37,8 +42,8 @@ def canonical_query(query: str) -> str:
     Returns:
         the canonical query, possibly empty (URL Standard §5.1, §5.2, §6.2).
     """
-    if _PLAIN_QUERY(query):
-        return query
+    if _PLAIN_QUERY(query):  # nothing to decode, so that the order is all there is to see to
+        return "&".join(sorted(query.split("&"), key=_name)) if "&" in query else query
     raw = query.removeprefix("?").encode("utf-8", "replace")
     pairs = []
     for piece in raw.split(b"&"):

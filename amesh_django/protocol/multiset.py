@@ -25,8 +25,7 @@ def mask(key: bytes, r: bytes) -> int:
 
 def encode_row(*fields: str) -> bytes:
     """An unambiguous encoding of a row: each field as ``<length in bytes>:<UTF-8>`` one after the other."""
-    parts = []
-    for text in fields:
-        raw = text.encode("utf-8", "surrogatepass")
-        parts.append(b"%d:%b" % (len(raw), raw))
-    return b"".join(parts)
+    row = "".join([f"{len(text)}:{text}" for text in fields])
+    if row.isascii():  # nearly every row: as many bytes as characters, and several times faster
+        return row.encode("ascii")
+    return b"".join([b"%d:%b" % (len(raw), raw) for text in fields for raw in (text.encode("utf-8", "surrogatepass"),)])
