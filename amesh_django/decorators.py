@@ -8,8 +8,15 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http import HttpRequest
+from django.utils.cache import patch_vary_headers
 
 from .http import accept
+
+
+def _vary(response: Any) -> Any:
+    """A cache must not hand this answer to somebody else."""
+    patch_vary_headers(response, ("Authorization",))
+    return response
 
 
 def device_required(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -22,13 +29,13 @@ def device_required(view: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(view)
         async def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             refused = await sync_to_async(accept)(request)
-            return refused if refused is not None else await view(request, *args, **kwargs)
+            return refused if refused is not None else _vary(await view(request, *args, **kwargs))
     else:
 
         @functools.wraps(view)
         def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
             refused = accept(request)
-            return refused if refused is not None else view(request, *args, **kwargs)
+            return refused if refused is not None else _vary(view(request, *args, **kwargs))
 
     wrapper.csrf_exempt = True  # type: ignore[attr-defined]
     return wrapper

@@ -172,7 +172,7 @@ def _shown(request: HttpRequest) -> str:
 
 def error_response(error: RequestError) -> JsonResponse:
     """The answer of protocol.md §3. A 401 names the scheme (RFC 9110 §11.6.1)."""
-    response = JsonResponse({"error": error.code}, status=error.status)
+    response = JsonResponse({"error": error.code}, status=error.status, headers={"Cache-Control": "no-store"})
     if error.status == 401:
         response.headers["WWW-Authenticate"] = SCHEME
     return response

@@ -8,6 +8,7 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.utils.cache import patch_vary_headers
 
 from .conf import amesh_settings
 from .http import accept
@@ -21,6 +22,8 @@ def is_protected(path: str) -> bool:
     settings = amesh_settings()
     if not any(path.startswith(prefix) or path == prefix.rstrip("/") for prefix in settings.PROTECT):
         return False
+    if "/../" in f"{path}/" or "/./" in f"{path}/":  # what it leads to is not for us to guess
+        return True
     return not any(path == exempt or path.startswith(exempt.rstrip("/") + "/") for exempt in settings.EXEMPT)
 
 
@@ -44,12 +47,16 @@ class AmeshMiddleware:
         if self.is_async:
             return self._acall(request)
         refused = self._check(request)
-        response: HttpResponseBase = refused if refused is not None else self.get_response(request)
-        return response
+        return self._finish(request, refused if refused is not None else self.get_response(request))
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         refused = await sync_to_async(self._check)(request) if is_protected(request.path_info) else self._check(request)
-        response: HttpResponseBase = refused if refused is not None else await self.get_response(request)
+        return self._finish(request, refused if refused is not None else await self.get_response(request))
+
+    @staticmethod
+    def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
+        if getattr(request, "amesh", None) is not None:  # a cache must not hand this answer to somebody else
+            patch_vary_headers(response, ("Authorization",))
         return response
 
     def _check(self, request: HttpRequest) -> HttpResponseBase | None:

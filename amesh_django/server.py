@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 import threading
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,10 @@ from .conf import amesh_settings
 _lock = threading.RLock()
 _device: Device | None = None
 _keys: SealKeys | None = None
+_refused: tuple[float, KeyStoreError] | None = None
+
+#: A key that does not unlock is not tried again for that long, seconds: each try costs an Argon2id, and anybody can ask.
+_PAUSE_SECONDS = 5.0
 
 #: Owner in the seal of a list whose secret several hosts share.
 SHARED_OWNER = "shared"
@@ -81,19 +86,28 @@ def seal_keys() -> SealKeys:
     Raises:
         KeyStoreError, DirectoryError: the secret can't be had.
     """
-    global _keys
+    global _keys, _refused
     if _keys is None:
         with _lock:
+            if _refused is not None and time.monotonic() < _refused[0]:
+                raise type(_refused[1])(*_refused[1].args)
             if _keys is None:
-                shared = amesh_settings().SEAL_KEY_FILE
-                if shared is not None:
-                    secret, owner = read_seal_key_file(Path(shared).expanduser()), SHARED_OWNER
-                else:
-                    device = server_device()
-                    secret, owner = device.seal_secret(), device.identity.device_id
+                try:
+                    secret, owner = _seal_secret()
+                except KeyStoreError as error:
+                    _refused = (time.monotonic() + _PAUSE_SECONDS, error)
+                    raise
                 keys = hkdf_sha256(secret, salt=b"amesh-allow-list-database-v1", info=owner.encode(), length=96)
                 _keys = SealKeys(keys[:32], keys[32:64], keys[64:], owner)
     return _keys
+
+
+def _seal_secret() -> tuple[bytes, str]:
+    shared = amesh_settings().SEAL_KEY_FILE
+    if shared is not None:
+        return read_seal_key_file(Path(shared).expanduser()), SHARED_OWNER
+    device = server_device()
+    return device.seal_secret(), device.identity.device_id
 
 
 def controller_limit() -> int:
@@ -108,11 +122,11 @@ def controller_limit() -> int:
 
 def reset() -> None:
     """Forget identity, keys, settings, and all that was verified with them. For tests, and after ``init``."""
-    global _device, _keys
+    global _device, _keys, _refused
     from . import activity, snapshot, verification
 
     with _lock:
-        _device = _keys = None
+        _device = _keys = _refused = None
         amesh_settings.cache_clear()
     snapshot.reset()
     verification.reset()

@@ -153,7 +153,7 @@ def test_nothing_is_kept_of_a_failed_unlocking(tmp_path: Path) -> None:
 # --- what is wrong with it ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("passphrase", ["wrong", "Correct horse", "correct horse ", "\ud800"])
+@pytest.mark.parametrize("passphrase", ["bad horse", "Correct horse", "correct horse ", "\ud800"])
 def test_a_wrong_passphrase(tmp_path: Path, passphrase: str) -> None:
     with pytest.raises(WrongPassphrase) as caught:
         store_with(tmp_path, passphrase=passphrase).sign("k", b"m")

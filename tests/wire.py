@@ -20,7 +20,8 @@ import pytest
 from django.test import override_settings
 
 from amesh_django.device import init_device
-from amesh_django.protocol import CONTROLLER, TARGET, DeviceEntry, canonical_string, generate_private_key, sign
+from amesh_django.protocol import CONTROLLER, TARGET, DeviceEntry, generate_private_key, sign
+from amesh_django.protocol.canonical import canonical_string_of_hash
 from amesh_django.protocol.encoding import b64encode, b64url_encode
 from amesh_django.protocol.keys import device_id, load_private_key, public_key_bytes
 from tests import databases, services
@@ -57,16 +58,18 @@ class Signer:
         self,
         method: str,
         target: str,
-        body: bytes = b"",
+        body: bytes | str = b"",
         *,
         ts: int | str | None = None,
         nonce: str | None = None,
         shown: Mapping[str, str] | None = None,
     ) -> str:
-        """The header for a request. `shown` replaces members after signing."""
+        """The header for a request; the body as it is, or its SHA-256 in hex. `shown` replaces members after signing."""
         ts = str(int(time.time()) if ts is None else ts)
         nonce = nonce or b64url_encode(os.urandom(16))
-        signature = sign(self.private_key, canonical_string(method, target, ts, nonce, body).encode())
+        body_hash = sha256(body) if isinstance(body, bytes) else body
+        canonical = canonical_string_of_hash(method, target, ts, nonce, body_hash)
+        signature = sign(self.private_key, canonical.encode())
         members = {"v": "1", "id": b64encode(self.public_key), "ts": ts, "nonce": nonce, "sig": b64url_encode(signature)}
         return "AuthMesh " + ",".join(f'{name}="{value}"' for name, value in {**members, **(shown or {})}.items())
 

@@ -111,6 +111,10 @@ class Console(ABC):
         else:
             self._show(Line(f"Warning: {text}", "warning"), err=True)
 
+    def hint(self, text: str) -> None:
+        """What to do at the terminal now, on stderr."""
+        self._show(Line(text, "quiet"), err=True)
+
     def error(self, code: str, message: str) -> None:
         """Why the command failed, on stderr."""
         if self.as_json:

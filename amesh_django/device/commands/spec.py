@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from amesh_django.device import AllowList, Device, permission_problems
 from amesh_django.device.allow_list import utc_now
-from amesh_django.protocol.errors import AllowListIntegrityFailure, AmeshError
+from amesh_django.protocol.errors import AmeshError
 
 from .console import Console, Interrupted, Line, Refused, UsageProblem
 
@@ -27,7 +27,7 @@ class Option:
         kind: ``text``, ``number``, ``flag`` (given or not) or ``switch`` (``--x``, ``--no-x`` or neither).
         metavar: what stands for the value in the help.
         choices: the values allowed.
-        required: an argument that may be left out, or an option that may not.
+        required: an argument or option that may not be left out.
         multiple: may be given several times.
         default: where it is left out.
     """
@@ -83,19 +83,15 @@ class Context:
     now: Callable[[], dt.datetime] = utc_now
 
     def own_device(self) -> Device:
-        """This device; a warning for each file that is open to others.
+        """This device; a warning for each of its files that is open to others.
 
         Raises:
             IdentityMissing, DirectoryError, KeyStoreError: as :class:`amesh_django.device.Device`.
         """
         device = self.device()
-        self.warn_of_permissions(device.path)
-        return device
-
-    def warn_of_permissions(self, directory: Path) -> None:
-        """Say what in a device directory others can read or write."""
-        for problem in permission_problems(directory):
+        for problem in permission_problems(device.path):
             self.console.warn(problem)
+        return device
 
     def confirm(self, question: str, *, about: list[Line | str], yes: bool, instead: str = "--yes") -> None:
         """Ask before something is done, unless *yes*.
@@ -127,10 +123,16 @@ class Command:
     options: tuple[Option, ...] = ()
     details: tuple[str, ...] = ()
     asks: bool = False
-    common: tuple[Option, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "common", (NO_INPUT, JSON) if self.asks else (JSON,))
+    @property
+    def common(self) -> tuple[Option, ...]:
+        """The options that the console takes."""
+        return (NO_INPUT, JSON) if self.asks else (JSON,)
+
+    @property
+    def help(self) -> str:
+        """The whole text above the options, paragraphs apart by an empty line."""
+        return "\n\n".join((self.summary, *self.details))
 
 
 class Failure(NamedTuple):
@@ -167,5 +169,3 @@ def attempt(command: Command, context: Context, options: dict[str, Any]) -> Fail
             return Failure(FAILED, "os_error", f"{place}{error.strerror or error}. Check path, owner and permissions.")
     return None
 
-
-__all__ = ["AllowListIntegrityFailure", "Command", "Context", "Failure", "Option", "attempt"]

@@ -1,0 +1,146 @@
+"""init, export-key, sign-test: this device itself."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+
+from amesh_django import keystore
+from amesh_django.device import init_device, read_identity
+from amesh_django.protocol.display import clean
+from amesh_django.protocol.errors import DirectoryError, KeyStoreError
+from amesh_django.protocol.key_line import build_key_line
+from amesh_django.protocol.keys import encode_public_key, verify_signature
+
+from .console import Line, facts
+from .spec import Command, Context, Option
+from .words import identity_json
+
+
+def init(context: Context, *, name: str, backend: str | None, force: bool, max_controllers: int | None) -> None:
+    """Make this device's identity and key."""
+    say = context.console.say
+    tried: list[dict[str, str | bool | None]] = []
+    width = max(map(len, keystore.BACKENDS))
+
+    def report(candidate: str, why_not: str | None) -> None:
+        if not tried:
+            say("Looking for the best place for the key", tone="title")
+        tried.append({"backend": candidate, "usable": why_not is None, "reason": why_not})
+        say(Line(f"no: {why_not}" if why_not else "yes", label=candidate.ljust(width)))
+
+    before = None
+    with suppress(DirectoryError):
+        before = read_identity(context.directory)
+    identity = init_device(
+        context.directory,
+        name,
+        now=context.now(),
+        backend=backend,
+        force=force,
+        max_controllers=max_controllers,
+        report=report,
+    )
+    context.own_device()  # says what is open to others in a directory that was there before
+    store = keystore.open_key_store(identity.storage_backend, folder=context.directory / "keys", passphrase=lambda: "")
+    say(
+        "",
+        Line("This device", "title"),
+        *facts(
+            ("Name", clean(identity.friendly_name)),
+            ("Device id", identity.device_id),
+            ("Public key", encode_public_key(identity.public_key)),
+            ("Back end", identity.storage_backend),
+            ("Directory", str(context.directory)),
+        ),
+        "",
+        Line(f"Mind: the key has {store.protection}.", "warning" if identity.storage_backend == "encrypted-file" else "plain"),
+    )
+    if before is not None:
+        say(
+            "",
+            f"It replaces {before.device_id}: whoever trusted that device must be given the new key.",
+            f"Whom that device trusted is kept in allow_list.{before.device_id}.json, and is not trusted any more.",
+        )
+    export, trust = context.command("export-key"), f"{context.command('trust')} LINE --role controller"
+    say(
+        "",
+        Line("Next steps", "title"),
+        "  If others are to call this device (a target, such as a server):",
+        *facts(("on the other device", "amesh export-key"), ("here", trust)),
+        "  If this device is to call others (a controller, such as a laptop):",
+        *facts(("here", export), ("on the other device", "amesh trust LINE --role controller")),
+        Line("  LINE is what export-key prints. On a Django server amesh_export_key and amesh_trust do the same.", "quiet"),
+    )
+    context.console.result(
+        {
+            **identity_json(identity),
+            "directory": str(context.directory),
+            "protection": store.protection,
+            "tried": tried,
+            "replaced": before.device_id if before else None,
+        }
+    )
+
+
+INIT = Command(
+    "init",
+    "Make this device's identity and key.",
+    init,
+    (
+        Option(("--name",), "What people call this device.", metavar="NAME", required=True),
+        Option(("--backend",), "Where the key is to live; else the best that this machine has.", choices=keystore.BACKENDS),
+        Option(("--force",), "Replace an identity that is there. Its key is deleted.", "flag"),
+        Option(
+            ("--max-controllers",), "How many controllers may be trusted at a time; 1 if left out.", "number", metavar="N"
+        ),
+    ),
+)
+
+
+def export_key(context: Context) -> None:
+    """Print this device's public key and name as one line."""
+    identity = context.own_device().identity
+    line = build_key_line(identity.public_key, clean(identity.friendly_name))
+    context.console.data(line)
+    context.console.result({**identity_json(identity), "line": line})
+
+
+EXPORT_KEY = Command(
+    "export-key",
+    "Print this device's public key and name as one line, for trust on another device.",
+    export_key,
+    details=("The line holds nothing secret.",),
+)
+
+
+def sign_test(context: Context) -> None:
+    """Sign with the real key and verify, without a server."""
+    device = context.own_device()
+    message = b"amesh sign-test " + os.urandom(16)
+    started = time.perf_counter()
+    device.sign(message)
+    unlocked = time.perf_counter()
+    signature = device.sign(message)
+    ended = time.perf_counter()
+    if not verify_signature(device.identity.public_key, message, signature):
+        raise KeyStoreError(
+            "The key signs, but its signature does not verify with the public key of identity.json. Restore both from one "
+            "backup, or make a new identity: init --force."
+        )
+    milliseconds = {"firstMilliseconds": (unlocked - started) * 1000, "milliseconds": (ended - unlocked) * 1000}
+    context.console.say(
+        Line("The key signs, and the signature verifies.", "good"),
+        *facts(
+            ("Device id", device.identity.device_id),
+            ("Name", clean(device.identity.friendly_name)),
+            ("Back end", device.identity.storage_backend),
+            ("Signing", f"{milliseconds['milliseconds']:.2f} ms, the first time {milliseconds['firstMilliseconds']:.0f} ms"),
+        ),
+    )
+    rounded = {key: round(value, 3) for key, value in milliseconds.items()}
+    context.console.result({**identity_json(device.identity), "verified": True, **rounded})
+
+
+SIGN_TEST = Command("sign-test", "Sign with this device's key and verify, without a server.", sign_test)

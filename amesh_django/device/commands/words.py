@@ -1,0 +1,54 @@
+"""Words that several commands use: how a device, a role, a time is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from amesh_django.device import Identity
+from amesh_django.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
+from amesh_django.protocol.display import clean
+from amesh_django.protocol.encoding import parse_time
+from amesh_django.protocol.errors import InvalidInput
+from amesh_django.protocol.keys import encode_public_key
+
+#: What the two roles mean, seen from this device.
+MEANING = {
+    CONTROLLER: "it may authenticate to this device",
+    TARGET: "this device may authenticate to it",
+}
+
+
+def when(text: str) -> str:
+    """A time of a file or a row as people read it; what is no time is shown as it is."""
+    try:
+        return parse_time(text).strftime("%Y-%m-%d %H:%M UTC")
+    except InvalidInput:
+        return clean(text)
+
+
+def named(entry: DeviceEntry) -> str:
+    """A device in a sentence: id and name."""
+    return f"{clean(entry.device_id)} ({clean(entry.friendly_name)})"
+
+
+def permissions(entry: DeviceEntry) -> str:
+    """What a device may do besides, in a few words."""
+    granted = sorted(clean(name) for name, value in entry.permissions.items() if value)
+    return ", ".join(granted) or "no shell"
+
+
+def has_shell(entry: DeviceEntry) -> bool:
+    """True if a shell is granted."""
+    return entry.permissions.get("shell") is True
+
+
+def identity_json(identity: Identity) -> dict[str, Any]:
+    """This device for ``--json``. Members that we do not know stay out: an old file keeps its passphrase among them."""
+    return {
+        "deviceId": identity.device_id,
+        "publicKey": encode_public_key(identity.public_key),
+        "friendlyName": identity.friendly_name,
+        "createdAt": identity.created_at,
+        "storageBackend": identity.storage_backend,
+        "maxControllers": identity.controller_limit,
+    }
