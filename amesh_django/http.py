@@ -43,7 +43,7 @@ def raw_target(request: HttpRequest, settings: AmeshSettings) -> str:
         environ = request.META
         target = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
         if not target:
-            path = (environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")).encode("latin-1", "replace")
+            path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")  # which Django has decoded
             query = environ.get("QUERY_STRING", "")
             target = quote(path, safe=_PATH_LITERALS) + (f"?{query}" if query else "")
     added, stripped = settings.PROXY_ADDED_PREFIX.rstrip("/"), settings.PROXY_STRIPPED_PREFIX.rstrip("/")
@@ -91,7 +91,7 @@ def body_hash(request: HttpRequest, limit: int) -> str:
         if len(request.body) > limit:
             raise PayloadTooLarge()
         return hashlib.sha256(request.body).hexdigest()
-    if request._read_started or hasattr(request, "_files"):  # type: ignore[attr-defined]
+    if request._read_started:  # type: ignore[attr-defined]
         raise BodyParserOrderingError()
     stream = _body_stream(request, declared)
     if stream is None:

@@ -239,6 +239,10 @@ class Postgres(Server):
             "PORT": str(self.port),
         }
 
+    def start(self) -> None:
+        super().start()
+        _wait_until(lambda: _postgres_ready(self))
+
     def stop(self, sig: signal.Signals = signal.SIGINT) -> None:
         # SIGINT is PostgreSQL's fast shutdown; SIGTERM would wait for every client to leave.
         super().stop(sig)
@@ -283,7 +287,6 @@ def running_postgres() -> Iterator[Postgres]:
         postgres = Postgres(argv=argv, port=port, log=folder / "output.log", cwd=folder)
         try:
             postgres.start()
-            _wait_until(lambda: _postgres_ready(postgres))
             yield postgres
         finally:
             postgres.stop()

@@ -13,6 +13,7 @@ import httpx
 import pytest
 
 from amesh_django.client import AmeshAuth, fetch
+from amesh_django.client.httpx_auth import _origin, may_sign
 from amesh_django.protocol import InvalidInput
 from amesh_django.test import EphemeralDevice
 from tests.recording import Recorder, Seen, recording
@@ -243,6 +244,26 @@ def test_through_a_proxy(server: Recorder, send: Send) -> None:
     server.redirects = {"http://far.invalid/a": (302, "http://farther.invalid/b")}
     send("GET", "http://far.invalid/a", client=proxy)
     assert not server.last.signed
+
+
+@pytest.mark.parametrize(
+    ("named", "asked", "may"),
+    [
+        ("http://a/", "http://a:80/x", True),
+        ("https://a/", "https://a:443/", True),
+        ("http://a/", "https://a/", True),
+        ("https://a/", "http://a/", False),
+        ("http://a:8000/", "https://a/", False),
+        ("http://a/", "https://a:8443/", False),
+        ("http://a/", "http://a:81/", False),
+        ("http://a/", "http://b/", False),
+        ("http://a/", "https://b/", False),
+        ("http://a/", "http://a.b/", False),
+    ],
+)
+def test_which_redirects_are_signed(named: str, asked: str, may: bool) -> None:
+    """httpx and requests have the same rule, so it takes a change of theirs for this one to matter."""
+    assert may_sign(_origin(httpx.URL(named)), _origin(httpx.URL(asked))) is may
 
 
 # --- transports that have no trace extension ---------------------------------------------------------------------------

@@ -130,10 +130,9 @@ def test_one_default_device_for_each_directory(
 def test_the_key_is_unlocked_once_whatever_the_threads(directory: Path, derivations: list[float]) -> None:
     DEVICE.write(directory)
     derivations.clear()
-    auth = AmeshAuth(now=lambda: 1786508746)
-    with httpx.Client(auth=auth, transport=httpx.MockTransport(lambda request: httpx.Response(200))) as client:
-        with ThreadPoolExecutor(8) as pool:
-            list(pool.map(lambda _: client.get("http://host/"), range(32)))
+    transport = httpx.MockTransport(lambda request: httpx.Response(200))
+    with httpx.Client(auth=AmeshAuth(), transport=transport) as client, ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: client.get("http://host/"), range(32)))
     authorization_header("GET", "/")
     default_device().seal_secret()
     assert len(derivations) == 1

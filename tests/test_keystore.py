@@ -41,7 +41,9 @@ PASSPHRASE = "correct horse"
 TEXT = encrypt_key_file(KEY, PASSPHRASE, CHEAP_ARGON2)
 
 
-def store_with(tmp_path: Path, text: str = TEXT, passphrase: str = PASSPHRASE, alias: str = "k") -> EncryptedFileKeyStore:
+def store_with(
+    tmp_path: Path, text: str = TEXT, passphrase: str = PASSPHRASE, alias: str = "k"
+) -> EncryptedFileKeyStore:
     (tmp_path / f"{alias}.key.json").write_text(text, "utf-8")
     return EncryptedFileKeyStore(tmp_path, lambda: passphrase)
 
@@ -82,8 +84,8 @@ def test_our_files_have_the_reference_s_form() -> None:
     assert {name: len(ours[name]) for name in ("salt", "nonce", "ciphertext", "publicKey")} == {
         name: len(sample[name]) for name in ("salt", "nonce", "ciphertext", "publicKey")
     }
-    assert TEXT == json.dumps(ours, indent=2)
-    assert encrypted_file.ARGON2_PARAMS == sample["argon2Params"]
+    assert json.dumps(ours, indent=2) == TEXT
+    assert sample["argon2Params"] == encrypted_file.ARGON2_PARAMS
 
 
 # --- making, using, deleting ------------------------------------------------------------------------------------------
@@ -216,7 +218,9 @@ def test_a_file_that_is_not_text_or_not_a_file(tmp_path: Path) -> None:
         store.delete("folder")
 
 
-@pytest.mark.parametrize("private_key", [b"", bytes(32), bytes(31), b"\xff" * 32], ids=["empty", "zero", "short", "large"])
+@pytest.mark.parametrize(
+    "private_key", [b"", bytes(32), bytes(31), b"\xff" * 32], ids=["empty", "zero", "short", "large"]
+)
 def test_an_empty_or_truncated_key_is_never_a_key(private_key: bytes) -> None:
     with pytest.raises(InvalidInput):
         encrypt_key_file(private_key, PASSPHRASE, CHEAP_ARGON2)

@@ -33,7 +33,11 @@ def with_header(wire: Wire, server: Server, door: str, **how: object) -> Answer:
 
 
 CASES: dict[str, tuple[int, str, Provocation]] = {
-    "another scheme": (400, "malformed_header", lambda w, s, d: send(s, "GET", d, {"Authorization": "AuthMesh nonsense"})),
+    "another scheme": (
+        400,
+        "malformed_header",
+        lambda w, s, d: send(s, "GET", d, {"Authorization": "AuthMesh nonsense"}),
+    ),
     "version 2": (400, "unsupported_version", lambda w, s, d: with_header(w, s, d, shown={"v": "2"})),
     "unknown device": (401, "unauthorized", lambda w, s, d: signed(s, w.stranger, "GET", d)),
     "wrong role": (401, "unauthorized", lambda w, s, d: signed(s, w.target, "GET", d)),

@@ -70,7 +70,13 @@ class Signer:
         body_hash = sha256(body) if isinstance(body, bytes) else body
         canonical = canonical_string_of_hash(method, target, ts, nonce, body_hash)
         signature = sign(self.private_key, canonical.encode())
-        members = {"v": "1", "id": b64encode(self.public_key), "ts": ts, "nonce": nonce, "sig": b64url_encode(signature)}
+        members = {
+            "v": "1",
+            "id": b64encode(self.public_key),
+            "ts": ts,
+            "nonce": nonce,
+            "sig": b64url_encode(signature),
+        }
         return "AuthMesh " + ",".join(f'{name}="{value}"' for name, value in {**members, **(shown or {})}.items())
 
 
@@ -98,7 +104,7 @@ def exchange(port: int, parts: Iterable[bytes], *, end: bool = False, seconds: f
     """Send bytes and read one answer. `end` closes our half of the connection after the last byte."""
     with socket.create_connection((services.HOST, port), timeout=seconds) as connection:
         # A server that refuses before it has read all may close while we still send.
-        with suppress(BrokenPipeError, ConnectionResetError):
+        with suppress(OSError):
             for part in parts:
                 connection.sendall(part)
             if end:
@@ -107,7 +113,7 @@ def exchange(port: int, parts: Iterable[bytes], *, end: bool = False, seconds: f
         try:
             response.begin()
             body = response.read()
-        except (http.client.BadStatusLine, ConnectionResetError):
+        except (http.client.BadStatusLine, ConnectionError):
             return Answer(0)
         finally:
             response.close()
@@ -123,7 +129,13 @@ def head(method: str, target: str, headers: Headers = (), *, host: str = "127.0.
 
 
 def send(
-    server: services.Server, method: str, target: str, headers: Headers = (), body: bytes = b"", *, chunked: bool = False
+    server: services.Server,
+    method: str,
+    target: str,
+    headers: Headers = (),
+    body: bytes = b"",
+    *,
+    chunked: bool = False,
 ) -> Answer:
     """Send one request, unsigned unless `headers` say otherwise."""
     pairs = [*(headers.items() if isinstance(headers, Mapping) else headers)]
@@ -161,7 +173,9 @@ def multipart(fields: Mapping[str, str], files: Mapping[str, tuple[str, bytes]])
     ]
     parts += [
         f'--{mark}\r\nContent-Disposition: form-data; name="{name}"; filename="{filename}"\r\n'
-        f"Content-Type: application/octet-stream\r\n\r\n".encode() + content + b"\r\n"
+        f"Content-Type: application/octet-stream\r\n\r\n".encode()
+        + content
+        + b"\r\n"
         for name, (filename, content) in files.items()
     ]
     return f"multipart/form-data; boundary={mark}", b"".join(parts) + f"--{mark}--\r\n".encode()
@@ -244,7 +258,9 @@ class World:
 class Wire(World):
     """The world and the servers that all tests of a process share; a server starts when it is first asked for."""
 
-    def __init__(self, database: Mapping[str, str], folder: Path, blocker: DjangoDbBlocker, redis: services.Redis) -> None:
+    def __init__(
+        self, database: Mapping[str, str], folder: Path, blocker: DjangoDbBlocker, redis: services.Redis
+    ) -> None:
         super().__init__(database, folder, blocker)
         self._redis = redis
         self._servers: dict[str, services.Server] = {}
@@ -271,8 +287,18 @@ def said(server: services.Server) -> Iterator[list[str]]:
 
 def resident_memory(server: services.Server, what: str) -> int:
     """`VmRSS` (now) or `VmHWM` (highest) of a server and its workers, bytes."""
+    return sum(_memory(pid, what) for pid in _processes(server))
+
+
+def forget_peak(server: services.Server) -> None:
+    """Begin a new `VmHWM` (proc(5), clear_refs)."""
+    for pid in _processes(server):
+        Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def _processes(server: services.Server) -> list[int]:
     assert server.process is not None
-    return sum(_memory(pid, what) for pid in (server.process.pid, *_children(server.process.pid)))
+    return [server.process.pid, *_children(server.process.pid)]
 
 
 def _children(pid: int) -> list[int]:

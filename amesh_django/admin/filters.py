@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.contrib import admin
 from django.db.models import QuerySet
@@ -13,9 +13,6 @@ from django.utils.translation import gettext_lazy as _
 
 from amesh_django.models import Device
 
-if TYPE_CHECKING:
-    from django.utils.functional import Promise
-
 
 class StateFilter(admin.SimpleListFilter):
     """Trusted or revoked."""
@@ -23,7 +20,7 @@ class StateFilter(admin.SimpleListFilter):
     title = _("state")
     parameter_name = "state"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str | Promise]]:
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         """The choices."""
         return [("trusted", _("trusted")), ("revoked", _("revoked"))]
 
@@ -40,7 +37,7 @@ class UserFilter(admin.SimpleListFilter):
     title = _("mapped user")
     parameter_name = "mapped"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str | Promise]]:
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         """The choices."""
         return [("yes", _("has one")), ("no", _("has none"))]
 
@@ -60,7 +57,7 @@ class LastSeenFilter(admin.SimpleListFilter):
     title = _("last seen")
     parameter_name = "seen"
 
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str | Promise]]:
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
         """The choices."""
         return [
             ("day", _("in the last 24 hours")),

@@ -63,8 +63,8 @@ class MappingForm(Form):
             )
         if "user" not in self.changed_data or "user" in self.errors:
             return cleaned
-        user, before = cleaned.get("user"), Device.objects.filter(pk=self.instance.pk).select_related("user").get().user
-        for one in (user, before):
+        user = cleaned.get("user")
+        for one in (user, self.instance.user):  # the instance still is as it was read
             refusal = rights_refusal(self.actor, one) if one is not None else None
             if refusal:
                 raise ValidationError({"user": ValidationError(refusal, code="rights")})

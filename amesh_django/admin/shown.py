@@ -68,9 +68,7 @@ def ago(moment: dt.datetime | None) -> SafeString | str:
         words = _("just now")
     else:
         words = _("%(time)s ago") % {"time": timesince(moment, now, depth=1)}
-    return format_html(
-        '<time datetime="{}" title="{}">{}</time>', _local(moment).isoformat(), full_time(moment), words
-    )
+    return format_html('<time datetime="{}" title="{}">{}</time>', _local(moment).isoformat(), full_time(moment), words)
 
 
 def labelled(label: str | Promise, value: str) -> SafeString:

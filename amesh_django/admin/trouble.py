@@ -36,8 +36,10 @@ class Trouble:
 
 
 _BROKEN = _("The allow list does not match its seal. Every signed request is refused.")
-_LOOK = _("Do not trust what this page shows: it may not be what was sealed. Until it is mended, nothing can be revoked "
-          "or mapped here. On the server:")  # fmt: skip
+_LOOK = _(
+    "Do not trust what this page shows: it may not be what was sealed. Until it is mended, nothing can be revoked or mapped "
+    "here. On the server:"
+)
 _STEPS = (
     ("manage.py amesh_integrity", _("shows which devices were changed, added or removed past the app.")),
     (
@@ -61,7 +63,8 @@ def trouble() -> Trouble | None:
     except AllowListIntegrityFailure as error:
         if error.reason == "allow_list_unavailable":
             return Trouble(_UNREADABLE, str(error), _UNREADABLE_ADVICE)
-        return Trouble(_BROKEN, str(error), _LOOK, _STEPS)
+        found, _dot, _next_step = str(error).partition(". ")  # the steps below say more than the rest of it
+        return Trouble(_BROKEN, f"{found}.", _LOOK, _STEPS)
     except (AmeshError, ImproperlyConfigured) as error:
         return Trouble(_NO_KEYS, str(error), _NO_KEYS_ADVICE)
     return None
@@ -74,7 +77,7 @@ def explain(error: Exception) -> str:
         error: one of :data:`REFUSALS`.
     """
     if isinstance(error, AllowListIntegrityFailure):
-        return text("%(error)s Nothing was changed. Once it is mended and resealed (--reseal), try again.") % {
+        return text("%(error)s The change was refused. Once the list is mended and resealed (--reseal), try again.") % {
             "error": error
         }
     if isinstance(error, AmeshError | ImproperlyConfigured):

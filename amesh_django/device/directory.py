@@ -72,7 +72,7 @@ class Device:
         self._keys = keystore.open_key_store(
             self.identity.storage_backend,
             folder=self.path / "keys",
-            passphrase=lambda: find_passphrase(self.path, environ),
+            passphrase=lambda: find_passphrases(self.path, environ),
         )
         self._checked = False
         self._lock = ForkSafeLock()
@@ -144,17 +144,26 @@ def find_passphrase(path: Path, environ: Mapping[str, str] = os.environ) -> str:
     Raises:
         PassphraseRequired: there is none, or an empty one.
     """
+    return find_passphrases(path, environ)[0]
+
+
+def find_passphrases(path: Path, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
+    """As :func:`find_passphrase`, with every reading of it, the likeliest first.
+
+    The reference drops white space round what stands in the file, though it may be part of the passphrase.
+    """
     from_environment = environ.get("AUTH_MESH_PASSPHRASE")
     if from_environment:
-        return from_environment
+        return (from_environment,)
     file = _passphrase_file(path, environ)
-    found = _read_passphrase(file)
+    text = _read_passphrase(file)
     legacy = _legacy_passphrase(path)
-    if legacy is not None and found in (None, legacy):  # both: something ended the move half-way
+    if legacy is not None and text in (None, legacy):  # both: something ended the move half-way
         _move_passphrase(path, file, legacy)
-    found = found or legacy
-    if found:
-        return found
+    if text is not None:
+        return tuple(dict.fromkeys((text.strip(), text)))
+    if legacy is not None:
+        return (legacy,)
     raise PassphraseRequired(
         f"AUTH_MESH_PASSPHRASE required: set it, or put the passphrase into {file} (mode 0400). It was made by init."
     )
@@ -162,7 +171,7 @@ def find_passphrase(path: Path, environ: Mapping[str, str] = os.environ) -> str:
 
 def _read_passphrase(file: Path) -> str | None:
     try:
-        found = file.read_text("utf-8").strip()
+        text = file.read_text("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -170,9 +179,9 @@ def _read_passphrase(file: Path) -> str | None:
         raise PassphraseRequired(
             f"AUTH_MESH_PASSPHRASE required: {file} can't be read ({why}). Check its owner and permissions, or set the variable."
         ) from None
-    if not found:
+    if not text.strip():
         raise PassphraseRequired(f"AUTH_MESH_PASSPHRASE required: {file} is empty. Restore it or set the variable.")
-    return found
+    return text
 
 
 def _legacy_passphrase(path: Path) -> str | None:

@@ -3,28 +3,42 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from amesh_django.protocol.errors import AllowListBusy, StorageError
+from amesh_django.protocol.seal import canonical_json
 
-_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_INTEGER_INDEX = re.compile(r"0|[1-9][0-9]{0,8}").fullmatch
+_MAX_SAFE_INTEGER = (1 << 53) - 1
 _TEMPORARY = ".amesh-tmp"
 LOCK_SECONDS = 10.0
 
 
 def json_text(value: Any) -> str:
-    """JSON as the files have it: two spaces, non-ASCII as it is, no newline at the end."""
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    return _LONE_SURROGATE.sub(lambda match: f"\\u{ord(match.group()):04x}", text)
+    """JSON as the files have it, byte for byte as the reference would write it: ``JSON.stringify(value, null, 2)``."""
+    return _stringify(value, "\n")
+
+
+def _stringify(value: Any, newline: str) -> str:
+    deeper = newline + "  "
+    if isinstance(value, Mapping) and value:
+        indices = sorted(filter(_INTEGER_INDEX, value), key=int)  # a JavaScript engine enumerates these first
+        names = [*indices, *(name for name in value if not _INTEGER_INDEX(name))]
+        members = [f"{_stringify(name, '')}: {_stringify(value[name], deeper)}" for name in names]
+        return "{" + deeper + f",{deeper}".join(members) + newline + "}"
+    if isinstance(value, list | tuple) and value:
+        return "[" + deeper + f",{deeper}".join([_stringify(item, deeper) for item in value]) + newline + "]"
+    if type(value) is int and abs(value) > _MAX_SAFE_INTEGER:
+        return str(value)
+    return canonical_json(value).decode()
 
 
 def make_private_directory(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from amesh_django.protocol.errors import BackendUnavailable
 
 from .base import CreatedKey, KeyStore
-from .encrypted_file import EncryptedFileKeyStore
+from .encrypted_file import EncryptedFileKeyStore, Passphrases
 
 __all__ = ["BACKENDS", "CreatedKey", "EncryptedFileKeyStore", "KeyStore", "choose", "open_key_store"]
 
@@ -52,7 +52,7 @@ def choose(wanted: str | None = None, report: Callable[[str, str | None], None] 
     )
 
 
-def open_key_store(backend: str, *, folder: Path, passphrase: Callable[[], str]) -> KeyStore:
+def open_key_store(backend: str, *, folder: Path, passphrase: Callable[[], Passphrases]) -> KeyStore:
     """The key store of a device directory.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -165,6 +166,10 @@ def decrypt_key_file(text: str, passphrase: str) -> bytes:
     )
 
 
+#: A passphrase, or several readings of one; the first is that which new keys get.
+Passphrases = str | tuple[str, ...]
+
+
 class EncryptedFileKeyStore(KeyStore):
     """Keys in ``keys/<alias>.key.json``; each is unlocked once per process, then kept in memory.
 
@@ -178,7 +183,7 @@ class EncryptedFileKeyStore(KeyStore):
         "software protection: whoever can read the key file and its passphrase can copy the key to another machine"
     )
 
-    def __init__(self, folder: Path, passphrase: Callable[[], str]) -> None:
+    def __init__(self, folder: Path, passphrase: Callable[[], Passphrases]) -> None:
         self._folder = folder
         self._passphrase = passphrase
         self._lock = ForkSafeLock()
@@ -200,6 +205,20 @@ class EncryptedFileKeyStore(KeyStore):
                 f"The key file {path} can't be read ({error}). Check its owner and permissions."
             ) from None
 
+    def _passphrases(self) -> tuple[str, ...]:
+        found = self._passphrase()
+        return (found,) if isinstance(found, str) else found
+
+    def _decrypt(self, text: str) -> bytes:
+        first, *others = self._passphrases()
+        try:
+            return decrypt_key_file(text, first)
+        except WrongPassphrase:
+            for other in others:
+                with contextlib.suppress(WrongPassphrase):
+                    return decrypt_key_file(text, other)
+            raise
+
     def _unlock(self, alias: str) -> tuple[ec.EllipticCurvePrivateKey, bytes, bytes]:
         found = self._unlocked.get(alias)
         if found is None:
@@ -207,7 +226,7 @@ class EncryptedFileKeyStore(KeyStore):
                 found = self._unlocked.get(alias)
                 if found is None:
                     text = self._text(alias)
-                    private_key = decrypt_key_file(text, self._passphrase())
+                    private_key = self._decrypt(text)
                     key = load_private_key(private_key)
                     public_key = public_key_bytes(key)
                     if public_key != parse_key_file(text)["publicKey"]:
@@ -221,7 +240,7 @@ class EncryptedFileKeyStore(KeyStore):
         private_key = generate_private_key()
         public_key = public_key_bytes(load_private_key(private_key))
         alias = device_id(public_key)
-        text = encrypt_key_file(private_key, self._passphrase())
+        text = encrypt_key_file(private_key, self._passphrases()[0])
         make_private_directory(self._folder)
         atomic_write(self._path(alias), text)
         return CreatedKey(alias, public_key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .encoding import b64url_encode
 from .errors import InvalidInput, MalformedHeader
@@ -28,8 +28,7 @@ _VALUE = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Authorization:
+class Authorization(NamedTuple):
     """The five members of the header, as text; none is decoded or checked beyond its form.
 
     Attributes:
@@ -66,7 +65,7 @@ def parse_authorization(value: str) -> Authorization:
         raise MalformedHeader()
     match = _IN_ORDER(value)  # what clients send; the general form is several times slower
     if match:
-        return Authorization(*match.groups())
+        return Authorization._make(match.groups())
     match = _HEADER(value)
     if not match:
         raise MalformedHeader()

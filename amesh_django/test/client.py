@@ -27,8 +27,7 @@ def _raw_path(path: Any) -> str:
 
 
 def _raw_query(query: str | bytes) -> str:
-    raw = query if isinstance(query, bytes) else query.encode("latin-1")
-    return quote(raw, safe=_VISIBLE_ASCII)
+    return quote(query, safe=_VISIBLE_ASCII)
 
 
 class SignedRequests:
@@ -70,7 +69,7 @@ class SignedWSGIRequests(SignedRequests):
         """As Django's; the environment has ``RAW_URI``, as gunicorn and others give it."""
         path = request.pop(_RAW_PATH, None)
         environ = self._base_environ(**request)  # type: ignore[attr-defined]
-        query = _raw_query(environ.get("QUERY_STRING", ""))
+        query = _raw_query(environ.get("QUERY_STRING", "").encode("latin-1"))
         target = (path or quote(environ["PATH_INFO"].encode("latin-1"))) + (f"?{query}" if query else "")
         body = environ["wsgi.input"].read()
         request |= {"QUERY_STRING": query, "RAW_URI": target, "wsgi.input": FakePayload(body)}

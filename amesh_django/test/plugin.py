@@ -29,14 +29,19 @@ def amesh_device() -> EphemeralDevice:
 
 @pytest.fixture
 def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Iterator[Device]:
-    """This project's server with a new identity in a temporary directory; takes 100 controllers. Needs pytest-django."""
+    """This project's server with a new identity in a temporary directory; takes 100 controllers. Needs pytest-django.
+
+    It notes no "last seen" unless ``AMESH["LAST_SEEN_SECONDS"]`` says so: Django's async test client would have that written by
+    a thread of its own, beside the transaction of the test.
+    """
     from amesh_django import server
 
     from .devices import EphemeralDevice
 
     path = tmp_path_factory.mktemp("amesh_server")
     device = EphemeralDevice("test server").write(path, max_controllers=100)
-    settings.AMESH = {**getattr(settings, "AMESH", {}), "DIR": str(path), "SEAL_KEY_FILE": None}
+    theirs = getattr(settings, "AMESH", {})
+    settings.AMESH = {"LAST_SEEN_SECONDS": 0, **theirs, "DIR": str(path), "SEAL_KEY_FILE": None}
     server.reset()
     yield device
     server.reset()

@@ -1,7 +1,6 @@
 """How a command speaks: words and facts on stdout, questions and warnings on stderr, or JSON for programs.
 
-The two front ends differ in how a line gets to the terminal, and in nothing else: they implement :meth:`Console.write_line`,
-:meth:`Console.write_data` and say in their options whether ``--json`` and ``--no-input`` are set.
+The two front ends differ in how a line gets to the terminal, and in nothing else.
 """
 
 from __future__ import annotations
@@ -9,7 +8,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
+import shutil
 import sys
+import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,12 +24,22 @@ from amesh_django.protocol.errors import AmeshError
 Tone = Literal["plain", "title", "good", "warning", "bad", "quiet"]
 
 LOGGER = "amesh_django"
+INTERRUPTED_CODE = "interrupted"
 
 
 class Refused(AmeshError):
-    """A person, or the safe default, said no. Nothing was changed."""
+    """A question that nobody answers: the safe default is no. Nothing was changed."""
 
     code = "refused"
+
+
+class Declined(AmeshError):
+    """A person said no."""
+
+    code = "declined"
+
+    def __str__(self) -> str:
+        return "Nothing was changed."
 
 
 class UsageProblem(AmeshError):
@@ -69,17 +81,25 @@ def facts(*pairs: tuple[str, str]) -> list[Line]:
     return [Line(value, label=label.ljust(width)) for label, value in pairs]
 
 
+def forget_stdout() -> None:
+    """Whoever read stdout is gone (``| head``): what is still to be written goes nowhere, without a complaint at exit."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class Console(ABC):
     """Where a command's words go.
 
     Args:
         as_json: one JSON document on stdout, JSON lines on stderr, no words.
         no_input: answer every question with its safe default.
+        owns_terminal: the process runs for this command alone: what is logged does not go between its words.
     """
 
-    def __init__(self, *, as_json: bool = False, no_input: bool = False) -> None:
+    def __init__(self, *, as_json: bool = False, no_input: bool = False, owns_terminal: bool = True) -> None:
         self.as_json = as_json
         self.no_input = no_input
+        self.owns_terminal = owns_terminal
         self._stdin_is_taken = False
         self._warned: set[str] = set()
 
@@ -92,6 +112,10 @@ class Console(ABC):
     @abstractmethod
     def write_data(self, data: bytes) -> None:
         """Write bytes to stdout as they are."""
+
+    def is_terminal(self, *, err: bool = False) -> bool:
+        """True if a person reads stdout, or stderr."""
+        return (sys.stderr if err else sys.stdout).isatty()
 
     # --- what a command calls -----------------------------------------------------------------------------------------
 
@@ -119,6 +143,8 @@ class Console(ABC):
         """Why the command failed, on stderr."""
         if self.as_json:
             self._json({"error": code, "message": message}, err=True)
+        elif code in (Declined.code, INTERRUPTED_CODE):  # that is no mistake
+            self._show(message, err=True)
         else:
             self._show(Line(f"Error: {message}", "bad"), err=True)
 
@@ -193,21 +219,36 @@ class Console(ABC):
 
     @contextlib.contextmanager
     def hearing_logs(self) -> Iterator[None]:
-        """Warnings that the library logs are the command's warnings. Errors are not repeated: they are raised as well."""
-        handler = _WarningHandler(self)
+        """Warnings that the library logs are the command's warnings. Errors are not repeated: they are raised as well.
+
+        Handlers of the project that write to files or elsewhere get everything as ever.
+        """
+        listener = _WarningHandler(self)
         logger = logging.getLogger(LOGGER)
-        logger.addHandler(handler)
+        at_terminal = [
+            handler
+            for handler in (*logging.getLogger().handlers, *logger.handlers)
+            if self.owns_terminal and getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
+        ]
+        logger.addHandler(listener)
+        for handler in at_terminal:
+            handler.addFilter(_is_not_ours)
         try:
             yield
         finally:
-            logger.removeHandler(handler)
+            logger.removeHandler(listener)
+            for handler in at_terminal:
+                handler.removeFilter(_is_not_ours)
 
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _show(self, line: Line | str, *, err: bool, end: str = "\n") -> None:
         if isinstance(line, str):
             line = Line(line)
-        self.write_line(Line(clean_line(line.text), line.tone, clean_line(line.label)), err=err, end=end)
+        text, label = clean_line(line.text), clean_line(line.label)
+        if not label and self.is_terminal(err=err):
+            text = _wrap(text)
+        self.write_line(Line(text, line.tone, label), err=err, end=end)
 
     def _json(self, value: Any, *, err: bool) -> None:
         # ASCII only, so that a name keeps its true value and still can't reach the terminal as control characters.
@@ -241,6 +282,23 @@ class Console(ABC):
                 return terminal.readline()
         except OSError:
             return ""
+
+
+def _wrap(text: str) -> str:
+    """Break a sentence between words for the terminal. Ids, keys and paths stay in one piece, so that they can be copied."""
+    margin = " " * (len(text) - len(text.lstrip()))
+    width = max(shutil.get_terminal_size().columns - 1, 40)
+    if len(text) <= width:
+        return text
+    trailing = text[len(text.rstrip()) :]
+    wrapped = textwrap.fill(
+        text, width, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+    return wrapped + trailing
+
+
+def _is_not_ours(record: logging.LogRecord) -> bool:
+    return record.name.partition(".")[0] not in (LOGGER, "httpx", "httpcore")
 
 
 class _WarningHandler(logging.Handler):

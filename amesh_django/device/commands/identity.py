@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
+from dataclasses import replace
 
 from amesh_django import keystore
-from amesh_django.device import init_device, read_identity
+from amesh_django.device import Device, init_device, read_identity
 from amesh_django.protocol.display import clean
 from amesh_django.protocol.errors import DirectoryError, KeyStoreError
 from amesh_django.protocol.key_line import build_key_line
@@ -42,7 +43,9 @@ def init(context: Context, *, name: str, backend: str | None, force: bool, max_c
         max_controllers=max_controllers,
         report=report,
     )
-    context.own_device()  # says what is open to others in a directory that was there before
+    replace(
+        context, device=lambda: Device(context.directory)
+    ).own_device()  # a directory from before may be open to others
     store = keystore.open_key_store(identity.storage_backend, folder=context.directory / "keys", passphrase=lambda: "")
     say(
         "",
@@ -55,7 +58,10 @@ def init(context: Context, *, name: str, backend: str | None, force: bool, max_c
             ("Directory", str(context.directory)),
         ),
         "",
-        Line(f"Mind: the key has {store.protection}.", "warning" if identity.storage_backend == "encrypted-file" else "plain"),
+        Line(
+            f"Mind: the key has {store.protection}.",
+            "warning" if identity.storage_backend == "encrypted-file" else "plain",
+        ),
     )
     if before is not None:
         say(
@@ -63,15 +69,15 @@ def init(context: Context, *, name: str, backend: str | None, force: bool, max_c
             f"It replaces {before.device_id}: whoever trusted that device must be given the new key.",
             f"Whom that device trusted is kept in allow_list.{before.device_id}.json, and is not trusted any more.",
         )
-    export, trust = context.command("export-key"), f"{context.command('trust')} LINE --role controller"
+    trust = "trust LINE --role controller"
     say(
         "",
         Line("Next steps", "title"),
-        "  If others are to call this device (a target, such as a server):",
-        *facts(("on the other device", "amesh export-key"), ("here", trust)),
-        "  If this device is to call others (a controller, such as a laptop):",
-        *facts(("here", export), ("on the other device", "amesh trust LINE --role controller")),
-        Line("  LINE is what export-key prints. On a Django server amesh_export_key and amesh_trust do the same.", "quiet"),
+        "  To let another device call this one (this device is the target, such as a server):",
+        *facts(("  there", "amesh export-key"), ("  here", context.command(trust))),
+        "  To call another device (this device is the controller, such as a laptop):",
+        *facts(("  here", context.command("export-key")), ("  there", f"amesh {trust}")),
+        Line("  LINE is what export-key prints. On a Django server: manage.py amesh_export_key, amesh_trust.", "quiet"),
     )
     context.console.result(
         {
@@ -90,10 +96,15 @@ INIT = Command(
     init,
     (
         Option(("--name",), "What people call this device.", metavar="NAME", required=True),
-        Option(("--backend",), "Where the key is to live; else the best that this machine has.", choices=keystore.BACKENDS),
+        Option(
+            ("--backend",), "Where the key is to live; else the best that this machine has.", choices=keystore.BACKENDS
+        ),
         Option(("--force",), "Replace an identity that is there. Its key is deleted.", "flag"),
         Option(
-            ("--max-controllers",), "How many controllers may be trusted at a time; 1 if left out.", "number", metavar="N"
+            ("--max-controllers",),
+            "How many controllers may be trusted at a time; 1 if left out.",
+            "number",
+            metavar="N",
         ),
     ),
 )
@@ -103,6 +114,8 @@ def export_key(context: Context) -> None:
     """Print this device's public key and name as one line."""
     identity = context.own_device().identity
     line = build_key_line(identity.public_key, clean(identity.friendly_name))
+    if context.console.is_terminal():
+        context.console.hint(f"Device id {identity.device_id}: compare it where this line is trusted.")
     context.console.data(line)
     context.console.result({**identity_json(identity), "line": line})
 
@@ -136,7 +149,10 @@ def sign_test(context: Context) -> None:
             ("Device id", device.identity.device_id),
             ("Name", clean(device.identity.friendly_name)),
             ("Back end", device.identity.storage_backend),
-            ("Signing", f"{milliseconds['milliseconds']:.2f} ms, the first time {milliseconds['firstMilliseconds']:.0f} ms"),
+            (
+                "Signing",
+                f"{milliseconds['milliseconds']:.2f} ms, the first time {milliseconds['firstMilliseconds']:.0f} ms",
+            ),
         ),
     )
     rounded = {key: round(value, 3) for key, value in milliseconds.items()}

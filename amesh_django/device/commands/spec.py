@@ -12,7 +12,7 @@ from amesh_django.device import AllowList, Device, permission_problems
 from amesh_django.device.allow_list import utc_now
 from amesh_django.protocol.errors import AmeshError
 
-from .console import Console, Interrupted, Line, Refused, UsageProblem
+from .console import INTERRUPTED_CODE, Console, Declined, Interrupted, Line, UsageProblem
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -24,7 +24,7 @@ class Option:
     Attributes:
         flags: ``("--data", "-d")``; the first gives the name of the parameter. ``("device_id",)`` is an argument.
         help: one sentence.
-        kind: ``text``, ``number``, ``flag`` (given or not) or ``switch`` (``--x``, ``--no-x`` or neither).
+        kind: ``text``, ``number``, ``seconds``, ``flag`` (given or not) or ``switch`` (``--x``, ``--no-x`` or neither).
         metavar: what stands for the value in the help.
         choices: the values allowed.
         required: an argument or option that may not be left out.
@@ -34,7 +34,7 @@ class Option:
 
     flags: tuple[str, ...]
     help: str
-    kind: Literal["text", "number", "flag", "switch"] = "text"
+    kind: Literal["text", "number", "seconds", "flag", "switch"] = "text"
     metavar: str | None = None
     choices: tuple[str, ...] = ()
     required: bool = False
@@ -54,7 +54,9 @@ class Option:
 
 YES = Option(("--yes", "-y"), "Do it without asking.", "flag")
 #: Options of every command; the front ends hand them to the console.
-JSON = Option(("--json",), "Print one JSON document for programs; warnings and errors are JSON lines on stderr.", "flag")
+JSON = Option(
+    ("--json",), "Print one JSON document for programs; warnings and errors are JSON lines on stderr.", "flag"
+)
 NO_INPUT = Option(("--no-input",), "Never ask: what would be asked is answered with no.", "flag")
 
 
@@ -97,11 +99,12 @@ class Context:
         """Ask before something is done, unless *yes*.
 
         Raises:
-            Refused: the answer is no.
+            Declined: the answer is no.
+            Refused: nobody answers.
             Interrupted: Ctrl-C.
         """
         if not yes and not self.console.ask(question, about=about, instead=instead):
-            raise Refused("Nothing was changed.")
+            raise Declined()
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +146,18 @@ class Failure(NamedTuple):
     message: str
 
 
-def attempt(command: Command, context: Context, options: dict[str, Any]) -> Failure | None:
+def attempt(
+    command: Command,
+    context: Context,
+    options: dict[str, Any],
+    *,
+    translate: Callable[[Exception], AmeshError | None] = lambda error: None,
+) -> Failure | None:
     """Run a command. Never raises for what a person, a file or a network can do.
 
     Args:
         options: the command's own options by name.
+        translate: what the front end knows better of an error; None where it knows nothing.
 
     Returns:
         None if it was done; otherwise why not. Printing that is the front end's part.
@@ -155,17 +165,19 @@ def attempt(command: Command, context: Context, options: dict[str, Any]) -> Fail
     with context.console.hearing_logs():
         try:
             command.run(context, **options)
-        except UsageProblem as error:
-            return Failure(WRONG_USAGE, error.code, str(error))
-        except AmeshError as error:
-            return Failure(FAILED, error.code, str(error))
         except KeyboardInterrupt as interrupt:
             text = str(interrupt) if isinstance(interrupt, Interrupted) else "Interrupted."
-            return Failure(INTERRUPTED, "interrupted", text)
+            return Failure(INTERRUPTED, INTERRUPTED_CODE, text)
         except BrokenPipeError:
             raise
-        except OSError as error:
-            place = f"{error.filename}: " if error.filename else ""
-            return Failure(FAILED, "os_error", f"{place}{error.strerror or error}. Check path, owner and permissions.")
+        except Exception as error:
+            known = translate(error) or error
+            if isinstance(known, AmeshError):
+                exit_code = WRONG_USAGE if isinstance(known, UsageProblem) else FAILED
+                return Failure(exit_code, known.code, str(known))
+            if isinstance(known, OSError):
+                place = f"{known.filename}: " if known.filename else ""
+                why = known.strerror or str(known)
+                return Failure(FAILED, "os_error", f"{place}{why}. Check path, owner and permissions.")
+            raise
     return None
-

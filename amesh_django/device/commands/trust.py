@@ -11,7 +11,7 @@ from amesh_django.protocol.errors import ControllerLimitReached, InvalidInput
 from amesh_django.protocol.key_line import KeyLine, parse_key_line
 from amesh_django.protocol.keys import encode_public_key
 
-from .console import Line, Refused, UsageProblem, facts
+from .console import Declined, Line, UsageProblem, facts
 from .spec import YES, Command, Context, Option
 from .words import MEANING, named, permissions, when
 
@@ -23,7 +23,9 @@ def trust(context: Context, *, line: str, role: Role, shell: bool, replace: str 
     own_key = context.own_device().identity.public_key
     found = _read_line(context, line)
     if found.public_key == own_key:
-        raise InvalidInput("This is the key of this device itself. Run export-key on the other device and take its line.")
+        raise InvalidInput(
+            "This is the key of this device itself. Run export-key on the other device and take its line."
+        )
     allow_list = context.allow_list()
     entry = DeviceEntry.new(
         found.public_key,
@@ -34,15 +36,14 @@ def trust(context: Context, *, line: str, role: Role, shell: bool, replace: str 
     )
     known = allow_list.find(entry.public_key)
     about = _about(entry, known, context.past(entry.public_key))
+    replaced: DeviceEntry | None
     if replace is not None:
         replaced = _named_replacement(allow_list, entry, replace)
+        context.confirm(_replacement_question(replaced), about=about, yes=yes)
     else:
         replaced = _offered_replacement(context, allow_list, entry, known, about)
-        yes = yes or replaced is not None
-    if replaced is None:
-        context.confirm("Trust this device?", about=about, yes=yes)
-    else:
-        context.confirm(_replacement_question(replaced), about=about, yes=yes)
+        if replaced is None:
+            context.confirm("Trust this device?", about=about, yes=yes)
     allow_list.add(entry, replacing=replaced.device_id if replaced else None)
     context.console.say(
         Line(f"{'Refreshed' if known else 'Trusted'}: {named(entry)} as {role}: {MEANING[role]}.", "good")
@@ -75,21 +76,25 @@ def _about(entry: DeviceEntry, known: DeviceEntry | None, past: str | None) -> l
             ("Name", entry.friendly_name),
             ("Public key", encode_public_key(entry.public_key)),
             ("Role", f"{entry.role}: {MEANING[entry.role]}"),
-            ("May", permissions(entry)),
+            ("Permissions", permissions(entry) or "none"),
         ),
     ]
     if known is not None:
-        lines += ["", f"It is known already, added {when(known.added_at)}, and will be refreshed:", *_changes(entry, known)]
+        lines += [
+            "",
+            f"It is known already, added {when(known.added_at)}, and will be refreshed:",
+            *_changes(entry, known),
+        ]
     elif past is not None:
         lines += ["", Line(past, "warning")]
-    return [*lines, "", "Compare the device id with the one on its own screen (export-key --json, or list)."]
+    return [*lines, "", "Compare the device id with the one on its own screen: export-key and list show it there."]
 
 
 def _changes(entry: DeviceEntry, known: DeviceEntry) -> list[Line]:
     pairs = [
         ("Name", clean(known.friendly_name), entry.friendly_name),
         ("Role", clean(known.role), entry.role),
-        ("May", permissions(known), permissions(entry)),
+        ("Permissions", permissions(known) or "none", permissions(entry) or "none"),
     ]
     changed = [(label, f"{old} -> {new}") for label, old, new in pairs if old != new]
     return facts(*(changed or [("Unchanged", "name, role and permissions")]))
@@ -102,7 +107,9 @@ def _replacement_question(replaced: DeviceEntry) -> str:
 def _named_replacement(allow_list: AllowList, entry: DeviceEntry, replace: str) -> DeviceEntry:
     replaced = allow_list.get(replace)
     if replaced.public_key == entry.public_key:
-        raise UsageProblem("--replace names the very device that is to be trusted. Leave it out: a known device is refreshed.")
+        raise UsageProblem(
+            "--replace names the very device that is to be trusted. Leave it out: a known device is refreshed."
+        )
     return replaced
 
 
@@ -113,7 +120,7 @@ def _offered_replacement(
 
     Raises:
         ControllerLimitReached: nobody is there to be asked, or one less would not be enough.
-        Refused: the answer is no.
+        Declined: the answer is no.
     """
     limit = allow_list.controller_limit
     is_counted = known is not None and known.role == CONTROLLER
@@ -140,7 +147,7 @@ def _offered_replacement(
     choices = [named(other) for other in controllers]
     chosen = context.console.choose("Which one is to be revoked?", choices, about=about, instead=instead)
     if chosen is None:
-        raise Refused("Nothing was changed.")
+        raise Declined()
     context.confirm(_replacement_question(controllers[chosen]), about=[], yes=False, instead=instead)
     return controllers[chosen]
 
@@ -150,7 +157,12 @@ TRUST = Command(
     "Trust a device by hand, from the line that export-key printed there.",
     trust,
     (
-        Option(("line",), "The line that export-key printed on the other device; - reads it from stdin.", metavar="LINE", required=True),
+        Option(
+            ("line",),
+            "The line that export-key printed on the other device; - reads it from stdin.",
+            metavar="LINE",
+            required=True,
+        ),
         Option(
             ("--role",),
             "controller: it may authenticate to this device. target: this device may authenticate to it.",

@@ -19,7 +19,7 @@ DEVICE_ID = Option(("device_id",), "Device id of a trusted device, am_ and 16 ch
 def device_lines(entry: DeviceEntry) -> list[Line]:
     """A trusted device on two lines. Id first after the role, so that ids stand below each other."""
     role = f"[{clean(entry.role)}]".ljust(_ROLE_WIDTH)
-    added = f"added {when(entry.added_at)} ({clean(entry.added_by)}), {permissions(entry)}"
+    added = f"added {when(entry.added_at)} ({clean(entry.added_by)}), {permissions(entry) or 'no shell'}"
     return [
         Line(f"{clean(entry.device_id)}  {clean(entry.friendly_name)}", label=role),
         Line(f"  {'':{_ROLE_WIDTH}}  {added}", "quiet"),
@@ -45,16 +45,20 @@ def list_devices(context: Context) -> None:
     )
     if entries:
         controllers = sum(entry.role == CONTROLLER for entry in entries)
-        say(Line(f"Trusted devices: {len(entries)} ({controllers} of {allow_list.controller_limit} controllers)", "title"))
+        say(
+            Line(
+                f"Trusted devices: {len(entries)} ({controllers} of {allow_list.controller_limit} controllers)", "title"
+            )
+        )
         say(*[line for entry in entries for line in device_lines(entry)])
         say("", *[Line(f"  {f'[{role}]'.ljust(_ROLE_WIDTH)}  {MEANING[role]}", "quiet") for role in ROLES])
     else:
         say(
             Line("No device is trusted yet", "title"),
-            "  To trust one, run there and here, with the line that it prints:",
+            "  To trust one by hand, take the line that export-key prints there:",
             *facts(
-                ("on the other device", "amesh export-key"),
-                ("here", f"{context.command('trust')} LINE --role controller"),
+                ("  there", "amesh export-key"),
+                ("  here", f"{context.command('trust')} LINE --role controller"),
             ),
             Line(f"  Role controller: {MEANING['controller']}. Role target: {MEANING['target']}.", "quiet"),
         )

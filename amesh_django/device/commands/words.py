@@ -32,9 +32,8 @@ def named(entry: DeviceEntry) -> str:
 
 
 def permissions(entry: DeviceEntry) -> str:
-    """What a device may do besides, in a few words."""
-    granted = sorted(clean(name) for name, value in entry.permissions.items() if value)
-    return ", ".join(granted) or "no shell"
+    """What a device may do besides; empty if nothing."""
+    return ", ".join(sorted(clean(name) for name, value in entry.permissions.items() if value))
 
 
 def has_shell(entry: DeviceEntry) -> bool:

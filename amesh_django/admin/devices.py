@@ -1,0 +1,300 @@
+"""Devices in the admin: sealed, so read-only; what can be done is to revoke them and to map them to a Django user."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+from django import forms
+from django.contrib import admin, messages
+from django.contrib.admin.exceptions import NotRegistered
+from django.contrib.admin.widgets import AutocompleteSelect, ForeignKeyRawIdWidget
+from django.contrib.auth import get_user_model
+from django.db import models, transaction
+from django.db.models import F, QuerySet
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.urls import URLPattern
+from django.utils.decorators import method_decorator
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as text
+from django.utils.translation import gettext_lazy as _
+from django.views.decorators.csrf import csrf_protect
+
+from amesh_django import snapshot
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.models import Device
+from amesh_django.protocol.allow_list import CONTROLLER, TARGET
+from amesh_django.protocol.display import clean_line
+from amesh_django.protocol.errors import InvalidInput
+from amesh_django.protocol.keys import decode_public_key, encode_public_key
+
+from . import mapping, shown
+from .filters import LastSeenFilter, StateFilter, UserFilter
+from .history import MOST, history, permissions
+from .revoking import RevokingAdmin
+from .trouble import REFUSALS, explain, trouble
+
+_ROLES = {
+    CONTROLLER: _("controller: it may authenticate to this server"),
+    TARGET: _("target: this server may authenticate to it, it may not authenticate here"),
+}
+
+
+@admin.register(Device)
+class DeviceAdmin(RevokingAdmin):
+    """Permissions: ``amesh.view_device`` to look, ``amesh.revoke_device`` besides to revoke, ``amesh.change_device`` to map."""
+
+    list_display = (
+        "shown_name",
+        "shown_id",
+        "shown_role",
+        "state",
+        "added",
+        "last_seen",
+        "shown_added_by",
+        "shown_user",
+    )
+    list_display_links = ("shown_name",)
+    list_filter = (StateFilter, "role", "added_by", UserFilter, LastSeenFilter)
+    list_per_page = 50
+    date_hierarchy = "added_at"
+    ordering = ("-added_at", "-id")
+    actions = ("revoke_selected",)
+    search_help_text = _("Name, device id, public key or user name")
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Never: trust is made by pairing or by a command."""
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Device | None = None) -> bool:
+        """Never: a revoked device keeps its row."""
+        return False
+
+    def get_model_perms(self, request: HttpRequest) -> dict[str, bool]:
+        """As always; and, as this is asked for whenever the index is made, the warning there about a broken seal."""
+        perms = super().get_model_perms(request)
+        match = request.resolver_match
+        if perms.get("view") and match is not None and match.url_name == "index" and "admin" in match.app_names:
+            self._warn_once(request)
+        return perms
+
+    def _warn_once(self, request: HttpRequest) -> None:
+        # The index has no place for others to add to, but it shows messages; it asks for the permissions more than once.
+        if request.__dict__.setdefault("_amesh_warned", False):
+            return
+        request.__dict__["_amesh_warned"] = True
+        found = trouble()
+        if found is not None:
+            commands = "; ".join(command for command, _what in found.steps)
+            mend = text(" Mend it on the server: %(commands)s.") % {"commands": commands} if commands else ""
+            messages.error(request, f"amesh: {found.title} {found.why}{mend}", fail_silently=True)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
+        """From the database that is written to: a replica that lags would show a revoked device as trusted."""
+        devices = Device.objects.using(snapshot.database()).select_related("user", "activity")
+        return devices.annotate(last_seen_at=F("activity__last_seen_at")).order_by(*self.ordering)
+
+    def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
+        """What the search box looks in; the name of a user is whatever the project says."""
+        return ("device_id", "friendly_name", "public_key", f"user__{get_user_model().USERNAME_FIELD}")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
+    ) -> tuple[QuerySet[Device], bool]:
+        """A public key is found in each of its spellings."""
+        with contextlib.suppress(InvalidInput):
+            search_term = encode_public_key(decode_public_key(search_term.strip()))
+        return super().get_search_results(request, queryset, search_term)
+
+    # --- the list ----------------------------------------------------------------------------------------------------
+
+    @admin.display(description=_("name"), ordering="friendly_name")
+    def shown_name(self, device: Device) -> str:
+        """Name."""
+        return shown.name(device)
+
+    @admin.display(description=_("device id"), ordering="device_id")
+    def shown_id(self, device: Device) -> SafeString:
+        """Device id."""
+        return shown.code(device.device_id)
+
+    @admin.display(description=_("role"), ordering="role")
+    def shown_role(self, device: Device) -> str:
+        """Role."""
+        return shown.choice(device.get_role_display())
+
+    @admin.display(description=_("state"), ordering="revoked_at")
+    def state(self, device: Device) -> SafeString:
+        """Trusted or revoked."""
+        return shown.state(device)
+
+    @admin.display(description=_("added"), ordering="added_at")
+    def added(self, device: Device) -> SafeString:
+        """When it was added."""
+        return shown.labelled(_("added"), shown.day(device.added_at))
+
+    @admin.display(description=_("last seen"), ordering=F("last_seen_at").asc(nulls_first=True))
+    def last_seen(self, device: Device) -> SafeString:
+        """When it was last let in."""
+        return shown.labelled(_("last seen"), shown.ago(getattr(device, "last_seen_at", None)))
+
+    @admin.display(description=_("added by"), ordering="added_by")
+    def shown_added_by(self, device: Device) -> SafeString:
+        """How trust was made."""
+        return shown.labelled(_("added by"), shown.choice(device.get_added_by_display()))
+
+    @admin.display(description=_("mapped user"), ordering="user")
+    def shown_user(self, device: Device) -> SafeString:
+        """The Django user as which it acts."""
+        name = clean_line(device.user.get_username()) if device.user is not None else shown.NOTHING
+        return shown.labelled(_("mapped user"), name)
+
+    # --- the page of one device --------------------------------------------------------------------------------------
+
+    def get_fieldsets(self, request: HttpRequest, obj: Device | None = None) -> Any:
+        """What is sealed, and the user."""
+        trust = ["added_in_full", "shown_added_by_alone", "seen_in_full"]
+        if obj is not None and obj.is_revoked:
+            trust += ["revoked_in_full", "revoked_by_whom", "why_revoked"]
+        return [
+            (None, {"fields": ["shown_id", "shown_name", "state", "role_in_words", "shown_permissions", "shown_key"]}),
+            (_("Trust"), {"fields": trust}),
+            (_("Acts as"), {"fields": ["user"]}),
+        ]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Device | None = None) -> list[str]:
+        """Everything but the user."""
+        fieldsets = self.get_fieldsets(request, obj)
+        return [name for _title, options in fieldsets for name in options["fields"] if name != "user"]
+
+    @admin.display(description=_("role"))
+    def role_in_words(self, device: Device) -> str:
+        """What the role means."""
+        return str(_ROLES.get(device.role, clean_line(device.role)))
+
+    @admin.display(description=_("permissions"))
+    def shown_permissions(self, device: Device) -> str:
+        """Such as shell."""
+        return permissions(device.permissions_json)
+
+    @admin.display(description=_("public key"))
+    def shown_key(self, device: Device) -> SafeString:
+        """Compressed, base64."""
+        return shown.code(device.public_key)
+
+    @admin.display(description=_("added"))
+    def added_in_full(self, device: Device) -> str:
+        """Date and time."""
+        return shown.full_time(device.added_at)
+
+    @admin.display(description=_("added by"))
+    def shown_added_by_alone(self, device: Device) -> str:
+        """Without the label that a narrow list needs."""
+        return shown.choice(device.get_added_by_display())
+
+    @admin.display(description=_("last seen"))
+    def seen_in_full(self, device: Device) -> SafeString | str:
+        """How long ago, and when."""
+        moment = getattr(device, "last_seen_at", None)
+        return format_html("{} ({})", shown.ago(moment), shown.full_time(moment)) if moment else shown.ago(None)
+
+    @admin.display(description=_("revoked"))
+    def revoked_in_full(self, device: Device) -> str:
+        """Date and time."""
+        return shown.full_time(device.revoked_at)
+
+    @admin.display(description=_("revoked by"))
+    def revoked_by_whom(self, device: Device) -> str:
+        """User name, or what the command was told."""
+        return clean_line(device.revoked_by) or shown.NOTHING
+
+    @admin.display(description=_("reason"))
+    def why_revoked(self, device: Device) -> str:
+        """As it was given."""
+        return clean_line(device.revoke_reason) or shown.NOTHING
+
+    def render_change_form(
+        self,
+        request: HttpRequest,
+        context: dict[str, Any],
+        add: bool = False,
+        change: bool = False,
+        form_url: str = "",
+        obj: Device | None = None,
+    ) -> HttpResponse:
+        """The page, with the history of the device and the button that revokes."""
+        if obj is not None:
+            lines, older = history(obj.device_id)
+            context |= {
+                "amesh_history": lines,
+                "amesh_history_most": MOST if older else None,
+                "amesh_may_revoke": not obj.is_revoked and self.has_revoke_permission(request, obj),
+                "amesh_revision_field": mapping.REVISION_FIELD,
+            }
+        return super().render_change_form(request, context, add, change, form_url, obj)
+
+    # --- mapping to a user -------------------------------------------------------------------------------------------
+
+    def get_form(
+        self, request: HttpRequest, obj: Device | None = None, change: bool = False, **kwargs: Any
+    ) -> type[forms.ModelForm[Device]]:
+        """The form, which knows who is asking."""
+        form = type("DeviceForm", (mapping.MappingForm,), {"actor": request.user})
+        return super().get_form(request, obj, change, **{"form": form, "help_texts": {"user": mapping.HELP}, **kwargs})
+
+    def formfield_for_dbfield(
+        self, db_field: models.Field[Any, Any], request: HttpRequest, **kwargs: Any
+    ) -> forms.Field | None:
+        """The user: searched for by those who may see users in the admin, else typed as a primary key."""
+        if not isinstance(db_field, models.ForeignKey):  # the user is the only one
+            return super().formfield_for_dbfield(db_field, request, **kwargs)
+        kwargs["widget"] = (
+            AutocompleteSelect(db_field, self.admin_site)
+            if self._may_search_users(request)
+            else ForeignKeyRawIdWidget(db_field.remote_field, self.admin_site)
+        )
+        return db_field.formfield(**kwargs)
+
+    def _may_search_users(self, request: HttpRequest) -> bool:
+        try:
+            users = self.admin_site.get_model_admin(get_user_model())
+        except NotRegistered:
+            return False
+        return bool(users.get_search_fields(request)) and users.has_view_permission(request)
+
+    def get_urls(self) -> list[URLPattern]:
+        """Not inside of a transaction of ATOMIC_REQUESTS: a change of the list tries again by itself, which needs its own."""
+        urls = super().get_urls()
+        alone = transaction.non_atomic_requests(using=snapshot.database())
+        for pattern in urls:
+            if pattern.name in {
+                f"{self.opts.app_label}_{self.opts.model_name}_{name}" for name in ("change", "revoke")
+            }:
+                pattern.callback = alone(pattern.callback)
+        return urls
+
+    @method_decorator(csrf_protect)
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """The page of a device. Without the transaction that the admin puts around it, for the same reason."""
+        if request.method != "POST":
+            return super().changeform_view(request, object_id, form_url, extra_context)
+        try:
+            view: Any = self._changeform_view  # type: ignore[attr-defined]
+            response: HttpResponse = view(request, object_id, form_url, extra_context)
+        except REFUSALS as error:
+            self.message_user(request, explain(error), messages.ERROR)
+            return HttpResponseRedirect(request.get_full_path())
+        return response
+
+    def save_model(self, request: HttpRequest, obj: Device, form: Any, change: Any) -> None:
+        """Map the device, under the seal; nothing else of a device is saved here."""
+        if "user" in form.changed_data:
+            snapshot.current()  # finds more than a change does, such as a list that was rolled back
+            DatabaseAllowList(by=request.user.get_username()).map_user(obj.device_id, obj.user)

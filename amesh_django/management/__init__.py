@@ -1,0 +1,1 @@
+"""SECOND: what ``manage.py amesh_*`` is made of."""

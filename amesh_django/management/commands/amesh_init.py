@@ -1,0 +1,37 @@
+"""``manage.py amesh_init``: the identity of this server, in the directory that the settings name."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from typing import Any, ClassVar
+
+from django.db import Error
+
+from amesh_django import server, snapshot
+from amesh_django.conf import amesh_settings
+from amesh_django.device import commands
+from amesh_django.management.base import AmeshCommand, call_of
+from amesh_django.sealing import read_seal
+
+
+def _init(context: commands.Context, **options: Any) -> None:
+    try:
+        commands.INIT.run(context, **options)
+    finally:
+        server.reset()
+    is_sealed = False
+    if amesh_settings().SEAL_KEY_FILE is None:
+        with contextlib.suppress(Error):  # not migrated yet: then no list is there either
+            is_sealed = read_seal(snapshot.database()) is not None
+    if is_sealed:
+        context.console.warn(
+            "The database holds a list of trusted devices that was sealed by another identity. Nobody on it is let in until you "
+            f"have looked at it and accepted it: {call_of('integrity')} --reseal"
+        )
+
+
+class Command(AmeshCommand):
+    """See :mod:`amesh_django.device.commands`."""
+
+    spec: ClassVar[commands.Command] = dataclasses.replace(commands.INIT, run=_init)

@@ -1,0 +1,1 @@
+"""The ``amesh`` command, for machines without a Django project."""

@@ -1,0 +1,21 @@
+"""Entry point of ``amesh``: says what to install where click or rich is missing, else hands over to the application."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from .app import run
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in ("click", "rich"):
+            raise
+        sys.exit(f"The amesh command needs {missing}. Install it: pip install 'amesh-django[cli]'")
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
