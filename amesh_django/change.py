@@ -79,18 +79,16 @@ class Change:
         self.changed = True
 
     def _record(self, device: Device, action: str) -> None:
-        row = journal_row(row_values(device))
-        self._journal.append(
-            AllowListChange(
-                revision=self.revision,
-                device_id=device.device_id,
-                action=action,
-                at=now(),
-                by=self._by,
-                row=row,
-                mac=journal_mac(self._keys, revision=self.revision, device_id=device.device_id, action=action, row=row),
-            )
+        line = AllowListChange(
+            revision=self.revision,
+            device_id=device.device_id,
+            action=action,
+            at=now(),
+            by=self._by,
+            row=journal_row(row_values(device)),
         )
+        line.mac = journal_mac(self._keys, line)
+        self._journal.append(line)
 
     def insert(self, devices: Iterable[Device]) -> None:
         """Add rows."""

@@ -25,6 +25,7 @@ from .sealing import (
     hash_row,
     is_active_controller,
     iterate_rows,
+    journal_line_is_genuine,
     journal_mac,
     journal_row,
     make_seal,
@@ -77,8 +78,7 @@ def _sealed_rows(using: str, keys: SealKeys, revision: int | None) -> tuple[dict
     if revision is not None:
         lines = lines.filter(revision__lte=revision)
     for line in lines.iterator(chunk_size=5000):
-        mac = journal_mac(keys, revision=line.revision, device_id=line.device_id, action=line.action, row=line.row)
-        if not secrets.compare_digest(mac.encode(), line.mac.encode("utf-8", "replace")):
+        if not journal_line_is_genuine(keys, line):
             forged += 1
         elif line.action == AllowListChange.Action.PURGED:
             newest.pop(line.device_id, None)
@@ -158,21 +158,14 @@ def reseal(using: str, by: str) -> None:
                 lines.append((values[1], AllowListChange.Action.RESEALED, row))
         for name, gone in sealed.items():
             lines.append((name, AllowListChange.Action.PURGED, json.dumps(gone)))
-        AllowListChange.objects.using(using).bulk_create(
-            (
-                AllowListChange(
-                    revision=revision,
-                    device_id=name,
-                    action=action,
-                    at=now(),
-                    by=by[:150],
-                    row=row,
-                    mac=journal_mac(keys, revision=revision, device_id=name, action=action, row=row),
-                )
-                for name, action, row in lines
-            ),
-            batch_size=BATCH,
-        )
+        moment = now()
+        journal = [
+            AllowListChange(revision=revision, device_id=name, action=action, at=moment, by=by[:150], row=row)
+            for name, action, row in lines
+        ]
+        for line in journal:
+            line.mac = journal_mac(keys, line)
+        AllowListChange.objects.using(using).bulk_create(journal, batch_size=BATCH)
         after = make_seal(
             keys,
             revision=revision,

@@ -19,6 +19,8 @@ def is_protected(path: str) -> bool:
 
     PROTECT counts as a plain prefix, so that it protects too much rather than too little; EXEMPT ends at a slash.
     """
+    if not path.startswith("/"):  # absolute or asterisk form: no path that PROTECT or EXEMPT could speak of
+        return True
     settings = amesh_settings()
     if not any(path.startswith(prefix) or path == prefix.rstrip("/") for prefix in settings.PROTECT):
         return False

@@ -13,7 +13,7 @@ from django.db import connections
 
 from amesh_django.protocol.multiset import MODULUS, encode_row, mask, row_hash
 
-from .models import AllowListSeal, Device
+from .models import AllowListChange, AllowListSeal, Device
 from .server import SealKeys
 
 #: Sealed columns, in the order in which they are hashed. Appending one is a new format: it changes every digest.
@@ -148,6 +148,12 @@ def journal_row(values: Sequence[Any]) -> str:
     return json.dumps(dict(zip(COLUMNS, row_texts(values), strict=True)), ensure_ascii=True)
 
 
-def journal_mac(keys: SealKeys, *, revision: int, device_id: str, action: str, row: str) -> str:
-    """HMAC-SHA256, hex, of a line of the journal."""
-    return hmac.digest(keys.journal, encode_row(str(revision), device_id, action, row), "sha256").hex()
+def journal_mac(keys: SealKeys, line: AllowListChange) -> str:
+    """HMAC-SHA256, hex, of a line of the journal: every column but its key, so that not even who and when can be altered."""
+    columns = row_texts((line.revision, line.device_id, line.action, line.at, line.by, line.row))
+    return hmac.digest(keys.journal, encode_row(*columns), "sha256").hex()
+
+
+def journal_line_is_genuine(keys: SealKeys, line: AllowListChange) -> bool:
+    """True if amesh wrote the line, with our key. Constant time."""
+    return hmac.compare_digest(journal_mac(keys, line).encode(), line.mac.encode("utf-8", "replace"))

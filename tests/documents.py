@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+from django.test import override_settings
 
 from tests import services
 from tests.services import ROOT
@@ -147,6 +150,8 @@ class Stage:
                     self._compare(block.text.splitlines(), self._output)
                 case "log":
                     self._compare(block.text.splitlines(), self._servers_of[block.words].output())
+                case "settings":
+                    _check_settings(block.text)
                 case "not run":
                     pass
                 case _:
@@ -269,6 +274,15 @@ def _loose(text: str) -> str:
     """Any amount of white space, any time, and anything where the document has an ellipsis."""
     pattern = re.escape(_TIME.sub("\0", text)).replace("\0", _TIME.pattern).replace("…", ".*")
     return re.sub(r"(?:\\ )+", r"\\s+", pattern)
+
+
+def _check_settings(text: str) -> None:
+    from amesh_django import conf  # only now: Django must be set up
+
+    found: dict[str, Any] = {"BASE_DIR": Path("/nowhere")}
+    exec(text, found)  # noqa: S102 -- our own documents
+    with override_settings(AMESH=found["AMESH"]):
+        assert not conf.problems(), conf.problems()
 
 
 def _answers(shown: list[str]) -> str:

@@ -55,7 +55,7 @@ class Terminal:
 
     def type(self, text: str) -> None:
         """Press keys; `\\n` is Enter, `\\x03` is Ctrl-C, `\\x04` is Ctrl-D."""
-        os.write(self.master, text.encode())
+        os.write(self.master, os.fsencode(text))
 
     def end(self) -> int:
         """Read to the end; the exit code."""

@@ -325,6 +325,7 @@ def test_revoke(trust: Callable[..., Device], root: Client) -> None:
     assert response.redirect_chain == [(page_of(device), 302)]
     assert f"Revoked: {device.device_id} (laptop)" in text_of(response)
     assert "left on the train" in text_of(response)
+    assert "may authenticate" not in text_of(response)
     assert "amesh-revoke" not in response.content.decode().replace("amesh-revoked", "")
     row = Device.objects.get(pk=device.pk)
     assert (row.revoked_by, row.revoke_reason, row.is_revoked) == ("root", "left on the train", True)
@@ -586,6 +587,15 @@ def test_a_revoked_device_can_be_unmapped_so_that_its_user_can_be_deleted(
     assert mapped(device) is None
 
 
+def test_a_user_as_which_a_device_acts_is_not_deleted(trust: Callable[..., Device], root: Client) -> None:
+    device, user = trust(), staff("robot")
+    assign(root, device, user)
+    url = reverse("admin:auth_user_delete", args=[user.pk])
+    assert "Cannot delete user" in text_of(root.get(url))
+    assert root.post(url, {"post": "yes"}).status_code == 403
+    assert mapped(device) == user
+
+
 def test_the_user_is_searched_for_or_typed(trust: Callable[..., Device]) -> None:
     device = trust()
     searching = logged_in(staff("a", "change_device", "auth.view_user")).get(page_of(device)).content.decode()
@@ -632,11 +642,15 @@ def test_a_forged_line_is_marked_and_not_believed(trust: Callable[..., Device], 
         revision=100, device_id=device.device_id, action="x\u202ey", at=timezone.now(), by="\u202e", mac="",
         row="not json",
     )  # fmt: skip
+    # Not even who did it, or when, can be altered.
+    for by, moment in (("somebody else", timezone.now()), ("", timezone.now() - dt.timedelta(days=1))):
+        trust(by)
+        AllowListChange.objects.filter(pk=AllowListChange.objects.latest("pk").pk).update(by=by, at=moment)
     page = text_of(root.get(page_of(device)))
     assert page.count("Amesh did not write this line") == 2
     assert "forged name" not in page
     assert "\u202e" not in page
-    assert text_of(root.get(JOURNAL)).count("NO: forged") == 2
+    assert text_of(root.get(JOURNAL)).count("NO: forged") == 4
 
 
 def test_a_device_without_a_journal_and_one_with_a_long_one(

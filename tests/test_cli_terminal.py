@@ -58,7 +58,7 @@ def test_a_person_is_asked_and_answers(front_end: FrontEnd) -> None:
     with terminal(argv, front_end.env) as person:
         person.expect(id_of(device))
         person.expect("Trust this device? [y/N] ")
-        person.type("maybe\n")
+        person.type("m\udcffybe\n")
         person.expect("Please answer y or n.")
         person.expect("Trust this device? [y/N] ")
         person.type("y\n")

@@ -84,6 +84,14 @@ def test_the_header_of_a_target_takes_it_as_it_stands() -> None:
     assert holds(authorization_header("GET", url, "tëxt", device=DEVICE), "GET", "/x", "tëxt".encode())
 
 
+@pytest.mark.parametrize(
+    "url", ["", "host/path", "?x=1", "http://", "http://host:port/", "https:///path", "http://h/\udc80"], ids=ascii
+)
+def test_what_is_no_url(url: str) -> None:
+    with pytest.raises(InvalidInput, match="https://HOST/PATH"):
+        authorization_header("GET", url, device=DEVICE)
+
+
 def test_time_and_nonce_can_be_given() -> None:
     header = authorization_header("GET", "/", device=DEVICE, now=1786508746.9, nonce="j32jDJMfSlC8_AwoIhP46Q")
     assert 'ts="1786508746",nonce="j32jDJMfSlC8_AwoIhP46Q"' in header

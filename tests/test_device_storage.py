@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from amesh_django.device import Device, FileAllowList, read_identity
-from amesh_django.device.storage import locked
+from amesh_django.device.storage import atomic_write, locked
 from amesh_django.protocol import AmeshError, KeyStoreError
 from amesh_django.protocol.errors import AllowListBusy, DirectoryError, StorageError
 from amesh_django.test import EphemeralDevice

@@ -22,6 +22,17 @@ def test_the_readme(tmp_path: Path) -> None:
             stage.play(block)
 
 
+def test_the_integration_guide(tmp_path: Path, redis: services.Redis) -> None:
+    with Stage(tmp_path, {"6379": redis.port}) as stage:
+        new_project(stage)
+        stage.execute("desk", "django-admin startproject mysite .")
+        for block in blocks(ROOT / "docs" / "guide.md"):
+            if block.section.startswith(("1.", "2.", "3.", "4.", "5.")):
+                stage.play(block)
+        for block in blocks(ROOT / "docs" / "integration.md"):
+            stage.play(block)
+
+
 def test_the_guide(tmp_path: Path, redis: services.Redis) -> None:
     with Stage(tmp_path, {"6379": redis.port}) as stage:
         new_project(stage)

@@ -13,7 +13,7 @@ from amesh_django.protocol import verify_signature
 from amesh_django.protocol.errors import PassphraseRequired
 from amesh_django.test import EphemeralDevice
 from amesh_django.test.devices import PASSPHRASE
-from tests.directories import folder_of_nobody, legacy, mode, python
+from tests.directories import folder_of_nobody, give_to_nobody, legacy, mode, python
 
 
 def test_the_order_in_which_it_is_looked_up(tmp_path: Path) -> None:

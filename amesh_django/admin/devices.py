@@ -170,8 +170,10 @@ class DeviceAdmin(RevokingAdmin):
 
     @admin.display(description=_("role"))
     def role_in_words(self, device: Device) -> str:
-        """What the role means."""
-        return str(_ROLES.get(device.role, clean_line(device.role)))
+        """What the role means while the device is trusted."""
+        if device.is_revoked or device.role not in _ROLES:
+            return shown.choice(device.get_role_display())
+        return str(_ROLES[device.role])
 
     @admin.display(description=_("permissions"))
     def shown_permissions(self, device: Device) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import hmac
+import contextlib
+import datetime as dt
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from amesh_django import snapshot
 from amesh_django.models import AllowListChange, Device
 from amesh_django.protocol.display import clean, clean_line
 from amesh_django.protocol.errors import AmeshError
-from amesh_django.sealing import COLUMNS, journal_mac
+from amesh_django.sealing import COLUMNS, journal_line_is_genuine
 from amesh_django.server import SealKeys, seal_keys
 
 from . import shown
@@ -66,8 +67,7 @@ def is_genuine(keys: SealKeys | None, line: AllowListChange) -> bool | None:
     """True if amesh wrote the line, False if not, None if that can't be told."""
     if keys is None:
         return None
-    mac = journal_mac(keys, revision=line.revision, device_id=line.device_id, action=line.action, row=line.row)
-    return hmac.compare_digest(mac.encode(), line.mac.encode("utf-8", "replace"))
+    return journal_line_is_genuine(keys, line)
 
 
 def history(device_id: str) -> tuple[list[Line], bool]:
@@ -138,7 +138,10 @@ def _value(column: str, text: str, users: dict[str, str]) -> str:
         return clean_line(users.get(text, _("user %(key)s") % {"key": text}))
     if column == "permissions_json":
         return permissions(text)
-    return clean_line(text.removesuffix("+00:00").partition(".")[0] if column.endswith("_at") else text)
+    if column.endswith("_at"):
+        with contextlib.suppress(ValueError):
+            return shown.full_time(dt.datetime.fromisoformat(text))
+    return clean_line(text)
 
 
 def permissions(text: str) -> str:

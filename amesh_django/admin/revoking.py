@@ -33,7 +33,7 @@ else:
     ModelAdmin = admin.ModelAdmin
 
 #: How many devices are revoked in one go: each is shown in full, and is a change of the list of its own.
-MOST = 500
+MOST = 200
 # How many ids a message lists.
 _LISTED = 10
 

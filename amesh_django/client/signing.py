@@ -15,6 +15,7 @@ from amesh_django.device import Device, Identity, default_directory
 from amesh_django.device.locks import ForkSafeLock
 from amesh_django.protocol.canonical import target_ambiguity
 from amesh_django.protocol.encoding import b64url_encode
+from amesh_django.protocol.errors import InvalidInput
 from amesh_django.protocol.header import SCHEME, build_authorization
 from amesh_django.protocol.scheme import SCHEMES
 
@@ -100,6 +101,16 @@ def sign_request(
     )
 
 
+def _target_of(url: str | httpx.URL) -> str:
+    try:
+        parsed = httpx.URL(url)
+        if parsed.host:
+            return parsed.raw_path.decode("ascii")
+    except (httpx.InvalidURL, UnicodeError):
+        pass
+    raise InvalidInput("This is not a URL. Write https://HOST/PATH, or just the target, which begins with '/'.")
+
+
 def authorization_header(
     method: str,
     url: str | httpx.URL,
@@ -124,13 +135,10 @@ def authorization_header(
         ``AuthMesh v="1",id=…``, good for one request within 30 seconds.
 
     Raises:
-        InvalidInput: a line break, or a nonce or time that has not the form of protocol.md §2.
+        InvalidInput: not a URL, a line break, or a nonce or time that has not the form of protocol.md §2.
         IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
     """
-    if isinstance(url, str) and url.startswith("/"):
-        target = url
-    else:
-        target = httpx.URL(url).raw_path.decode("ascii")
+    target = url if isinstance(url, str) and url.startswith("/") else _target_of(url)
     raw = body.encode() if isinstance(body, str) else body
     return sign_request(
         device or default_device(),

@@ -62,7 +62,7 @@ def decode_public_key(text: str) -> bytes:
     Raises:
         InvalidInput: not 44 characters of base64 for a compressed point.
     """
-    data = b64decode_any(text) if len(text) == 44 else b""
+    data = b64decode_any(text) if len(text.rstrip("=")) == 44 else b""  # some clients pad base64url for nothing
     if len(data) != PUBLIC_KEY_BYTES or data[0] not in (2, 3):
         raise InvalidInput("A public key is 44 characters of base64 (33 bytes, a compressed P-256 point).")
     return data

@@ -9,6 +9,8 @@ def main() -> None:
     """Run the command line."""
     try:
         from .app import run
+    except KeyboardInterrupt:  # Ctrl-C before anything has begun
+        sys.exit(130)
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in ("click", "rich"):

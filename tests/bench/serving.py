@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 import threading
 import time
@@ -79,9 +80,7 @@ class _Peer:
 
     def round(self, port: int, count: int, connections: int) -> float:
         if self._name == "amesh":
-            requests = [
-                _request(self._name, {"Authorization": made.header}) for made in signed(self._signers, count)
-            ]
+            requests = [_request(self._name, {"Authorization": made.header}) for made in signed(self._signers, count)]
         else:
             requests = [_request(self._name, self._headers)] * count
         return per_second(port, requests, connections)
@@ -112,7 +111,7 @@ def measure(world: World, say: Callable[[str], None]) -> Section:
             samples = interleave(
                 scale.servings,
                 {
-                    name: lambda peer=peer: peer.round(server.port, scale.served, CONNECTIONS * workers)
+                    name: functools.partial(peer.round, server.port, scale.served, CONNECTIONS * workers)
                     for name, peer in peers.items()
                 },
             )

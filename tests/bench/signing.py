@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from amesh_django.protocol import b64url_encode, build_authorization, load_private_key, public_key_bytes, sign
 from amesh_django.protocol.scheme import SCHEMES
@@ -38,6 +39,11 @@ class Signed(NamedTuple):
     public_key: bytes
     timestamp: str
     nonce: str
+
+
+def signature_to_der(signature: bytes) -> bytes:
+    """`r || s` as OpenSSL takes it."""
+    return encode_dss_signature(int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big"))
 
 
 def make_signers(path: Path, count: int) -> None:

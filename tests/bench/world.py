@@ -55,8 +55,8 @@ class Scale:
 
 
 SCALES = {
-    "full": Scale((10, 1_000, 100_000), 1_000, 40, 200, 100, 5, 600, 16, 200),
-    "quick": Scale((10, 1_000), 100, 6, 100, 20, 2, 200, 3, 100),
+    "full": Scale((10, 1_000, 100_000), 1_000, 40, 200, 100, 5, 200, 50, 200),
+    "quick": Scale((10, 1_000), 100, 6, 100, 20, 2, 100, 6, 100),
     "smoke": Scale((10, 50), 10, 2, 20, 2, 1, 20, 1, 10),
 }
 
@@ -165,9 +165,7 @@ class World:
 def _make_jwt_key(path: Path) -> None:
     key = ec.generate_private_key(ec.SECP256R1())
     path.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    path.with_suffix(".pub").write_bytes(
-        key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    )
+    path.with_suffix(".pub").write_bytes(key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
 
 
 @contextmanager

@@ -263,10 +263,10 @@ class Console(ABC):
             self._show(line, err=True)
 
     def _read(self, prompt: str, question: str, instead: str) -> str:
-        self._show(Line(prompt), err=True, end="")
         try:
+            self._show(Line(prompt), err=True, end="")
             answer = self._read_line()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # it may come as soon as the question can be seen
             self._show(Line(), err=True)
             raise Interrupted from None
         if not answer:  # end of input: nobody is there
@@ -276,7 +276,10 @@ class Console(ABC):
 
     def _read_line(self) -> str:
         if not self._stdin_is_taken:
-            return sys.stdin.readline()
+            try:
+                return sys.stdin.readline()
+            except UnicodeDecodeError:  # an answer that is no text is no answer; it is asked again
+                return "?\n"
         try:
             with open("/dev/tty", encoding="utf-8", errors="replace") as terminal:
                 return terminal.readline()

@@ -7,8 +7,11 @@
     const button = document.createElement("button");
     button.type = "button";
     button.className = "amesh-copy";
-    button.textContent = words.copy;
-    button.setAttribute("aria-label", words.copy + " " + code.textContent);
+    const say = function (word) {
+      button.textContent = word;
+      button.setAttribute("aria-label", word + " " + code.textContent);
+    };
+    say(words.copy);
     button.addEventListener("click", async function () {
       try {
         await navigator.clipboard.writeText(code.textContent);
@@ -16,8 +19,8 @@
         getSelection().selectAllChildren(code);
         return;
       }
-      button.textContent = words.copied;
-      setTimeout(function () { button.textContent = words.copy; }, 2000);
+      say(words.copied);
+      setTimeout(say, 2000, words.copy);
     });
     code.after(button);
   }
