@@ -51,7 +51,7 @@ format: venv ## put the sources into the one style
 
 .PHONY: migrations
 migrations: venv ## write the migrations that the models ask for
-	DJANGO_SETTINGS_MODULE=tests.settings $(RUN) -m django makemigrations amesh_django
+	DJANGO_SETTINGS_MODULE=tests.settings $(RUN) -m django makemigrations amesh
 
 # The newest versions of everything, for the oldest and the newest pair. Only Django may differ between them for long.
 OLDEST ?= python3.11

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +17,12 @@ from amesh_django.protocol.keys import decode_public_key, encode_public_key
 from amesh_django.protocol.seal import canonical_json
 
 from . import integrity, snapshot
-from .change import Change, change, now
+from .change import Change, change, now, storable
 from .models import AllowListChange, Device
 from .server import controller_limit
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
-
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-
-
-def _storable(text: str) -> str:
-    """Text as every database keeps it: no NUL, no lone surrogate."""
-    return _UNSTORABLE.sub("\ufffd", text)
 
 
 def _moment(text: str) -> dt.datetime:
@@ -46,9 +38,9 @@ def _columns(entry: DeviceEntry) -> dict[str, Any]:
     return {
         "device_id": entry.device_id,
         "public_key": encode_public_key(entry.public_key),
-        "friendly_name": _storable(entry.friendly_name),
+        "friendly_name": storable(entry.friendly_name),
         "role": entry.role,
-        "permissions_json": _storable(canonical_json(dict(entry.permissions)).decode()),
+        "permissions_json": storable(canonical_json(dict(entry.permissions)).decode()),
         "added_at": _moment(entry.added_at),
         "added_by": entry.added_by if entry.added_by in Device.AddedBy.values else Device.AddedBy.MANUAL,
     }
@@ -225,8 +217,8 @@ def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
         _active(pending, device_id),
         AllowListChange.Action.REVOKED,
         revoked_at=now(),
-        revoked_by=_storable(by)[:150],
-        revoke_reason=_storable(reason),
+        revoked_by=storable(by)[:150],
+        revoke_reason=storable(reason),
     )
 
 

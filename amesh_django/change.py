@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -38,6 +39,14 @@ ATTEMPTS = 30
 BATCH = 1000
 
 
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """Text as every database keeps it: no NUL, no lone surrogate."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
 class Lost(Exception):
     """Another change got in between; nothing was written."""
 
@@ -59,7 +68,7 @@ class Change:
     def __init__(self, using: str, keys: SealKeys, seal: SealRow, by: str) -> None:
         self.using = using
         self._keys = keys
-        self._by = by[:150]
+        self._by = storable(by)[:150]
         self._journal: list[AllowListChange] = []
         self.revision = seal.revision + 1
         self.controllers = seal.controllers

@@ -167,8 +167,8 @@ class AllowListChange(models.Model):
     mac = models.CharField(max_length=64)
 
     class Meta:
-        verbose_name = _("change")
-        verbose_name_plural = _("changes")
+        verbose_name = _("journal line")
+        verbose_name_plural = _("journal")
         ordering: ClassVar[list[str]] = ["-id"]
         default_permissions = ("view",)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import stat
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from amesh_django.device import Device
+from amesh_django.device.locks import ForkSafeLock
 from amesh_django.protocol.encoding import b64decode_any
 from amesh_django.protocol.errors import InvalidInput, KeyStoreError
 from amesh_django.protocol.seal import KEY_MATERIAL_BYTES, hkdf_sha256
 
 from .conf import amesh_settings
 
-_lock = threading.RLock()
+_device_lock = ForkSafeLock()
+_keys_lock = ForkSafeLock()
 _device: Device | None = None
 _keys: SealKeys | None = None
 _refused: tuple[float, KeyStoreError] | None = None
@@ -52,7 +53,7 @@ def server_device() -> Device:
     """
     global _device
     if _device is None:
-        with _lock:
+        with _device_lock:
             if _device is None:
                 _device = Device(amesh_settings().DIR)
     return _device
@@ -88,7 +89,7 @@ def seal_keys() -> SealKeys:
     """
     global _keys, _refused
     if _keys is None:
-        with _lock:
+        with _keys_lock:
             if _refused is not None and time.monotonic() < _refused[0]:
                 raise type(_refused[1])(*_refused[1].args)
             if _keys is None:
@@ -125,7 +126,7 @@ def reset() -> None:
     global _device, _keys, _refused
     from . import activity, snapshot, verification
 
-    with _lock:
+    with _device_lock, _keys_lock:
         _device = _keys = _refused = None
         amesh_settings.cache_clear()
     snapshot.reset()

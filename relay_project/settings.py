@@ -127,5 +127,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": "INFO"},
+    # Not all at INFO: HTTP clients log whole URLs there, and a query may hold secrets.
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {"amesh_django": {"level": "INFO"}, "relay_project": {"level": "INFO"}},
 }

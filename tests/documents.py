@@ -17,7 +17,9 @@ from django.test import override_settings
 from tests import services
 from tests.services import ROOT
 
-DOCUMENTS = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")] + sorted((ROOT / "docs").glob("*.md"))
+DOCUMENTS = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")] + sorted(
+    (ROOT / "docs").glob("*.md")
+)
 BIN = Path(sys.executable).parent
 
 _FENCE = re.compile(r"^ *```(\w*)$")
@@ -59,7 +61,7 @@ class Block:
         return found
 
 
-def blocks(path: Path) -> list[Block]:
+def blocks(path: Path, *, root: Path = ROOT) -> list[Block]:
     """The fenced blocks of a document, in order."""
     found, section, marker = [], "", ("", "")
     lines = enumerate(path.read_text().splitlines(), 1)
@@ -71,7 +73,7 @@ def blocks(path: Path) -> list[Block]:
                     break
                 body.append(inner)
             text = "".join(f"{inner}\n" for inner in body)
-            found.append(Block(str(path.relative_to(ROOT)), number, section, fence[1], *marker, text))
+            found.append(Block(str(path.relative_to(root)), number, section, fence[1], *marker, text))
             marker = ("", "")
         elif comment := _MARKER.match(line):
             marker = (comment[1], comment[2] or "")
@@ -137,6 +139,9 @@ class Stage:
     def play(self, block: Block) -> None:
         """Do what the block's comment says."""
         try:
+            assert block.words or block.kind in ("output", "settings"), (
+                "the comment above it is not complete, or missing"
+            )
             match block.kind:
                 case "run":
                     self._run(block)
@@ -155,7 +160,7 @@ class Stage:
                 case "not run":
                     pass
                 case _:
-                    raise AssertionError("a block says by a comment above it how it is run, or why it is not")
+                    raise AssertionError(f"nobody knows how to play {block.kind!r}")
         except (AssertionError, RuntimeError) as error:
             raise AssertionError(f"{block} ({block.section}): {error}") from None
 

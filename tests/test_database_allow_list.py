@@ -128,7 +128,7 @@ def test_a_database_that_returns_no_keys_of_many_rows(
     devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MySQL does not; the keys are part of what is sealed."""
-    monkeypatch.setattr(connection.features, "can_return_rows_from_bulk_insert", False)
+    monkeypatch.setattr(type(connection.features), "can_return_rows_from_bulk_insert", False)
     devices.add(entry(1))
     devices.add_all([entry(n) for n in range(2, 9)])
     assert devices.verify().ok

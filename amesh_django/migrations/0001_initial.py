@@ -6,7 +6,6 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
     dependencies = [
@@ -15,78 +14,131 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
-            name='AllowListChange',
+            name="AllowListChange",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('revision', models.BigIntegerField(db_index=True, verbose_name='revision')),
-                ('device_id', models.CharField(db_index=True, max_length=32, verbose_name='device id')),
-                ('action', models.CharField(choices=[('added', 'added'), ('changed', 'changed'), ('revoked', 'revoked'), ('purged', 'purged'), ('resealed', 'resealed')], max_length=16, verbose_name='action')),
-                ('at', models.DateTimeField(verbose_name='at')),
-                ('by', models.CharField(blank=True, max_length=150, verbose_name='by')),
-                ('row', models.TextField(help_text='JSON object: column → text, as it was sealed.')),
-                ('mac', models.CharField(max_length=64)),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("revision", models.BigIntegerField(db_index=True, verbose_name="revision")),
+                ("device_id", models.CharField(db_index=True, max_length=32, verbose_name="device id")),
+                (
+                    "action",
+                    models.CharField(
+                        choices=[
+                            ("added", "added"),
+                            ("changed", "changed"),
+                            ("revoked", "revoked"),
+                            ("purged", "purged"),
+                            ("resealed", "resealed"),
+                        ],
+                        max_length=16,
+                        verbose_name="action",
+                    ),
+                ),
+                ("at", models.DateTimeField(verbose_name="at")),
+                ("by", models.CharField(blank=True, max_length=150, verbose_name="by")),
+                ("row", models.TextField(help_text="JSON object: column → text, as it was sealed.")),
+                ("mac", models.CharField(max_length=64)),
             ],
             options={
-                'verbose_name': 'change',
-                'verbose_name_plural': 'changes',
-                'ordering': ['-id'],
-                'default_permissions': ('view',),
+                "verbose_name": "journal line",
+                "verbose_name_plural": "journal",
+                "ordering": ["-id"],
+                "default_permissions": ("view",),
             },
         ),
         migrations.CreateModel(
-            name='AllowListSeal',
+            name="AllowListSeal",
             fields=[
-                ('id', models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
-                ('revision', models.BigIntegerField()),
-                ('digest', models.CharField(max_length=64)),
-                ('count', models.BigIntegerField()),
-                ('controllers', models.BigIntegerField()),
-                ('mask', models.CharField(max_length=64)),
-                ('hmac', models.CharField(max_length=64)),
-                ('touched', models.BigIntegerField(db_default=0, default=0)),
+                ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
+                ("revision", models.BigIntegerField()),
+                ("digest", models.CharField(max_length=64)),
+                ("count", models.BigIntegerField()),
+                ("controllers", models.BigIntegerField()),
+                ("mask", models.CharField(max_length=64)),
+                ("hmac", models.CharField(max_length=64)),
+                ("touched", models.BigIntegerField(db_default=0, default=0)),
             ],
             options={
-                'verbose_name': 'seal',
-                'verbose_name_plural': 'seals',
-                'default_permissions': (),
+                "verbose_name": "seal",
+                "verbose_name_plural": "seals",
+                "default_permissions": (),
             },
         ),
         migrations.CreateModel(
-            name='Device',
+            name="Device",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('device_id', models.CharField(max_length=32, unique=True, verbose_name='device id')),
-                ('public_key', models.CharField(help_text='P-256, compressed, base64.', max_length=44, unique=True, verbose_name='public key')),
-                ('friendly_name', models.TextField(verbose_name='name')),
-                ('role', models.CharField(choices=[('controller', 'controller'), ('target', 'target')], help_text='A controller may authenticate to this server; a target may not.', max_length=16, verbose_name='role')),
-                ('permissions_json', models.TextField(default='{}', verbose_name='permissions')),
-                ('added_at', models.DateTimeField(verbose_name='added')),
-                ('added_by', models.CharField(choices=[('handshake', 'handshake'), ('manual', 'manual')], max_length=16, verbose_name='added by')),
-                ('revoked_at', models.DateTimeField(blank=True, null=True, verbose_name='revoked')),
-                ('revoked_by', models.CharField(blank=True, max_length=150, verbose_name='revoked by')),
-                ('revoke_reason', models.TextField(blank=True, verbose_name='reason')),
-                ('revision', models.BigIntegerField(db_index=True, editable=False, verbose_name='revision')),
-                ('user', models.ForeignKey(blank=True, help_text='The Django user as which this device acts in REST framework views.', null=True, on_delete=django.db.models.deletion.PROTECT, related_name='amesh_devices', to=settings.AUTH_USER_MODEL, verbose_name='mapped user')),
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("device_id", models.CharField(max_length=32, unique=True, verbose_name="device id")),
+                (
+                    "public_key",
+                    models.CharField(
+                        help_text="P-256, compressed, base64.", max_length=44, unique=True, verbose_name="public key"
+                    ),
+                ),
+                ("friendly_name", models.TextField(verbose_name="name")),
+                (
+                    "role",
+                    models.CharField(
+                        choices=[("controller", "controller"), ("target", "target")],
+                        help_text="A controller may authenticate to this server; a target may not.",
+                        max_length=16,
+                        verbose_name="role",
+                    ),
+                ),
+                ("permissions_json", models.TextField(default="{}", verbose_name="permissions")),
+                ("added_at", models.DateTimeField(verbose_name="added")),
+                (
+                    "added_by",
+                    models.CharField(
+                        choices=[("handshake", "handshake"), ("manual", "manual")],
+                        max_length=16,
+                        verbose_name="added by",
+                    ),
+                ),
+                ("revoked_at", models.DateTimeField(blank=True, null=True, verbose_name="revoked")),
+                ("revoked_by", models.CharField(blank=True, max_length=150, verbose_name="revoked by")),
+                ("revoke_reason", models.TextField(blank=True, verbose_name="reason")),
+                ("revision", models.BigIntegerField(db_index=True, editable=False, verbose_name="revision")),
+                (
+                    "user",
+                    models.ForeignKey(
+                        blank=True,
+                        help_text="The Django user as which this device acts in REST framework views.",
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="amesh_devices",
+                        to=settings.AUTH_USER_MODEL,
+                        verbose_name="mapped user",
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'device',
-                'verbose_name_plural': 'devices',
-                'ordering': ['added_at', 'id'],
-                'permissions': [('revoke_device', 'Can revoke device')],
-                'default_permissions': ('view', 'change'),
-                'base_manager_name': 'objects',
+                "verbose_name": "device",
+                "verbose_name_plural": "devices",
+                "ordering": ["added_at", "id"],
+                "permissions": [("revoke_device", "Can revoke device")],
+                "default_permissions": ("view", "change"),
+                "base_manager_name": "objects",
             },
         ),
         migrations.CreateModel(
-            name='DeviceActivity',
+            name="DeviceActivity",
             fields=[
-                ('device', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, related_name='activity', serialize=False, to='amesh.device')),
-                ('last_seen_at', models.DateTimeField(verbose_name='last seen')),
+                (
+                    "device",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        related_name="activity",
+                        serialize=False,
+                        to="amesh.device",
+                    ),
+                ),
+                ("last_seen_at", models.DateTimeField(verbose_name="last seen")),
             ],
             options={
-                'verbose_name': 'activity',
-                'verbose_name_plural': 'activities',
-                'default_permissions': (),
+                "verbose_name": "activity",
+                "verbose_name_plural": "activities",
+                "default_permissions": (),
             },
         ),
     ]

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Generator
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal
 
 from amesh_django.protocol.allow_list import Role
-from amesh_django.protocol.errors import AmeshError
 from amesh_django.protocol.keys import generate_private_key, load_private_key, public_key_bytes
 from amesh_django.protocol.pairing import Peer
 from amesh_django.protocol.pairing_errors import OwnKey, PairingError
@@ -122,6 +122,12 @@ class Ephemeral:
         return cls(private, public_key_bytes(load_private_key(private)))
 
 
+def tell(payload: str) -> Generator[Action, Any, None]:
+    """Send what nothing depends on any more: if it does not arrive, this side ends as it would have ended."""
+    with suppress(PairingError):
+        yield Send(payload)
+
+
 class Ceremony:
     """One side of one pairing, from the moment the relay has matched the two.
 
@@ -151,8 +157,8 @@ class Ceremony:
             raise TypeError(f"{type(action).__name__} is not answered by a {type(value).__name__}.")
         self._move(lambda: script.send(value))
 
-    def fail(self, error: PairingError) -> NoReturn:
-        """What :attr:`action` asks for can't be had. The ceremony is over.
+    def fail(self, error: PairingError) -> None:
+        """What :attr:`action` asks for can't be had. Mostly the ceremony is over then; where it goes on, there is a next action.
 
         Args:
             error: why, such as PeerGone.
@@ -160,10 +166,10 @@ class Ceremony:
         Raises:
             PairingError: that, or what it means at this point of the ceremony.
         """
-        script, self._script = self._script, None
-        if script is not None and self.action is not None:
-            self._move(lambda: script.throw(error))
-        raise error
+        script = self._script
+        if self.action is None or script is None:
+            raise error
+        self._move(lambda: script.throw(error))
 
     def _move(self, step: Callable[[], Action]) -> None:
         self.action = None
@@ -171,7 +177,7 @@ class Ceremony:
             self.action = step()
         except StopIteration as end:
             self.peer, self._script = end.value, None
-        except AmeshError:
+        except Exception:
             self._script = None
             raise
 

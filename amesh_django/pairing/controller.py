@@ -19,7 +19,7 @@ from amesh_django.protocol.pairing_errors import (
     StoreFailed,
 )
 
-from .ceremony import Confirm, Ephemeral, Party, Receive, Script, Send, ShowCode, Store
+from .ceremony import Confirm, Ephemeral, Party, Receive, Script, Send, ShowCode, Store, tell
 
 
 def controller_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | None = None) -> Script:
@@ -58,15 +58,15 @@ def controller_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes
         raise InvalidPayload()
 
     if not (yield Confirm(peer)):
-        yield Send(tunnel.seal(v2.build_verdict("rejected")))
+        yield from tell(tunnel.seal(v2.build_verdict("rejected")))
         raise PairingDeclined()
     if not (yield Store(peer, TARGET)):
-        yield Send(tunnel.seal(v2.build_verdict("rejected")))
+        yield from tell(tunnel.seal(v2.build_verdict("rejected")))
         raise StoreFailed()
-    yield Send(tunnel.seal(v2.build_verdict("confirmed")))
 
     # The peer is stored by now: whatever goes wrong from here on, that must be said.
     try:
+        yield Send(tunnel.seal(v2.build_verdict("confirmed")))
         verdict = v2.parse_verdict(tunnel.open((yield Receive())))
     except PairingError:
         raise NotConfirmed() from None

@@ -20,7 +20,7 @@ from amesh_django.protocol.pairing_errors import (
     WrongVerificationCode,
 )
 
-from .ceremony import AskCode, Decide, Ephemeral, Party, Receive, Script, Send, Store
+from .ceremony import AskCode, Decide, Ephemeral, Party, Receive, Script, Send, Store, tell
 
 
 def target_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | None = None) -> Script:
@@ -58,15 +58,15 @@ def target_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | N
     try:
         peer = me.check(v2.parse_identity(introduction, CONTROLLER, h, me.now()))
     except ClockSkew:
-        yield Send(tunnel.seal(own))  # so that the other side sees it too, and says so
+        yield from tell(tunnel.seal(own))  # so that the other side sees it too, and says so
         raise
     yield Send(tunnel.seal(own))
 
     if not verify_sas((yield AskCode(peer)), v2.sas(h)):
-        yield Send(tunnel.seal(v2.build_verdict("rejected")))
+        yield from tell(tunnel.seal(v2.build_verdict("rejected")))
         raise WrongVerificationCode()
     if not (yield Decide(peer)):
-        yield Send(tunnel.seal(v2.build_verdict("rejected")))
+        yield from tell(tunnel.seal(v2.build_verdict("rejected")))
         raise PairingDeclined()
     yield Send(tunnel.seal(v2.build_verdict("confirmed")))
 
@@ -78,9 +78,9 @@ def target_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | N
     if verdict != "confirmed":
         raise InvalidPayload()
     if not (yield Store(peer, CONTROLLER)):
-        yield Send(tunnel.seal(v2.build_verdict("rejected")))
+        yield from tell(tunnel.seal(v2.build_verdict("rejected")))
         raise StoreFailed()
-    yield Send(tunnel.seal(v2.build_verdict("stored")))
+    yield from tell(tunnel.seal(v2.build_verdict("stored")))
     return peer
 
 
@@ -113,10 +113,10 @@ def target_v1(me: Party, *, ephemeral: Ephemeral | None = None) -> Script:
     yield Send(v1.encrypt(key, v1.build_identity(me.public_key, me.name, me.now(), me.sign)))
 
     if not verify_sas((yield AskCode(peer)), v1.sas(me.public_key, peer.public_key, shared)):
-        yield Send(v1.REJECTED)
+        yield from tell(v1.REJECTED)
         raise WrongVerificationCode()
     if not (yield Decide(peer)):
-        yield Send(v1.REJECTED)
+        yield from tell(v1.REJECTED)
         raise PairingDeclined()
     yield Send(v1.CONFIRMED)
     if not (yield Store(peer, CONTROLLER)):

@@ -84,7 +84,9 @@ class DeviceEntry:
         """
         if not isinstance(value, dict):
             raise InvalidInput("An entry of the allow list is not an object; restore the list from a backup.")
-        texts: dict[str, Any] = {name: value.get(name, "handshake" if name == "addedBy" else None) for name in _MEMBERS[:5]}
+        texts: dict[str, Any] = {
+            name: value.get(name, "handshake" if name == "addedBy" else None) for name in _MEMBERS[:5]
+        }
         permissions = value.get("permissions") or {}
         role = value.get("role", CONTROLLER)
         if not all(isinstance(text, str) for text in (*texts.values(), role)) or not isinstance(permissions, dict):

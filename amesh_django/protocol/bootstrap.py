@@ -8,7 +8,7 @@ import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from .encoding import b64decode, b64encode, b64url_decode, b64url_encode
@@ -197,7 +197,8 @@ def verify_token(text: str, *, now: float, controller_key: bytes | None = None) 
         raise UnsupportedTokenScope()
     if payload.get("single_use") is not True:
         raise TokenMustBeSingleUse()
-    issued_at, expires_at = payload.get("iat"), payload.get("exp")
+    issued_at: Any = payload.get("iat")
+    expires_at: Any = payload.get("exp")
     if not _is_number(issued_at) or issued_at - int(now) > MAX_AHEAD_SECONDS:
         raise TokenNotYetValid()
     if not _is_number(expires_at) or int(now) >= expires_at:
@@ -222,21 +223,21 @@ def _is_number(value: Any) -> bool:
 
 
 def _members(payload: dict[str, Any]) -> BootstrapToken:
-    texts = [payload.get(name) for name in ("iss", "pub", "jti", "name", "relay")]
-    key = payload.get("key", "")
-    if not all(isinstance(text, str) for text in (*texts, key)) or type(payload["iat"]) is not int:
+    texts = {name: payload.get(name) for name in ("iss", "pub", "jti", "name", "relay")}
+    if not all(isinstance(text, str) for text in (*texts.values(), payload.get("key", ""))):
         raise InvalidTokenFormat()
-    issuer, pub, jti, name, relay = texts
+    if type(payload["iat"]) is not int or type(payload["exp"]) is not int:
+        raise InvalidTokenFormat()
+    issuer, pub, jti, name, relay = cast("list[str]", list(texts.values()))
     try:
         public_key = decode_public_key(pub)
         load_public_key(public_key)
-        secret = b64url_decode(key) if "key" in payload else None
+        key = b64url_decode(payload["key"]) if "key" in payload else None
     except InvalidInput:
         raise InvalidTokenFormat() from None
-    well_formed = _JTI(jti) and is_relay_address(relay) and type(payload["exp"]) is int
-    if not well_formed or (secret is not None and len(secret) != KEY_BYTES):
+    if not _JTI(jti) or not is_relay_address(relay) or (key is not None and len(key) != KEY_BYTES):
         raise InvalidTokenFormat()
-    return BootstrapToken(issuer, public_key, payload["iat"], payload["exp"], jti, name, relay, secret)
+    return BootstrapToken(issuer, public_key, payload["iat"], payload["exp"], jti, name, relay, key)
 
 
 # --- what travels over the relay ------------------------------------------------------------------------------------

@@ -61,10 +61,16 @@ def parse_code(text: str) -> str:
     Raises:
         InvalidCode: not six ASCII digits, or below 100000.
     """
-    digits = re.sub(r"[\s-]", "", text)
-    if not _SIX_DIGITS(digits) or int(digits) < FIRST_CODE:
+    digits = parse_entered(text)
+    if digits is None or int(digits) < FIRST_CODE:
         raise InvalidCode()
     return digits
+
+
+def parse_entered(text: str) -> str | None:
+    """Six digits as a person typed them, without spaces and hyphens; None for anything else."""
+    digits = re.sub(r"[\s-]", "", text)
+    return digits if _SIX_DIGITS(digits) else None
 
 
 def shared_secret(private_key: bytes, peer_public_key: bytes) -> bytes:

@@ -1,0 +1,216 @@
+"""The play: identities, trust, signed requests, forged and replayed ones, a tampered list, and revoking in the admin."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+
+from amesh_django.client import authorization_header
+from amesh_django.device import Device
+from amesh_django.protocol.display import clean_line
+
+from .browser import Browser
+from .programs import Programs, Server
+from .stage import Stage
+
+USER = "demo"
+#: Under which the demo's laptop stands in the list, at first and after somebody has been at the database.
+LAPTOP, CHANGED = "laptop", "laptop of the boss"
+_EDIT = "UPDATE amesh_device SET friendly_name = 'laptop of the boss'"
+_LOGGER = " amesh_django.verification: "
+
+
+class Play:
+    """One performance.
+
+    Args:
+        folder: empty; all that is made lies in it.
+        stage: where it is shown.
+
+    Attributes:
+        password: of the user who revokes.
+    """
+
+    def __init__(self, folder: Path, stage: Stage) -> None:
+        self._stage = stage
+        self._folder = folder
+        self._run = Programs(folder, stage)
+        self.password = secrets.token_urlsafe(12)
+        self._id: dict[str, str] = {}
+
+    def perform(self, afterwards: Callable[[str], None] | None = None) -> None:
+        """All acts.
+
+        Args:
+            afterwards: called with the server's URL at the end, while it is still up.
+
+        Raises:
+            DemoError: it can't go on.
+        """
+        self._identities()
+        self._trust()
+        self._stage.act("The server starts")
+        with self._run.server() as server, httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
+            self._stage.check("it answers", client.get("/").status_code == 200, server.url)
+            requests = Requests(
+                self._stage, server, client, {name: self._device(name) for name in (LAPTOP, "stranger")}
+            )
+            requests.accepted()
+            requests.refused()
+            self._tampered(requests)
+            self._revoked(requests, server)
+            if afterwards is not None:
+                afterwards(server.url)
+
+    def _device(self, name: str) -> Device:
+        return Device(self._folder / name, environ={"HOME": str(self._folder)})
+
+    def _made(self, name: str) -> None:
+        self._id[name] = self._device(name).identity.device_id
+        self._stage.check(f"{name} has a key of its own", True, self._id[name])
+
+    def _identities(self) -> None:
+        self._stage.act("Each device makes its identity: the server, a laptop, and a stranger")
+        self._run.manage("migrate", "--verbosity=0")
+        self._run.manage("amesh_init", "--name", "server")
+        self._made("server")
+        for name in (LAPTOP, "stranger"):
+            self._run.amesh(name, "init", "--name", name)
+            self._made(name)
+
+    def _trust(self) -> None:
+        self._stage.act("Trust is made by hand, from one shell to the other")
+        line = self._run.amesh(LAPTOP, "export-key").strip()
+        self._run.manage("amesh_trust", line, "--role", "controller", "--yes")
+        self._stage.check("the server trusts the laptop: it may call", self._id[LAPTOP] in self._list(), "controller")
+        line = self._run.manage("amesh_export_key").strip()
+        self._run.amesh(LAPTOP, "trust", line, "--role", "target", "--yes")
+        listed = self._run.amesh(LAPTOP, "list")
+        self._stage.check("the laptop knows the server: it may be called", self._id["server"] in listed, "target")
+
+    def _list(self) -> str:
+        return self._run.manage("amesh_list")
+
+    def _tampered(self, requests: Requests) -> None:
+        stage = self._stage
+        stage.act("Somebody edits the list of trusted devices in the database, past the app")
+        self._sql(_EDIT)
+        requests.get("the laptop's next request", LAPTOP, 500, "allow_list_integrity_failure", reason="rows_mismatch")
+        report = self._run.manage("amesh_integrity", fails=True)
+        stage.output(report)
+        stage.check(
+            "amesh_integrity shows what differs", CHANGED in report and self._id[LAPTOP] in report, "exit code 1"
+        )
+        stage.output(self._run.manage("amesh_integrity", "--reseal", "--yes"))
+        requests.get("the laptop's next request", LAPTOP, 200, CHANGED)
+
+    def _sql(self, statement: str) -> None:
+        self._stage.command(["sqlite3", "db.sqlite3", f'"{statement}"'])
+        with closing(sqlite3.connect(self._folder / "data" / "db.sqlite3", timeout=20)) as connection, connection:
+            connection.execute(statement)
+
+    def _revoked(self, requests: Requests, server: Server) -> None:
+        stage = self._stage
+        stage.act("A person revokes the laptop in the admin")
+        self._run.manage(
+            "createsuperuser", "--noinput", "--username", USER, "--email", "demo@localhost",
+            secrets={"DJANGO_SUPERUSER_PASSWORD": self.password},
+        )  # fmt: skip
+        browser = Browser()
+        try:
+            login = browser.open(f"{server.url}/admin/")
+            inside = browser.submit(login, login.form("username", "password"), username=USER, password=self.password)
+            stage.check("logs in", "Site administration" in inside.text, f"{server.url}/admin/")
+            devices = browser.open(f"{server.url}/admin/amesh/device/")
+            stage.check("finds the laptop in the list of devices", self._id[LAPTOP] in devices.text, CHANGED)
+            chosen = devices.form("action", "_selected_action")
+            asked = browser.submit(
+                devices, chosen, action="revoke_selected", _selected_action=chosen.boxes["_selected_action"]
+            )
+            form = asked.form("reason")
+            stage.check(
+                "chooses “Revoke selected devices”, and is asked why", form.method == "post", "a page with a form"
+            )
+            done = browser.submit(asked, form, reason="Left on a train. Asked for by its owner.")
+            stage.check("says why", f"Revoked: {self._id[LAPTOP]}" in done.text, "Revoked")
+        finally:
+            browser.close()
+        requests.get("the laptop's next request", LAPTOP, 401, "unauthorized", reason="device_revoked")
+        self._stage.check("and it is gone from the list", self._id[LAPTOP] not in self._list(), "amesh_list")
+
+
+class Requests:
+    """Signed requests over HTTP, and what comes back.
+
+    Args:
+        stage: where they are shown.
+        server: whose log has the reason of a refusal.
+        client: sends them.
+        devices: name → who signs.
+    """
+
+    def __init__(self, stage: Stage, server: Server, client: httpx.Client, devices: dict[str, Device]) -> None:
+        self._stage = stage
+        self._server = server
+        self._client = client
+        self._devices = devices
+
+    def accepted(self) -> None:
+        """What the laptop signs is let in, at each of the three doors."""
+        self._stage.act("Signed requests are accepted, by the name of the device")
+        self.get("GET /api/hello", LAPTOP, 200, LAPTOP)
+        body = b'{"temperature": 21.5}'
+        self._send(f"POST /api/hello {body.decode()}", self._signed("POST", "/api/hello?room=a%20b", body), 200, LAPTOP)
+        self._send("POST /hooks/event, a webhook", self._signed("POST", "/hooks/event", os.urandom(64)), 200, LAPTOP)
+        self._send(
+            "GET /protected/status, behind the middleware", self._signed("GET", "/protected/status"), 200, LAPTOP
+        )
+
+    def refused(self) -> None:
+        """What is replayed, forged, or not the laptop's."""
+        self._stage.act("Everything else is refused; the reason goes to the server's log only")
+        body = b'{"amount": 100}'
+        request = self._signed("POST", "/api/hello", body)
+        self._send(f"POST /api/hello {body.decode()}", request, 200, LAPTOP)
+        self._send("the same request again", request, 401, "unauthorized", reason="replay_detected")
+        forged = self._signed("POST", "/api/hello", body)
+        forged = self._client.build_request("POST", "/api/hello", content=b'{"amount": 900}', headers=forged.headers)
+        self._send("one byte of the body changed", forged, 401, "unauthorized", reason="invalid_signature")
+        self.get("a good signature, by the stranger", "stranger", 401, "unauthorized", reason="unknown_device")
+        unsigned = self._client.build_request("GET", "/protected/status")
+        self._send("no signature", unsigned, 400, "missing_header", reason="missing_header")
+
+    def get(self, what: str, device: str, status: int, answer: str, *, reason: str = "") -> None:
+        """Send a signed GET and check what comes back."""
+        self._send(what, self._signed("GET", "/api/hello", device=device), status, answer, reason=reason)
+
+    def _signed(self, method: str, target: str, body: bytes = b"", *, device: str = LAPTOP) -> httpx.Request:
+        header = authorization_header(method, target, body, device=self._devices[device])
+        headers = {"Authorization": header, "Content-Type": "application/json"}
+        return self._client.build_request(method, target, content=body or None, headers=headers)
+
+    def _send(self, what: str, request: httpx.Request, status: int, answer: str, *, reason: str = "") -> None:
+        before = len(self._server.log())
+        response = self._client.send(request)
+        said = _said(response)
+        logged = self._server.log()[before:]
+        reasons = [line.partition(_LOGGER)[2] for line in logged.splitlines() if _LOGGER in line]
+        why = f"   log: {reason}" if any(reason in line for line in reasons) and reason else ""
+        holds = response.status_code == status and said == answer and bool(why) == bool(reason)
+        shown = f"{response.status_code} {clean_line(said)}{why}"
+        self._stage.check(what, holds, shown, expected=f"{status} {answer} {reason}".strip())
+
+
+def _said(response: httpx.Response) -> str:
+    """Whom a good answer greets, or the error of another one."""
+    try:
+        found = response.json()
+    except ValueError:
+        return f"({response.headers.get('Content-Type')}, not JSON)"
+    return str(found.get("hello") or found.get("error"))

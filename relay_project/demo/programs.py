@@ -1,0 +1,154 @@
+"""The programs that the demo runs, in a folder of its own: the two command lines, and the server."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from django.conf import settings
+
+from .stage import DemoError, Stage
+
+HOST = "127.0.0.1"
+_START_SECONDS, _STOP_SECONDS = 30.0, 10.0
+#: A developer's own device, database and settings have no part in the demo.
+_NOT_OURS = ("AMESH_", "AUTH_MESH_", "DJANGO_", "REDIS_URL", "GUNICORN_", "WEB_CONCURRENCY", "SCRIPT_NAME")
+
+
+class Programs:
+    """Runs commands as a person would, and shows them.
+
+    Args:
+        folder: where all that they make lies.
+        stage: where they are shown.
+    """
+
+    def __init__(self, folder: Path, stage: Stage) -> None:
+        self.folder = folder
+        self._stage = stage
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}
+        self._environment = {
+            **kept,
+            "HOME": str(folder),
+            "DJANGO_SETTINGS_MODULE": "relay_project.settings",
+            "DJANGO_DATA_DIR": str(folder / "data"),
+            "PYTHONPATH": str(settings.BASE_DIR),
+            "PYTHONUNBUFFERED": "1",
+            "NO_COLOR": "1",
+        }
+
+    def environment(self, device: str) -> dict[str, str]:
+        """What makes a command act as one of the devices."""
+        return {**self._environment, "AUTH_MESH_DIR": str(self.folder / device)}
+
+    def manage(self, *words: str, secrets: Mapping[str, str] | None = None, fails: bool = False) -> str:
+        """A command of the server: ``manage.py …``. Its secrets go by environment, never on the command line."""
+        self._stage.command(["manage.py", *words])
+        argv = [sys.executable, str(settings.BASE_DIR / "manage.py"), *words]
+        return self._run(argv, {**self.environment("server"), **(secrets or {})}, fails)
+
+    def amesh(self, device: str, *words: str) -> str:
+        """A command of another device: ``amesh …``."""
+        self._stage.command(["amesh", *words])
+        return self._run([sys.executable, "-m", "amesh_cli", *words], self.environment(device), False)
+
+    def _run(self, argv: list[str], environment: Mapping[str, str], fails: bool) -> str:
+        done = subprocess.run(
+            argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8"
+        )
+        printed = done.stdout + done.stderr
+        if bool(done.returncode) != fails:
+            raise DemoError(f"That command ended with {done.returncode}. It printed:\n{printed}")
+        return printed if fails else done.stdout
+
+    @contextmanager
+    def server(self) -> Iterator[Server]:
+        """The server, up inside the block."""
+        server = Server(self.environment("server"), self.folder / "server.log")
+        self._stage.command(server.shown)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+
+
+class Server:
+    """One process: nonces lie in its memory, so there must not be a second.
+
+    Attributes:
+        url: where it answers.
+        shown: its command line, as a person would type it.
+    """
+
+    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
+        address = f"{HOST}:{_free_port()}"
+        self.url = f"http://{address}"
+        self._environment = environment
+        self._log = log
+        self._process: subprocess.Popen[bytes] | None = None
+        if importlib.util.find_spec("gunicorn"):
+            self.shown = ["gunicorn", "relay_project.wsgi", "--workers", "1", "--threads", "4", "--bind", address]
+            self._argv = [sys.executable, "-m", *self.shown]
+        else:
+            self.shown = ["manage.py", "runserver", "--noreload", address]
+            self._argv = [sys.executable, str(settings.BASE_DIR / "manage.py"), *self.shown[1:]]
+
+    def start(self) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            DemoError: it does not.
+        """
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self._argv,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise DemoError(f"The server did not start. The end of its log:\n{self.log()[-3000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it, and all that it started."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_STOP_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def log(self) -> str:
+        """All that it has logged."""
+        return self._log.read_text("utf-8", "replace")
+
+    def _answers(self) -> bool:
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        with suppress(OSError), socket.create_connection((host, int(port)), timeout=0.2):
+            return True
+        return False
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+    return port

@@ -1,0 +1,100 @@
+"""``manage.py amesh_demo``: shows the main job for real, and checks it."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, NoReturn
+
+import httpx
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from amesh_django.protocol.errors import AmeshError
+from relay_project.demo.play import LAPTOP, USER, Play
+from relay_project.demo.stage import DemoError, Stage
+
+
+def _terminated(number: int, frame: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+class Command(BaseCommand):
+    """A server and two devices in a temporary folder. Exit code 1 if anything is not as said."""
+
+    help = (
+        "Show the main job for real: a server and two devices in a temporary folder, signed requests, forged ones, a tampered "
+        "list, and revoking in the admin. The exit code is 1 if anything is not as said."
+    )
+    # The demo has a server and a database of its own; what is wrong with this one is not its business.
+    requires_system_checks = []  # noqa: RUF012
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """``--keep``."""
+        parser.add_argument(
+            "--keep",
+            action="store_true",
+            help="Leave the server up until Ctrl-C, and print how to log in to its admin.",
+        )
+
+    def handle(self, *args: Any, keep: bool, **options: Any) -> None:
+        """Perform.
+
+        Raises:
+            CommandError: something is not as said.
+        """
+        stage = Stage(self._say, marks=self._marks(), title=self.style.MIGRATE_HEADING)
+        before = signal.signal(signal.SIGTERM, _terminated)  # so that nothing stays behind
+        try:
+            with tempfile.TemporaryDirectory(prefix="amesh-demo-", ignore_cleanup_errors=True) as folder:
+                self._say("A server, a laptop that it trusts, and a stranger. All that they make lies in")
+                self._say(f"{folder} and is removed at the end.")
+                play = Play(Path(folder), stage)
+                play.perform((lambda url: self._wait(url, play.password, folder)) if keep else None)
+        except KeyboardInterrupt:
+            self._say("\nStopped. Nothing of it stays behind.")
+            sys.exit(130)
+        except httpx.HTTPError as error:
+            raise CommandError(f"The server did not answer: {error}. Try again.") from error
+        except (DemoError, AmeshError) as error:
+            raise CommandError(str(error)) from error
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        if stage.failures:
+            raise CommandError(f"{stage.failures} of {stage.checks} checks are not as said; they are marked above.")
+        self._say("")
+        self._say(self.style.SUCCESS(f"All {stage.checks} checks are as said."))
+
+    def _say(self, line: str) -> None:
+        self.stdout.write(line)
+        self.stdout.flush()
+
+    def _marks(self) -> tuple[str, str]:
+        good, bad = "✓", "✗"
+        try:
+            (good + bad).encode(getattr(self.stdout, "encoding", None) or "utf-8")
+        except UnicodeEncodeError:
+            good, bad = "ok", "NO"
+        return self.style.SUCCESS(good), self.style.ERROR(bad)
+
+    def _wait(self, url: str, password: str, folder: str) -> None:
+        """Until Ctrl-C."""
+        self._say(f"""
+The server stays up until Ctrl-C.
+
+  admin     {url}/admin/
+  user      {USER}
+  password  {password}
+
+The laptop is revoked now. To trust it again, and to call the server as the laptop:
+
+  export DJANGO_DATA_DIR={folder}/data
+  AUTH_MESH_DIR={folder}/{LAPTOP} amesh export-key |
+    AUTH_MESH_DIR={folder}/server manage.py amesh_trust - --role controller --yes
+  AUTH_MESH_DIR={folder}/{LAPTOP} amesh fetch {url}/api/hello
+""")
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            self._say("\nThe server stops, and its folder is removed.")

@@ -1,0 +1,30 @@
+"""Fixtures of the tests of the admin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+
+from amesh_django.models import Device
+from amesh_django.test.devices import EphemeralDevice
+from tests.admin.people import Trust, logged_in, staff
+
+
+@pytest.fixture
+def trust(db: None, amesh_trust: Callable[..., EphemeralDevice]) -> Trust:
+    """``trust(name, **options)`` makes a device that the server trusts, and returns its row."""
+
+    def make(name: str = "laptop", **options: Any) -> Device:
+        made = amesh_trust(EphemeralDevice(name), **options)
+        return Device.objects.get(device_id=made.identity.device_id)
+
+    return make
+
+
+@pytest.fixture
+def root(db: None, amesh_server: object) -> Client:
+    """A superuser."""
+    return logged_in(staff("root", is_superuser=True))

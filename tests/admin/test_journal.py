@@ -1,0 +1,73 @@
+"""The journal in the admin: on a device's page, and as a list."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.models import AllowListChange
+from tests.admin.people import (
+    JOURNAL,
+    Trust,
+    logged_in,
+    page_of,
+    revoke,
+    staff,
+    text_of,
+)
+
+
+def test_the_page_of_a_device_tells_its_history(trust: Trust, root: Client) -> None:
+    device = trust()
+    DatabaseAllowList(by="alice").set_permissions(device.device_id, {"shell": True})
+    revoke(root, device, reason="lost")
+    page = text_of(root.get(page_of(device))).rpartition(" Journal ")[2]
+    for expected in ("added", "Name: laptop", "Permissions: none → shell", ", by alice", "Reason: lost", ", by root"):
+        assert expected in page
+    assert page.index("Reason: lost") < page.index("none → shell") < page.index("Name: laptop")
+
+
+def test_a_forged_line_is_marked_and_not_believed(trust: Trust, root: Client) -> None:
+    device = trust()
+    AllowListChange.objects.create(
+        revision=99, device_id=device.device_id, action="changed", at=timezone.now(), by="root", mac="0" * 64,
+        row='{"friendly_name": "forged name", "role": 7}',
+    )  # fmt: skip
+    AllowListChange.objects.create(
+        revision=100, device_id=device.device_id, action="x\u202ey", at=timezone.now(), by="\u202e", mac="",
+        row="not json",
+    )  # fmt: skip
+    # Not even who did it, or when, can be altered.
+    for by, moment in (("somebody else", timezone.now()), ("", timezone.now() - dt.timedelta(days=1))):
+        trust(by)
+        AllowListChange.objects.filter(pk=AllowListChange.objects.latest("pk").pk).update(by=by, at=moment)
+    page = text_of(root.get(page_of(device)))
+    assert page.count("Amesh did not write this line") == 2
+    assert "forged name" not in page
+    assert "\u202e" not in page
+    assert text_of(root.get(JOURNAL)).count("NO: forged") == 4
+
+
+def test_a_device_without_a_journal_and_one_with_a_long_one(
+    trust: Trust, root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = trust()
+    AllowListChange.objects.all().delete()
+    assert "The journal has nothing about this device" in text_of(root.get(page_of(device)))
+    monkeypatch.setattr("amesh_django.admin.history.MOST", 3)
+    for number in range(4):
+        DatabaseAllowList().set_permissions(device.device_id, {"n": number})
+    page = root.get(page_of(device))
+    assert len(page.context["amesh_history"]) == 3
+    assert "n: 2 → n: 3" in text_of(page)
+
+
+def test_the_journal_is_for_those_who_may_see_it(trust: Trust) -> None:
+    device = trust()
+    client = logged_in(staff("auditor", "view_allowlistchange"))
+    assert device.device_id in text_of(client.get(JOURNAL))
+    assert logged_in(staff("viewer", "view_device")).get(JOURNAL).status_code == 403

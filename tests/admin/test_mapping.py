@@ -1,0 +1,129 @@
+"""Mapping a device to a user in the admin, and who may."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.urls import reverse
+
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.models import AllowListChange, Device
+from amesh_django.protocol.errors import AllowListBusy
+from tests.admin.people import (
+    Trust,
+    assign,
+    logged_in,
+    mapped,
+    page_of,
+    staff,
+    text_of,
+)
+
+
+def test_map_and_unmap(trust: Trust, root: Client) -> None:
+    device, user = trust(), staff("robot")
+    response = assign(root, device, user)
+    assert "was changed successfully" in text_of(response)
+    assert mapped(device) == user
+    assert AllowListChange.objects.first().by == "root"  # type: ignore[union-attr]
+    assert "mapped user" in LogEntry.objects.get().get_change_message().lower()
+    assert DatabaseAllowList().verify().ok
+    assign(root, device, None)
+    assert mapped(device) is None
+    assert DatabaseAllowList().verify().ok
+    page = text_of(root.get(page_of(device)))
+    assert "Mapped user: robot → –" in page
+    assert "Mapped user: robot" in page
+
+
+def test_nothing_sealed_comes_from_the_form(trust: Trust, root: Client) -> None:
+    device = trust()
+    before = Device.objects.filter(pk=device.pk).values().get()
+    assign(
+        root, device, None, friendly_name="x", role="target", permissions_json='{"shell":true}', revoked_at="",
+        public_key="x", device_id="am_x", added_by="handshake",
+    )  # fmt: skip
+    assert Device.objects.filter(pk=device.pk).values().get() == before
+    assert root.post(f"{page_of(device)}", {"_saveasnew": "1"}).status_code in (200, 302, 403)
+    assert Device.objects.count() == 1
+
+
+def test_nobody_hands_out_rights_that_they_do_not_have(trust: Trust) -> None:
+    device = trust()
+    client = logged_in(staff("staff", "change_device", "auth.view_user"))
+    for user, expected in (
+        (staff("boss", is_superuser=True), "boss is a superuser"),
+        (staff("more", "change_device", "auth.delete_user"), "more has rights that you do not have"),
+    ):
+        assert expected in text_of(assign(client, device, user))
+        assert mapped(device) is None
+        # Nor do they take a device away from such a user.
+        DatabaseAllowList().map_user(device.device_id, user)
+        assert expected in text_of(assign(client, device, None))
+        assert mapped(device) == user
+        DatabaseAllowList().map_user(device.device_id, None)
+    for user in (staff("same", "change_device", "auth.view_user"), staff("less", "change_device"), staff("none")):
+        assign(client, device, user)
+        assert mapped(device) == user
+
+
+def test_a_superuser_maps_to_anybody_but_the_inactive(trust: Trust, root: Client) -> None:
+    device = trust()
+    boss, gone = staff("boss", is_superuser=True), staff("gone", is_active=False)
+    assign(root, device, boss)
+    assert mapped(device) == boss
+    assert "gone is not active" in text_of(assign(root, device, gone))
+    assert mapped(device) == boss
+
+
+def test_a_page_that_is_out_of_date_changes_nothing(trust: Trust, root: Client) -> None:
+    device, user = trust(), staff("robot")
+    DatabaseAllowList().map_user(device.device_id, user)  # after the page was opened
+    for revision in (str(device.revision), "", "x"):
+        response = assign(root, device, None, amesh_revision=revision)
+        assert "was changed while this page was open" in text_of(response)
+        assert mapped(device) == user
+
+
+def test_a_revoked_device_can_be_unmapped_so_that_its_user_can_be_deleted(trust: Trust, root: Client) -> None:
+    device, user = trust(), staff("robot")
+    DatabaseAllowList().map_user(device.device_id, user)
+    DatabaseAllowList().revoke(device.device_id)
+    assign(root, device, None)
+    user.delete()
+    assert mapped(device) is None
+
+
+def test_a_user_as_which_a_device_acts_is_not_deleted(trust: Trust, root: Client) -> None:
+    device, user = trust(), staff("robot")
+    assign(root, device, user)
+    url = reverse("admin:auth_user_delete", args=[user.pk])
+    assert "Cannot delete user" in text_of(root.get(url))
+    root.post(url, {"post": "yes"})
+    assert mapped(device) == user
+
+
+def test_the_user_is_searched_for_or_typed(trust: Trust) -> None:
+    device = trust()
+    searching = logged_in(staff("a", "change_device", "auth.view_user")).get(page_of(device)).content.decode()
+    assert "admin-autocomplete" in searching
+    typing = logged_in(staff("b", "change_device")).get(page_of(device)).content.decode()
+    assert "vForeignKeyRawIdAdminField" in typing
+    reading = logged_in(staff("c", "view_device")).get(page_of(device)).content.decode()
+    assert 'name="user"' not in reading
+
+
+def test_a_busy_list_is_a_message_on_the_page_of_the_device(
+    trust: Trust, root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def busy(self: DatabaseAllowList, device_id: str, user: Any) -> None:
+        raise AllowListBusy("The list was busy. Try again.")
+
+    device = trust()
+    monkeypatch.setattr(DatabaseAllowList, "map_user", busy)
+    response = assign(root, device, staff("robot"))
+    assert response.redirect_chain == [(page_of(device), 302)]
+    assert "The list was busy. Try again." in text_of(response)

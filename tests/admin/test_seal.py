@@ -1,0 +1,95 @@
+"""What the admin says and refuses where the seal is broken or can't be checked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.admin.models import LogEntry
+from django.test import Client
+from django.urls import reverse
+
+from amesh_django import server
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.models import Device
+from tests.admin.people import (
+    JOURNAL,
+    LIST,
+    REVOKE,
+    Trust,
+    assign,
+    break_seal,
+    logged_in,
+    page_of,
+    revoke,
+    staff,
+    text_of,
+)
+
+
+def test_a_broken_seal_is_told_on_every_page_until_it_is_mended(trust: Trust, root: Client) -> None:
+    device = trust()
+    pages = [
+        LIST,
+        JOURNAL,
+        page_of(device),
+        f"{REVOKE}?devices={device.device_id}",
+        reverse("admin:amesh_device_history", args=[device.pk]),
+        reverse("admin:app_list", args=["amesh"]),
+    ]
+    for url in pages:
+        assert "amesh-banner" not in root.get(url).content.decode()
+    assert "seal" not in text_of(root.get(reverse("admin:index")))
+    break_seal(device)
+    for url in pages:
+        response = root.get(url)
+        assert 'class="amesh-banner" role="alert"' in response.content.decode(), url
+        assert "manage.py amesh_integrity --reseal" in text_of(response)
+    index = text_of(root.get(reverse("admin:index")))
+    assert index.count("The allow list does not match its seal") == 1
+    assert "manage.py amesh_integrity" in index
+    DatabaseAllowList().reseal(by="operator")
+    for url in (*pages, reverse("admin:index")):
+        assert "does not match its seal" not in root.get(url).content.decode(), url
+
+
+def test_the_index_says_nothing_to_those_who_see_no_devices(trust: Trust) -> None:
+    break_seal(trust())
+    client = logged_in(staff("staff", "auth.view_user"))
+    assert "seal" not in text_of(client.get(reverse("admin:index")))
+
+
+def test_nothing_is_changed_while_the_seal_is_broken(trust: Trust, root: Client) -> None:
+    device = trust()
+    break_seal(device)
+    response = revoke(root, device, reason="stolen")
+    assert response.status_code == 200
+    assert "do not match their seal" in text_of(response)
+    assert "The change was refused" in text_of(response)
+    response = assign(root, device, staff("robot"))
+    assert "The change was refused" in text_of(response)
+    row = Device.objects.get(pk=device.pk)
+    assert (row.is_revoked, row.user) == (False, None)
+    assert not LogEntry.objects.exists()
+
+
+def test_a_server_without_its_key_says_so_and_advises_against_resealing(
+    trust: Trust, root: Client, settings: Any, tmp_path: Any
+) -> None:
+    device = trust()
+    settings.AMESH = {"DIR": str(tmp_path / "nothing")}
+    server.reset()
+    page = root.get(LIST)
+    assert "can’t be checked" in text_of(page)
+    assert "There is no identity in" in text_of(page)
+    assert "--reseal" not in page.content.decode()
+    assert "can’t be had" in text_of(root.get(page_of(device)))
+    assert "can’t be checked" in text_of(root.get(JOURNAL))
+    response = revoke(root, device)
+    assert response.status_code == 200
+    assert "There is no identity in" in text_of(response)
+    assert "There is no identity in" in text_of(assign(root, device, staff("robot")))
+    settings.AMESH = {"NO_SUCH": 1}
+    server.reset()
+    assert "AMESH['NO_SUCH'] is not a setting" in text_of(root.get(LIST))
+    assert "AMESH['NO_SUCH'] is not a setting" in text_of(revoke(root, device))
+    assert not Device.objects.get(pk=device.pk).is_revoked
