@@ -8,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ _MARKER = re.compile(r"^ *<!-- ([a-z ]+?)(?:: (.*))? -->$")
 _HEADING = re.compile(r"^(#+) (.+)$")
 #: What a document shows and each run makes anew: device ids and lines of export-key.
 _MADE_ANEW = re.compile(r"am_[A-Za-z0-9_-]{16}(?![A-Za-z0-9_-])|amesh-key-v1\.[A-Za-z0-9_-]{44}\.[^.\s]+\.[0-9a-f]{8}")
+#: Ports that a document may name: servers of Django, and Redis.
+_PORT = re.compile(r"\b(?:8\d{3}|6379)\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")
 _ANSWER = re.compile(r"(\[y/N\]) (\S+)$")
 
@@ -104,7 +106,6 @@ class Machine:
 
     home: Path
     place: Path
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 class Stage:
@@ -175,15 +176,6 @@ class Stage:
     def execute(self, name: str, command: str, *, exit_code: int = 0, answers: str = "") -> str:
         """Run one command on a machine and return what it printed, on both streams."""
         machine = self.machine(name)
-        words = command.split()
-        if words[0] == "cd":
-            machine.place = machine.place / words[1]
-            machine.place.mkdir(exist_ok=True)
-            return ""
-        if words[0] == "export":
-            variable, _, value = words[1].partition("=")
-            machine.environment[variable] = os.path.expandvars(value.replace("~", str(machine.home)))
-            return ""
         done = subprocess.run(
             ["bash", "-c", self._here(command)],
             cwd=machine.place,
@@ -199,7 +191,7 @@ class Stage:
     def _serve(self, block: Block) -> None:
         ((command, _),) = block.commands
         machine = self.machine(block.words)
-        port = re.findall(r"\b[18]\d{3}\b", command)[-1]
+        port = _PORT.findall(command)[-1]
         if port in self._servers:
             self._servers[port].stop()
         real = self._port(port)
@@ -237,13 +229,15 @@ class Stage:
     def _environment(self, machine: Machine) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not _is_ours(name)}
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-        return {**kept, "PATH": path, "HOME": str(machine.home), **machine.environment}
+        return {**kept, "PATH": path, "HOME": str(machine.home)}
 
     def _port(self, shown: str) -> int:
-        return self._ports.setdefault(shown, services.free_port())
+        if shown not in self._ports:
+            self._ports[shown] = services.free_port()
+        return self._ports[shown]
 
     def _here(self, text: str) -> str:
-        text = re.sub(r"\b(?:8[0-9]{3}|6379)\b", lambda match: str(self._port(match[0])), text)
+        text = _PORT.sub(lambda match: str(self._port(match[0])), text)
         return _MADE_ANEW.sub(lambda match: self._known.get(match[0], match[0]), text)
 
     def _compare(self, shown: list[str], found: str) -> None:

@@ -168,14 +168,14 @@ def test_commands_and_options_exist(path: Path) -> None:
                 given = given[2:] or ["list"]
             assert given[0] in amesh.commands, f"`{line}`: there is no command {given[0]}"
             check_options(line, given[1:], amesh_options(given[0]) | amesh_options())
-        if match := re.match(r"(amesh_[a-z_]+)(?: (--.*))?$", line):
-            fixture = hasattr(plugin, match[1])
-            assert match[1] in PACKAGES or fixture or match[1] in get_commands(), f"`{line}`: there is no {match[1]}"
-            if match[2]:
-                check_options(line, words(match[2]), manage_options(match[1]))
-        if match := re.match(r"([a-z-]+) (--[a-z-]+)", line):
-            if match[1] in amesh.commands:
-                check_options(line, [match[2]], amesh_options(match[1]))
+        if bare := re.match(r"(amesh_[a-z_]+)(?: (--.*))?$", line):
+            fixture = hasattr(plugin, bare[1])
+            assert bare[1] in PACKAGES or fixture or bare[1] in get_commands(), f"`{line}`: there is no {bare[1]}"
+            if bare[2]:
+                check_options(line, words(bare[2]), manage_options(bare[1]))
+        if short := re.match(r"([a-z-]+) (--[a-z-]+)", line):
+            if short[1] in amesh.commands:
+                check_options(line, [short[2]], amesh_options(short[1]))
 
 
 def test_the_guide_names_every_command() -> None:

@@ -425,7 +425,10 @@ def test_only_the_controller_of_the_token_acknowledges() -> None:
     }
     bootstrap.verify_acknowledgement(held, **members)
     for changes in (
-        {"controller_public_key": b64encode(TARGET_PUBLIC), "controller_signature": b64encode(keys.sign(TARGET_KEY, text))},
+        {
+            "controller_public_key": b64encode(TARGET_PUBLIC),
+            "controller_signature": b64encode(keys.sign(TARGET_KEY, text)),
+        },
         {"controller_signature": b64encode(keys.sign(TARGET_KEY, text))},
         {"controller_signature": ""},
         {"controller_public_key": "?"},
