@@ -9,10 +9,17 @@ from typing import IO, BinaryIO, cast
 from urllib.parse import quote
 
 from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse, UnreadablePostError
 
 from amesh_django.protocol.canonical import EMPTY_BODY_HASH
-from amesh_django.protocol.errors import BodyParserOrderingError, PayloadTooLarge, RequestError, Unauthorized
+from amesh_django.protocol.errors import (
+    AllowListIntegrityFailure,
+    BodyParserOrderingError,
+    PayloadTooLarge,
+    RequestError,
+    Unauthorized,
+)
 from amesh_django.protocol.header import SCHEME
 
 from . import activity
@@ -127,6 +134,13 @@ def _query_has_one_reading(request: HttpRequest) -> bool:
     return charset in ("utf-8", "utf8") or "%" not in request.META.get("QUERY_STRING", "")
 
 
+def _settings() -> AmeshSettings:
+    try:
+        return amesh_settings()
+    except ImproperlyConfigured as error:
+        raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
+
+
 def authenticate(request: HttpRequest) -> VerifiedDevice:
     """Verify a request once, log what came of it, and attach the device as ``request.amesh``.
 
@@ -139,8 +153,8 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
     done: VerifiedDevice | None = request.__dict__.get("amesh")
     if isinstance(done, VerifiedDevice):
         return done
-    settings = amesh_settings()
     try:
+        settings = _settings()
         request.get_host()  # raises DisallowedHost, which Django answers with 400
         device = default_verifier().verify(
             request.method or "",

@@ -97,6 +97,8 @@ def _differences(
             "The seal was not made with this server's key: it was forged, or another identity (AMESH['DIR']) or another "
             "AMESH['SEAL_KEY_FILE'] was in use when the list was last changed."
         )
+        if AllowListChange.objects.using(using).exists() and not _sealed_rows(using, keys, None)[0]:
+            return  # nor was the journal: to name each row and line would only hide that
     genuine = seal.revision if seal is not None and reason == "rows_mismatch" else None
     sealed, forged = _sealed_rows(using, keys, genuine)
     for values in rows:

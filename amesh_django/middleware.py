@@ -39,6 +39,7 @@ class AmeshMiddleware:
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        amesh_settings()  # a server with wrong settings does not start
         self.get_response = get_response
         self.is_async = iscoroutinefunction(get_response)
         if self.is_async:

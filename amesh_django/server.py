@@ -10,7 +10,7 @@ from pathlib import Path
 from amesh_django.device import Device
 from amesh_django.device.locks import ForkSafeLock
 from amesh_django.protocol.encoding import b64decode_any
-from amesh_django.protocol.errors import InvalidInput, KeyStoreError
+from amesh_django.protocol.errors import IdentityMissing, InvalidInput, KeyStoreError
 from amesh_django.protocol.seal import KEY_MATERIAL_BYTES, hkdf_sha256
 
 from .conf import amesh_settings
@@ -55,7 +55,12 @@ def server_device() -> Device:
     if _device is None:
         with _device_lock:
             if _device is None:
-                _device = Device(amesh_settings().DIR)
+                try:
+                    _device = Device(amesh_settings().DIR)
+                except IdentityMissing as error:
+                    raise IdentityMissing(
+                        f"{str(error).partition('. ')[0]}. Make one: manage.py amesh_init --name NAME."
+                    ) from None
     return _device
 
 

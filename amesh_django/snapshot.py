@@ -159,6 +159,13 @@ def current(using: str | None = None) -> Snapshot:
         ) from error
 
 
+def _is_older(row: SealRow | None, kept: Snapshot) -> bool:
+    """True if *row* seals an older list than *kept*, or another one of the same revision: a list put back and changed."""
+    if row is None or kept.row is None or row.revision != kept.revision:
+        return kept.revision > (row.revision if row else 0)
+    return row.hmac != kept.row.hmac
+
+
 def _transient(using: str, connection: BaseDatabaseWrapper, row: SealRow | None) -> Snapshot:
     """The list as an open transaction sees it; kept with the connection, never with the process."""
     kept: Snapshot | None = connection.__dict__.get("_amesh_transient")
@@ -178,7 +185,7 @@ def _advance(
     broken = process.broken
     if broken is not None and row == broken[0] and time.monotonic() < broken[1]:
         raise _failure(broken[2])
-    if before is not None and before.revision > (row.revision if row else 0):
+    if before is not None and _is_older(row, before):
         # Read after it was adopted, and older: a transaction that began earlier may see that, a fresh read may not.
         if connection.in_atomic_block:
             return before
@@ -213,6 +220,8 @@ def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> 
     if kept is not None and row is not None:
         if kept.row == row or kept.revision > row.revision:
             return kept
+        if _is_older(row, kept):
+            raise _broken("rolled_back")
         if row.touched == 0 and seal_is_genuine(keys, row) and _catch_up(using, keys, kept, row):
             return kept
     try:
@@ -314,11 +323,15 @@ _SENTENCES = {
     "rows_mismatch": "The devices in the database do not match their seal: a row was changed past the app",
     "rolled_back": "The list in the database is older than one that this process has verified",
 }
+_MEND = "Run manage.py amesh_integrity to see what differs."
+_MENDS = {
+    "rolled_back": "Was a backup put back? Revoke again what was revoked since, then run manage.py amesh_integrity --reseal."
+}
 
 
 def _failure(reason: str) -> AllowListIntegrityFailure:
     return AllowListIntegrityFailure(
-        f"{_SENTENCES[reason]}. Nobody is let in. Run manage.py amesh_integrity to see what differs.", reason=reason
+        f"{_SENTENCES[reason]}. Nobody is let in. {_MENDS.get(reason, _MEND)}", reason=reason
     )
 
 

@@ -17,9 +17,11 @@ from django.test import override_settings
 from tests import services
 from tests.services import ROOT
 
-DOCUMENTS = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")] + sorted(
-    (ROOT / "docs").glob("*.md")
-)
+#: What the project is to become: these name parts that are still to come.
+PLANS = [ROOT / "docs" / name for name in ("design.md", "protocol.md")]
+DOCUMENTS = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")] + [
+    path for path in sorted((ROOT / "docs").glob("*.md")) if path not in PLANS
+]
 BIN = Path(sys.executable).parent
 
 _FENCE = re.compile(r"^ *```(\w*)$")

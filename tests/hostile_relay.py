@@ -1,328 +1,178 @@
-"""A malicious relay, as a tool of tests: what it may do to the payloads of two sides (the network half is in fake_relay.py)."""
+"""A relay for tests, over real sockets: honest enough to pair two sides, and as malicious as a test asks it to be."""
 
 from __future__ import annotations
 
-import hashlib
-import secrets
-from collections.abc import Callable
+import contextlib
+import json
+import ssl
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
+from typing import Any, cast
 
-from amesh_django.pairing.ceremony import Ephemeral, Party
-from amesh_django.protocol import keys, pairing_v1, pairing_v2
-from amesh_django.protocol.pairing import shared_secret
-from amesh_django.protocol.pairing_v2 import Share, Tunnel
-from tests.grinding import grind_key
-from tests.pairing_world import MOMENT, Wire, party
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
+from tests.pairing_world import Wire
 
-def two_ephemerals() -> tuple[Ephemeral, Ephemeral]:
-    return Ephemeral.generate(), Ephemeral.generate()
+#: What is sent in place of the proper thing: a frame (text or bytes), or a number: the connection is closed with that code.
+Raw = str | bytes | int
 
-
-def keys_v1(ephemeral: Ephemeral) -> str:
-    return pairing_v1.encode_ephemeral(ephemeral.public)
+ACK = json.dumps({"type": "ack", "message": "session_open"})
+FOUND = json.dumps({"type": "peer_found"})
+DONE = json.dumps({"type": "done"})
 
 
-@dataclass
-class Meddler(Wire):
-    """Changes one payload: the *number*-th that the side *name* sends.
-
-    Attributes:
-        change: makes the payloads that are delivered in its place.
-        seen: all payloads so far, as they were sent, of both sides.
-    """
-
-    name: str
-    number: int
-    change: Callable[[Meddler, str], list[str]]
-    seen: list[tuple[str, str]] = field(default_factory=list)
-    counts: dict[str, int] = field(default_factory=lambda: {"target": 0, "controller": 0})
-    met: bool = False
-
-    def _carry(self, name: str, payload: str) -> None:
-        self.seen.append((name, payload))
-        number, self.counts[name] = self.counts[name], self.counts[name] + 1
-        receiver = self.controller if name == "target" else self.target
-        if (name, number) == (self.name, self.number):
-            self.met = True
-            receiver.inbox.extend(self.change(self, payload))
-        else:
-            receiver.inbox.append(payload)
-
-    def from_target(self, payload: str) -> None:
-        self._carry("target", payload)
-
-    def from_controller(self, payload: str) -> None:
-        self._carry("controller", payload)
+def error(code: object) -> str:
+    return json.dumps({"type": "error", "code": code})
 
 
-class SpeaksV1ToBoth(Wire):
-    """Answers whatever comes with version 1's first payload."""
+def data(payload: str) -> str:
+    return json.dumps({"type": "data", "payload": payload})
 
-    tells = False
 
-    def start(self) -> None:
-        for side in (self.target, self.controller):
-            side.inbox.append(pairing_v1.encode_ephemeral(Ephemeral.generate().public))
+class _Outbox:
+    """The inbox of a side of :class:`tests.pairing_world.Wire`: what is put into it goes out."""
 
-    def from_target(self, payload: str) -> None:
-        """Forget it."""
+    def __init__(self) -> None:
+        self.pending: list[str] = []
 
-    from_controller = from_target
+    def append(self, payload: str) -> None:
+        self.pending.append(payload)
+
+    def extend(self, payloads: list[str]) -> None:
+        self.pending.extend(payloads)
 
 
 @dataclass
-class MiddleV1(Wire):
-    """In the middle of version 1: a tunnel to each side, who the other side is said to be is up to it.
+class End:
+    """One of the two sockets."""
 
-    It finishes the target's side first, for then it knows the code that the person will have to type.
+    socket: ServerConnection
+    inbox: _Outbox = field(default_factory=_Outbox)
+
+    async def flush(self) -> None:
+        while self.inbox.pending:
+            await send(self.socket, data(self.inbox.pending.pop(0)))
+
+
+async def send(socket: ServerConnection, raw: Raw) -> None:
+    with contextlib.suppress(ConnectionClosed):
+        await (socket.close(raw) if isinstance(raw, int) else socket.send(raw))
+
+
+@dataclass
+class Session:
+    """Two sockets, and what the relay does between them."""
+
+    target: ServerConnection
+    controller: ServerConnection | None = None
+    wire: Wire | None = None
+
+
+@dataclass
+class HostileRelay:
+    """The relay.
 
     Attributes:
-        as_controller: whom the target sees; None passes the real controller's introduction on.
-        as_target: whom the controller sees; None passes the real target's on.
-        grinds: take the key that the controller sees so that the codes agree. This is the attack that breaks version 1.
-        start_at: where it begins to look; None begins anywhere.
-        ephemerals: its own keys, to the target and to the controller.
-        tried: how many keys it took.
+        wire: what it does to payloads, made anew for each pairing.
+        on_listen: what a target gets in place of the acknowledgement, one list for each listen; then the proper thing.
+        on_connect: what a controller gets in place of being matched.
+        on_match: what both get after ``peer_found``.
+        on_data: what a side gets in place of the payload that its other side sends, by number of payload (0 is the first of all).
+        tells: say when a side has left.
+        frames: every frame that came, as (which side, text).
+        sessions: by one-time code.
     """
 
-    as_controller: Party | None = None
-    as_target: Party | None = None
-    grinds: bool = False
-    start_at: int | None = None
-    ephemerals: tuple[Ephemeral, Ephemeral] = field(default_factory=two_ephemerals)
-    tried: int = 0
-    tells = False
+    wire: Callable[[], Wire] = Wire
+    on_listen: list[list[Raw]] = field(default_factory=list)
+    on_connect: list[list[Raw]] = field(default_factory=list)
+    on_match: list[Raw] = field(default_factory=list)
+    on_data: dict[int, list[Raw]] = field(default_factory=dict)
+    tells: bool = True
+    frames: list[tuple[str, str]] = field(default_factory=list)
+    sessions: dict[str, Session] = field(default_factory=dict)
+    url: str = ""
+    _carried: int = 0
 
-    def start(self) -> None:
-        self._to_target, self._to_controller = self.ephemerals
-        self._queues: dict[str, list[str]] = {"target": [], "controller": []}
-        self._shared: dict[str, bytes] = {}
-        self._plain: dict[str, bytes] = {}
-        self.controller.inbox.append(pairing_v1.encode_ephemeral(self._to_controller.public))
+    @contextlib.asynccontextmanager
+    async def running(self, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[HostileRelay]:
+        """On a free port of this machine."""
+        async with serve(self._serve, "127.0.0.1", 0, ssl=tls, compression=None, close_timeout=0.5, max_size=None) as server:
+            port = next(iter(server.sockets)).getsockname()[1]
+            self.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{port}/ws"
+            yield self
 
-    def from_target(self, payload: str) -> None:
-        if "target" not in self._shared:
-            self._agree("target", self._to_target, payload)
-            self.target.inbox.append(pairing_v1.encode_ephemeral(self._to_target.public))
-            if self.as_controller is not None:
-                self._introduce("target", self.as_controller)
-        elif payload in (pairing_v1.CONFIRMED, pairing_v1.REJECTED):
-            self.controller.inbox.append(payload)
-        else:
-            self._plain["target"] = pairing_v1.decrypt(self._key("target"), payload)
-            self._finish()
+    async def _serve(self, socket: ServerConnection) -> None:
+        session: Session | None = None
+        try:
+            async for text in socket:
+                frame: dict[str, Any] = json.loads(text)
+                self.frames.append((self._name(socket, session), str(text)))
+                match frame["type"]:
+                    case "listen":
+                        session = await self._listen(socket, frame["otc"])
+                    case "connect":
+                        session = await self._connect(socket, frame["otc"])
+                    case "data" if session:
+                        await self._data(socket, session, frame["payload"])
+                    case "done" if session:
+                        await self._to_other(socket, session, DONE)
+        except ConnectionClosed:
+            pass
+        finally:
+            if session is not None and self.tells:
+                await self._to_other(socket, session, error("peer_disconnected"))
 
-    def from_controller(self, payload: str) -> None:
-        if "controller" not in self._shared:
-            self._agree("controller", self._to_controller, payload)
+    def _name(self, socket: ServerConnection, session: Session | None) -> str:
+        return "nobody" if session is None else "target" if socket is session.target else "controller"
+
+    async def _to_other(self, socket: ServerConnection, session: Session, raw: Raw) -> None:
+        other = session.controller if socket is session.target else session.target
+        if other is not None:
+            await send(other, raw)
+
+    async def _listen(self, socket: ServerConnection, code: str) -> Session | None:
+        if self.on_listen:
+            for raw in self.on_listen.pop(0):
+                await send(socket, raw)
+            return None
+        if code in self.sessions:
+            await send(socket, error("otc_in_use"))
+            return None
+        self.sessions[code] = session = Session(socket)
+        await send(socket, ACK)
+        return session
+
+    async def _connect(self, socket: ServerConnection, code: str) -> Session | None:
+        if self.on_connect:
+            for raw in self.on_connect.pop(0):
+                await send(socket, raw)
+            return None
+        session = self.sessions.get(code)
+        if session is None or session.controller is not None:
+            await send(socket, error("otc_not_found" if session is None else "peer_already_connected"))
+            return None
+        session.controller = socket
+        for side in (session.target, socket):
+            for raw in (FOUND, *self.on_match):
+                await send(side, raw)
+        session.wire = self.wire()
+        ends = End(session.target), End(socket)
+        session.wire.target, session.wire.controller = cast("Any", ends)
+        session.wire.start()
+        for end in ends:
+            await end.flush()
+        return session
+
+    async def _data(self, socket: ServerConnection, session: Session, payload: str) -> None:
+        number, self._carried = self._carried, self._carried + 1
+        if number in self.on_data:
+            for raw in self.on_data[number]:
+                await self._to_other(socket, session, raw)
             return
-        self._plain["controller"] = pairing_v1.decrypt(self._key("controller"), payload)
-        if self.as_controller is None:
-            self.target.inbox.append(pairing_v1.encrypt(self._key("target"), self._plain["controller"]))
-        self._finish()
-
-    def _finish(self) -> None:
-        """Both have introduced themselves: now the controller hears who the target is."""
-        if len(self._plain) < 2:
-            return
-        if self.grinds:
-            self._introduce("controller", self._ground())
-        elif self.as_target is not None:
-            self._introduce("controller", self.as_target)
-        else:
-            self.controller.inbox.append(pairing_v1.encrypt(self._key("controller"), self._plain["target"]))
-
-    def _ground(self) -> Party:
-        target = pairing_v1.parse_identity(self._plain["target"])
-        controller = pairing_v1.parse_identity(self._plain["controller"])
-        assert self.as_controller is not None
-        code = pairing_v1.sas(target.public_key, self.as_controller.public_key, self._shared["target"])
-        tail = controller.public_key + self._shared["controller"]
-        private, self.tried = grind_key(int(code), hashlib.sha256, tail, self.start_at)
-        return party(target.name, private=private)
-
-    def _agree(self, name: str, mine: Ephemeral, payload: str) -> None:
-        self._shared[name] = shared_secret(mine.private, pairing_v1.decode_ephemeral(payload))
-
-    def _key(self, name: str) -> bytes:
-        return pairing_v1.session_key(self._shared[name])
-
-    def _introduce(self, name: str, who: Party) -> None:
-        identity = pairing_v1.build_identity(who.public_key, who.name, MOMENT, who.sign)
-        side = self.target if name == "target" else self.controller
-        side.inbox.append(pairing_v1.encrypt(self._key(name), identity))
-
-
-@dataclass
-class MiddleV2(Wire):
-    """In the middle of version 2, with all that the middle can do there: its own keys to both sides, its own identities.
-
-    Attributes:
-        as_controller, as_target: whom it introduces; None passes on what the real one said.
-        opens_another: to the controller, commit first and look for a share afterwards that makes the codes agree.
-        target_first: finish the agreement with the target before the controller's begins, or the other way round.
-        ephemerals: its own keys, to the target and to the controller.
-        codes: the two codes that came out.
-        wished: how many shares it tried.
-    """
-
-    as_controller: Party | None = None
-    as_target: Party | None = None
-    opens_another: bool = False
-    target_first: bool = True
-    ephemerals: tuple[Ephemeral, Ephemeral] = field(default_factory=two_ephemerals)
-    codes: dict[str, str] = field(default_factory=dict)
-    wished: int = 0
-    tells = False
-
-    def start(self) -> None:
-        nonces = {"target": b"\x01" * 32, "controller": b"\x02" * 32}
-        self._mine = {
-            name: (ephemeral, Share(ephemeral.public, nonces[name]))
-            for name, ephemeral in zip(nonces, self.ephemerals, strict=True)
-        }
-        self._h: dict[str, bytes] = {}
-        self._tunnels: dict[str, Tunnel] = {}
-        self._plain: dict[str, bytes] = {}
-        self._commitment: bytes | None = None
-        self._theirs: dict[str, Share] = {}
-        if not self.target_first:
-            self._commit()
-
-    def _commit(self) -> None:
-        _, share = self._mine["controller"]
-        self.controller.inbox.append(pairing_v2.encode_payload(pairing_v2.commitment(share)))
-
-    def from_target(self, payload: str) -> None:
-        if self._commitment is None:
-            self._commitment = pairing_v2.decode_payload(payload, size=32)
-            if self.target_first:
-                self.target.inbox.append(pairing_v2.encode_share(self._mine["target"][1]))
-        elif "target" not in self._theirs:
-            self._theirs["target"] = pairing_v2.decode_share(payload)
-            self._agree("target", self._theirs["target"], self._mine["target"][1])
-            if self.target_first:
-                self._commit()
-            if self.as_controller is not None:
-                self._introduce("target", "controller", self.as_controller)
-        elif "target" not in self._plain:
-            self._plain["target"] = self._tunnels["target"].open(payload)
-            self._finish()
-        else:
-            self.controller.inbox.append(self._tunnels["controller"].seal(self._tunnels["target"].open(payload)))
-
-    def from_controller(self, payload: str) -> None:
-        if "controller" not in self._theirs:
-            self._theirs["controller"] = theirs = pairing_v2.decode_share(payload)
-            if self.opens_another:
-                self._wish(theirs)
-            self.controller.inbox.append(pairing_v2.encode_share(self._mine["controller"][1]))
-            self._agree("controller", self._mine["controller"][1], theirs)
-            if not self.target_first:
-                self.target.inbox.append(pairing_v2.encode_share(self._mine["target"][1]))
-        elif "controller" not in self._plain:
-            self._plain["controller"] = self._tunnels["controller"].open(payload)
-            if self.as_controller is None:
-                self.target.inbox.append(self._tunnels["target"].seal(self._plain["controller"]))
-            self._finish()
-        else:
-            self.target.inbox.append(self._tunnels["target"].seal(self._tunnels["controller"].open(payload)))
-
-    def _wish(self, theirs: Share) -> None:
-        """The controller's numbers are known now: look for a share under which its code is the target's."""
-        ephemeral = self._mine["controller"][0]
-        wanted = self.codes["target"]
-        for self.wished in range(1, 3_000_000):
-            share = Share(ephemeral.public, self.wished.to_bytes(32, "big"))
-            if pairing_v2.sas(pairing_v2.transcript(share, theirs)) == wanted:
-                break
-        self._mine["controller"] = (ephemeral, share)
-
-    def _finish(self) -> None:
-        if len(self._plain) == 2:
-            if self.as_target is not None:
-                self._introduce("controller", "target", self.as_target)
-            else:
-                self.controller.inbox.append(self._tunnels["controller"].seal(self._plain["target"]))
-
-    def _agree(self, name: str, target: Share, controller: Share) -> None:
-        ephemeral, _ = self._mine[name]
-        h = self._h[name] = pairing_v2.transcript(target, controller)
-        pair = pairing_v2.derive_keys(shared_secret(ephemeral.private, self._theirs[name].ephemeral), h)
-        sending, receiving = (pair.controller, pair.target) if name == "target" else (pair.target, pair.controller)
-        self._tunnels[name] = Tunnel(sending=sending, receiving=receiving, h=h)
-        self.codes[name] = pairing_v2.sas(h)
-
-    def _introduce(self, name: str, role: str, who: Party) -> None:
-        identity = pairing_v2.build_identity(role, who.public_key, who.name, MOMENT, self._h[name], who.sign)  # type: ignore[arg-type]
-        side = self.target if name == "target" else self.controller
-        side.inbox.append(self._tunnels[name].seal(identity))
-
-
-@dataclass
-class AloneWithController(Wire):
-    """Plays the target to the controller, says that all is confirmed, and never talks to the target.
-
-    Attributes:
-        version: which one it speaks.
-        who: as whom.
-        stored: say "stored" in the end as well.
-    """
-
-    version: int = 2
-    who: Party = field(default_factory=lambda: party("server"))
-    stored: bool = True
-    tells = False
-
-    def start(self) -> None:
-        self._ephemeral = Ephemeral.generate()
-        self._share = Share(self._ephemeral.public, secrets.token_bytes(32))
-        self._tunnel: Tunnel | None = None
-        self._key: bytes | None = None
-        self._agreed = False
-        first = pairing_v2.encode_payload(pairing_v2.commitment(self._share))
-        self.controller.inbox.append(first if self.version == 2 else keys_v1(self._ephemeral))
-
-    def from_target(self, payload: str) -> None:
-        """The target is never answered."""
-
-    def from_controller(self, payload: str) -> None:
-        (self._v2 if self.version == 2 else self._v1)(payload)
-
-    def _v1(self, payload: str) -> None:
-        if self._key is None:
-            shared = shared_secret(self._ephemeral.private, pairing_v1.decode_ephemeral(payload))
-            self._key = pairing_v1.session_key(shared)
-            return
-        identity = pairing_v1.build_identity(self.who.public_key, self.who.name, MOMENT, self.who.sign)
-        self.controller.inbox.extend([pairing_v1.encrypt(self._key, identity), pairing_v1.CONFIRMED])
-
-    def _v2(self, payload: str) -> None:
-        inbox = self.controller.inbox
-        if self._tunnel is None:
-            theirs = pairing_v2.decode_share(payload)
-            self._h = pairing_v2.transcript(self._share, theirs)
-            pair = pairing_v2.derive_keys(shared_secret(self._ephemeral.private, theirs.ephemeral), self._h)
-            self._tunnel = Tunnel(sending=pair.target, receiving=pair.controller, h=self._h)
-            inbox.append(pairing_v2.encode_share(self._share))
-        elif not self._agreed:
-            self._agreed = True
-            self._tunnel.open(payload)
-            who = self.who
-            identity = pairing_v2.build_identity("target", who.public_key, who.name, MOMENT, self._h, who.sign)
-            inbox.extend(
-                [self._tunnel.seal(identity), self._tunnel.seal(pairing_v2.build_verdict("confirmed"))],
-            )
-        elif self.stored:
-            inbox.append(self._tunnel.seal(pairing_v2.build_verdict("stored")))
-
-
-def other_key(payload: str) -> str:
-    """The same kind of first payload with another key in it, in either version."""
-    if not pairing_v2.is_payload(payload):
-        return keys_v1(Ephemeral.generate())
-    data = pairing_v2.decode_payload(payload)
-    if len(data) == pairing_v2.SHARE_BYTES:
-        return pairing_v2.encode_share(Share(Ephemeral.generate().public, data[keys.PUBLIC_KEY_BYTES :]))
-    return pairing_v2.encode_payload(secrets.token_bytes(len(data)))
+        wire = session.wire
+        assert wire is not None
+        (wire.from_target if socket is session.target else wire.from_controller)(payload)
+        for end in (wire.target, wire.controller):
+            await cast("Any", end).flush()

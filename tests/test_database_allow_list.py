@@ -253,6 +253,24 @@ def test_an_older_list_with_a_good_seal_is_refused(devices: DatabaseAllowList) -
     assert not snapshot.current().by_key[entry(1).public_key].revoked
 
 
+def test_a_list_put_back_and_changed_to_the_same_revision_is_refused(devices: DatabaseAllowList) -> None:
+    """Else a revoked device would come back with the next change after a restored backup."""
+    devices.add(entry(1))
+    row, seal = Device.objects.values().get(), AllowListSeal.objects.values().get()
+    devices.revoke(entry(1).device_id)
+    assert snapshot.current().by_key[entry(1).public_key].revoked
+    sql("UPDATE amesh_device SET revoked_at = NULL, revoke_reason = ''")
+    sql("UPDATE amesh_device SET revoked_by = '', revision = %s", row["revision"])
+    names = [name for name in seal if name != "id"]
+    sql(f"UPDATE amesh_allowlistseal SET {', '.join(f'{n} = %s' for n in names)}", *(seal[n] for n in names))  # noqa: S608
+    devices.add(entry(2))
+    assert AllowListSeal.objects.get().revision == seal["revision"] + 1
+    assert reason_of_failure() == "rolled_back"
+    devices.revoke(entry(1).device_id)
+    devices.reseal()
+    assert snapshot.current().by_key[entry(1).public_key].revoked
+
+
 def test_one_small_read_for_a_request_however_many_devices(devices: DatabaseAllowList) -> None:
     devices.add_all([entry(n) for n in range(50)])
     snapshot.current()

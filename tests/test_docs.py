@@ -22,7 +22,7 @@ from amesh_django.protocol.errors import AmeshError
 from amesh_django.protocol.key_line import parse_key_line
 from amesh_django.test import plugin
 from tests import services
-from tests.documents import DOCUMENTS, Stage, anchors, blocks, prose
+from tests.documents import DOCUMENTS, PLANS, Stage, anchors, blocks, prose
 from tests.services import ROOT
 
 PLAYED = {"README.md", "docs/guide.md", "docs/integration.md"}
@@ -310,6 +310,8 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_every_document_can_be_found_from_the_readme() -> None:
     page = text("README.md")
     missing = [
-        path.name for path in DOCUMENTS if path.name != "README.md" and f"({path.relative_to(ROOT)})" not in page
+        path.name
+        for path in (*DOCUMENTS, *PLANS)
+        if path.name != "README.md" and f"({path.relative_to(ROOT)})" not in page
     ]
     assert not missing

@@ -56,6 +56,7 @@ def init(context: Context, *, name: str, backend: str | None, force: bool, max_c
             ("Public key", encode_public_key(identity.public_key)),
             ("Back end", identity.storage_backend),
             ("Directory", str(context.directory)),
+            ("Controllers", f"{identity.controller_limit} at a time (maxControllers in identity.json)"),
         ),
         "",
         Line(
@@ -67,8 +68,9 @@ def init(context: Context, *, name: str, backend: str | None, force: bool, max_c
         say(
             "",
             f"It replaces {before.device_id}: whoever trusted that device must be given the new key.",
-            f"Whom that device trusted is kept in allow_list.{before.device_id}.json, and is not trusted any more.",
         )
+        if (context.directory / f"allow_list.{before.device_id}.json").exists():
+            say(f"Whom that device trusted is kept in allow_list.{before.device_id}.json, and is not trusted any more.")
     trust = "trust LINE --role controller"
     say(
         "",

@@ -20,14 +20,20 @@ def integrity(context: Context, *, reseal: bool, yes: bool) -> None:
     answer = {"ok": found.ok, "devices": found.devices, "problems": found.problems, "resealed": False}
     rows = f"{found.devices} row{'s' if found.devices != 1 else ''}"
     if found.ok:
-        console.say(Line(f"The list matches its seal: {rows}, revoked devices included.", "good"))
+        differences: list[Line | str] = [
+            Line(f"The list matches its seal: {rows}, revoked devices included.", "good"),
+        ]
+        if reseal:  # after a backup was put back: servers that saw a newer list go on once the revision is above it
+            differences.append("Sealing it anew makes it newer than any list that a running server has seen.")
+    else:
+        differences = [
+            Line(f"The list does not match its seal ({rows}). Nobody is let in.", "bad"),
+            *[f"  {problem}" for problem in found.problems],
+        ]
+    console.say(*differences)
+    if found.ok and not reseal:
         console.result(answer)
         return
-    differences: list[Line | str] = [
-        Line(f"The list does not match its seal ({rows}). Nobody is let in.", "bad"),
-        *[f"  {problem}" for problem in found.problems],
-    ]
-    console.say(*differences)
     try:
         if not reseal:
             raise AllowListIntegrityFailure(
