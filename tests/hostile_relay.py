@@ -98,7 +98,9 @@ class HostileRelay:
     @contextlib.asynccontextmanager
     async def running(self, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[HostileRelay]:
         """On a free port of this machine."""
-        async with serve(self._serve, "127.0.0.1", 0, ssl=tls, compression=None, close_timeout=0.5, max_size=None) as server:
+        async with serve(
+            self._serve, "127.0.0.1", 0, ssl=tls, compression=None, close_timeout=0.5, max_size=None
+        ) as server:
             port = next(iter(server.sockets)).getsockname()[1]
             self.url = f"{'wss' if tls else 'ws'}://127.0.0.1:{port}/ws"
             yield self

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 from amesh_django.device import Device, Identity
-from amesh_django.device.allow_list import AllowList
 from amesh_django.pairing import ControllerOperator, Met, Paired, Pairing, Step, TargetOperator, Timeouts
 from amesh_django.protocol import keys
 from amesh_django.protocol.allow_list import DeviceEntry
@@ -196,7 +195,3 @@ class Two:
     def no_controller(self) -> bool:
         """Nobody is let in, on either device."""
         return not any(e.role == "controller" for allow_list in self.lists for e in allow_list.entries)
-
-
-def as_list(allow_list: AllowList) -> MemoryAllowList:
-    return cast("MemoryAllowList", allow_list)

@@ -198,6 +198,10 @@ def _why_unreachable(error: Exception, address: str) -> PairingError:
     why = str(getattr(error, "strerror", None) or type(error).__name__)
     if isinstance(error, socket.gaierror):
         why = "there is no such name"
+    elif isinstance(error, ConnectionResetError | ConnectionAbortedError):
+        why = "it closes the connection at once" + (
+            "; without TLS its address begins with ws://" if at.scheme == "wss" else ""
+        )
     elif isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(
         error
     ):  # one address, or each of several
