@@ -6,11 +6,12 @@ import hashlib
 import logging
 import tempfile
 from typing import IO, BinaryIO, cast
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse, UnreadablePostError
+from django.utils.encoding import repercent_broken_unicode
 
 from amesh_django.protocol.canonical import EMPTY_BODY_HASH
 from amesh_django.protocol.errors import (
@@ -141,6 +142,26 @@ def _settings() -> AmeshSettings:
         raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
 
 
+def _is_routed_as_sent(request: HttpRequest) -> bool:
+    """Django's routes begin after the script name, and a header can set that: Daphne-Root-Path, gunicorn's SCRIPT_NAME.
+
+    So it counts only where the project says it (FORCE_SCRIPT_NAME), and what is left must be the path on the wire.
+    """
+    if request.META.get("SCRIPT_NAME", "").rstrip("/") != (django_settings.FORCE_SCRIPT_NAME or "").rstrip("/"):
+        return False
+    scope = getattr(request, "scope", None)
+    if scope is not None:
+        raw = (scope.get("raw_path") or b"").decode("latin-1")
+    else:
+        raw = request.META.get("RAW_URI") or request.META.get("REQUEST_URI") or ""
+    if not raw:  # the target was made from the decoded path
+        return True
+    sent, routed = unquote_to_bytes(raw.partition("?")[0]), (request.path, request.path_info)
+    if sent.decode("utf-8", "replace") in routed or repercent_broken_unicode(sent).decode() in routed:
+        return True
+    return sent.decode("latin-1") in routed  # Django's AsyncClient, in tests
+
+
 def authenticate(request: HttpRequest) -> VerifiedDevice:
     """Verify a request once, log what came of it, and attach the device as ``request.amesh``.
 
@@ -164,6 +185,10 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
         )
         if not _query_has_one_reading(request):
             raise Unauthorized(reason="ambiguous_target (charset of Content-Type)", device_id=device.device_id)
+        if not _is_routed_as_sent(request):
+            raise Unauthorized(
+                reason="ambiguous_target (script name, see FORCE_SCRIPT_NAME)", device_id=device.device_id
+            )
     except RequestError as error:
         if error.status >= 500:
             logger.error("%s: %s (%s). %s", error.code, error.reason, _shown(request), error)

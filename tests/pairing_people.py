@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
@@ -12,7 +12,7 @@ from amesh_django.device import Device, Identity
 from amesh_django.pairing import ControllerOperator, Met, Paired, Pairing, Step, TargetOperator, Timeouts
 from amesh_django.protocol import keys
 from amesh_django.protocol.allow_list import DeviceEntry
-from tests.pairing_world import MOMENT, MemoryAllowList
+from tests.pairing_world import MOMENT, MemoryAllowList, party
 
 #: Long enough for a slow machine, short enough to fail in time.
 QUICK = Timeouts(connect=5, relay=5, peer=5, message=5, person=5, farewell=0.5)
@@ -195,3 +195,37 @@ class Two:
     def no_controller(self) -> bool:
         """Nobody is let in, on either device."""
         return not any(e.role == "controller" for allow_list in self.lists for e in allow_list.entries)
+
+
+#: Time that somebody lets pass.
+SHORT = 0.3
+
+
+def run(coroutine: Coroutine[Any, Any, None]) -> None:
+    """A test that hangs fails."""
+
+    async def limited() -> None:
+        async with asyncio.timeout(20):
+            await coroutine
+
+    asyncio.run(limited())
+
+
+def is_error(outcome: Outcome, kind: type[BaseException]) -> None:
+    assert type(outcome) is kind, f"{kind.__name__} was expected, not {outcome!r}"
+
+
+def entry(name: str, role: Any = "controller") -> DeviceEntry:
+    return DeviceEntry.new(party().public_key, name, role, added_at=MOMENT)
+
+
+async def fails(two: Two, kind: type[BaseException], *, code: str = "482916", ends: str = "both") -> str:
+    """Each end fails like that when it dials; the sentence of the target."""
+    target = (await asyncio.gather(two.listen(), return_exceptions=True))[0] if ends != "controller" else None
+    if target is not None:
+        is_error(target, kind)
+    if ends != "target":
+        controller = (await asyncio.gather(two.invite(code), return_exceptions=True))[0]
+        is_error(controller, kind)
+    assert two.nothing_stored
+    return str(target)

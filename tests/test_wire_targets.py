@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests import services
 from tests.services import SERVERS, Server
-from tests.wire import Wire, said, send, signed
+from tests.wire import Wire, World, said, send, signed
 
 RAW = [name for name in SERVERS if name != "runserver"]
 
@@ -146,3 +147,45 @@ def test_a_query_in_another_charset_has_two_readings(wire: Wire, wire_server: Se
         assert signed(wire_server, wire.laptop, "POST", f"{door}?a=b", latin).status == 200
         utf8 = {"Content-Type": "text/plain; charset=UTF-8"}
         assert signed(wire_server, wire.laptop, "POST", f"{door}?a=%C3%A4", utf8).json["query"] == {"a": ["ä"]}
+
+
+@pytest.mark.parametrize("name", ["Daphne-Root-Path", "SCRIPT_NAME", "Script-Name", "PATH_INFO"])
+def test_a_header_does_not_lead_to_another_view(wire: Wire, wire_server: Server, name: str) -> None:
+    """daphne takes the first of them from anybody, gunicorn the second from a proxy on the same machine."""
+    target = "/middleware/sync/drf"
+    taken = {"Daphne-Root-Path": "daphne", "SCRIPT_NAME": "gunicorn"}.get(name, "none")
+    with said(wire_server) as log:
+        answer = signed(
+            wire_server, wire.laptop, "GET", target, {name: "/drf" if name == "PATH_INFO" else "/middleware/sync"}
+        )
+    if taken in wire_server.argv:
+        assert (answer.status, answer.error) == (401, "unauthorized")
+        assert any("ambiguous_target (script name" in line for line in log)
+    else:
+        assert (answer.status, "user" in answer.json) == (200, False)
+
+
+#: Server → options and environment that mount it below /mesh, and what it is sent for /mesh/drf there.
+MOUNTED: dict[str, tuple[list[str], dict[str, str], str]] = {
+    "gunicorn": ([], {"SCRIPT_NAME": "/mesh"}, "/mesh/drf"),
+    "uvicorn": (["--root-path", "/mesh"], {}, "/drf"),
+    "daphne": (["--root-path", "/mesh"], {}, "/mesh/drf"),
+}
+
+
+@pytest.mark.parametrize("kind", MOUNTED)
+def test_mounted_below_a_path(world: World, kind: str) -> None:
+    """As Django asks for it: FORCE_SCRIPT_NAME. What a header says besides does not count."""
+    options, environment, sent = MOUNTED[kind]
+    argv = services.SERVERS[kind]()
+    argv = [*argv[:-1], *options, argv[-1]] if kind == "daphne" else [*argv, *options]
+    with services.serve(argv, world.environment(TEST_SCRIPT_NAME="/mesh", **environment)) as server:
+        for rest in ("", "/a%2Fb?x=%C3%A4"):
+            headers = {"Authorization": world.laptop.header("GET", f"/mesh/drf{rest}")}
+            answer = send(server, "GET", sent + rest, headers)
+            assert (answer.status, "user" in answer.json) == (200, True), answer.body
+        target = "/mesh/middleware/sync/drf"
+        for name in ("Daphne-Root-Path", "SCRIPT_NAME"):
+            headers = {"Authorization": world.laptop.header("GET", target), name: "/mesh/middleware/sync"}
+            answer = send(server, "GET", target if sent.startswith("/mesh") else target.removeprefix("/mesh"), headers)
+            assert answer.status == 401 or "user" not in answer.json

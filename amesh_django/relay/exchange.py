@@ -120,14 +120,15 @@ class Exchange(Protocol):
     async def unuse(self, jti: str) -> None:
         """The watcher was gone already: nothing has been burnt."""
 
-    async def restore(
-        self, sessions: Sequence[tuple[str, str, Ref, float]], watches: Sequence[tuple[str, Ref]]
-    ) -> list[str]:
-        """After a loss: waiting sessions (code, name, who, seconds left) and watches that this process still has.
+    async def restore_sessions(self, sessions: Sequence[tuple[str, str, Ref, float]]) -> list[str]:
+        """After a loss, the waiting sessions that this process still has: code, name, who, seconds left.
 
         Returns:
-            the names of the sessions whose code somebody else has taken meanwhile.
+            the names of those whose code somebody else has taken meanwhile.
         """
+
+    async def restore_watches(self, watches: Sequence[tuple[str, Ref, float]]) -> None:
+        """After a loss, the watches that this process still has: token, who, seconds left."""
 
     async def send(self, to: Ref, event: Event) -> bool:
         """Tell a connection of another process. In order, once. False if that process is no more."""

@@ -197,11 +197,12 @@ class MemoryExchange:
         """See :class:`.exchange.Exchange`."""
         self._used.remove(jti)
 
-    async def restore(
-        self, sessions: Sequence[tuple[str, str, Ref, float]], watches: Sequence[tuple[str, Ref]]
-    ) -> list[str]:
+    async def restore_sessions(self, sessions: Sequence[tuple[str, str, Ref, float]]) -> list[str]:
         """Memory is not lost alone."""
         return []
+
+    async def restore_watches(self, watches: Sequence[tuple[str, Ref, float]]) -> None:
+        """Memory is not lost alone."""
 
     async def send(self, to: Ref, event: Event) -> bool:
         """There are no others."""

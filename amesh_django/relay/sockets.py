@@ -72,7 +72,9 @@ class Socket:
         session: the pairing it takes part in.
         watches: the tokens it watches for, and until when.
         askers: tokens that somebody has come with, who that is, and until when the answer is awaited.
-        asking: the token that it has come with itself, and until when it waits.
+        asking: the token that it has come with itself, while it waits for the answer.
+        asked: who watches for that.
+        asking_until: how long it waits.
         idle_since: when it last did something.
         errors: how many of its messages were refused.
         closed: True once it is being closed; then it takes and sends no more.
@@ -84,11 +86,14 @@ class Socket:
         "_limit",
         "_outbox",
         "_send",
+        "_turn",
         "_unsent",
         "_writer",
         "address",
         "askers",
+        "asked",
         "asking",
+        "asking_until",
         "closed",
         "errors",
         "idle_since",
@@ -103,7 +108,9 @@ class Socket:
         self.session: Session | None = None
         self.watches: dict[str, float] = {}
         self.askers: dict[str, tuple[Ref, float]] = {}
-        self.asking: tuple[str, float] | None = None
+        self.asking: str | None = None
+        self.asked: Ref | None = None
+        self.asking_until = 0.0
         self.idle_since = now
         self.errors = 0
         self.closed = False
@@ -112,6 +119,7 @@ class Socket:
         self._budget = budget
         self._outbox: deque[tuple[dict[str, Any], int]] = deque()
         self._unsent = 0
+        self._turn: object | None = None
         self._writer: asyncio.Task[None] | None = None
         self._early: deque[Event] | None = None
 
@@ -129,7 +137,8 @@ class Socket:
         if self.closed:
             return True
         size = sys.getsizeof(text)
-        if self._outbox and (self._unsent + size > self._limit or self._budget.used + size > self._budget.limit):
+        full = self._unsent + size > self._limit or self._budget.used + size > self._budget.limit
+        if full and self._unsent:
             return False
         self._unsent += size
         self._budget.used += size
@@ -137,12 +146,17 @@ class Socket:
         self._begin()
         return True
 
-    def close(self, code: int) -> None:
-        """Close it, after what waits; at once if it reads too slowly."""
+    def close(self, code: int, *, at_once: bool = False) -> None:
+        """Close it, after what waits.
+
+        Args:
+            code: of WebSocket.
+            at_once: instead of what waits.
+        """
         if self.closed:
             return
         self.closed = True
-        if code in (POLICY, GOING_AWAY) and self._outbox:
+        if at_once:
             self._abandon()
         self._outbox.append(({"type": "websocket.close", "code": code}, 0))
         self._begin()
@@ -170,43 +184,37 @@ class Socket:
         return early or deque()
 
     def _begin(self) -> None:
-        if self._writer is None:
-            self._writer = _start(self._drain())
-            if self._writer.done():
-                self._writer = None
+        if self._turn is None:
+            self._turn = turn = object()
+            self._writer = _start(self._drain(turn))
 
     def _abandon(self) -> None:
         self._outbox.clear()
         self._budget.used -= self._unsent
         self._unsent = 0
+        self._turn = None
         if self._writer is not None:
             self._writer.cancel()
             self._writer = None
 
-    async def _drain(self) -> None:
+    async def _drain(self, turn: object) -> None:
         """Servers that know how much their client has read make ``send`` wait; meanwhile the rest waits here, counted."""
-        me = asyncio.current_task()
-        outbox = self._outbox
         try:
-            while outbox:
-                message, size = outbox[0]
-                if size:
-                    await self._send(message)
-                else:
-                    await self._close(message)
-                if outbox and outbox[0][0] is message:
-                    outbox.popleft()
+            while self._outbox and self._turn is turn:
+                message, size = self._outbox.popleft()
+                await (self._send(message) if size else self._close(message))
+                if self._turn is turn:
                     self._unsent -= size
                     self._budget.used -= size
         except asyncio.CancelledError:
             pass
         except Exception:  # whatever a server raises once the client is gone: its disconnect is on the way
-            outbox.clear()
-            self._budget.used -= self._unsent
-            self._unsent = 0
-        finally:
-            if self._writer is me:
+            if self._turn is turn:
                 self._writer = None
+                self._abandon()
+        finally:
+            if self._turn is turn:
+                self._turn = self._writer = None
 
     async def _close(self, message: dict[str, Any]) -> None:
         """autobahn, and so daphne as it comes, refuses the codes that only servers use. :mod:`.server` makes it take them."""
