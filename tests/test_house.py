@@ -87,7 +87,18 @@ def test_ground_and_first_run_without_django() -> None:
 
 
 def test_the_app_runs_without_its_extras() -> None:
-    extras = {"redis", "django_redis", "celery", "channels", "channels_redis", "daphne", "tpm2_pytss", "click", "rich", "websockets"}
+    extras = {
+        "redis",
+        "django_redis",
+        "celery",
+        "channels",
+        "channels_redis",
+        "daphne",
+        "tpm2_pytss",
+        "click",
+        "rich",
+        "websockets",
+    }
     without(
         extras | {"requests", "psycopg"},
         "import os, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'tests.settings'; django.setup()\n"

@@ -86,9 +86,7 @@ class Pairings:
         found = await hub.tell(joined.peer, Event("matched", joined.session, me))
         if found and not socket.closed:
             hub.counts["pairings"] += 1
-            socket.session = Session(
-                joined.session, code, hub.clock() + hub.settings.FINISH_SECONDS, peer=joined.peer
-            )
+            socket.session = Session(joined.session, code, hub.clock() + hub.settings.FINISH_SECONDS, peer=joined.peer)
             hub.write(socket, messages.PEER_FOUND)
             return
         await hub.quietly(hub.exchange.end(code, joined.session))
@@ -166,9 +164,7 @@ class Pairings:
         session = socket.session
         if session is not None and session.until <= now:
             self._forget(socket)
-            self._hub.write(
-                socket, messages.error("otc_not_found") if session.peer is None else _FAREWELL["left"]
-            )
+            self._hub.write(socket, messages.error("otc_not_found") if session.peer is None else _FAREWELL["left"])
             self._hub.counts["expired"] += 1
             await self._hub.quietly(self._hub.exchange.end(session.code, session.name))
 
