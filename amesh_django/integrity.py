@@ -18,12 +18,13 @@ from amesh_django.protocol.multiset import MASK_BYTES, MODULUS
 
 from . import snapshot
 from .change import BATCH, Lost, first_seal, lock_seal, now, write_seal
-from .models import AllowListChange
+from .models import AllowListChange, AllowListSeal
 from .sealing import (
     COLUMNS,
     SealRow,
     hash_row,
     is_active_controller,
+    is_well_formed,
     iterate_rows,
     journal_line_is_genuine,
     journal_mac,
@@ -59,7 +60,10 @@ def report(using: str) -> IntegrityReport:
     keys = seal_keys()
     with transaction.atomic(using=using):
         row = lock_seal(using)
-        rows = list(iterate_rows(using))
+        try:
+            rows = list(iterate_rows(using))
+        except (TypeError, ValueError) as error:
+            return IntegrityReport(False, 0, [str(_unreadable(error))], "rows_mismatch")
         try:
             snapshot.verify_rows(using, row)
         except AllowListIntegrityFailure as error:
@@ -121,10 +125,18 @@ def _check_row(values: tuple[Any, ...]) -> None:
     try:
         if device_id(decode_public_key(values[2])) != values[1]:
             raise InvalidInput("the device id is not that of the public key")
-    except InvalidInput as error:
+        if not isinstance(values[COLUMNS.index("revision")], int):
+            raise InvalidInput("the revision is no number")
+    except (TypeError, ValueError) as error:
         raise AllowListError(
             f"The row of {values[1]!r} is no device ({error}) and can't be sealed. Delete it with SQL, then reseal."
         ) from None
+
+
+def _unreadable(error: Exception) -> AllowListError:
+    return AllowListError(
+        f"A row of the devices holds what its column can't hold ({type(error).__name__}). Find it with SQL and delete it."
+    )
 
 
 def _busy() -> AllowListBusy:
@@ -141,8 +153,12 @@ def reseal(using: str, by: str) -> None:
     """
     keys = seal_keys()
     with transaction.atomic(using=using):
+        before = lock_seal(using)
+        if before is not None and not is_well_formed(before):
+            AllowListSeal.objects.using(using).filter(pk=1).delete()
+            before = None
         try:
-            before = lock_seal(using) or first_seal(using)
+            before = before or first_seal(using)
         except Lost:
             raise _busy() from None
         sealed, _ = _sealed_rows(using, keys, None)
@@ -150,7 +166,11 @@ def reseal(using: str, by: str) -> None:
         revision = max(highest + 1, before.revision + 1, time.time_ns() // 1_000_000)
         total = count = controllers = 0
         lines = []
-        for values in iterate_rows(using):
+        try:
+            rows = list(iterate_rows(using))
+        except (TypeError, ValueError) as error:
+            raise _unreadable(error) from None
+        for values in rows:
             _check_row(values)
             total += hash_row(keys, values)
             count += 1

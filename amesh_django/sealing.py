@@ -118,9 +118,18 @@ def seal_hmac(keys: SealKeys, row: SealRow) -> str:
     return hmac.digest(keys.seal, message, "sha256").hex()
 
 
+def is_well_formed(row: SealRow) -> bool:
+    """False for what SQLite lets anybody write into a column, whatever its type."""
+    return all(
+        isinstance(value, str if name in ("digest", "mask", "hmac") else int) for name, value in row._asdict().items()
+    )
+
+
 def seal_is_genuine(keys: SealKeys, row: SealRow) -> bool:
     """True if the seal row was made with our key. Constant time."""
-    return hmac.compare_digest(seal_hmac(keys, row).encode(), str(row.hmac).encode("utf-8", "replace"))
+    return is_well_formed(row) and hmac.compare_digest(
+        seal_hmac(keys, row).encode(), str(row.hmac).encode("utf-8", "replace")
+    )
 
 
 def total_of(keys: SealKeys, row: SealRow) -> int:

@@ -17,12 +17,21 @@ from typing import Any, NamedTuple
 from django.db import DatabaseError, InterfaceError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from amesh_django.protocol.errors import AllowListIntegrityFailure, InvalidInput
+from amesh_django.protocol.errors import AllowListIntegrityFailure
 from amesh_django.protocol.keys import decode_public_key
 from amesh_django.protocol.multiset import MODULUS
 
 from .models import AllowListSeal, Device
-from .sealing import SealRow, hash_row, is_active_controller, iterate_rows, read_seal, seal_is_genuine, total_of
+from .sealing import (
+    SealRow,
+    hash_row,
+    is_active_controller,
+    is_well_formed,
+    iterate_rows,
+    read_seal,
+    seal_is_genuine,
+    total_of,
+)
 from .server import SealKeys, seal_keys
 
 logger = logging.getLogger("amesh_django.allow_list")
@@ -148,6 +157,8 @@ def current(using: str | None = None) -> Snapshot:
         row = read_seal(using)
         if before is not None and row is not None and row == before.row and not _reads_uncommitted(connection):
             return before
+        if row is not None and not is_well_formed(row):
+            raise _broken("seal_mismatch")
         if _reads_uncommitted(connection):
             return _transient(using, connection, row)
         return _advance(using, process, connection, before, row)
@@ -268,7 +279,7 @@ def _catch_up(using: str, keys: SealKeys, kept: Snapshot, row: SealRow) -> bool:
             total += known.row_hash
             controllers += known.active_controller
             changes.append((public_key, known))
-    except InvalidInput:
+    except (TypeError, ValueError):  # InvalidInput is one: a row that amesh can't have written
         return False
     total %= MODULUS
     if (total, count, controllers) != (total_of(keys, row), row.count, row.controllers):
@@ -308,7 +319,7 @@ def _rebuild(using: str, keys: SealKeys, row: SealRow | None) -> Snapshot:
             snapshot.key_of[known.pk] = public_key
             snapshot.total += known.row_hash
             controllers += known.active_controller
-    except InvalidInput:
+    except (TypeError, ValueError):  # InvalidInput is one: a row that amesh can't have written
         raise _failure("rows_mismatch") from None
     snapshot.total %= MODULUS
     found = (snapshot.total, len(snapshot.by_key), controllers)

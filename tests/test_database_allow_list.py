@@ -203,6 +203,38 @@ def test_the_report_names_what_differs(devices: DatabaseAllowList) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("damage", "mend"),
+    [
+        ("UPDATE amesh_device SET public_key = x'00'", "DELETE FROM amesh_device"),
+        ("UPDATE amesh_device SET added_at = '2026-99-99 00:00:00'", "DELETE FROM amesh_device"),
+        ("UPDATE amesh_device SET revision = 'x'", "DELETE FROM amesh_device"),
+        ("UPDATE amesh_allowlistseal SET revision = 'x'", ""),
+        ("UPDATE amesh_allowlistseal SET hmac = x'ff'", ""),
+        ("UPDATE amesh_allowlistseal SET touched = 'x'", ""),
+    ],
+)
+def test_what_sqlite_lets_into_a_column_is_a_failure_and_no_traceback(
+    devices: DatabaseAllowList, damage: str, mend: str
+) -> None:
+    if connection.vendor != "sqlite":
+        return  # PostgreSQL keeps it out
+    devices.add(entry(1))
+    snapshot.current()
+    sql(damage)
+    for _ in range(2):
+        assert reason_of_failure() in ("rows_mismatch", "seal_mismatch")
+        snapshot.reset()
+    assert not devices.verify().ok
+    if mend:
+        with pytest.raises(AllowListError, match="SQL"):
+            devices.reseal()
+        sql(mend)
+    devices.reseal()
+    assert devices.verify().ok
+    snapshot.current()
+
+
 def test_a_row_put_back_to_an_older_state_is_noticed(devices: DatabaseAllowList) -> None:
     devices.add(entry(1))
     old = Device.objects.values().get()

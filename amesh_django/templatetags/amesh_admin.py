@@ -6,8 +6,6 @@ from typing import Any
 
 from django import template
 
-from amesh_django.admin import shown
-from amesh_django.admin.trouble import trouble
 from amesh_django.models import Device
 from amesh_django.protocol.display import clean_line
 
@@ -17,12 +15,16 @@ register = template.Library()
 @register.inclusion_tag("admin/amesh/seal_banner.html")
 def amesh_seal_banner() -> dict[str, Any]:
     """What is wrong with the list and how to mend it; nothing while it matches its seal."""
+    from amesh_django.admin.trouble import trouble  # Django loads tags in projects without its admin, too
+
     return {"trouble": trouble()}
 
 
 @register.inclusion_tag("admin/amesh/device/card.html")
 def amesh_device_card(device: Device) -> dict[str, Any]:
     """A device in full, harmless to show."""
+    from amesh_django.admin import shown
+
     return {
         "name": shown.name(device),
         "state": shown.state(device),
