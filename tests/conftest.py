@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 # A developer's own device must never get into a test, nor a test into it.
 for name in ("AUTH_MESH_DIR", "AUTH_MESH_PASSPHRASE", "AMESH_PASSPHRASE_FILE"):
     os.environ.pop(name, None)
+
+# A shell starts what runs in its background with Ctrl-C ignored, and so would be each program that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IN_CI = os.environ.get("CI") == "true"
 _numbers = itertools.count(1)
