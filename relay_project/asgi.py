@@ -1,10 +1,15 @@
-"""The ASGI application of the shipped project."""
+"""The ASGI application of the shipped project: Django, and the relay at ``/ws``."""
 
 from __future__ import annotations
 
 import os
 
+from channels.routing import ProtocolTypeRouter
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "relay_project.settings")
-application = get_asgi_application()
+django_application = get_asgi_application()
+
+from amesh_django.relay.asgi import application as relay_application  # noqa: E402 -- Django has to be set up before
+
+application = ProtocolTypeRouter({"http": django_application, "websocket": relay_application})

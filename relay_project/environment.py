@@ -7,6 +7,7 @@ import stat
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_type_hints
 
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.utils import get_random_secret_key
@@ -36,6 +37,19 @@ def flag(name: str, default: bool = False, environ: Mapping[str, str] = os.envir
 def words(name: str, default: str = "", environ: Mapping[str, str] = os.environ) -> list[str]:
     """A variable that is a list: words with commas between them."""
     return [word.strip() for word in environ.get(name, default).split(",") if word.strip()]
+
+
+def numbers(prefix: str, settings: type, environ: Mapping[str, str] = os.environ) -> dict[str, int | str]:
+    """The variables that begin with *prefix* and go on with the name of one of the numbers of *settings*, a dataclass.
+
+    What is no number stays as it is: whoever reads the settings says so.
+    """
+    found: dict[str, int | str] = {}
+    for name, kind in get_type_hints(settings).items():
+        text = environ.get(prefix + name, "").strip()
+        if text and kind in (int, int | None):
+            found[name] = int(text) if text.isascii() and text.isdigit() else text
+    return found
 
 
 def private_directory(path: Path) -> Path:

@@ -7,9 +7,12 @@ DJANGO_ALLOWED_HOSTS: names under which this server is reached, with commas; thi
 DJANGO_HTTPS: whether people reach it by https, so that cookies never go without; on as soon as it is reached from elsewhere.
 DJANGO_BEHIND_PROXY: 1 where a proxy speaks https for this server and always sets X-Forwarded-Proto; off.
 DJANGO_DB_ENGINE, _NAME, _USER, _PASSWORD, _HOST, _PORT: another database than SQLite.
-REDIS_URL: cache and nonces in Redis, for which more than one process asks; local memory.
+REDIS_URL: cache and nonces in Redis, for which more than one process asks, and the relay of several processes; local memory.
 AUTH_MESH_DIR: device directory of this server; ``~/.amesh``.
 AMESH_SEAL_KEY_FILE: the seal secret that several hosts share; this server's own key.
+AMESH_TRUST_PROXY: how many proxies in front of the relay are to be believed (X-Forwarded-For); none.
+AMESH_RELAY_MAX_SESSIONS, AMESH_RELAY_MATCH_SECONDS and so on: each number of AMESH["RELAY"]; those of the protocol.
+AMESH_RELAY_ALLOWED_ORIGINS: web pages that may connect to the relay, with commas; none.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from relay_project.environment import flag, private_directory, secret_key, words
+from amesh_django.conf import RelaySettings
+from relay_project.environment import flag, numbers, private_directory, secret_key, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 DATA_DIR = private_directory(Path(os.environ.get("DJANGO_DATA_DIR") or BASE_DIR / ".data").expanduser())
@@ -104,6 +108,10 @@ AMESH: dict[str, Any] = {
     "DIR": os.environ.get("AUTH_MESH_DIR") or None,
     "SEAL_KEY_FILE": os.environ.get("AMESH_SEAL_KEY_FILE") or None,
     "PROTECT": ["/protected/"],
+    "RELAY": {
+        **numbers("AMESH_RELAY_", RelaySettings),
+        "ALLOWED_ORIGINS": words("AMESH_RELAY_ALLOWED_ORIGINS"),
+    },
 }
 REST_FRAMEWORK = {"DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"]}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.conf import settings
 from django.contrib import admin
 from django.contrib.staticfiles.views import serve
-from django.urls import path, re_path
+from django.urls import include, path, re_path
 from django.views.decorators.cache import cache_control
 
 from relay_project import views
@@ -19,5 +19,6 @@ urlpatterns = [
     path("api/hello", views.Hello.as_view(), name="hello"),
     path("hooks/event", views.event, name="event"),
     path("protected/status", views.status, name="status"),
+    path("", include("amesh_django.relay.urls")),
     re_path(rf"^{settings.STATIC_URL.lstrip('/')}(?P<path>.+)$", static_files, {"insecure": True}),
 ]

@@ -1,0 +1,28 @@
+"""The relay: brings the two sides of a pairing together and forwards what they say, unread (protocol.md §6 to §8).
+
+What happens to a message, from the outside in:
+
+- :mod:`.consumer` is the Channels consumer, mounted at ``/ws`` by :mod:`.routing`; :mod:`.urls` has ``/health`` and ``/metrics``.
+- :mod:`.sockets` is one connection: what waits to be sent to it, and what it is doing.
+- :mod:`.messages` reads and writes the JSON; :mod:`.addresses` says who a client is.
+- :mod:`.hub` is one process, its connections and the way between them; :mod:`.hubs` has the one of this process. What the messages
+  mean is in :mod:`.pairings` and :mod:`.tokens`.
+- :mod:`.exchange` is what all processes have to agree on (who waits for which code, how often somebody tried): in the memory of the
+  one process (:mod:`.memory_exchange`) or in Redis (:mod:`.redis_exchange`), the same to the hub.
+- :mod:`.server` is daphne with the limits of a relay; ``manage.py amesh_relay`` starts it.
+
+Channels has a layer for talking between processes, and Django a cache; neither is used, for what a relay promises they do not.
+The layer for Redis drops what exceeds 100 messages for *all* connections of a process, or is older than 60 seconds, and orders
+messages by the clock of the sender; the one with publish and subscribe queues without bound, and loses silently what is sent while
+it reconnects; the one in memory walks through all connections for every message. The cache in memory throws live entries away from 300 on, and no
+cache can compare and set two keys in one step.
+"""
+
+from __future__ import annotations
+
+from django.core.exceptions import ImproperlyConfigured
+
+
+def need_extra(package: str, extra: str = "relay") -> ImproperlyConfigured:
+    """The error for a package that is not installed."""
+    return ImproperlyConfigured(f"The relay needs {package}. Install it: pip install 'amesh-django[{extra}]'.")

@@ -1,0 +1,9 @@
+"""Where the relay is in a project of Channels: ``URLRouter(websocket_urlpatterns)``."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from .consumer import RelayConsumer
+
+websocket_urlpatterns = [path("ws", RelayConsumer.as_asgi())]  # type: ignore[arg-type]  # a view, to Django

@@ -1,0 +1,10 @@
+"""``path("", include("amesh_django.relay.urls"))``: what operators see of the relay."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from . import views
+
+app_name = "amesh_relay"
+urlpatterns = [path("health", views.health, name="health"), path("metrics", views.metrics, name="metrics")]
