@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from amesh_django.device import AllowList, Device, permission_problems
 from amesh_django.device.allow_list import utc_now
+from amesh_django.pairing import Blocking
 from amesh_django.protocol.errors import AmeshError
 
 from .console import INTERRUPTED_CODE, Console, Declined, Interrupted, Line, UsageProblem
@@ -73,6 +75,7 @@ class Context:
         actor: who does it, for stores that keep that.
         past: what is known of a key that is not trusted now (a sentence such as "It was revoked …"), or None.
         now: the clock.
+        blocking: how a function that blocks is run beside an event loop; Django's keeps its database connections in order.
     """
 
     console: Console
@@ -83,6 +86,7 @@ class Context:
     actor: str = ""
     past: Callable[[bytes], str | None] = lambda public_key: None
     now: Callable[[], dt.datetime] = utc_now
+    blocking: Blocking = asyncio.to_thread
 
     def own_device(self) -> Device:
         """This device; a warning for each of its files that is open to others.
