@@ -181,8 +181,15 @@ def _transient(using: str, connection: BaseDatabaseWrapper, row: SealRow | None)
     """The list as an open transaction sees it; kept with the connection, never with the process."""
     kept: Snapshot | None = connection.__dict__.get("_amesh_transient")
     if kept is None or kept.row != row or row is None:
+        keys = seal_keys()
         try:
-            kept = _rebuild(using, seal_keys(), row)
+            try:
+                kept = _rebuild(using, keys, row)
+            except AllowListIntegrityFailure:  # others may have changed the list between the two reads
+                again = read_seal(using)
+                if again == row:
+                    raise
+                kept = _rebuild(using, keys, again)
         except AllowListIntegrityFailure as error:
             raise _broken(error.reason) from None
         connection.__dict__["_amesh_transient"] = kept
@@ -222,7 +229,7 @@ def _advance(
         if row is not None:
             pause = max(1.0, 10 * (time.monotonic() - started))
             process.broken = (row, time.monotonic() + pause, "rows_mismatch")
-        raise _broken("rows_mismatch")
+        raise _broken("rows_mismatch" if row is not None else "seal_missing")
 
 
 def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> Snapshot | None:
@@ -238,7 +245,7 @@ def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> 
     try:
         found = _rebuild(using, keys, row)
     except AllowListIntegrityFailure as error:
-        if error.reason != "rows_mismatch":
+        if error.reason not in ("rows_mismatch", "seal_missing"):  # the first device may have come after the seal was read
             raise _broken(error.reason) from None
         return None
     process.broken = None

@@ -54,6 +54,20 @@ def test_an_empty_list_knows_nobody(devices: DatabaseAllowList) -> None:
     assert devices.verify().ok
 
 
+@pytest.mark.parametrize("in_transaction", [False, True])
+def test_the_first_device_may_come_between_two_reads(
+    devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch, in_transaction: bool
+) -> None:
+    """The seal was read when there was none yet, the rows a moment later: that is no broken list."""
+    true, stale = snapshot.read_seal, [None]
+    devices.add(entry(1))
+    snapshot.reset()
+    monkeypatch.setattr(snapshot, "read_seal", lambda using: stale.pop() if stale else true(using))
+    monkeypatch.setattr(snapshot, "_reads_uncommitted", lambda connection: in_transaction)
+    assert entry(1).public_key in snapshot.current().by_key
+    assert not stale
+
+
 def test_what_is_added_is_found(devices: DatabaseAllowList) -> None:
     one, two = entry(1, permissions={"shell": True}), entry(2, "target", "größer \u2713")
     devices.add(one)
