@@ -1,4 +1,4 @@
-"""The play: identities, trust, signed requests, forged and replayed ones, a tampered list, and revoking in the admin."""
+"""The play: identities, pairing, signed requests, forged and replayed ones, a tampered list, and revoking in the admin."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ from amesh_django.device import Device
 from amesh_django.protocol.display import clean_line
 
 from .browser import Browser
+from .meeting import Meeting
 from .programs import Programs, Server
 from .stage import Stage
 
 USER = "demo"
 #: Under which the demo's laptop stands in the list, at first and after somebody has been at the database.
 LAPTOP, CHANGED = "laptop", "laptop of the boss"
+#: The server that enrols itself.
+EDGE = "edge"
 _EDIT = "UPDATE amesh_device SET friendly_name = 'laptop of the boss'"
 _LOGGER = " amesh_django.verification: "
 
@@ -54,7 +57,13 @@ class Play:
             DemoError: it can't go on.
         """
         self._identities()
-        self._trust()
+        self._stage.act("A relay starts, which nobody has to trust")
+        with self._run.relay() as relay:
+            self._stage.check("it answers", httpx.get(f"{relay.url}/health", trust_env=False).is_success, relay.url)
+            meeting = Meeting(self._stage, self._run, f"ws{relay.url.removeprefix('http')}/ws")
+            meeting.at_two_terminals(LAPTOP)
+            meeting.by_token(self._device(LAPTOP), EDGE)
+            self._stage.check("its log knows no device", "am_" not in relay.log(), "relay.log")
         self._stage.act("The server starts")
         with self._run.server() as server, httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
             self._stage.check("it answers", client.get("/").status_code == 200, server.url)
@@ -77,22 +86,12 @@ class Play:
 
     def _identities(self) -> None:
         self._stage.act("Each device makes its identity: the server, a laptop, and a stranger")
-        self._run.manage("migrate", "--verbosity=0")
+        self._run.migrate("server")
         self._run.manage("amesh_init", "--name", "server")
         self._made("server")
         for name in (LAPTOP, "stranger"):
             self._run.amesh(name, "init", "--name", name)
             self._made(name)
-
-    def _trust(self) -> None:
-        self._stage.act("Trust is made by hand, from one shell to the other")
-        line = self._run.amesh(LAPTOP, "export-key").strip()
-        self._run.manage("amesh_trust", line, "--role", "controller", "--yes")
-        self._stage.check("the server trusts the laptop: it may call", self._id[LAPTOP] in self._list(), "controller")
-        line = self._run.manage("amesh_export_key").strip()
-        self._run.amesh(LAPTOP, "trust", line, "--role", "target", "--yes")
-        listed = self._run.amesh(LAPTOP, "list")
-        self._stage.check("the laptop knows the server: it may be called", self._id["server"] in listed, "target")
 
     def _list(self) -> str:
         return self._run.manage("amesh_list")

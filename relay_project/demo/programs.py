@@ -15,10 +15,13 @@ from pathlib import Path
 
 from django.conf import settings
 
+from .screen import Screen, screen
 from .stage import DemoError, Stage
 
 HOST = "127.0.0.1"
 _START_SECONDS, _STOP_SECONDS = 30.0, 10.0
+_MANAGE = [sys.executable, str(settings.BASE_DIR / "manage.py")]
+_AMESH = [sys.executable, "-m", "amesh_cli"]
 #: A developer's own device, database and settings have no part in the demo.
 _NOT_OURS = ("AMESH_", "AUTH_MESH_", "DJANGO_", "REDIS_URL", "GUNICORN_", "WEB_CONCURRENCY", "SCRIPT_NAME")
 
@@ -39,7 +42,6 @@ class Programs:
             **kept,
             "HOME": str(folder),
             "DJANGO_SETTINGS_MODULE": "relay_project.settings",
-            "DJANGO_DATA_DIR": str(folder / "data"),
             "PYTHONPATH": str(settings.BASE_DIR),
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",
@@ -47,18 +49,39 @@ class Programs:
 
     def environment(self, device: str) -> dict[str, str]:
         """What makes a command act as one of the devices."""
-        return {**self._environment, "AUTH_MESH_DIR": str(self.folder / device)}
+        return {
+            **self._environment,
+            "AUTH_MESH_DIR": str(self.folder / device),
+            "DJANGO_DATA_DIR": str(self.folder / ("data" if device == "server" else f"data-{device}")),
+        }
 
-    def manage(self, *words: str, secrets: Mapping[str, str] | None = None, fails: bool = False) -> str:
+    def manage(
+        self, *words: str, secrets: Mapping[str, str] | None = None, fails: bool = False, quietly: bool = False
+    ) -> str:
         """A command of the server: ``manage.py …``. Its secrets go by environment, never on the command line."""
-        self._stage.command(["manage.py", *words])
-        argv = [sys.executable, str(settings.BASE_DIR / "manage.py"), *words]
-        return self._run(argv, {**self.environment("server"), **(secrets or {})}, fails)
+        if not quietly:
+            self._stage.command(["manage.py", *words])
+        return self._run([*_MANAGE, *words], {**self.environment("server"), **(secrets or {})}, fails)
+
+    def migrate(self, device: str) -> None:
+        """Make the tables of a server."""
+        self._stage.command(["manage.py", "migrate", "--verbosity=0"])
+        self._run([*_MANAGE, "migrate", "--verbosity=0"], self.environment(device), False)
+
+    @contextmanager
+    def at_terminal(self, device: str, *words: str, relay: str) -> Iterator[Screen]:
+        """A command on a terminal, of a device that knows the relay's address."""
+        self._stage.command(words)
+        program, *rest = words
+        argv = [*(_MANAGE if program == "manage.py" else _AMESH), *rest]
+        environment = {**self.environment(device), "AMESH_RELAY_URL": relay}
+        with screen(argv, environment, " ".join(words)) as found:
+            yield found
 
     def amesh(self, device: str, *words: str) -> str:
         """A command of another device: ``amesh …``."""
         self._stage.command(["amesh", *words])
-        return self._run([sys.executable, "-m", "amesh_cli", *words], self.environment(device), False)
+        return self._run([*_AMESH, *words], self.environment(device), False)
 
     def _run(self, argv: list[str], environment: Mapping[str, str], fails: bool) -> str:
         done = subprocess.run(
@@ -70,10 +93,33 @@ class Programs:
         return printed if fails else done.stdout
 
     @contextmanager
-    def server(self) -> Iterator[Server]:
-        """The server, up inside the block."""
-        server = Server(self.environment("server"), self.folder / "server.log")
-        self._stage.command(server.shown)
+    def server(self, device: str = "server", *, secrets: Mapping[str, str] | None = None) -> Iterator[Server]:
+        """A server, up inside the block. One process: nonces lie in its memory, so there must not be a second."""
+        address = f"{HOST}:{_free_port()}"
+        if importlib.util.find_spec("gunicorn"):
+            shown = ["gunicorn", "relay_project.wsgi", "--workers", "1", "--threads", "4", "--bind", address]
+            argv = [sys.executable, "-m", *shown]
+        else:
+            shown = ["manage.py", "runserver", "--noreload", address]
+            argv = [*_MANAGE, *shown[1:]]
+        environment = {**self.environment(device), **(secrets or {})}
+        with self._serve(shown, argv, environment, address, f"{device}.log") as server:
+            yield server
+
+    @contextmanager
+    def relay(self) -> Iterator[Server]:
+        """A relay, up inside the block."""
+        host, _, port = (address := f"{HOST}:{_free_port()}").partition(":")
+        shown = ["manage.py", "amesh_relay", "--host", host, "--port", port]
+        with self._serve(shown, [*_MANAGE, *shown[1:]], self.environment("relay"), address, "relay.log") as server:
+            yield server
+
+    @contextmanager
+    def _serve(
+        self, shown: list[str], argv: list[str], environment: Mapping[str, str], address: str, log: str
+    ) -> Iterator[Server]:
+        server = Server(argv, environment, address, self.folder / log)
+        self._stage.command(shown)
         try:
             server.start()
             yield server
@@ -82,25 +128,24 @@ class Programs:
 
 
 class Server:
-    """One process: nonces lie in its memory, so there must not be a second.
+    """One process that serves.
+
+    Args:
+        argv: its command line.
+        environment: of the process.
+        address: host and port.
+        log: file for what it prints.
 
     Attributes:
         url: where it answers.
-        shown: its command line, as a person would type it.
     """
 
-    def __init__(self, environment: Mapping[str, str], log: Path) -> None:
-        address = f"{HOST}:{_free_port()}"
+    def __init__(self, argv: list[str], environment: Mapping[str, str], address: str, log: Path) -> None:
         self.url = f"http://{address}"
+        self._argv = argv
         self._environment = environment
         self._log = log
         self._process: subprocess.Popen[bytes] | None = None
-        if importlib.util.find_spec("gunicorn"):
-            self.shown = ["gunicorn", "relay_project.wsgi", "--workers", "1", "--threads", "4", "--bind", address]
-            self._argv = [sys.executable, "-m", *self.shown]
-        else:
-            self.shown = ["manage.py", "runserver", "--noreload", address]
-            self._argv = [sys.executable, str(settings.BASE_DIR / "manage.py"), *self.shown[1:]]
 
     def start(self) -> None:
         """Start it and wait until it answers.

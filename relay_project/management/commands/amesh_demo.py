@@ -24,8 +24,8 @@ class Command(BaseCommand):
     """A server and two devices in a temporary folder. Exit code 1 if anything is not as said."""
 
     help = (
-        "Show the main job for real: a server and two devices in a temporary folder, signed requests, forged ones, a tampered "
-        "list, and revoking in the admin. The exit code is 1 if anything is not as said."
+        "Show the main job for real: servers and devices in a temporary folder, pairing over a relay and by token, signed requests, "
+        "forged ones, a tampered list, and revoking in the admin. The exit code is 1 if anything is not as said."
     )
     # The demo has a server and a database of its own; what is wrong with this one is not its business.
     requires_system_checks = []  # noqa: RUF012
@@ -48,7 +48,7 @@ class Command(BaseCommand):
         before = signal.signal(signal.SIGTERM, _terminated)  # so that nothing stays behind
         try:
             with tempfile.TemporaryDirectory(prefix="amesh-demo-", ignore_cleanup_errors=True) as folder:
-                self._say("A server, a laptop that it trusts, and a stranger. All that they make lies in")
+                self._say("Two servers, a laptop that comes to be trusted, and a stranger. All that they make lies in")
                 self._say(f"{folder} and is removed at the end.")
                 play = Play(Path(folder), stage)
                 play.perform((lambda url: self._wait(url, play.password, folder)) if keep else None)
