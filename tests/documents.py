@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ from typing import Any
 from django.test import override_settings
 
 from tests import services
+from tests.documents_pairing import play_pairing
 from tests.services import ROOT
+from tests.terminal import Terminal, terminal
 
 #: What the project is to become: these name parts that are still to come.
 PLANS = [ROOT / "docs" / name for name in ("design.md", "protocol.md")]
@@ -29,8 +31,8 @@ _MARKER = re.compile(r"^ *<!-- ([a-z ]+?)(?:: (.*))? -->$")
 _HEADING = re.compile(r"^(#+) (.+)$")
 #: What a document shows and each run makes anew: device ids and lines of export-key.
 _MADE_ANEW = re.compile(r"am_[A-Za-z0-9_-]{16}(?![A-Za-z0-9_-])|amesh-key-v1\.[A-Za-z0-9_-]{44}\.[^.\s]+\.[0-9a-f]{8}")
-#: Ports that a document may name: servers of Django, and Redis.
-_PORT = re.compile(r"\b(?:8\d{3}|6379)\b")
+#: Ports that a document may name: servers of Django, Redis, and a relay.
+_PORT = re.compile(r"\b(?:8\d{3}|6379|3001)\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")
 _ANSWER = re.compile(r"(\[y/N\]) (\S+)$")
 
@@ -125,12 +127,14 @@ class Stage:
         self._servers_of: dict[str, services.Server] = {}
         self._stack = ExitStack()
         self._output = ""
+        self._listening: Block | None = None
 
     def __enter__(self) -> Stage:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+        assert error[0] is not None or self._listening is None, f"{self._listening} pairs with nobody"
 
     def machine(self, name: str) -> Machine:
         if name not in self._machines:
@@ -148,6 +152,8 @@ class Stage:
             match block.kind:
                 case "run":
                     self._run(block)
+                case "pair":
+                    self._pair(block)
                 case "serve":
                     self._serve(block)
                 case "file" | "add":
@@ -189,6 +195,29 @@ class Stage:
         )
         assert done.returncode == exit_code, f"`{command}` ended with {done.returncode}:\n{done.stdout}"
         return done.stdout
+
+    def _pair(self, block: Block) -> None:
+        """Two blocks belong together: what the screen of the target shows, then that of the controller."""
+        if self._listening is None:
+            self._listening = block
+            return
+        listening, self._listening = self._listening, None
+        for shown, found in play_pairing(self, listening, block):
+            self._compare([_PORT.sub(lambda match: str(self._port(match[0])), line) for line in shown], found)
+
+    def at(self, name: str, command: str) -> AbstractContextManager[Terminal]:
+        """Somebody types a command at a terminal of a machine."""
+        machine = self.machine(name)
+        environment = {**self._environment(machine), "TERM": "xterm-256color"}
+        argv = [
+            "env",
+            "-i",
+            *(f"{key}={value}" for key, value in environment.items()),
+            "bash",
+            "-c",
+            self._here(command),
+        ]
+        return terminal(argv, {}, cwd=machine.place)
 
     def _serve(self, block: Block) -> None:
         ((command, _),) = block.commands

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.services import ROOT
 
@@ -80,6 +81,7 @@ def terminal(
     *,
     columns: int = 100,
     stdin: bytes | None = None,
+    cwd: Path = ROOT,
 ) -> Iterator[Terminal]:
     """Run a program on a terminal of that width. With `stdin` it reads these bytes from a pipe; the terminal stays its own."""
     master, slave = pty.openpty()
@@ -90,7 +92,7 @@ def terminal(
             environment.pop(name, None)
     process = subprocess.Popen(
         [sys.executable, "-c", _ON_TERMINAL, *argv],
-        cwd=ROOT,
+        cwd=cwd,
         env=environment,
         stdin=subprocess.PIPE if stdin is not None else slave,
         stdout=slave,

@@ -97,6 +97,7 @@ def test_the_app_runs_without_its_extras() -> None:
         "tpm2_pytss",
         "click",
         "rich",
+        "segno",
         "websockets",
     }
     without(

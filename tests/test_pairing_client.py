@@ -62,6 +62,7 @@ def test_two_devices_pair(version: int) -> None:
                 "matched",
                 "introduced",
                 "verified",
+                "decided",
                 "stored",
                 "finished",
             ]

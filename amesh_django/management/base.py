@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import getpass
 import sys
-from pathlib import Path
 from typing import Any, ClassVar, NoReturn
 
 from django.core.exceptions import ImproperlyConfigured
@@ -14,10 +13,11 @@ from django.db import Error, connections
 
 from amesh_django import snapshot
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.conf import amesh_settings
-from amesh_django.device import commands, default_directory
+from amesh_django.device import commands
 from amesh_django.device.commands import words
+from amesh_django.enrolment import not_by_itself, server_directory, server_enrolment
 from amesh_django.models import Device
+from amesh_django.pairing import Blocking
 from amesh_django.protocol.display import clean
 from amesh_django.protocol.encoding import format_time
 from amesh_django.protocol.errors import AllowListIntegrityFailure, AmeshError
@@ -25,6 +25,7 @@ from amesh_django.protocol.keys import encode_public_key
 from amesh_django.server import server_device
 
 from .console import DjangoConsole
+from .worker import DatabaseThread
 
 _TYPES = {"number": int, "seconds": float}
 
@@ -39,16 +40,6 @@ class DatabaseProblem(AmeshError):
     """The database is down, or not migrated."""
 
     code = "database_error"
-
-
-def server_directory() -> Path:
-    """The device directory of this server.
-
-    Raises:
-        ImproperlyConfigured: ``AMESH`` is wrong.
-    """
-    configured = amesh_settings().DIR
-    return Path(configured).expanduser() if configured else default_directory()
 
 
 def call_of(command: str) -> str:
@@ -88,7 +79,7 @@ def _past(public_key: bytes) -> str | None:
         return None
     by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
     why = f": {clean(row.revoke_reason)}" if row.revoke_reason else ""
-    return f"It was revoked here {words.when(format_time(row.revoked_at))}{by}{why}. Trusting it lets it in again."
+    return f"It was revoked here {words.when(format_time(row.revoked_at))}{by}{why}. Trusting it undoes that."
 
 
 def _add(parser: CommandParser, option: commands.Option) -> None:
@@ -143,8 +134,12 @@ class AmeshCommand(BaseCommand):
         for option in (*self.spec.options, *self.spec.common):
             _add(parser, option)
 
-    def context(self, console: DjangoConsole) -> commands.Context:
+    def context(self, console: DjangoConsole, blocking: Blocking) -> commands.Context:
         """What the shared functions get here.
+
+        Args:
+            console: of this run.
+            blocking: how what blocks is run beside an event loop.
 
         Raises:
             ImproperlyConfigured: ``AMESH`` is wrong.
@@ -158,6 +153,8 @@ class AmeshCommand(BaseCommand):
             command=call_of,
             actor=actor,
             past=_past,
+            blocking=blocking,
+            enrolment=server_enrolment,
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -194,7 +191,8 @@ class AmeshCommand(BaseCommand):
             if option.multiple:
                 own[option.name] = tuple(own[option.name] or ())
         try:
-            context = self.context(console)
+            with DatabaseThread() as blocking, not_by_itself():
+                context = self.context(console, blocking)
+                return commands.attempt(self.spec, context, own, translate=explain)
         except ImproperlyConfigured as error:
             return commands.Failure(1, Misconfigured.code, str(error))
-        return commands.attempt(self.spec, context, own, translate=explain)

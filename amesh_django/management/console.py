@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from django.core.management.base import BaseCommand
 from django.core.management.color import color_style, no_style
+from django.utils.termcolors import make_style
 
 from amesh_django.device.commands import Console, Line, Tone
 
@@ -17,7 +18,9 @@ _STYLES: dict[Tone, str] = {
     "warning": "WARNING",
     "bad": "ERROR",
     "quiet": "",
+    "drawn": "",
 }
+_DRAWN = make_style(fg="white", bg="black")
 
 
 class DjangoConsole(Console):
@@ -52,6 +55,8 @@ class DjangoConsole(Console):
         in_color = self._in_color
         if in_color is None:
             in_color = is_terminal and not os.environ.get("NO_COLOR")
+        if in_color and line.tone == "drawn":
+            return str(_DRAWN(line.text))
         if not in_color or not _STYLES[line.tone]:
             return line.text
         style = color_style(force_color=bool(self._in_color)) if in_color else no_style()

@@ -93,6 +93,7 @@ class Pairing:
         operator: TargetOperator,
         *,
         permissions: Mapping[str, Any] | None = None,
+        replacing: str | None = None,
         generate: Callable[[], str] = generate_code,
     ) -> Paired:
         """Be the target: show a code, wait for a controller, verify it, store it.
@@ -100,6 +101,7 @@ class Pairing:
         Args:
             operator: the person here.
             permissions: what the controller may do besides, such as ``{"shell": True}``.
+            replacing: device id of one that is revoked in the same step; None asks the operator where one must go.
             generate: makes one-time codes.
 
         Returns:
@@ -117,7 +119,13 @@ class Pairing:
             await self._take_code(link, operator, generate)
             operator.progress("matched")
             script = target_v2(party) if self.version == 2 else target_v1(party)
-            driver = TargetDriver(link=link, pairing=self, operator=operator, permissions=dict(permissions or {}))
+            driver = TargetDriver(
+                link=link,
+                pairing=self,
+                operator=operator,
+                permissions=dict(permissions or {}),
+                replacing=replacing,
+            )
             return await driver.run(Ceremony(script))
 
     async def invite(self, code: str, operator: ControllerOperator) -> Paired:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from amesh_django.protocol.allow_list import CONTROLLER, DeviceEntry
-from amesh_django.protocol.errors import ControllerLimitReached, DeviceNotFound
+from amesh_django.protocol.errors import ControllerLimitReached, DeviceNotFound, InvalidInput
 from amesh_django.protocol.pairing import Peer, parse_entered
 from amesh_django.protocol.pairing_errors import (
     InvalidPayload,
@@ -218,10 +218,12 @@ class TargetDriver(Driver):
 
     Attributes:
         permissions: what the controller may do besides.
+        replacing: device id of the one that is revoked in the same step; None asks, where one must go.
     """
 
     operator: TargetOperator
     permissions: dict[str, Any] = field(default_factory=dict)
+    replacing: str | None = None
 
     def _permissions(self) -> dict[str, Any]:
         return self.permissions
@@ -230,7 +232,12 @@ class TargetDriver(Driver):
         """A front end that can't ask raises; the other side is told no, and the caller gets that error."""
         no: Callable[[], str | bool] = str if isinstance(action, AskCode) else bool
         try:
-            return await (self._enter_code(met) if isinstance(action, AskCode) else self._decide(met))
+            if isinstance(action, AskCode):
+                return await self._enter_code(met)
+            decided = await self._decide(met)
+            if decided:
+                self.operator.progress("decided")
+            return decided
         except PairingError as error:
             if error.code != PairingDeclined.code:
                 raise
@@ -256,10 +263,13 @@ class TargetDriver(Driver):
         allow_list = self.pairing.allow_list
         entries = await self.pairing.blocking(allow_list.read)
         others = [e for e in entries if e.role == CONTROLLER and e.public_key != met.peer.public_key]
+        if self.replacing is not None:
+            self._replaced = _named(self.replacing, entries, met)
+            others = [entry for entry in others if entry != self._replaced]
         limit = allow_list.controller_limit
         if len(others) < limit:
             return True
-        if len(others) > limit:
+        if len(others) > limit or self.replacing is not None:
             raise ControllerLimitReached(
                 f"This device takes {limit} controller{'s' if limit != 1 else ''} (maxControllers) and trusts {len(others)}. "
                 f"Revoke {len(others) - limit + 1} of them first, then pair again. Nothing was stored."
@@ -267,14 +277,27 @@ class TargetDriver(Driver):
         chosen = await self._ask(self.operator.choose_replaced(met, others, limit))
         if chosen is None:
             return False
-        self._replaced = next((entry for entry in others if entry.device_id == chosen), None)
-        if self._replaced is None:
-            raise DeviceNotFound("The device that was to be replaced is not among the controllers. Nothing was stored.")
+        self._replaced = _named(chosen, others, met)
         return True
 
     async def _part(self) -> None:
         with suppress(PairingError):  # the last message is on its way; whoever closes first may cut it off
             await self.link.receive(self.pairing.timeouts.farewell)
+
+
+def _named(device_id: str, entries: Sequence[DeviceEntry], met: Met) -> DeviceEntry:
+    """The one that is to go."""
+    found = next((entry for entry in entries if entry.device_id == device_id), None)
+    if found is None:
+        raise DeviceNotFound(
+            "The device that was to be replaced is not among those that may be. Nothing was stored; the command list shows them."
+        )
+    if found.public_key == met.peer.public_key:
+        raise InvalidInput(
+            "The device that was to be replaced is the very one that came. A known device is refreshed: pair again without "
+            "naming it. Nothing was stored."
+        )
+    return found
 
 
 @dataclass(kw_only=True)

@@ -15,8 +15,10 @@ from amesh_django.protocol.allow_list import DeviceEntry
 from amesh_django.protocol.pairing import Peer
 
 #: How far the pairing is: the relay is being dialled; it answered; the two sides are matched; who the other side is, is known; the
-#: verification is done on this side; the other side said yes; the peer is in the allow list; all is done.
-Step = Literal["connecting", "connected", "matched", "introduced", "verified", "agreed", "stored", "finished"]
+#: verification is done on this side; at the target, every other question is answered as well; the other side said yes; the peer is in the allow list; all is done.
+Step = Literal[
+    "connecting", "connected", "matched", "introduced", "verified", "decided", "agreed", "stored", "finished"
+]
 
 
 @dataclass(frozen=True, slots=True)

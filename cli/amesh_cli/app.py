@@ -30,6 +30,8 @@ def _parameter(option: Option) -> click.Parameter:
         settings["type"] = click.Choice(option.choices) if option.choices else _TYPES[option.kind]
         settings["metavar"] = option.metavar
     if option.is_argument:
+        if not option.required:
+            settings["metavar"] = f"[{option.metavar}]"
         return click.Argument([option.name], **settings)
     flags = list(option.flags)
     if option.kind == "switch":

@@ -16,6 +16,7 @@ _STYLES: dict[Tone, str] = {
     "warning": "yellow",
     "bad": "red",
     "quiet": "dim",
+    "drawn": "bright_white on black",
 }
 
 

@@ -1,7 +1,11 @@
 """FIRST: the commands that ``amesh`` and ``manage.py amesh_*`` share: the same functions, options and words."""
 
+from .bootstrap import BOOTSTRAP
 from .console import Console, Interrupted, Line, Refused, Tone, UsageProblem, facts, forget_stdout
 from .identity import EXPORT_KEY, INIT, SIGN_TEST
+from .invite import INVITE
+from .listen import LISTEN
+from .provision import PROVISION
 from .requests import FETCH, HEADER
 from .spec import INTERRUPTED, JSON, NO_INPUT, YES, Command, Context, Failure, Option, attempt
 from .transfer import EXPORT, IMPORT
@@ -9,6 +13,7 @@ from .trust import TRUST
 from .trusted import GRANT, LIST, REVOKE
 
 __all__ = [
+    "BOOTSTRAP",
     "COMMANDS",
     "EXPORT",
     "EXPORT_KEY",
@@ -18,9 +23,12 @@ __all__ = [
     "IMPORT",
     "INIT",
     "INTERRUPTED",
+    "INVITE",
     "JSON",
     "LIST",
+    "LISTEN",
     "NO_INPUT",
+    "PROVISION",
     "REVOKE",
     "SIGN_TEST",
     "TRUST",
@@ -41,4 +49,4 @@ __all__ = [
 ]
 
 #: The commands that both front ends have, in the order of the help.
-COMMANDS: tuple[Command, ...] = (INIT, LIST, EXPORT_KEY, TRUST, REVOKE, GRANT, SIGN_TEST, FETCH, HEADER)
+COMMANDS: tuple[Command, ...] = (INIT, LIST, LISTEN, INVITE, PROVISION, BOOTSTRAP, EXPORT_KEY, TRUST, REVOKE, GRANT, SIGN_TEST, FETCH, HEADER)

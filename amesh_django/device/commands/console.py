@@ -20,8 +20,8 @@ from typing import Any, Literal
 from amesh_django.protocol.display import clean_line
 from amesh_django.protocol.errors import AmeshError
 
-#: What a line means; the front end decides how that looks.
-Tone = Literal["plain", "title", "good", "warning", "bad", "quiet"]
+#: What a line means; the front end decides how that looks. ``drawn`` is light on dark, whatever the terminal's colours are.
+Tone = Literal["plain", "title", "good", "warning", "bad", "quiet", "drawn"]
 
 LOGGER = "amesh_django"
 INTERRUPTED_CODE = "interrupted"
@@ -49,10 +49,10 @@ class UsageProblem(AmeshError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C at a question, before anything was changed."""
+    """Ctrl-C, and what is true then; at a question nothing was changed."""
 
     def __str__(self) -> str:
-        return "Interrupted. Nothing was changed."
+        return str(self.args[0]) if self.args else "Interrupted. Nothing was changed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +63,13 @@ class Line:
         text: what it says. It is cleaned before it is shown.
         tone: what it means.
         label: where the line is a fact: what *text* is. It is padded by whoever makes the line.
+        whole: not to be broken, however long it is: a command to be copied, a drawing. A fact never is.
     """
 
     text: str = ""
     tone: Tone = "plain"
     label: str = ""
+    whole: bool = False
 
     @property
     def indent(self) -> str:
@@ -102,6 +104,7 @@ class Console(ABC):
         self.owns_terminal = owns_terminal
         self._stdin_is_taken = False
         self._warned: set[str] = set()
+        self._status = ""
 
     # --- what a front end implements ----------------------------------------------------------------------------------
 
@@ -116,6 +119,11 @@ class Console(ABC):
     def is_terminal(self, *, err: bool = False) -> bool:
         """True if a person reads stdout, or stderr."""
         return (sys.stderr if err else sys.stdout).isatty()
+
+    @property
+    def encoding(self) -> str:
+        """Of stdout."""
+        return getattr(sys.stdout, "encoding", None) or "ascii"
 
     # --- what a command calls -----------------------------------------------------------------------------------------
 
@@ -139,6 +147,19 @@ class Console(ABC):
         """What to do at the terminal now, on stderr."""
         self._show(Line(text, "quiet"), err=True)
 
+    def beside(self, *lines: Line | str, end: str = "\n") -> None:
+        """What belongs to a question, on stderr."""
+        for line in lines:
+            self._show(line, err=True, end=end)
+
+    def status(self, text: str = "") -> None:
+        """A line of a person's terminal that is written over again and again, such as a countdown. Empty takes it away."""
+        if text == self._status or self.as_json or not self.is_terminal():
+            return
+        before, self._status = self._status, clean_line(text)[: shutil.get_terminal_size().columns - 1]
+        back = "" if self._status else "\r"
+        self.write_data(f"\r{self._status.ljust(len(before))}{back}".encode())
+
     def error(self, code: str, message: str) -> None:
         """Why the command failed, on stderr."""
         if self.as_json:
@@ -152,6 +173,11 @@ class Console(ABC):
         """The one JSON document of ``--json``. Nothing without."""
         if self.as_json:
             self._json(value, err=False)
+
+    def step(self, value: Any) -> None:
+        """One line of a ``--json`` that prints one for each step. Nothing without."""
+        if self.as_json:
+            self._json(value, err=False, indent=None)
 
     def data(self, text: str) -> None:
         """A line that programs and people take from stdout alike: a header, a key. Nothing with ``--json``."""
@@ -243,16 +269,17 @@ class Console(ABC):
     # --- inside -------------------------------------------------------------------------------------------------------
 
     def _show(self, line: Line | str, *, err: bool, end: str = "\n") -> None:
+        self.status()
         if isinstance(line, str):
             line = Line(line)
         text, label = clean_line(line.text), clean_line(line.label)
-        if not label and self.is_terminal(err=err):
+        if not (label or line.whole) and self.is_terminal(err=err):
             text = _wrap(text)
         self.write_line(Line(text, line.tone, label), err=err, end=end)
 
-    def _json(self, value: Any, *, err: bool) -> None:
+    def _json(self, value: Any, *, err: bool, indent: int | None = 2) -> None:
         # ASCII only, so that a name keeps its true value and still can't reach the terminal as control characters.
-        text = json.dumps(value, ensure_ascii=True, indent=None if err else 2)
+        text = json.dumps(value, ensure_ascii=True, indent=None if err else indent)
         for line in text.split("\n"):
             self.write_line(Line(line), err=err)
 
@@ -277,7 +304,7 @@ class Console(ABC):
     def _read_line(self) -> str:
         if not self._stdin_is_taken:
             try:
-                return sys.stdin.readline()
+                return sys.stdin.readline() if sys.stdin is not None else ""
             except UnicodeDecodeError:  # an answer that is no text is no answer; it is asked again
                 return "?\n"
         try:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from amesh_django.device import AllowList, Device, permission_problems
 from amesh_django.device.allow_list import utc_now
-from amesh_django.pairing import Blocking
+from amesh_django.pairing import Blocking, Timeouts
+from amesh_django.pairing.bootstrap_enrolment import Enrolment
 from amesh_django.protocol.errors import AmeshError
 
 from .console import INTERRUPTED_CODE, Console, Declined, Interrupted, Line, UsageProblem
@@ -59,6 +60,11 @@ YES = Option(("--yes", "-y"), "Do it without asking.", "flag")
 JSON = Option(
     ("--json",), "Print one JSON document for programs; warnings and errors are JSON lines on stderr.", "flag"
 )
+JSON_STEPS = Option(
+    ("--json",),
+    "Print one JSON line for each step, for programs, which answer by lines on stdin; warnings and errors are JSON lines on stderr.",
+    "flag",
+)
 NO_INPUT = Option(("--no-input",), "Never ask: what would be asked is answered with no.", "flag")
 
 
@@ -76,6 +82,9 @@ class Context:
         past: what is known of a key that is not trusted now (a sentence such as "It was revoked …"), or None.
         now: the clock.
         blocking: how a function that blocks is run beside an event loop; Django's keeps its database connections in order.
+        timeouts: how long pairing waits for what.
+        enrolment: how this device is enrolled by a bootstrap token, with the members named that are to be others; None means into
+            its directory.
     """
 
     console: Console
@@ -87,6 +96,8 @@ class Context:
     past: Callable[[bytes], str | None] = lambda public_key: None
     now: Callable[[], dt.datetime] = utc_now
     blocking: Blocking = asyncio.to_thread
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    enrolment: Callable[..., Enrolment] | None = None
 
     def own_device(self) -> Device:
         """This device; a warning for each of its files that is open to others.
@@ -122,6 +133,7 @@ class Command:
         options: its own options and arguments.
         details: paragraphs for ``--help``.
         asks: it may ask; ``--no-input`` is an option then.
+        steps: its ``--json`` prints one line for each step.
     """
 
     name: str
@@ -130,11 +142,13 @@ class Command:
     options: tuple[Option, ...] = ()
     details: tuple[str, ...] = ()
     asks: bool = False
+    steps: bool = False
 
     @property
     def common(self) -> tuple[Option, ...]:
         """The options that the console takes."""
-        return (NO_INPUT, JSON) if self.asks else (JSON,)
+        json = JSON_STEPS if self.steps else JSON
+        return (NO_INPUT, json) if self.asks else (json,)
 
     @property
     def help(self) -> str:

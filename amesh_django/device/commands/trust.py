@@ -13,7 +13,7 @@ from amesh_django.protocol.keys import encode_public_key
 
 from .console import Declined, Line, UsageProblem, facts
 from .spec import YES, Command, Context, Option
-from .words import MEANING, named, permissions, when
+from .words import MEANING, changes, named, permissions, when
 
 
 def trust(context: Context, *, line: str, role: Role, shell: bool, replace: str | None, yes: bool) -> None:
@@ -83,21 +83,11 @@ def _about(entry: DeviceEntry, known: DeviceEntry | None, past: str | None) -> l
         lines += [
             "",
             f"It is known already, added {when(known.added_at)}, and will be refreshed:",
-            *_changes(entry, known),
+            *changes(entry, known),
         ]
     elif past is not None:
         lines += ["", Line(past, "warning")]
     return [*lines, "", "Compare the device id with the one on its own screen: export-key and list show it there."]
-
-
-def _changes(entry: DeviceEntry, known: DeviceEntry) -> list[Line]:
-    pairs = [
-        ("Name", clean(known.friendly_name), entry.friendly_name),
-        ("Role", clean(known.role), entry.role),
-        ("Permissions", permissions(known) or "none", permissions(entry) or "none"),
-    ]
-    changed = [(label, f"{old} -> {new}") for label, old, new in pairs if old != new]
-    return facts(*(changed or [("Unchanged", "name, role and permissions")]))
 
 
 def _replacement_question(replaced: DeviceEntry) -> str:

@@ -11,6 +11,8 @@ from amesh_django.protocol.encoding import parse_time
 from amesh_django.protocol.errors import InvalidInput
 from amesh_django.protocol.keys import encode_public_key
 
+from .console import Line, facts
+
 #: What the two roles mean, seen from this device.
 MEANING = {
     CONTROLLER: "it may authenticate to this device",
@@ -51,3 +53,14 @@ def identity_json(identity: Identity) -> dict[str, Any]:
         "storageBackend": identity.storage_backend,
         "maxControllers": identity.controller_limit,
     }
+
+
+def changes(entry: DeviceEntry, known: DeviceEntry) -> list[Line]:
+    """What becomes of a device that is known already."""
+    pairs = [
+        ("Name", clean(known.friendly_name), entry.friendly_name),
+        ("Role", clean(known.role), entry.role),
+        ("Permissions", permissions(known) or "none", permissions(entry) or "none"),
+    ]
+    changed = [(label, f"{old} -> {new}") for label, old, new in pairs if old != new]
+    return facts(*(changed or [("Unchanged", "name, role and permissions")]))
