@@ -18,6 +18,8 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
 from amesh_django.device import default_directory, permission_problems, read_identity
+from amesh_django.device.tokens import TOKEN_VARIABLE
+from amesh_django.pairing import bootstrap_first
 from amesh_django.protocol.errors import AmeshError
 
 from . import conf, server, snapshot, triggers
@@ -89,7 +91,10 @@ def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
     try:
         read_identity(path)
     except AmeshError as error:
-        return [Warning(str(error), hint="Until then every signed request is refused.", id="amesh.W003")]
+        hint = "Until then every signed request is refused."
+        if bootstrap_first.is_due(path):
+            hint += f" The first one enrols this server with the token in {TOKEN_VARIABLE}, and so does manage.py amesh_bootstrap."
+        return [Warning(str(error), hint=hint, id="amesh.W003")]
     return [Warning(problem, id="amesh.W004") for problem in permission_problems(path)]
 
 

@@ -13,6 +13,7 @@ from amesh_django.protocol.encoding import b64decode_any
 from amesh_django.protocol.errors import IdentityMissing, InvalidInput, KeyStoreError
 from amesh_django.protocol.seal import KEY_MATERIAL_BYTES, hkdf_sha256
 
+from . import enrolment
 from .conf import amesh_settings
 
 _device_lock = ForkSafeLock()
@@ -48,11 +49,19 @@ class SealKeys:
 def server_device() -> Device:
     """This server's own device, from ``AMESH["DIR"]``; its key is unlocked once per process.
 
+    Where there is no identity but a bootstrap token in ``AMESH_BOOTSTRAP_TOKEN``, a thread enrols this server with it; that is
+    waited for a few seconds.
+
     Raises:
+        BootstrapPending, BootstrapFailed: there is no identity yet, or none to be had with this token. Both are IdentityMissing.
         IdentityMissing, DirectoryError, KeyStoreError: as :class:`amesh_django.device.Device`.
     """
     global _device
+    acting = enrolment.acting_device()
+    if acting is not None:
+        return acting
     if _device is None:
+        enrolment.ensure_identity()
         with _device_lock:
             if _device is None:
                 try:
@@ -93,6 +102,8 @@ def seal_keys() -> SealKeys:
         KeyStoreError, DirectoryError: the secret can't be had.
     """
     global _keys, _refused
+    if enrolment.acting_device() is not None:
+        return _derive(*_seal_secret())
     if _keys is None:
         with _keys_lock:
             if _refused is not None and time.monotonic() < _refused[0]:
@@ -103,9 +114,13 @@ def seal_keys() -> SealKeys:
                 except KeyStoreError as error:
                     _refused = (time.monotonic() + _PAUSE_SECONDS, error)
                     raise
-                keys = hkdf_sha256(secret, salt=b"amesh-allow-list-database-v1", info=owner.encode(), length=96)
-                _keys = SealKeys(keys[:32], keys[32:64], keys[64:], owner)
+                _keys = _derive(secret, owner)
     return _keys
+
+
+def _derive(secret: bytes, owner: str) -> SealKeys:
+    keys = hkdf_sha256(secret, salt=b"amesh-allow-list-database-v1", info=owner.encode(), length=96)
+    return SealKeys(keys[:32], keys[32:64], keys[64:], owner)
 
 
 def _seal_secret() -> tuple[bytes, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -16,6 +17,7 @@ from amesh_django.protocol.encoding import b64decode_any
 from amesh_django.protocol.errors import (
     AllowListIntegrityFailure,
     DirectoryError,
+    IdentityMissing,
     InvalidInput,
     KeyStoreError,
     MissingHeader,
@@ -27,7 +29,7 @@ from amesh_django.protocol.header import Authorization, parse_authorization
 from amesh_django.protocol.keys import decode_public_key, device_id, load_public_key, verify_signature
 from amesh_django.protocol.scheme import SCHEMES
 
-from . import snapshot
+from . import enrolment, server, snapshot
 from .conf import amesh_settings
 from .nonces import NonceStore, store_for
 
@@ -102,6 +104,12 @@ def database_lookup(public_key: bytes) -> TrustedKey | None:
         AllowListIntegrityFailure: the list can't be verified.
     """
     try:
+        # Before the list is looked at: enrolment by a bootstrap token changes it.
+        if amesh_settings().SEAL_KEY_FILE is None:
+            server.server_device()
+        else:  # the list holds without an identity
+            with suppress(IdentityMissing):
+                enrolment.ensure_identity()
         return snapshot.current().by_key.get(public_key)
     except (KeyStoreError, DirectoryError) as error:
         raise AllowListIntegrityFailure(str(error), reason=error.code) from error

@@ -21,7 +21,13 @@ if TYPE_CHECKING:
     Database = dict[str, str]
 
 # A developer's own device must never get into a test, nor a test into it.
-for name in ("AUTH_MESH_DIR", "AUTH_MESH_PASSPHRASE", "AMESH_PASSPHRASE_FILE"):
+for name in (
+    "AUTH_MESH_DIR",
+    "AUTH_MESH_PASSPHRASE",
+    "AMESH_PASSPHRASE_FILE",
+    "AMESH_BOOTSTRAP_TOKEN",
+    "AMESH_BOOTSTRAP_RELAYS",
+):
     os.environ.pop(name, None)
 
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be each program that a test interrupts.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from .fetching import fetch
 from .httpx_auth import AmeshAuth
 from .requests_auth import AmeshRequestsAuth
-from .signing import Signer, authorization_header, default_device, forget_devices
+from .signing import Signer, authorization_header, default_device, default_device_async, forget_devices
 
 __all__ = [
     "AmeshAuth",
@@ -17,6 +17,7 @@ __all__ = [
     "Signer",
     "authorization_header",
     "default_device",
+    "default_device_async",
     "fetch",
     "forget_devices",
 ]

@@ -17,7 +17,7 @@ import httpx
 from amesh_django.protocol.canonical import EMPTY_BODY_HASH
 from amesh_django.protocol.errors import InvalidInput
 
-from .signing import PREFIX, Signer, default_device, sign_request
+from .signing import PREFIX, Signer, default_device, default_device_async, sign_request
 from .spool import SpooledBody
 
 Origin = tuple[str, str, int | None]
@@ -91,7 +91,9 @@ class AmeshAuth(httpx.Auth):
             async for chunk in request.stream:
                 body.write(chunk)
             _replace_body(request, body)
-        chain = _Chain(self._signer(), self._now, request)
+        if self._device is None:
+            self._device = await default_device_async()
+        chain = _Chain(self._device, self._now, request)
         request.extensions = {**request.extensions, "trace": _AsyncTrace(chain, request)}
         flow = chain.flow(request)
         following = next(flow)

@@ -13,6 +13,7 @@ import httpx
 
 from amesh_django.device import Device, Identity, default_directory
 from amesh_django.device.locks import ForkSafeLock
+from amesh_django.device.tokens import TOKEN_VARIABLE
 from amesh_django.protocol.canonical import target_ambiguity
 from amesh_django.protocol.encoding import b64url_encode
 from amesh_django.protocol.errors import InvalidInput
@@ -24,6 +25,8 @@ logger = logging.getLogger("amesh_django.client")
 VERSION = "1"
 #: Length of a nonce, in bytes.
 NONCE_BYTES = 16
+#: How long a first request waits for this device to be enrolled by its bootstrap token, in seconds.
+BOOTSTRAP_SECONDS = 8.0
 #: What the header of a signed request begins with.
 PREFIX = f"{SCHEME} "
 
@@ -47,18 +50,52 @@ class Signer(Protocol):
 def default_device() -> Device:
     """The device of ``AUTH_MESH_DIR`` (``~/.amesh``), opened once per process and directory, its key unlocked once.
 
+    Where there is no identity but a bootstrap token in ``AMESH_BOOTSTRAP_TOKEN``, a thread enrols this device with it; that is waited
+    for a few seconds. Async code calls :func:`default_device_async`, which does not block the loop.
+
     Raises:
+        BootstrapPending: it is not enrolled yet; the sentence says why. Both this and the next are IdentityMissing.
+        BootstrapFailed: it can't be enrolled with this token; its code says why.
         IdentityMissing: there is no identity in the directory.
         DirectoryError, BackendUnavailable: it can't be read, or its key store can't be used here.
     """
     path = default_directory().absolute()
     device = _devices.get(path)
     if device is None:
+        _bootstrap(path)
         with _lock:
             device = _devices.get(path)
             if device is None:
                 device = _devices[path] = Device(path)
     return device
+
+
+async def default_device_async() -> Signer:
+    """As :func:`default_device`; waits in a thread where there is something to be waited for.
+
+    Raises:
+        IdentityMissing, DirectoryError, BackendUnavailable: as :func:`default_device`.
+    """
+    path = default_directory().absolute()
+    if path not in _devices and os.environ.get(TOKEN_VARIABLE):
+        import anyio.to_thread  # asyncio and trio, as httpx itself
+
+        await anyio.to_thread.run_sync(_bootstrap, path, abandon_on_cancel=True)
+    return default_device()
+
+
+def _bootstrap(path: Path) -> None:
+    """Be enrolled, where there is a token and no identity."""
+    # What only this needs is not loaded by programs that never do.
+    if not os.environ.get(TOKEN_VARIABLE) and (path / "identity.json").exists():
+        return
+    from amesh_django.pairing import bootstrap_first as first
+    from amesh_django.pairing.bootstrap_enrolment import Enrolment, allowed_relays
+
+    if (path / "identity.json").exists():
+        first.ignore_token(path)
+        return
+    first.ensure_identity(lambda: Enrolment(directory=path, relays=allowed_relays()), path, patience=BOOTSTRAP_SECONDS)
 
 
 def forget_devices() -> None:

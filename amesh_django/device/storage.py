@@ -55,7 +55,12 @@ def make_private_directory(path: Path) -> None:
         ) from None
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
+    """Bring to the disk what was renamed in a folder.
+
+    Raises:
+        OSError: some file systems can't.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -88,7 +93,7 @@ def atomic_write(path: Path, text: str, *, mode: int = 0o600) -> None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
     with contextlib.suppress(OSError):  # the new file is in place; some file systems can't sync a folder
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ What stands in a docstring is what the person at the terminal reads.
 
 from __future__ import annotations
 
-from .errors import AmeshError
+from .errors import AmeshError, IdentityMissing
 
 
 class PairingError(AmeshError):
@@ -304,3 +304,81 @@ class InvalidAcknowledgement(TokenError):
     was stored; make a new token, for another relay."""
 
     code = "invalid_acknowledgement"
+
+
+class TokenWithoutKey(TokenError):
+    """This token has no secret of its own, so the relay, which sees all of it, could enrol whom it likes. It was made by an older
+    program: make one with provision of this one. If you must and trust the relay, say bootstrap --v1."""
+
+    code = "token_without_key"
+
+
+class ProofRequired(TokenError):
+    """A device came with the token itself and without proof, as older programs do: the relay has seen the token by now, and could
+    enrol whom it likes. Nothing was stored. Update the device; if you must and trust the relay, say provision --v1."""
+
+    code = "proof_required"
+
+
+class RelayNotAllowed(TokenError):
+    """This token names a relay that is not among those allowed here. It was not dialled. Allow it (AMESH_BOOTSTRAP_RELAYS, or
+    AMESH["BOOTSTRAP_RELAYS"] in Django), or make a token for another relay."""
+
+    code = "relay_not_allowed"
+
+
+class NoWatcher(TokenError):
+    """Nobody waits for this token at the relay. Run provision --resume on the device that made it; the token is still good."""
+
+    code = "no_watcher"
+
+
+class AlreadyWatched(TokenError):
+    """Another connection waits for this token at the relay: another provision, or one whose connection broke just now."""
+
+    code = "jti_already_watched"
+
+
+class TokenNotTaken(TokenError):
+    """The relay does not take this token's number, or nobody waits for the answer any more."""
+
+    code = "invalid_jti"
+
+
+class TokenWithdrawn(TokenError):
+    """This token was withdrawn by the device that made it. Make a new one with provision."""
+
+    code = "token_withdrawn"
+
+
+class TokenRefused(TokenError):
+    """The controller, or the relay in its name, refused this token. Look at the controller's screen; make a new token with
+    provision."""
+
+    code = "token_refused"
+
+
+class TokenNotFound(TokenError):
+    """There is no such token. provision --list shows those that there are."""
+
+    code = "token_not_found"
+
+
+class BootstrapPending(IdentityMissing):
+    """This device is still being enrolled with its bootstrap token. Try again in a moment; the log says what it waits for."""
+
+    code = "bootstrap_pending"
+
+
+class BootstrapFailed(IdentityMissing):
+    """This device could not be enrolled with its bootstrap token, and trying again would not help.
+
+    Args:
+        why: what ended it. Its code is this error's code.
+    """
+
+    code = "bootstrap_failed"
+
+    def __init__(self, why: AmeshError) -> None:
+        super().__init__(f"This device has no identity, and its bootstrap token did not give it one. {why}")
+        self.code = why.code  # type: ignore[misc]  # each cause keeps its own name

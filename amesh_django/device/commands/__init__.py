@@ -49,4 +49,18 @@ __all__ = [
 ]
 
 #: The commands that both front ends have, in the order of the help.
-COMMANDS: tuple[Command, ...] = (INIT, LIST, LISTEN, INVITE, PROVISION, BOOTSTRAP, EXPORT_KEY, TRUST, REVOKE, GRANT, SIGN_TEST, FETCH, HEADER)
+COMMANDS: tuple[Command, ...] = (
+    INIT,
+    LIST,
+    LISTEN,
+    INVITE,
+    PROVISION,
+    BOOTSTRAP,
+    EXPORT_KEY,
+    TRUST,
+    REVOKE,
+    GRANT,
+    SIGN_TEST,
+    FETCH,
+    HEADER,
+)
