@@ -14,6 +14,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -55,8 +56,8 @@ class Machine:
     def init(self, name: str) -> None:
         self.run("init", "--name", name, "--backend", "encrypted-file")
 
-    def at_terminal(self, *words: str) -> Any:
-        return terminal([*self.cli, *words, *self.v1], self.env)
+    def at_terminal(self, *words: str, v1: bool = True) -> Any:
+        return terminal([*self.cli, *words, *(self.v1 if v1 else ())], self.env)
 
     @property
     def device_id(self) -> str:
@@ -65,10 +66,14 @@ class Machine:
     def peers(self) -> list[tuple[str, str]]:
         """Device ids and roles of its list, read by itself from a list that verifies."""
         listed = self.run("list", *(["--json"] if self.kind == OURS else []))
-        file = json.loads((self.path / "allow_list.json").read_text("utf-8"))
-        found = [(entry["deviceId"], entry["role"]) for entry in file["devices"]]
+        found = self.file()
         assert all(device_id in listed for device_id, _ in found), listed
         return found
+
+    def file(self) -> list[tuple[str, str]]:
+        """Device ids and roles as they stand in the file."""
+        file = json.loads((self.path / "allow_list.json").read_text("utf-8"))
+        return [(entry["deviceId"], entry["role"]) for entry in file["devices"]]
 
 
 def _digits(side: Terminal, pattern: str) -> str:
@@ -104,6 +109,41 @@ def pair(relay: Server, target: Machine, controller: Machine, *, types: Callable
             return ends
 
 
+def bootstrap(relay: Server, folder: Path, command: Sequence[str]) -> str:
+    """Their target comes with our token, over our relay: it shows the relay its token, which only --v1 accepts."""
+    controller = Machine(OURS, [sys.executable, "-m", "amesh_cli"], folder / "bootstrap-controller", address(relay))
+    controller.init("laptop")
+    for allowed in (False, True):
+        target = Machine(THEIRS, [], folder / f"bootstrap-target-{allowed}")
+        with controller.at_terminal("provision", "--name", "web", "--ttl", "5m", v1=allowed) as waiting:
+            token = re.findall(r"AMESH_BOOTSTRAP_TOKEN=(\S+)", waiting.expect("To take it back"))[0]
+            _watches(relay)
+            done = subprocess.run(
+                command,
+                env={**os.environ, **target.env, "AMESH_BOOTSTRAP_TOKEN": token},
+                capture_output=True,
+                text=True,
+            )
+            print(done.stdout + done.stderr, waiting.shown, file=sys.stderr)
+            if not allowed:
+                assert not (target.path / "identity.json").exists(), "a token without proof was accepted without --v1"
+                continue
+            assert waiting.end() == 0, waiting.shown
+        assert target.file() == [(controller.device_id, "controller")], target.file()
+        assert controller.peers() == [(target.device_id, "target")], controller.peers()
+    return "enrolled by our token; without --v1 refused"
+
+
+def _watches(server: Server) -> None:
+    """Until the controller waits at the relay."""
+    deadline = time.monotonic() + 20
+    while "amesh_relay_watches" in (text := httpx.get(server.url + "/metrics").text) and not re.search(
+        r"^amesh_relay_watches(?:_total)? [1-9]", text, re.MULTILINE
+    ):
+        assert time.monotonic() < deadline, text
+        time.sleep(0.05)
+
+
 @contextmanager
 def _relay(kind: str, command: Sequence[str], folder: Path) -> Iterator[Server]:
     if kind == OURS:
@@ -121,6 +161,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.interop", description=__doc__)
     parser.add_argument("--relay", required=True, type=shlex.split, help="command that starts the TypeScript relay")
     parser.add_argument("--cli", required=True, type=shlex.split, help="command that is the TypeScript command line")
+    parser.add_argument(
+        "--bootstrap", type=shlex.split, help="command that enrols with AMESH_BOOTSTRAP_TOKEN, in TypeScript"
+    )
     arguments = parser.parse_args()
     commands = {OURS: [sys.executable, "-m", "amesh_cli"], THEIRS: arguments.cli}
     failures = 0
@@ -152,6 +195,9 @@ def main() -> int:
                 failures += 1
                 verdict = f"FAILED: {error}"
         print(f"relay {kinds[0]:<11} target {kinds[1]:<11} controller {kinds[2]:<11} {verdict}", flush=True)
+    if arguments.bootstrap:
+        with tempfile.TemporaryDirectory(prefix="amesh-interop-") as folder, serving(Path(folder)) as relay:
+            print(f"bootstrap, target TypeScript: {bootstrap(relay, Path(folder), arguments.bootstrap)}")
     return bool(failures)
 
 
