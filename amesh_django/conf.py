@@ -12,6 +12,8 @@ from urllib.parse import urlsplit
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 
+from amesh_django.protocol.bootstrap import is_relay_address
+
 
 @dataclass(frozen=True, slots=True)
 class AmeshSettings:
@@ -32,6 +34,8 @@ class AmeshSettings:
         PROXY_STRIPPED_PREFIX: what a proxy takes off the path before this server sees it (``/api`` where a client signed
             ``/api/x`` and ``/x`` arrives).
         PROXY_ADDED_PREFIX: what a proxy puts before the path.
+        BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``; None means the
+            variable ``AMESH_BOOTSTRAP_RELAYS``, and without it any relay.
         RELAY: the keys of :class:`RelaySettings` that are not to have their defaults; None means all defaults.
     """
 
@@ -47,6 +51,7 @@ class AmeshSettings:
     MAX_CONTROLLERS: int | None = None
     PROXY_STRIPPED_PREFIX: str = ""
     PROXY_ADDED_PREFIX: str = ""
+    BOOTSTRAP_RELAYS: Sequence[str] | None = None
     RELAY: Mapping[str, Any] | None = None
 
 
@@ -71,7 +76,10 @@ class RelaySettings:
         BURNT_SECONDS: how long failed tries on a code are remembered, and a burnt code is refused, from the last try on.
         WATCHES_PER_MINUTE: how many bootstrap_watch an address may send in a minute.
         WATCH_SECONDS: how long a watch lasts unless it is renewed.
+        WATCHES_PER_CONNECTION: how many tokens a connection may watch for at a time.
         USED_TOKEN_SECONDS: how long a bootstrap token that was used is remembered.
+        MAX_USED_TOKENS: how many used tokens there may be in that time; beyond it none is taken, for to forget one would let it
+            be used twice.
         MAX_SESSIONS: how many pairings there may be at a time, and as many watches.
         MAX_CONNECTIONS: how many connections there may be at a time; one more is closed (1013).
         CONNECTIONS_PER_ADDRESS: how many connections of one address a process holds at a time; 0 sets no limit.
@@ -96,7 +104,9 @@ class RelaySettings:
     BURNT_SECONDS: int = 600
     WATCHES_PER_MINUTE: int = 10
     WATCH_SECONDS: int = 300
+    WATCHES_PER_CONNECTION: int = 100
     USED_TOKEN_SECONDS: int = 25 * 3600
+    MAX_USED_TOKENS: int = 200_000
     MAX_SESSIONS: int = 50_000
     MAX_CONNECTIONS: int = 10_000
     CONNECTIONS_PER_ADDRESS: int = 200
@@ -133,12 +143,20 @@ def _wrong(settings: type, name: str, value: Any) -> str | None:
         return None
     if hint == Mapping[str, Any] | None:
         return None if isinstance(value, Mapping) else "must be a dict"
+    if name == "BOOTSTRAP_RELAYS":
+        return None if _are_relays(value) else "must be a list of addresses such as wss://relay.example/ws"
     what = "origins such as https://example.com" if name == "ALLOWED_ORIGINS" else "paths"
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(p, str) for p in value):
         return f"must be a list of {what}"
     if name == "ALLOWED_ORIGINS":
         return None if all(origin == "*" or "://" in origin for origin in value) else f"must be a list of {what}"
     return None if all(path.startswith("/") for path in value) else "must be a list of paths that begin with /"
+
+
+def _are_relays(value: Any) -> bool:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        return False
+    return all(isinstance(address, str) and is_relay_address(address) for address in value)
 
 
 def _relay_problems(raw: Any) -> list[tuple[str, str]]:

@@ -245,7 +245,10 @@ def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> 
     try:
         found = _rebuild(using, keys, row)
     except AllowListIntegrityFailure as error:
-        if error.reason not in ("rows_mismatch", "seal_missing"):  # the first device may have come after the seal was read
+        if error.reason not in (
+            "rows_mismatch",
+            "seal_missing",
+        ):  # the first device may have come after the seal was read
             raise _broken(error.reason) from None
         return None
     process.broken = None

@@ -33,7 +33,7 @@ SOURCE = {
     for path in (base / package).rglob("*.py")
 }
 #: Rooms that are being built and have no documents yet; whoever finishes one takes it out of here.
-LATER = ("amesh_django.relay", "amesh_django.shell")
+LATER = ("amesh_django.shell",)
 #: What begins like a command and is none: packages, and tables.
 PACKAGES = {"amesh_django", "amesh_cli", "amesh_device"}
 

@@ -229,13 +229,13 @@ async def test_connections_that_come_and_go(tmp_path: Path) -> None:
                 connection[1].write(frame('{"type":"listen","otc":"123456"}'))
                 shut(connection)
 
-        await asyncio.gather(*(come_and_go(50) for _ in range(20)))
-        await asyncio.sleep(2)
-        before = memory(server)
-        for _ in range(3):
-            await asyncio.gather(*(come_and_go(100) for _ in range(20)))
-        await asyncio.sleep(2)
-        assert memory(server) < before + 60
+        # What is left of a connection is collected now and then only; after some rounds memory no longer grows.
+        found = []
+        for _ in range(8):
+            await asyncio.gather(*(come_and_go(60) for _ in range(20)))
+            found.append(memory(server))
+        assert found[-1] < 75 + GROWTH
+        assert found[-1] < max(found[:6]) + 15, found
         async with dialled(server, 2) as (target, controller):
             await match(target, controller, "123456")
 

@@ -564,6 +564,31 @@ async def test_a_slow_reader_is_closed_and_nobody_waits_for_it(too_much: bool) -
 
 
 @asynchronous
+async def test_who_is_closed_and_does_not_read_is_forgotten_as_well() -> None:
+    """What it was told before waits, and counts, for a while only."""
+    from amesh_django.relay.consumer import RelayConsumer
+
+    async with relay() as world:
+        slow = Slow(world)
+        slow.inbox.put_nowait({"type": "websocket.connect"})
+        scope = {"type": "websocket", "path": "/ws", "headers": [], "client": ("192.0.2.9", 1)}
+        task = asyncio.ensure_future(RelayConsumer.as_asgi()(scope, slow.inbox.get, slow.send))  # type: ignore[arg-type]
+        for text in ("nonsense", "nonsense", "x" * 70_000):
+            slow.inbox.put_nowait({"type": "websocket.receive", "text": text})
+        await settle()
+        assert not world.hub.sockets
+        for _ in range(3):
+            assert world.hub._budget.used > 0
+            await world.passes(4)
+        await world.passes(0)
+        assert world.hub._budget.used == 0
+        assert not world.hub._closing
+        assert slow.taken[-1] == {"type": "websocket.close", "code": 1008}
+        slow.inbox.put_nowait({"type": "websocket.disconnect", "code": 1006})
+        await task
+
+
+@asynchronous
 async def test_what_waits_for_all_together_is_bounded() -> None:
     from amesh_django.relay.sockets import Budget, Socket
 

@@ -20,7 +20,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests import services
-from tests.relay_world import JTI, asynchronous, converse, dialled, match, serving
+from tests.relay_world import JTI, PATIENCE, asynchronous, converse, dialled, match, serving, until
 
 UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -43,6 +43,51 @@ async def test_a_pairing(server: services.Server) -> None:
     async with dialled(server, 2) as (target, controller):
         await converse(target, controller, "200001")
         await converse(controller, target, "200001")
+
+
+#: What clients of other makes say when they connect: `ws`, the WebSocket of Node and that of Bun, and a browser through a proxy.
+HELLOS = {
+    "ws": (
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nConnection: Upgrade\r\n"
+        "Upgrade: websocket\r\nSec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+    ),
+    "node": (
+        "connection: upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+        "sec-websocket-version: 13\r\nsec-websocket-extensions: permessage-deflate; client_max_window_bits\r\n"
+        "accept: */*\r\naccept-language: *\r\nsec-fetch-mode: websocket\r\nuser-agent: node\r\n"
+        "pragma: no-cache\r\ncache-control: no-cache\r\naccept-encoding: gzip, deflate\r\n"
+    ),
+    "bun": (
+        "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Extensions: permessage-deflate\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    ),
+    "other extensions": (
+        "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\nSec-WebSocket-Version: 13\r\n"
+        "Sec-WebSocket-Extensions: x-unknown; a=b, permessage-deflate; server_max_window_bits=10\r\n"
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    ),
+}
+
+
+@pytest.mark.parametrize("who", HELLOS)
+@asynchronous
+async def test_clients_of_other_makes(server: services.Server, who: str) -> None:
+    """What they offer besides is declined; that they offer it must not matter."""
+    reader, writer = await asyncio.open_connection(services.HOST, server.port)
+    writer.write(f"GET /ws HTTP/1.1\r\n{HELLOS[who]}Host: {services.HOST}:{server.port}\r\n\r\n".encode())
+    async with asyncio.timeout(PATIENCE):
+        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        assert head.startswith("http/1.1 101 ")
+        assert "sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo=" in head
+        assert "sec-websocket-extensions" not in head
+        body = b'{"type":"listen","otc":"200013"}'
+        writer.write(bytes([0x81, 0x80 | len(body)]) + b"\0\0\0\0" + body)
+        assert b"session_open" in await reader.readexactly(44)
+    writer.transport.abort()
+    async with dialled(server, compression="deflate", user_agent_header="python") as (later,):
+        await until(lambda: get(server, "/health").json()["sessions"] == 0)
+        await later.send("listen", otc="200013")
+        assert (await later.receive())["type"] == "ack"
 
 
 @asynchronous
@@ -184,7 +229,7 @@ async def test_a_code_burns(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_time_is_up(tmp_path: Path) -> None:
-    with serving(tmp_path, MATCH_SECONDS=1, FINISH_SECONDS=2, IDLE_SECONDS=2) as server:
+    with serving(tmp_path, MATCH_SECONDS=3, FINISH_SECONDS=3, IDLE_SECONDS=5) as server:
         async with dialled(server, 4) as (alone, target, controller, idle):
             await alone.send("listen", otc="200006")
             assert (await alone.receive())["type"] == "ack"
@@ -232,18 +277,45 @@ async def test_a_relay_that_stops_says_so(tmp_path: Path) -> None:
         assert "Error" not in server.output()
 
 
+#: Settings under which all that takes part logs all that it can: we, Django, Channels, daphne, autobahn, Twisted, asyncio, redis-py.
+LOUD = """
+import logging
+import asyncio.log
+import txaio
+from twisted.logger import STDLibLogObserver, globalLogPublisher
+from relay_project.settings import *
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"all": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["all"], "level": 1},
+}
+txaio.use_twisted()
+txaio.set_global_log_level("trace")
+globalLogPublisher.addObserver(STDLibLogObserver())
+"""
+
+
+@pytest.mark.parametrize("redis_too", [False, True], ids=["memory", "redis"])
+@pytest.mark.parametrize("mounted", [False, True], ids=["alone", "mounted"])
 @asynchronous
-async def test_nothing_secret_is_logged(tmp_path: Path) -> None:
-    """With everything logged that daphne, autobahn, asyncio and we have to say."""
-    settings = tmp_path / "loud.py"
-    settings.write_text(
-        "from relay_project.settings import *\n"
-        "LOGGING = {'version': 1, 'handlers': {'h': {'class': 'logging.StreamHandler'}}, "
-        "'root': {'handlers': ['h'], 'level': 'DEBUG'}}\n"
-    )
-    env = {"DJANGO_SETTINGS_MODULE": "loud", "PYTHONPATH": f"{tmp_path}:{services.ROOT}"}
+async def test_nothing_secret_is_logged(
+    request: pytest.FixtureRequest, tmp_path: Path, redis_too: bool, mounted: bool
+) -> None:
+    (tmp_path / "loud.py").write_text(LOUD)
+    redis: services.Redis | None = request.getfixturevalue("redis") if redis_too else None
+    env = {
+        "DJANGO_SETTINGS_MODULE": "loud",
+        "PYTHONPATH": f"{tmp_path}:{services.ROOT}",
+        "PYTHONASYNCIODEBUG": "1",
+        "DJANGO_DATA_DIR": str(tmp_path / "data"),
+        "REDIS_URL": redis.url if redis else "",
+    }
     command = [sys.executable, "manage.py", "amesh_relay", "--port", "{port}"]
-    with services.serve(command, env={**env, "DJANGO_DATA_DIR": str(tmp_path / "data"), "REDIS_URL": ""}) as server:
+    if mounted:
+        command += ["--application", "relay_project.asgi.application"]
+    with services.serve(command, env=env) as server:
         async with dialled(server, 3) as (target, controller, watcher):
             await match(target, controller, "739201")
             await target.send("data", payload="PAYLOAD-1")
@@ -262,8 +334,19 @@ async def test_nothing_secret_is_logged(tmp_path: Path) -> None:
                 await asker.receive()
                 await asker.connection.send("x" * 70_000)
                 await asker.closed()
+            async with dialled(server, 2) as (one, other):
+                await match(one, other, "739204")
+                await one.send("data", payload="PAYLOAD-3")
+                if redis is not None:
+                    redis.stop()  # in the middle of it
+                    await until(lambda: "Redis can't be reached" in server.output())
+                    await one.send("listen", otc="739205")
         output = server.output()
+    if redis is not None:
+        redis.start()
+        output += redis.output()
     assert "Relay at ws://" in output
+    assert "asyncio" in output or "selector" in output  # it is loud
     for secret in ("7392", "PAYLOAD", "JTI-1", "TOKEN-1", "KEY-", "SIG-1", "xxxx"):
         assert secret not in output, secret
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import builtins
 import sys
 from dataclasses import fields
@@ -15,8 +14,9 @@ from django.test import AsyncClient, override_settings
 from amesh_django import conf
 from amesh_django.conf import RelaySettings
 from amesh_django.relay import reports
+from amesh_django.relay.exchange import Unavailable
 from amesh_django.relay.hubs import current_hub, stop_hub
-from tests.relay_world import asynchronous, relay
+from tests.relay_world import OTC, asynchronous, relay, until
 from tests.test_house import without
 
 
@@ -116,8 +116,7 @@ async def test_a_bug_while_time_passes(monkeypatch: pytest.MonkeyPatch, caplog: 
 
         monkeypatch.setattr(world.hub, "sweep", broken)
         world.hub.start()
-        await asyncio.sleep(0.1)
-        assert caplog.text.count("ValueError") > 1
+        await until(lambda: caplog.text.count("ValueError") > 1)
         assert "secret" not in caplog.text
 
 
@@ -139,17 +138,40 @@ async def test_metrics() -> None:
         target, controller = await world.pair()
         await target.send("nonsense")
         await target.error()
-        text = reports.metrics(world.hub).body.decode()
+        text = (await reports.metrics(world.hub)).body.decode()
         for line in (
             "amesh_relay_connections 2.0",
-            "amesh_relay_sessions 2.0",
+            "amesh_relay_sides 2.0",
+            "amesh_relay_sessions 1.0",
             "amesh_relay_pairings_total 1.0",
             'amesh_relay_refusals_total{code="unknown_type"} 1.0',
         ):
             assert line in text.splitlines(), line
         await controller.send("done")
         await target.receive()
-        assert "amesh_relay_pairings_finished_total 1.0" in reports.metrics(world.hub).body.decode()
+        await controller.send("listen", otc=OTC)
+        await controller.send("done")  # it has changed its mind: nothing was finished
+        text = (await reports.metrics(world.hub)).body.decode()
+        assert "amesh_relay_pairings_finished_total 1.0" in text
+        assert "amesh_relay_sessions_opened_total 2.0" in text
+        assert "amesh_relay_sessions 0.0" in text
+
+
+@asynchronous
+async def test_metrics_while_redis_is_down() -> None:
+    async with relay() as world:
+
+        async def down() -> int:
+            raise Unavailable
+
+        exchange: Any = world.hub.exchange
+        sessions, exchange.sessions = exchange.sessions, down
+        text = (await reports.metrics(world.hub)).body.decode()
+        assert "amesh_relay_connections 0.0" in text
+        assert "amesh_relay_sessions " not in text
+        health = await reports.health(world.hub)
+        assert (health.status, health.body) == (503, b'{"status":"unavailable","sessions":0}')
+        exchange.sessions = sessions
 
 
 @asynchronous
@@ -165,7 +187,7 @@ async def test_metrics_where_they_are_not_installed(monkeypatch: pytest.MonkeyPa
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setattr(builtins, "__import__", missing)
     async with relay() as world:
-        report = reports.metrics(world.hub)
+        report = await reports.metrics(world.hub)
         assert report.status == 404
         assert b"pip install 'amesh-django[metrics]'" in report.body
 

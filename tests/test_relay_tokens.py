@@ -172,9 +172,9 @@ async def test_a_target_that_leaves() -> None:
 
 @asynchronous
 async def test_one_connection_serves_many_tokens() -> None:
-    async with relay(WATCHES_PER_MINUTE=1000) as world:
+    async with relay(WATCHES_PER_MINUTE=1000, WATCHES_PER_CONNECTION=50) as world:
         controller = await world.client()
-        for number in range(100):
+        for number in range(50):
             await watch(controller, f"bt_{number}")
         await controller.send("bootstrap_watch", jti="bt_one_more")
         assert await controller.error() == "relay_capacity"
@@ -216,10 +216,9 @@ async def test_as_many_watches_as_there_may_be() -> None:
 
 
 @asynchronous
-async def test_as_many_used_tokens_as_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_as_many_used_tokens_as_are_remembered() -> None:
     """To forget one would let it be used twice."""
-    monkeypatch.setattr("amesh_django.relay.memory_exchange.USED_TOKENS", 1)
-    async with relay() as world:
+    async with relay(MAX_USED_TOKENS=1) as world:
         controller, target = await world.client(), await world.client("192.0.2.2")
         await watch(controller, "a")
         await watch(controller, "b")

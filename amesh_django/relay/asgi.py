@@ -38,5 +38,5 @@ async def _report(scope: Any) -> Report:
         if scope["path"] == "/health":
             return await reports.health(current_hub())
         if scope["path"] == "/metrics":
-            return reports.metrics(current_hub())
+            return await reports.metrics(current_hub())
     return _NOT_FOUND

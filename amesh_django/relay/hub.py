@@ -80,6 +80,8 @@ class Hub:
         self._answers: dict[str, str] = {}
         self._budget = Budget(settings.MAX_UNSENT_BYTES_IN_ALL)
         self._per_address: Counter[str] = Counter()
+        # Being closed, but the client has not read yet what it was told before.
+        self._closing: set[Socket] = set()
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
         self._sweeping: asyncio.Task[None] | None = None
@@ -121,6 +123,11 @@ class Hub:
     async def sweep(self) -> None:
         """End what has lasted too long."""
         now = self.clock()
+        for socket in list(self._closing):
+            if socket.stalled(now) >= self.settings.UNSENT_SECONDS:
+                socket.close(POLICY, at_once=True)
+            if not socket.unsent:
+                self._closing.discard(socket)
         for socket in list(self.sockets.values()):
             if socket.stalled(now) >= self.settings.UNSENT_SECONDS:
                 self.drop(socket, POLICY, at_once=True)
@@ -185,6 +192,8 @@ class Hub:
         if not socket.closed:
             self.counts[f"closed:{code}"] += 1
             socket.close(code, at_once=at_once)
+            if socket.unsent:
+                self._closing.add(socket)
             self.spawn(self.leave(socket))
 
     # What they say.
@@ -270,7 +279,7 @@ class Hub:
     def release(self, socket: Socket) -> None:
         """What its message meant is known now: it is told what happened meanwhile."""
         if socket.overrun:
-            self.drop(socket, POLICY, at_once=True)
+            self.drop(socket, POLICY)
         for event in socket.unhold():
             self.arrive(socket.number, event)
 

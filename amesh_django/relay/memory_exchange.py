@@ -16,8 +16,6 @@ V = TypeVar("V")
 _MINUTE: Final = 60.0
 #: How many addresses, and how many failed codes, are remembered at a time. Beyond it the oldest are forgotten.
 REMEMBERED: Final = 100_000
-#: How many used tokens are remembered at a time. Beyond it none is taken: to forget one would let it be used twice.
-USED_TOKENS: Final = 200_000
 
 
 class Expiring(Generic[V]):
@@ -122,7 +120,7 @@ class MemoryExchange:
         self._tries = Rates(settings.TRIES_PER_MINUTE, clock)
         self._watch_tries = Rates(settings.WATCHES_PER_MINUTE, clock)
         self._watches: Expiring[Ref] = Expiring(settings.WATCH_SECONDS, clock, settings.MAX_SESSIONS)
-        self._used: Expiring[bool] = Expiring(settings.USED_TOKEN_SECONDS, clock, USED_TOKENS)
+        self._used: Expiring[bool] = Expiring(settings.USED_TOKEN_SECONDS, clock, settings.MAX_USED_TOKENS)
 
     def start(self, local: Local) -> None:
         """Nothing is to be done."""
@@ -188,7 +186,7 @@ class MemoryExchange:
         watcher = self._watches.get(jti)
         if watcher is None:
             return "no_watcher"
-        if len(self._used) >= USED_TOKENS:
+        if len(self._used) >= self._settings.MAX_USED_TOKENS:  # to forget one would let it be used twice
             return "relay_capacity"
         self._used.put(jti, True)
         return watcher

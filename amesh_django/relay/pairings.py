@@ -120,7 +120,8 @@ class Pairings:
         if socket.session is None:
             self._hub.ignore(socket)
             return
-        self._hub.counts["finished"] += 1
+        if socket.session.peer is not None:  # else a target has changed its mind
+            self._hub.counts["finished"] += 1
         await self._end(socket, socket.session, "done")
 
     async def _end(self, socket: Socket, session: Session, kind: str) -> None:

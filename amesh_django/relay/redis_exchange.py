@@ -14,6 +14,7 @@ from amesh_django.conf import RelaySettings
 
 from . import redis_scripts as scripts
 from .exchange import Event, Joined, Local, Ref, Unavailable
+from .failures import report
 from .redis_link import Link
 
 _BEAT_SECONDS: Final = 2.0
@@ -86,12 +87,16 @@ class RedisExchange:
         looked = time.monotonic()
         while True:
             await asyncio.sleep(min(_FRESH_SECONDS, _BEAT_SECONDS))
-            with suppress(Unavailable):
+            try:
                 if time.monotonic() - looked >= _BEAT_SECONDS:
                     looked = time.monotonic()
                     await self._look_around()
                 elif self._local is not None and self._local.connection_count() != self._told:
                     await self._beat()
+            except Unavailable:
+                pass
+            except Exception as error:  # a bug is not to stop the beats: the others would take this process for dead
+                report(error)
 
     async def _look_around(self) -> None:
         """Beat, and find out which of the processes that matter here are dead."""
@@ -188,7 +193,11 @@ class RedisExchange:
         token = _token(jti)
         answer = (
             await self._link.script(
-                scripts.USE, [self._key("u", token), self._key("w", token)], self._settings.USED_TOKEN_SECONDS * 1000
+                scripts.USE,
+                [self._key("u"), self._key("w", token)],
+                self._settings.USED_TOKEN_SECONDS * 1000,
+                self._settings.MAX_USED_TOKENS,
+                token,
             )
         ).decode()
         if " " not in answer:
@@ -198,7 +207,7 @@ class RedisExchange:
 
     async def unuse(self, jti: str) -> None:
         """See :class:`.exchange.Exchange`."""
-        await self._link.command("DEL", self._key("u", _token(jti)))
+        await self._link.command("ZREM", self._key("u"), _token(jti))
 
     async def restore_watches(self, watches: Sequence[tuple[str, Ref, float]]) -> None:
         """See :class:`.exchange.Exchange`."""

@@ -2,7 +2,7 @@
 
 Keys, each behind the prefix: ``s:CODE`` a session (``w`` waiting or ``m`` matched, its name, process and number of its target), ``n`` all
 sessions by expiry, ``f:CODE`` failed tries, ``t:ADDRESS`` and ``a:ADDRESS`` tries of the last minute, ``w:TOKEN`` who watches,
-``v`` all watches by expiry, ``u:TOKEN`` used, ``p`` the processes. Each expires by itself.
+``v`` all watches by expiry, ``u`` used tokens by expiry, ``p`` the processes. Each expires by itself, or is swept before it is counted.
 """
 
 from __future__ import annotations
@@ -126,14 +126,20 @@ redis.call('DEL', KEYS[1])
 return redis.call('ZREM', KEYS[2], ARGV[1])
 """
 
-#: Keys u, w; milliseconds. The watcher, or a refusal.
-USE: Final = """
-if redis.call('EXISTS', KEYS[1]) == 1 then return 'token_already_used' end
+#: Keys u, w; milliseconds, most used tokens, token. The watcher, or a refusal.
+USE: Final = (
+    _NOW
+    + """
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+if redis.call('ZSCORE', KEYS[1], ARGV[3]) then return 'token_already_used' end
 local held = redis.call('GET', KEYS[2])
 if not held then return 'no_watcher' end
-redis.call('SET', KEYS[1], '1', 'PX', ARGV[1])
+if redis.call('ZCARD', KEYS[1]) >= tonumber(ARGV[2]) then return 'relay_capacity' end
+redis.call('ZADD', KEYS[1], now + tonumber(ARGV[1]), ARGV[3])
+redis.call('PEXPIRE', KEYS[1], ARGV[1])
 return held
 """
+)
 
 #: Key p; process, connections, milliseconds that this holds. Connections of the others, then all processes.
 BEAT: Final = (

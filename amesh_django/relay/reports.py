@@ -43,7 +43,7 @@ async def health(hub: Hub) -> Report:
         return _json(503, {"status": "unavailable", "sessions": len(_in_session(hub))})
 
 
-def metrics(hub: Hub) -> Report:
+async def metrics(hub: Hub) -> Report:
     """What this process has done, for Prometheus. Each process of a relay has its own: all of them are to be scraped."""
     try:
         from prometheus_client import CollectorRegistry, generate_latest
@@ -54,11 +54,20 @@ def metrics(hub: Hub) -> Report:
             404, _TEXT, b"No metrics. To have them: pip install 'amesh-django[metrics]', then restart the relay.\n"
         )
 
+    try:
+        sessions = await hub.exchange.sessions()
+    except Unavailable:  # a gap in the graph is the truth
+        sessions = None
+
     class Collector:
         def collect(self) -> Iterator[Metric]:
             counts = hub.counts
             yield GaugeMetricFamily("amesh_relay_connections", "Connections now.", value=len(hub.sockets))
-            yield GaugeMetricFamily("amesh_relay_sessions", "Sides of pairings now.", value=len(_in_session(hub)))
+            yield GaugeMetricFamily("amesh_relay_sides", "Sides of sessions now, here.", value=len(_in_session(hub)))
+            if sessions is not None:
+                yield GaugeMetricFamily(
+                    "amesh_relay_sessions", "Sessions now, of all processes together.", value=sessions
+                )
             for name, metric, meaning in _COUNTERS:
                 yield CounterMetricFamily(metric, meaning, value=counts[name])
             for prefix, metric, meaning in (

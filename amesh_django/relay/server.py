@@ -12,6 +12,7 @@ import gc
 import time
 from collections import Counter
 from functools import partial
+from types import FunctionType
 from typing import Any, Final
 
 from amesh_django import conf
@@ -78,6 +79,10 @@ class RelayProtocol(WebSocketProtocol):  # type: ignore[misc]
 
     failedByMe: bool
     message_data: Any
+
+    # daphne looks connections up for every message, by a hash made of `id`, which Python's audit hooks get to see: much for nothing.
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
 
     overfull = False
     congested = False
@@ -277,7 +282,9 @@ class RelayServer(Server):  # type: ignore[misc]
         protocol: Any = type("RelayProtocol", (RelayProtocol,), {})
         # autobahn copies its options to every connection and pretty-prints them. In the class they are there for all.
         for name in protocol.CONFIG_ATTRS:
-            setattr(protocol, name, getattr(self.ws_factory, name))
+            value = getattr(self.ws_factory, name)
+            # A function that is asked as an option, such as the one for compression, must not become a method.
+            setattr(protocol, name, staticmethod(value) if isinstance(value, FunctionType) else value)
         protocol.CONFIG_ATTRS = []
         self.ws_factory.protocol = protocol
 

@@ -136,6 +136,11 @@ class Socket:
         """Nothing is expected from it or for it."""
         return not (self.session or self.watches or self.askers or self.asking)
 
+    @property
+    def unsent(self) -> int:
+        """Bytes that wait for it."""
+        return self._unsent
+
     def stalled(self, now: float) -> float:
         """For how long it has read nothing of what waits for it, as far as those who look now and then can tell."""
         if not self._unsent or self._sent != self._seen:
@@ -161,13 +166,13 @@ class Socket:
         return True
 
     def close(self, code: int, *, at_once: bool = False) -> None:
-        """Close it, after what waits.
+        """Close it, after what waits. Once more, at once, if what waits is not taken.
 
         Args:
             code: of WebSocket.
             at_once: instead of what waits.
         """
-        if self.closed:
+        if self.closed and not (at_once and self._unsent):
             return
         self.closed = True
         if at_once:

@@ -7,16 +7,12 @@ Events: ``init`` (a target has come), ``answer`` (the watcher's answer), ``unwat
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
 
 from . import messages
 from .exchange import Event, Ref
 from .hub import Handler, Hub, Listener
 from .messages import Message
 from .sockets import Socket
-
-#: Watches that one connection may have.
-MOST_WATCHES: Final = 100
 
 
 class Tokens:
@@ -46,7 +42,7 @@ class Tokens:
 
     async def _watch(self, socket: Socket, message: Message, size: int) -> None:
         hub, jti = self._hub, message.key
-        if jti not in socket.watches and len(socket.watches) >= MOST_WATCHES:
+        if jti not in socket.watches and len(socket.watches) >= hub.settings.WATCHES_PER_CONNECTION:
             hub.refuse(socket, "relay_capacity")
             return
         socket.hold()

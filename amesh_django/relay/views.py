@@ -26,7 +26,7 @@ async def health(request: HttpRequest) -> HttpResponse:
 @require_safe
 async def metrics(request: HttpRequest) -> HttpResponse:
     """See :func:`.reports.metrics`."""
-    return _response(reports.metrics(current_hub()) if isinstance(request, ASGIRequest) else _NEEDS_ASGI)
+    return _response(await reports.metrics(current_hub()) if isinstance(request, ASGIRequest) else _NEEDS_ASGI)
 
 
 def _response(report: Report) -> HttpResponse:
