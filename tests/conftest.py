@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     Database = dict[str, str]
 
 # A developer's own device must never get into a test, nor a test into it.
-for name in ("AUTH_MESH_DIR", "AUTH_MESH_PASSPHRASE", "AMESH_PASSPHRASE_FILE"):
+for name in ("AUTH_MESH_DIR", "AUTH_MESH_PASSPHRASE", "AMESH_PASSPHRASE_FILE", "AMESH_TPM_PIN_FILE"):
     os.environ.pop(name, None)
+os.environ["AMESH_TPM_TCTI"] = "none"  # nor must a key of a test be made in the TPM of this machine
 
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be each program that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -40,11 +40,11 @@ def swtpm() -> Iterator[Swtpm]:
         yield found
 
 
-def process(code: str, *, stub: Path | None = None, environ: dict[str, str] | None = None, become: str = "") -> str:
+def process(code: str, *, stub: Path | None = None, environ: dict[str, str] | None = None) -> str:
     """What a piece of Python prints, in a process of its own, with a folder before all others on the path."""
     paths = [str(path) for path in (stub, ROOT) if path]
     done = subprocess.run(
-        [sys.executable, "-c", become + code],
+        [sys.executable, "-c", code],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), **(environ or {})},
         capture_output=True,
         text=True,
@@ -93,12 +93,13 @@ def test_no_permission(swtpm: Swtpm) -> None:
             os.chown(device, 0, 0)
         drop = f"import os\nif os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         code = (
-            "from amesh_django import keystore\nfrom amesh_django.device import Device\n"
-            f"environ = {{'AMESH_TPM_TCTI': 'device:{device}'}}\n"
+            "from amesh_django import keystore\nfrom amesh_django.device import Device\nfrom amesh_django.keystore import tpm\n"
+            "tpm.load_library()\n"
+            f"{drop}environ = {{'AMESH_TPM_TCTI': 'device:{device}'}}\n"
             "print(keystore.unavailable('tpm2', environ))\n"
             f"try: Device({str(folder / 'amesh')!r}, environ=environ).sign(b'm')\nexcept Exception as error: print(error)\n"
         )
-        lines = process(code, become=drop).splitlines()
+        lines = process(code).splitlines()
     for line in lines:
         assert f"no permission for {device}: add this user to its group (usermod -aG tss " in line
     assert lines[1].startswith("This key lives in a TPM 2.0, which can't be used now: ")
