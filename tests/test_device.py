@@ -33,7 +33,17 @@ from amesh_django.protocol.errors import (
 )
 from amesh_django.test import EphemeralDevice
 from amesh_django.test.devices import CHEAP_ARGON2, PASSPHRASE
-from tests.directories import KEY_FILES, NO_TPM, NOW, contents, folder_of_nobody, make, mode, python, reference_directory
+from tests.directories import (
+    KEY_FILES,
+    NO_TPM,
+    NOW,
+    contents,
+    folder_of_nobody,
+    make,
+    mode,
+    python,
+    reference_directory,
+)
 
 
 @pytest.fixture

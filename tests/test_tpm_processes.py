@@ -34,7 +34,9 @@ def argv(*words: str | Path) -> list[str]:
 
 def run(environ: dict[str, str], *words: str | Path) -> list[str]:
     """The lines that a worker prints."""
-    done = subprocess.run(argv(*words), env={**os.environ, **environ}, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        argv(*words), env={**os.environ, **environ}, cwd=ROOT, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     return done.stdout.splitlines()
 
@@ -43,7 +45,12 @@ def run(environ: dict[str, str], *words: str | Path) -> list[str]:
 def worker(environ: dict[str, str], *words: str | Path) -> Iterator[subprocess.Popen[str]]:
     """A worker that runs until it is killed."""
     process = subprocess.Popen(
-        argv(*words), env={**os.environ, **environ}, cwd=ROOT, stdout=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
+        argv(*words),
+        env={**os.environ, **environ},
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
     )
     try:
         yield process
@@ -97,7 +104,7 @@ def test_a_thousand_signatures_of_threads_and_forked_workers(swtpm: Swtpm, tmp_p
 
 
 def test_a_thousand_signatures_through_a_resource_manager(tmp_path: Path) -> None:
-    with running_abrmd() as (swtpm, environ):
+    with running_abrmd() as environ:
         (alias,) = run(environ, "create", tmp_path)
         lines = run(environ, "forks", tmp_path, alias, "1000")
         assert len(lines) == 1000
@@ -117,7 +124,7 @@ def test_a_fork_after_d_bus_was_used_is_refused(tmp_path: Path) -> None:
         "    os._exit(0)\n"
         "os.waitpid(child, 0)\nstore.sign(alias, b'm')\nprint('signed')\n"
     )
-    with running_abrmd() as (_, environ):
+    with running_abrmd() as environ:
         env = {**os.environ, **environ}
         words = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", code, str(tmp_path)]
         done = subprocess.run(words, env=env, cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -142,7 +149,7 @@ def test_the_tpm_is_restarted_in_between(swtpm: Swtpm, store: TpmKeyStore, tmp_p
         assert verify_signature(public_key, b"m", store.sign(alias, b"m"))
         with swtpm.down():
             for _ in range(2):
-                with pytest.raises(KeyStoreError, match="does not answer .* Start it"):
+                with pytest.raises(KeyStoreError, match="does not answer"):
                     store.sign(alias, b"m")
         assert verify_signature(public_key, b"m", store.sign(alias, b"m"))
     assert TpmKeyStore(tmp_path, swtpm.tcti, no_pin).seal_secret(alias) == secret
@@ -204,9 +211,7 @@ def test_a_hundred_rounds_of_several_processes(swtpm: Swtpm, store: TpmKeyStore,
     assert swtpm.loaded() == []
 
 
-def test_users_who_do_not_know_of_each_other(
-    swtpm: Swtpm, store: TpmKeyStore, tmp_path: Path
-) -> None:
+def test_users_who_do_not_know_of_each_other(swtpm: Swtpm, store: TpmKeyStore, tmp_path: Path) -> None:
     """Two users have lock files of their own: their processes throw each other's keys out, and sign with their own all the same."""
     (tmp_path / "a").mkdir()
     keys = [store.create() for _ in range(2)]
@@ -300,7 +305,9 @@ def test_a_lock_file_that_was_tidied_away(turns: tuple[Turn, Turn], tmp_path: Pa
     one.give()
 
 
-def test_a_lock_file_of_somebody_else(turns: tuple[Turn, Turn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_file_of_somebody_else(
+    turns: tuple[Turn, Turn], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fstat", lambda descriptor: os.stat_result([0o600, 0, 0, 1, 12345, 0, 0, 0, 0, 0]))
         with pytest.raises(KeyStoreError, match="belongs to another user"):

@@ -18,6 +18,7 @@ from amesh_django.keystore.tpm_place import load_library, open_connection
 from tests import services
 from tests.services import HOST, Server, free_port, program
 
+
 @dataclass
 class Swtpm(Server):
     """A TPM that keeps its seeds in a folder. `stop(SIGKILL)` pulls the plug, `start()` starts it up again."""
@@ -98,8 +99,8 @@ def running_swtpm() -> Iterator[Swtpm]:
 
 
 @contextmanager
-def running_abrmd() -> Iterator[tuple[Swtpm, dict[str, str]]]:
-    """A TPM with the resource manager tpm2-abrmd in front, on a D-Bus of its own; and the variables that lead there."""
+def running_abrmd() -> Iterator[dict[str, str]]:
+    """A TPM with the resource manager tpm2-abrmd in front, on a D-Bus of its own: the variables that lead there."""
     daemon = program("tpm2-abrmd", package="tpm2-abrmd libtss2-tcti-tabrmd0", folders=[Path("/usr/sbin")])
     bus, ask = program("dbus-daemon", package="dbus-daemon"), program("dbus-send", package="dbus-bin")
     with ExitStack() as stack:
@@ -122,5 +123,7 @@ def running_abrmd() -> Iterator[tuple[Swtpm, dict[str, str]]]:
         services._wait_until((folder / "bus").exists)
         start(daemon, "--session", "--allow-root", f"--tcti={swtpm.tcti}")
         services._wait_until(is_there)
-        found = {name: environ[name] for name in ("DBUS_SESSION_BUS_ADDRESS",)}
-        yield swtpm, {**found, "AMESH_TPM_TCTI": "tabrmd:bus_type=session"}
+        yield {
+            "DBUS_SESSION_BUS_ADDRESS": environ["DBUS_SESSION_BUS_ADDRESS"],
+            "AMESH_TPM_TCTI": "tabrmd:bus_type=session",
+        }

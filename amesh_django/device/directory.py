@@ -80,9 +80,10 @@ class Device:
         )
         self._checked = False
         self._lock = ForkSafeLock()
-        for problem in permission_problems(self.path, _passphrase_file(self.path, environ)):
-            logger.warning("%s", problem)
-        if self.identity.storage_backend == "tpm2" and (problem := open_pin_file(environ)):
+        problems = permission_problems(self.path, _passphrase_file(self.path, environ))
+        if self.identity.storage_backend == "tpm2":
+            problems += open_pin_file(environ)
+        for problem in problems:
             logger.warning("%s", problem)
 
     def ask_pin_by(self, ask: Callable[[], str]) -> None:
@@ -263,7 +264,9 @@ def init_device(
     with locked(path), contextlib.ExitStack() as undo:
         old = _replaced_identity(path, force)
         chosen = keystore.choose(backend, report, environ=environ)
-        passphrase = _passphrase_for_init(path, environ, undo) if chosen == keystore.EncryptedFileKeyStore.backend else ""
+        passphrase = (
+            _passphrase_for_init(path, environ, undo) if chosen == keystore.EncryptedFileKeyStore.backend else ""
+        )
         store = keystore.open_key_store(
             chosen, folder=path / "keys", passphrase=lambda: passphrase, environ=environ, ask_pin=lambda: pin or ""
         )
@@ -282,7 +285,9 @@ def init_device(
 
 
 def _delete_key(path: Path, old: Identity, environ: Mapping[str, str]) -> None:
-    with contextlib.suppress(KeyStoreError, StorageError):  # an old file's alias may be anything, its back end elsewhere
+    with contextlib.suppress(
+        KeyStoreError, StorageError
+    ):  # an old file's alias may be anything, its back end elsewhere
         store = keystore.open_key_store(
             old.storage_backend, folder=path / "keys", passphrase=lambda: "", environ=environ
         )

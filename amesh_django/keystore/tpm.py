@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import ClassVar, Final, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -15,23 +14,21 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 from amesh_django.device.storage import atomic_write, make_private_directory
-from amesh_django.protocol.errors import BackendUnavailable, InvalidInput, KeyStoreError, StorageError, WrongPin
+from amesh_django.protocol.errors import BackendUnavailable, KeyStoreError, StorageError, WrongPin
 from amesh_django.protocol.keys import device_id
 from amesh_django.protocol.seal import KEY_MATERIAL_BYTES
 
-from . import tpm_blob
 from .base import CreatedKey, KeyStore, check_alias
-from .tpm_blob import KeyFile, damaged
-from .tpm_link import Stale, Tpm, is_auth_failure, is_bad_input, link_to
+from .tpm_blob import KeyFile, damaged, key_file_text, parse_key_file
+from .tpm_connection import Stale, Tpm
+from .tpm_link import link_to
+from .tpm_objects import key_name, make_key, parent_key, sign_digest, unseal
 from .tpm_pin import check_pin
 from .tpm_place import check_place, load_library
 
 T = TypeVar("T")
 
-_PARENT: Final = ("parent", "")
-_SESSION: Final = ("session", "")
 _DIGEST: Final = ec.ECDSA(Prehashed(hashes.SHA256()))
-_CONTINUE, _DECRYPT, _ENCRYPT = 0x01, 0x20, 0x40  # TPMA_SESSION (Part 2, 8.4)
 
 
 def unavailable(tcti: str) -> str | None:
@@ -39,11 +36,16 @@ def unavailable(tcti: str) -> str | None:
     try:
         check_place(tcti)
         load_library()
-        link_to(tcti).run(lambda tpm: tpm.context.flush_context(_parent(tpm)))
+        link_to(tcti).run(_derive_parent)
     except KeyStoreError as error:
         text = str(error)
         return text[:1].lower() + text[1:] if text.startswith("The ") else text
     return None
+
+
+def _derive_parent(tpm: Tpm) -> None:
+    with parent_key(tpm):
+        pass
 
 
 class TpmKeyStore(KeyStore):
@@ -80,34 +82,21 @@ class TpmKeyStore(KeyStore):
         Raises:
             InvalidInput: not a PIN.
         """
-        auth = b"" if pin is None else check_pin(pin)
+        auth = None if pin is None else check_pin(pin)
         secret = os.urandom(KEY_MATERIAL_BYTES)
-
-        def make(tpm: Tpm) -> KeyFile:
-            library, context = tpm.library, tpm.context
-            with tpm.holding(_parent(tpm)) as parent, tpm.holding(_session(tpm, parent)) as session:
-                key = context.create(parent, _sensitive(library, auth), tpm_blob.key_template(library), session1=session)
-                sealed = context.create(
-                    parent, _sensitive(library, b"", secret), tpm_blob.seal_template(library), session1=session
-                )
-                name = bytes(context.tr_get_name(parent))
-            blobs = (key[1].marshal(), key[0].marshal(), sealed[1].marshal(), sealed[0].marshal())
-            try:
-                return tpm_blob.make_key_file(name, blobs, has_pin=pin is not None)
-            except InvalidInput as error:
-                raise KeyStoreError(f"The TPM made another key than it was asked for: {error}") from None
-
-        file = self._run(make)
+        file = self._run(lambda tpm: make_key(tpm, auth, secret))
         alias = device_id(file.public_key)
         make_private_directory(self._folder)
-        atomic_write(self._path(alias), tpm_blob.key_file_text(file))
+        atomic_write(self._path(alias), key_file_text(file))
         self._files[alias] = file
-        if pin is not None:
+        if auth is not None:
             self._pins[alias] = auth
         try:
             self.sign(alias, b"amesh: the first signature of a new key")
             if self.seal_secret(alias) != secret:
-                raise KeyStoreError("The TPM does not give back what it sealed. Choose another back end: init --backend.")
+                raise KeyStoreError(
+                    "The TPM does not give back what it sealed. Choose another back end: init --backend."
+                )
         except BaseException:
             self.delete(alias)
             raise
@@ -124,7 +113,7 @@ class TpmKeyStore(KeyStore):
         digest = hashlib.sha256(message).digest()
 
         def work(tpm: Tpm) -> bytes:
-            signature = _sign(tpm, file, digest, auth)
+            signature = sign_digest(tpm, file, digest, auth)
             # Without a resource manager another program may have put its own key in the place of ours.
             if not _verifies(file, digest, signature):
                 raise Stale("its signature does not verify")
@@ -145,7 +134,7 @@ class TpmKeyStore(KeyStore):
         found = self._secrets.get(alias)
         if found is None:
             file = self._file(alias)
-            found = self._run(lambda tpm: _unseal(tpm, file))
+            found = self._run(lambda tpm: unseal(tpm, file))
             if len(found) != KEY_MATERIAL_BYTES:
                 raise damaged()
             self._secrets[alias] = found
@@ -164,7 +153,7 @@ class TpmKeyStore(KeyStore):
         self._secrets.pop(alias, None)
         self._pins.pop(alias, None)
         if file is not None:
-            link_to(self._tcti).drop(_name(file))
+            link_to(self._tcti).drop(key_name(file))
 
     def _path(self, alias: str) -> Path:
         return self._folder / f"{check_alias(alias)}.tpm"
@@ -182,7 +171,7 @@ class TpmKeyStore(KeyStore):
         if found is None:
             path = self._path(alias)
             try:
-                found = self._files[alias] = tpm_blob.parse_key_file(path.read_text("utf-8"))
+                found = self._files[alias] = parse_key_file(path.read_text("utf-8"))
             except FileNotFoundError:
                 raise KeyStoreError(
                     f"There is no key file {path}. Restore it, or make a new identity: init --force."
@@ -203,103 +192,6 @@ class TpmKeyStore(KeyStore):
         return self._pins[alias]
 
 
-def _name(file: KeyFile) -> tuple[str, bytes]:
-    return ("key", file.private)
-
-
-def _sensitive(library: Any, auth: bytes, data: bytes = b"") -> Any:
-    return library.TPM2B_SENSITIVE_CREATE(library.TPMS_SENSITIVE_CREATE(userAuth=auth, data=data))
-
-
-def _parent(tpm: Tpm) -> Any:
-    """The handle of the parent; the caller flushes it."""
-
-    def make() -> Any:
-        template = tpm_blob.parent_template(tpm.library)
-        try:
-            return tpm.context.create_primary(_sensitive(tpm.library, b""), template, tpm.library.ESYS_TR.OWNER)[0]
-        except tpm.library.TSS2_Exception as error:
-            if not is_auth_failure(error):
-                raise
-            raise BackendUnavailable(
-                "the owner hierarchy of this TPM has a password; take it away (tpm2_changeauth -c owner -p PASSWORD)"
-            ) from None
-
-    return tpm.restored(_PARENT, make)
-
-
-def _session(tpm: Tpm, parent: Any, attributes: int = _CONTINUE | _DECRYPT | _ENCRYPT) -> Any:
-    """An HMAC session (Part 1, 19.6), salted with a secret that only the TPM can read: who listens on the bus learns nothing."""
-    library = tpm.library
-    cipher = library.TPMT_SYM_DEF(
-        algorithm=library.TPM2_ALG.AES,
-        keyBits=library.TPMU_SYM_KEY_BITS(aes=128),
-        mode=library.TPMU_SYM_MODE(aes=library.TPM2_ALG.CFB),
-    )
-    session = tpm.context.start_auth_session(
-        tpm_key=parent,
-        bind=library.ESYS_TR.NONE,
-        session_type=library.TPM2_SE.HMAC,
-        symmetric=cipher,
-        auth_hash=library.TPM2_ALG.SHA256,
-    )
-    tpm.context.trsess_set_attributes(session, attributes)
-    return session
-
-
-def _load(tpm: Tpm, parent: Any, file: KeyFile, private: bytes, public: bytes) -> Any:
-    library = tpm.library
-    if bytes(tpm.context.tr_get_name(parent)) != file.parent:
-        raise KeyStoreError(
-            "This key was made by another TPM, or this machine's TPM was cleared since; no copy of the file helps. Go back to "
-            "that machine, or make a new identity (init --force) and pair again."
-        )
-    try:
-        blobs = library.TPM2B_PRIVATE.unmarshal(private)[0], library.TPM2B_PUBLIC.unmarshal(public)[0]
-    except library.TSS2_Exception:
-        raise damaged() from None
-    try:
-        return tpm.context.load(parent, *blobs)
-    except library.TSS2_Exception as error:
-        if not is_bad_input(error):
-            raise
-        raise damaged() from None
-
-
-def _key(tpm: Tpm, file: KeyFile) -> Any:
-    def load() -> Any:
-        with tpm.holding(_parent(tpm)) as parent:
-            return _load(tpm, parent, file, file.private, file.public)
-
-    return tpm.keep(_name(file), load)
-
-
-def _pin_session(tpm: Tpm) -> Any:
-    def start() -> Any:
-        with tpm.holding(_parent(tpm)) as parent:
-            return _session(tpm, parent, _CONTINUE)
-
-    return tpm.keep(_SESSION, start, save=False)
-
-
-def _sign(tpm: Tpm, file: KeyFile, digest: bytes, auth: bytes | None) -> bytes:
-    """TPM2_Sign (Part 3, 20.2): ``r || s``, low-S."""
-    library = tpm.library
-    key = _key(tpm, file)
-    session = library.ESYS_TR.PASSWORD
-    if auth is not None:
-        session = _pin_session(tpm)
-        tpm.context.tr_set_auth(key, auth)
-    try:
-        made = tpm.context.sign(key, library.TPM2B_DIGEST(digest), *_no_scheme(library), session1=session).marshal()
-    except library.TSS2_Exception as error:
-        tpm.drop(_SESSION)
-        if auth is None or not is_auth_failure(error):
-            raise
-        raise WrongPin("The TPM refuses this PIN. Type it again, or correct the file that AMESH_TPM_PIN_FILE names.") from None
-    return tpm_blob.raw_signature(made)
-
-
 def _verifies(file: KeyFile, digest: bytes, signature: bytes) -> bool:
     r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
     try:
@@ -307,19 +199,3 @@ def _verifies(file: KeyFile, digest: bytes, signature: bytes) -> bool:
     except InvalidSignature:
         return False
     return True
-
-
-@functools.cache
-def _no_scheme(library: Any) -> tuple[Any, Any]:
-    """The scheme is the key's own, and what it signs need not come from the TPM."""
-    return (
-        library.TPMT_SIG_SCHEME(scheme=library.TPM2_ALG.NULL),
-        library.TPMT_TK_HASHCHECK(tag=library.TPM2_ST.HASHCHECK, hierarchy=library.TPM2_RH.NULL),
-    )
-
-
-def _unseal(tpm: Tpm, file: KeyFile) -> bytes:
-    """TPM2_Unseal (Part 3, 12.7)."""
-    with tpm.holding(_parent(tpm)) as parent, tpm.holding(_session(tpm, parent)) as session:
-        with tpm.holding(_load(tpm, parent, file, file.seal_private, file.seal_public)) as sealed:
-            return bytes(tpm.context.unseal(sealed, session1=session))

@@ -11,166 +11,18 @@ import contextlib
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, Final, NoReturn, TypeVar
+from collections.abc import Callable
+from typing import Any, NoReturn, TypeVar
 
 from amesh_django.device.locks import ForkSafeLock
 from amesh_django.protocol.errors import AmeshError, KeyStoreError
 
+from .tpm_codes import BUSY, FULL, GONE, NO_HIERARCHY, NOT_STARTED, tpm_code
+from .tpm_connection import Stale, Tpm
 from .tpm_place import VARIABLE, device_path, has_manager, load_library, open_connection, takes_many
 from .tpm_turn import PATIENCE, UNKNOWN, Turn
 
 T = TypeVar("T")
-
-# Response codes (TPM 2.0 Library, Part 2, 6.6). Those of format one come with the number of what they complain about.
-_FORMAT_ONE: Final = 0x080
-_AUTH_FAIL: Final = (0x08E, 0x0A2)  # AUTH_FAIL, BAD_AUTH
-_HIERARCHY: Final = 0x085
-_BUSY: Final = (0x908, 0x90A, 0x920, 0x922)  # YIELDED, TESTING, NV_RATE, RETRY
-_FULL: Final = (0x902, 0x903, 0x904, 0x905, 0x906)  # memory for objects, sessions; handles
-_HANDLE: Final = 0x08B
-_GONE: Final = (_HANDLE, *range(0x910, 0x917), *range(0x918, 0x91F))  # with REFERENCE_H0…, REFERENCE_S0…
-_NOT_STARTED: Final = 0x100
-# Layers in front of a code (TSS 2.0 Overview, 3.3): the TPM itself, and a resource manager that answers in its place.
-_TPM_LAYERS: Final = (0, 0xB)
-#: The layers of the library in this process: ESAPI, SAPI, marshalling.
-_LIBRARY_LAYERS: Final = (7, 8, 9)
-
-_FLUSH_CONTEXT: Final = 0x165
-_FIRST_TRANSIENT, _FIRST_LOADED_SESSION = 0x80000000, 0x02000000
-
-
-class Stale(Exception):
-    """What is loaded is not what it was: it must be loaded anew."""
-
-
-def tpm_code(error: Any) -> int | None:
-    """The TPM's response code without the number of what it complains about; None if the TPM did not answer."""
-    rc = int(error.rc)
-    if rc >> 16 not in _TPM_LAYERS:
-        return None
-    return rc & 0x0BF if rc & _FORMAT_ONE else rc & 0xFFFF
-
-
-def is_auth_failure(error: Any) -> bool:
-    """True if a password was wrong, or missing."""
-    return tpm_code(error) in _AUTH_FAIL
-
-
-def is_bad_input(error: Any) -> bool:
-    """True if what was handed over is not in order, by what the TPM or the library says."""
-    code = tpm_code(error)
-    if code is None:
-        return int(error.rc) >> 16 in _LIBRARY_LAYERS
-    return bool(code & _FORMAT_ONE) and code < 0x100 and code != _HANDLE
-
-
-class Tpm:
-    """An open connection, inside :meth:`Link.run`.
-
-    Attributes:
-        library: the binding.
-        context: the ESAPI context.
-        loaded: what is loaded beyond one call, by a name: handles of the ESAPI and of the TPM.
-        saved: the same as context blobs (TPM 2.0 Library, Part 1, 30.2): they survive a turn, not a reset of the TPM.
-        changed: something was loaded or unloaded.
-    """
-
-    def __init__(
-        self, library: Any, context: Any, tcti: Any, saved: dict[Any, Any], before_loading: Callable[[], None]
-    ) -> None:
-        self.library = library
-        self.context = context
-        self._tcti = tcti
-        self._before_loading = before_loading
-        self.loaded: dict[Any, tuple[Any, int]] = {}
-        self.saved = saved
-        self.changed = True
-
-    @contextlib.contextmanager
-    def holding(self, handle: Any) -> Iterator[Any]:
-        """Flush *handle* in the end."""
-        try:
-            yield handle
-        finally:
-            with contextlib.suppress(self.library.TSS2_Exception):  # it went with a reset, or with the connection
-                self.context.flush_context(handle)
-
-    def restored(self, name: Any, make: Callable[[], Any]) -> Any:
-        """A handle, out of its saved context or else made by *make*; the caller sees that it is flushed.
-
-        Whatever is loaded goes through here first, if only for its parent.
-        """
-        self._before_loading()
-        self.changed = True
-        if name in self.saved:
-            try:
-                return self.context.context_load(self.saved[name])
-            except self.library.TSS2_Exception as error:
-                if tpm_code(error) in (None, *_BUSY, *_FULL):
-                    raise
-                del self.saved[name]  # the TPM was reset, or cleared
-        handle = make()
-        try:
-            self.saved[name] = self.context.context_save(handle)
-        except BaseException:
-            with contextlib.suppress(self.library.TSS2_Exception):
-                self.context.flush_context(handle)
-            raise
-        return handle
-
-    def keep(self, name: tuple[str, Any], make: Callable[[], Any], *, save: bool = True) -> Any:
-        """The handle that stays loaded under *name*, one of a kind; made by *make* where there is none."""
-        if name not in self.loaded:
-            for other in [other for other in self.loaded if other[0] == name[0]]:
-                self.drop(other)
-            handle = self.restored(name, make) if save else make()
-            self.changed = True
-            self.loaded[name] = (handle, int(self.context.tr_get_tpm_handle(handle)))
-        return self.loaded[name][0]
-
-    def drop(self, name: Any) -> None:
-        """Unload what is loaded under *name*."""
-        handle, _ = self.loaded.pop(name, (None, 0))
-        self.changed = True
-        if handle is not None:
-            with contextlib.suppress(self.library.TSS2_Exception):
-                self.context.flush_context(handle)
-
-    def flush(self) -> None:
-        """Unload all that this process loaded."""
-        for name in list(self.loaded):
-            self.drop(name)
-
-    def forget(self) -> None:
-        """What was loaded is not any more: another process unloaded it, or the TPM was reset."""
-        for handle, _ in self.loaded.values():
-            with contextlib.suppress(self.library.TSS2_Exception):
-                self.context.tr_close(handle)
-        self.loaded.clear()
-        self.changed = True
-
-    def unload(self, handle: int) -> None:
-        """Unload a handle of the TPM's that the ESAPI knows nothing of (TPM2_FlushContext, Part 3, 28.4)."""
-        command = b"\x80\x01" + b"".join(n.to_bytes(4, "big") for n in (14, _FLUSH_CONTEXT, handle))
-        self._tcti.transmit(command)
-        self._tcti.receive()  # whether it was there does not matter
-
-    def unload_everything(self) -> None:
-        """Without a resource manager, where slots ran out: what killed processes and others left there as well."""
-        self.forget()
-        for first in (_FIRST_TRANSIENT, _FIRST_LOADED_SESSION):
-            _, found = self.context.get_capability(self.library.TPM2_CAP.HANDLES, first, 64)
-            handles = found.data.handles  # *found* stays alive as long as its parts are read
-            for handle in [int(handles[at]) for at in range(len(handles))]:
-                if handle >> 24 == first >> 24:
-                    self.unload(handle)
-
-    def close(self) -> None:
-        """End the connection."""
-        for close in (self.context.close, self._tcti.close):
-            with contextlib.suppress(Exception):
-                close()
 
 
 class Link:
@@ -231,11 +83,11 @@ class Link:
             KeyStoreError: nothing does.
         """
         code = None if isinstance(error, Stale) else tpm_code(error)
-        if isinstance(error, Stale) or code in _GONE:
+        if isinstance(error, Stale) or code in GONE:
             if tries.left("gone", 4) and self._tpm is not None:
                 self._tpm.forget()
                 return
-        elif code in _FULL:
+        elif code in FULL:
             if tries.left("full", 8) and self._tpm is not None:
                 if self._turn is not None:
                     self._tpm.unload_everything()
@@ -244,13 +96,18 @@ class Link:
                 if not tries.left("full soon", 2):
                     time.sleep(random.uniform(0.005, 0.05))  # noqa: S311 -- others without a turn are at it as well
                 return
-        elif code in _BUSY:
+        elif code in BUSY:
             if tries.in_time():
                 time.sleep(0.02)
                 return
         elif code is None:
             self._close()
-            if device_path(self.tcti) is not None and not takes_many(self.tcti) and tries.in_time() and self._is_in_use():
+            if (
+                device_path(self.tcti) is not None
+                and not takes_many(self.tcti)
+                and tries.in_time()
+                and self._is_in_use()
+            ):
                 time.sleep(0.05)
                 return
             if tries.left("lost", 1):
@@ -262,15 +119,15 @@ class Link:
         if isinstance(error, Stale):
             text = f"The TPM ({self.tcti}) does not do what it is told: {error}. Restart it, or its resource manager."
         elif code is None:
-            text = (
-                f"The TPM ({self.tcti}) does not answer ({error}). Start it, or its resource manager, or correct {VARIABLE}."
-            )
-        elif code == _NOT_STARTED:
+            text = f"The TPM ({self.tcti}) does not answer ({error}). Start it, or its resource manager, or correct {VARIABLE}."
+        elif code == NOT_STARTED:
             text = f"The TPM ({self.tcti}) was not started up. Run tpm2_startup -c, or use its resource manager."
-        elif code == _HIERARCHY:
+        elif code == NO_HIERARCHY:
             text = f"The owner hierarchy of the TPM ({self.tcti}) is turned off. Turn it on in the firmware's settings."
-        elif code in _FULL:
-            text = f"The TPM ({self.tcti}) has no free slot: other programs fill it. End them, or use a resource manager."
+        elif code in FULL:
+            text = (
+                f"The TPM ({self.tcti}) has no free slot: other programs fill it. End them, or use a resource manager."
+            )
         else:
             text = f"The TPM ({self.tcti}) refuses: {error} (0x{int(error.rc):x}). Restart it, then try again."
         raise KeyStoreError(text) from None

@@ -64,14 +64,14 @@ def find_pin(environ: Mapping[str, str], ask: Callable[[], str]) -> str:
     return read_pin_file(Path(named).expanduser()) if named else ask()
 
 
-def open_pin_file(environ: Mapping[str, str]) -> str | None:
-    """A sentence with the fix if others can read the PIN file."""
+def open_pin_file(environ: Mapping[str, str]) -> list[str]:
+    """A sentence with the fix if others can read the PIN file; else nothing."""
     named = environ.get(VARIABLE)
     if not named:
-        return None
+        return []
     path = Path(named).expanduser()
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:
-        return None
-    return f"{path} is open to others (mode {mode:03o}). Close it: chmod 400 {path}" if mode & 0o077 else None
+        return []
+    return [f"{path} is open to others (mode {mode:03o}). Close it: chmod 400 {path}"] if mode & 0o077 else []

@@ -128,7 +128,9 @@ class _File:
         except OSError as error:
             if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
                 return False
-            raise KeyStoreError(f"The lock {self._path} can't be had ({error.strerror}). Set TMPDIR to a local folder.") from None
+            raise KeyStoreError(
+                f"The lock {self._path} can't be had ({error.strerror}). Set TMPDIR to a local folder."
+            ) from None
         return True
 
     def lock(self, deadline: float) -> None:
@@ -175,5 +177,7 @@ class _File:
             ) from None
         if os.fstat(descriptor).st_uid != os.geteuid():
             os.close(descriptor)
-            raise KeyStoreError(f"The lock {self._path} belongs to another user. Remove it, or set TMPDIR to another folder.")
+            raise KeyStoreError(
+                f"The lock {self._path} belongs to another user. Remove it, or set TMPDIR to another folder."
+            )
         return descriptor
