@@ -50,7 +50,7 @@ def worker(environ: dict[str, str], *words: str | Path) -> Iterator[subprocess.P
         cwd=ROOT,
         stdout=subprocess.PIPE,
         text=True,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
     )
     try:
         yield process
@@ -110,6 +110,18 @@ def test_a_thousand_signatures_through_a_resource_manager(tmp_path: Path) -> Non
         assert len(lines) == 1000
         check(TpmKeyStore(tmp_path, "none", no_pin).public_key(alias), lines)
         assert run(environ, "secret", tmp_path, alias) == run(environ, "secret", tmp_path, alias)
+
+
+def test_a_resource_manager_that_is_restarted_is_not_noticed(tmp_path: Path) -> None:
+    """The connection is lost between two signatures, and opened again."""
+    with running_abrmd() as environ, worker(environ, "on demand", tmp_path) as process:
+        assert process.stdin is not None and process.stdout is not None
+        public_key = bytes.fromhex(process.stdout.readline())
+        for _ in range(3):
+            process.stdin.write("sign\n")
+            process.stdin.flush()
+            check(public_key, read_until(process, 1, good=True))
+            environ.restart()
 
 
 def test_a_fork_after_d_bus_was_used_is_refused(tmp_path: Path) -> None:
@@ -285,11 +297,12 @@ def test_whoever_waits_gets_it(turns: tuple[Turn, Turn]) -> None:
 
     thread = threading.Thread(target=wait)
     thread.start()
-    while not got.is_set():
+    while thread.is_alive() and not got.is_set():
         one.give()
         one.take()
     one.give()
     thread.join()
+    assert got.is_set()
 
 
 def test_a_lock_file_that_was_tidied_away(turns: tuple[Turn, Turn], tmp_path: Path) -> None:

@@ -88,6 +88,11 @@ def main(what: str, folder: str, alias: str = "", count: str = "0") -> None:
         threads(lambda: forever(store, alias))
     elif what == "rounds":
         rounds(store)
+    elif what == "on demand":
+        made = store.create()
+        say(made.public_key.hex())
+        for _ in sys.stdin:
+            sign(store, made.alias, 1)
     elif what == "create":
         say(store.create().alias)
     elif what == "secret":

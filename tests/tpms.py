@@ -7,8 +7,8 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,32 +98,59 @@ def running_swtpm() -> Iterator[Swtpm]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+class Abrmd(dict[str, str]):
+    """The variables that lead to a TPM with the resource manager tpm2-abrmd in front, on a D-Bus of its own."""
+
+    def __init__(self, swtpm: Swtpm, folder: Path) -> None:
+        bus = f"unix:path={folder}/bus"
+        super().__init__({"DBUS_SESSION_BUS_ADDRESS": bus, "AMESH_TPM_TCTI": "tabrmd:bus_type=session"})
+        self._log = folder / "output.log"
+        daemon = program("tpm2-abrmd", package="tpm2-abrmd libtss2-tcti-tabrmd0", folders=[Path("/usr/sbin")])
+        self._daemon = [daemon, "--session", "--allow-root", f"--tcti={swtpm.tcti}"]
+        self._ask = [program("dbus-send", package="dbus-bin"), "--session", "--print-reply"]
+        self._ask += ["--dest=org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus.NameHasOwner"]
+        self._processes: list[subprocess.Popen[bytes]] = []
+        bus_daemon = program("dbus-daemon", package="dbus-daemon")
+        try:
+            self._start([bus_daemon, "--session", "--nofork", "--nopidfile", f"--address={bus}"])
+            services._wait_until((folder / "bus").exists)
+            self._start(self._daemon)
+            services._wait_until(self._is_there)
+        except BaseException:
+            self.stop()
+            raise
+
+    def restart(self) -> None:
+        """Kill the resource manager and start another."""
+        process = self._processes.pop()
+        process.kill()
+        process.wait()
+        services._wait_until(lambda: not self._is_there())
+        self._start(self._daemon)
+        services._wait_until(self._is_there)
+
+    def stop(self) -> None:
+        for process in reversed(self._processes):
+            process.kill()
+            process.wait()
+
+    def _start(self, argv: Sequence[str | Path]) -> None:
+        with self._log.open("ab") as log:
+            self._processes.append(
+                subprocess.Popen(argv, env={**os.environ, **self}, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            )
+
+    def _is_there(self) -> bool:
+        question = [*self._ask, "string:com.intel.tss2.Tabrmd"]
+        return b"true" in subprocess.run(question, env={**os.environ, **self}, capture_output=True).stdout
+
+
 @contextmanager
-def running_abrmd() -> Iterator[dict[str, str]]:
-    """A TPM with the resource manager tpm2-abrmd in front, on a D-Bus of its own: the variables that lead there."""
-    daemon = program("tpm2-abrmd", package="tpm2-abrmd libtss2-tcti-tabrmd0", folders=[Path("/usr/sbin")])
-    bus, ask = program("dbus-daemon", package="dbus-daemon"), program("dbus-send", package="dbus-bin")
-    with ExitStack() as stack:
-        swtpm = stack.enter_context(running_swtpm())
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amesh-dbus-")))
-        environ = {**os.environ, "DBUS_SESSION_BUS_ADDRESS": f"unix:path={folder}/bus"}
-        log = stack.enter_context((folder / "output.log").open("wb"))
-
-        def start(*argv: str | Path) -> None:
-            process = subprocess.Popen(argv, env=environ, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-
-        def is_there() -> bool:
-            question = [ask, "--session", "--print-reply", "--dest=org.freedesktop.DBus", "/org/freedesktop/DBus"]
-            question += ["org.freedesktop.DBus.NameHasOwner", "string:com.intel.tss2.Tabrmd"]
-            return b"true" in subprocess.run(question, env=environ, capture_output=True).stdout
-
-        start(bus, "--session", "--nofork", "--nopidfile", f"--address={environ['DBUS_SESSION_BUS_ADDRESS']}")
-        services._wait_until((folder / "bus").exists)
-        start(daemon, "--session", "--allow-root", f"--tcti={swtpm.tcti}")
-        services._wait_until(is_there)
-        yield {
-            "DBUS_SESSION_BUS_ADDRESS": environ["DBUS_SESSION_BUS_ADDRESS"],
-            "AMESH_TPM_TCTI": "tabrmd:bus_type=session",
-        }
+def running_abrmd() -> Iterator[Abrmd]:
+    """A new TPM behind a resource manager."""
+    with running_swtpm() as swtpm, tempfile.TemporaryDirectory(prefix="amesh-dbus-") as folder:
+        abrmd = Abrmd(swtpm, Path(folder))
+        try:
+            yield abrmd
+        finally:
+            abrmd.stop()

@@ -55,9 +55,10 @@ class Link:
             self.leave_parent()
             if self._turn is None:
                 return self._tried(library, work)
-            if not self._turn.take() and self._tpm is not None:
-                self._tpm.forget()
+            is_ours_still = self._turn.take()
             try:
+                if not is_ours_still and self._tpm is not None:
+                    self._tpm.forget()
                 return self._tried(library, work)
             finally:
                 self._end_turn(self._turn)
