@@ -84,7 +84,17 @@ def test_what_the_key_is(swtpm: Swtpm, folder: Path) -> None:
     alias = store.create().alias
     library = load_library()
     members = json.loads((folder / f"{alias}.tpm").read_text())
-    assert list(members) == ["version", "publicKey", "parent", "public", "private", "sealPublic", "sealPrivate", "pin"]
+    assert list(members) == [
+        "version",
+        "publicKey",
+        "parent",
+        "public",
+        "private",
+        "sealPublic",
+        "sealPrivate",
+        "mark",
+        "pin",
+    ]
     area = library.TPM2B_PUBLIC.unmarshal(b64decode(members["public"]))[0].publicArea
     bits = library.TPMA_OBJECT
     assert area.objectAttributes == (
@@ -112,7 +122,7 @@ def test_signatures_are_low_s(swtpm: Swtpm, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("r", "s"), [(1, 1), (1, HALF_ORDER), (1 << 248, HALF_ORDER + 1), ((1 << 248) - 1, GROUP_ORDER - 1)]
 )
-def test_a_signature_of_the_tpm_becomes_64_bytes(r: int, s: int) -> None:
+def test_a_signature_of_the_tpm_is_read(r: int, s: int) -> None:
     """TPMs differ in whether they pad."""
     for length in (None, 32):
         raw = [n.to_bytes(length or (n.bit_length() + 7) // 8, "big") for n in (r, s)]
@@ -159,25 +169,34 @@ def test_two_keys_in_one_process_take_turns(swtpm: Swtpm, folder: Path) -> None:
     assert len(swtpm.loaded()) == 1
 
 
-def test_another_program_in_our_slot_is_noticed(swtpm: Swtpm, folder: Path) -> None:
+@pytest.mark.parametrize("pins", [(None, None), (PIN, None), (None, PIN), (PIN, PIN)])
+def test_another_program_in_our_slot_is_noticed(
+    swtpm: Swtpm, folder: Path, pins: tuple[str | None, str | None]
+) -> None:
     """Without a resource manager anybody may unload our key and load another in its place."""
-    store = store_of(swtpm, folder)
-    ours, other = store.create(), store.create()
+    store = store_of(swtpm, folder, lambda: PIN)
+    ours, other = (store.create(pin=pin) for pin in pins)
     store.sign(ours.alias, b"m")
-    link = tpm_link.link_to(swtpm.tcti)
-    ((name, _),) = link._tpm.loaded.items()  # type: ignore[union-attr]
+    loaded = tpm_link.link_to(swtpm.tcti)._tpm.loaded  # type: ignore[union-attr]
+    (name,) = (name for name in loaded if name[0] == "key")
+    place = loaded[name]
     store.sign(other.alias, b"m")
-    ((_, place),) = link._tpm.loaded.items()  # type: ignore[union-attr]
-    link._tpm.loaded = {name: place}  # type: ignore[union-attr]
+    (other_name,) = (name for name in loaded if name[0] == "key")
+    assert loaded[other_name][1] == place[1]
+    # What the ESAPI knows is of our key; what the TPM has there is the other one.
+    library, context = load_library(), tpm_link.link_to(swtpm.tcti)._tpm.context  # type: ignore[union-attr]
+    saved = context.context_save(loaded.pop(other_name)[0])
+    context.context_load(saved)
+    loaded[name] = place
     assert verify_signature(ours.public_key, b"m", store.sign(ours.alias, b"m"))
+    assert library
 
 
-def test_a_tpm_that_signs_wrongly_is_refused(swtpm: Swtpm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = store_of(swtpm, folder)
-    alias = store.create().alias
+def test_a_tpm_that_signs_wrongly_makes_no_key(swtpm: Swtpm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tpm_objects, "raw_signature", lambda made: bytes(31) + b"\1" + bytes(31) + b"\1")
-    with pytest.raises(KeyStoreError, match="does not do what it is told"):
-        store.sign(alias, b"m")
+    with pytest.raises(KeyStoreError, match="does not sign with the key that it made"):
+        store_of(swtpm, folder).create()
+    assert os.listdir(folder) == []
 
 
 def test_slots_that_others_filled(swtpm: Swtpm, folder: Path) -> None:

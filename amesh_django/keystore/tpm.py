@@ -8,19 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Final, TypeVar
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
-
 from amesh_django.device.storage import atomic_write, make_private_directory
 from amesh_django.protocol.errors import BackendUnavailable, KeyStoreError, StorageError, WrongPin
-from amesh_django.protocol.keys import device_id
+from amesh_django.protocol.keys import device_id, verify_signature
 from amesh_django.protocol.seal import KEY_MATERIAL_BYTES
 
 from .base import CreatedKey, KeyStore, check_alias
 from .tpm_blob import KeyFile, damaged, key_file_text, parse_key_file
-from .tpm_connection import Stale, Tpm
+from .tpm_connection import Tpm
 from .tpm_link import link_to
 from .tpm_objects import key_name, make_key, parent_key, sign_digest, unseal
 from .tpm_pin import check_pin
@@ -28,7 +23,7 @@ from .tpm_place import check_place, load_library
 
 T = TypeVar("T")
 
-_DIGEST: Final = ec.ECDSA(Prehashed(hashes.SHA256()))
+_FIRST: Final = b"amesh: the first signature of a new key"
 
 
 def unavailable(tcti: str) -> str | None:
@@ -92,7 +87,10 @@ class TpmKeyStore(KeyStore):
         if auth is not None:
             self._pins[alias] = auth
         try:
-            self.sign(alias, b"amesh: the first signature of a new key")
+            if not verify_signature(file.public_key, _FIRST, self.sign(alias, _FIRST)):
+                raise KeyStoreError(
+                    "The TPM does not sign with the key that it made. Choose another back end: init --backend."
+                )
             if self.seal_secret(alias) != secret:
                 raise KeyStoreError(
                     "The TPM does not give back what it sealed. Choose another back end: init --backend."
@@ -109,18 +107,10 @@ class TpmKeyStore(KeyStore):
             PinRequired, WrongPin: the key has a PIN, and it is not known, or wrong.
         """
         file = self._file(alias)
-        auth = self._auth(alias, file)
+        pin = self._pin_of(alias, file)
         digest = hashlib.sha256(message).digest()
-
-        def work(tpm: Tpm) -> bytes:
-            signature = sign_digest(tpm, file, digest, auth)
-            # Without a resource manager another program may have put its own key in the place of ours.
-            if not _verifies(file, digest, signature):
-                raise Stale("its signature does not verify")
-            return signature
-
         try:
-            return self._run(work)
+            return self._run(lambda tpm: sign_digest(tpm, file, digest, pin))
         except WrongPin:
             self._pins.pop(alias, None)
             raise
@@ -184,18 +174,9 @@ class TpmKeyStore(KeyStore):
                 ) from None
         return found
 
-    def _auth(self, alias: str, file: KeyFile) -> bytes | None:
+    def _pin_of(self, alias: str, file: KeyFile) -> bytes | None:
         if not file.has_pin:
             return None
         if alias not in self._pins:
             self._pins[alias] = check_pin(self._pin())
         return self._pins[alias]
-
-
-def _verifies(file: KeyFile, digest: bytes, signature: bytes) -> bool:
-    r, s = int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
-    try:
-        file.verifier.verify(encode_dss_signature(r, s), digest, _DIGEST)
-    except InvalidSignature:
-        return False
-    return True

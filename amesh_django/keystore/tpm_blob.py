@@ -6,15 +6,15 @@ import json
 import struct
 from typing import Any, Final, NamedTuple
 
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from amesh_django.device.storage import json_text
 from amesh_django.protocol.encoding import b64decode, b64encode
 from amesh_django.protocol.errors import InvalidInput, KeyStoreError
 from amesh_django.protocol.keys import GROUP_ORDER, encode_public_key, load_public_key
 
 FILE_VERSION: Final = "1"
-_MEMBERS: Final = ("parent", "public", "private", "sealPublic", "sealPrivate")
+_MEMBERS: Final = ("parent", "public", "private", "sealPublic", "sealPrivate", "mark")
+#: Length of the value that a key without PIN asks for.
+MARK_BYTES: Final = 16
 _MOST_BYTES: Final = 4096
 
 # TPMA_OBJECT (Part 2, 8.3): what cannot be taken to another TPM, was made in this one, asks for its password and knows no lock-out.
@@ -95,13 +95,14 @@ def raw_signature(made: bytes) -> bytes:
     """
     try:
         size = struct.unpack_from(">H", made, 4)[0]
-        r, rest = made[6 : 6 + size], made[6 + size :]
+        r, rest = int.from_bytes(made[6 : 6 + size], "big"), made[6 + size :]
         s = int.from_bytes(rest[2:], "big")
-        if made[:4] != _SIGNATURE or struct.unpack_from(">H", rest)[0] != len(rest) - 2 or s >= GROUP_ORDER:
-            raise OverflowError
-        return int.from_bytes(r, "big").to_bytes(32, "big") + min(s, GROUP_ORDER - s).to_bytes(32, "big")
-    except (struct.error, OverflowError):
-        raise KeyStoreError("The TPM answered with something that is not an ECDSA signature. Restart it.") from None
+        if made[:4] == _SIGNATURE and struct.unpack_from(">H", rest)[0] == len(rest) - 2:
+            if 0 < r < GROUP_ORDER and 0 < s < GROUP_ORDER:
+                return r.to_bytes(32, "big") + min(s, GROUP_ORDER - s).to_bytes(32, "big")
+    except struct.error:
+        pass
+    raise KeyStoreError("The TPM answered with something that is not an ECDSA signature. Restart it.")
 
 
 class KeyFile(NamedTuple):
@@ -109,38 +110,43 @@ class KeyFile(NamedTuple):
 
     Attributes:
         public_key: 33 bytes, out of *public*.
-        verifier: the same as an object.
         parent: name of the parent (a hash of its public part): tells another TPM from a damaged file.
         public: the key, marshalled.
         private: its private part, encrypted and authenticated by the TPM.
         seal_public: the seal secret, marshalled.
         seal_private: its private part.
+        mark: what a key without PIN has in the place of one, 16 bytes. No secret: another key that was put into its slot has
+            another one, and is noticed.
         has_pin: each signature asks for the PIN.
     """
 
     public_key: bytes
-    verifier: ec.EllipticCurvePublicKey
     parent: bytes
     public: bytes
     private: bytes
     seal_public: bytes
     seal_private: bytes
+    mark: bytes
     has_pin: bool
 
 
-def make_key_file(parent: bytes, blobs: tuple[bytes, bytes, bytes, bytes], *, has_pin: bool) -> KeyFile:
+def make_key_file(parent: bytes, blobs: tuple[bytes, bytes, bytes, bytes], mark: bytes) -> KeyFile:
     """A key file out of what the TPM made.
+
+    Args:
+        mark: empty for a key that has a PIN.
 
     Raises:
         InvalidInput: the public part is not that of :func:`key_template`.
     """
     public_key = compressed_point(blobs[0])
-    return KeyFile(public_key, load_public_key(public_key), parent, *blobs, has_pin)
+    load_public_key(public_key)
+    return KeyFile(public_key, parent, *blobs, mark, not mark)
 
 
 def key_file_text(file: KeyFile) -> str:
     """The text of the file."""
-    blobs = dict(zip(_MEMBERS, map(b64encode, file[2:7]), strict=True))
+    blobs = dict(zip(_MEMBERS, map(b64encode, file[1:7]), strict=True))
     return json_text(
         {"version": FILE_VERSION, "publicKey": encode_public_key(file.public_key), **blobs, "pin": file.has_pin}
     )
@@ -154,11 +160,12 @@ def parse_key_file(text: str) -> KeyFile:
     """
     try:
         value = json.loads(text)
-        parent, *blobs = (b64decode(value[name]) for name in _MEMBERS)
-        has_pin = value["pin"]
-        if type(has_pin) is not bool or not all(0 < len(blob) <= _MOST_BYTES for blob in (parent, *blobs)):
+        parent, *blobs, mark = (b64decode(value[name]) for name in _MEMBERS)
+        if not all(0 < len(blob) <= _MOST_BYTES for blob in (parent, *blobs)):
             raise InvalidInput("a member is empty or too long")
-        file = make_key_file(parent, (blobs[0], blobs[1], blobs[2], blobs[3]), has_pin=has_pin)
+        file = make_key_file(parent, (blobs[0], blobs[1], blobs[2], blobs[3]), mark)
+        if value["pin"] is not file.has_pin or len(mark) not in (0, MARK_BYTES):
+            raise InvalidInput("either there is a PIN or a mark")
         if value["publicKey"] != encode_public_key(file.public_key):
             raise InvalidInput("publicKey is not that of the key")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

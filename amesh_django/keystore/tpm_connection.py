@@ -37,6 +37,13 @@ class Tpm:
         self.loaded: dict[Any, tuple[Any, int]] = {}
         self.saved = saved
         self.changed = True
+        self._digest = library.TPM2B_DIGEST(bytes(32))
+        self._digest_buffer = self._digest.buffer
+
+    def digest(self, digest: bytes) -> Any:
+        """32 bytes as the library takes them. The next call changes them: to make another object takes as long as all else."""
+        self._digest_buffer[:] = digest
+        return self._digest
 
     @contextlib.contextmanager
     def holding(self, handle: Any) -> Iterator[Any]:

@@ -35,6 +35,7 @@ class Link:
     def __init__(self, tcti: str) -> None:
         self.tcti = tcti
         self._lock = ForkSafeLock()
+        self._takes_many = takes_many(tcti)
         self._reset(None if has_manager(tcti) else Turn(tcti))
 
     def _reset(self, turn: Turn | None) -> None:
@@ -103,12 +104,7 @@ class Link:
                 return
         elif code is None:
             self._close()
-            if (
-                device_path(self.tcti) is not None
-                and not takes_many(self.tcti)
-                and tries.in_time()
-                and self._is_in_use()
-            ):
+            if device_path(self.tcti) is not None and not self._takes_many and tries.in_time() and self._is_in_use():
                 time.sleep(0.05)
                 return
             if tries.left("lost", 1):
@@ -162,7 +158,7 @@ class Link:
         return self._tpm
 
     def _end_turn(self, turn: Turn) -> None:
-        if self._tpm is not None and not takes_many(self.tcti):
+        if self._tpm is not None and not self._takes_many:
             self._tpm.flush()
             self._close()
         try:
@@ -241,10 +237,11 @@ _glib = _Glib()
 
 def link_to(tcti: str) -> Link:
     """The one link of this process to that TPM."""
-    with _links_lock:
-        if tcti not in _links:
-            _links[tcti] = Link(tcti)
-        return _links[tcti]
+    found = _links.get(tcti)
+    if found is None:
+        with _links_lock:
+            found = _links.setdefault(tcti, Link(tcti))
+    return found
 
 
 def _in_child() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from typing import Any, Final
 
 from amesh_django.protocol.errors import BackendUnavailable, InvalidInput, KeyStoreError, WrongPin
 
 from .tpm_blob import (
+    MARK_BYTES,
     KeyFile,
     damaged,
     key_template,
@@ -19,7 +21,7 @@ from .tpm_blob import (
     seal_template,
 )
 from .tpm_codes import is_auth_failure, is_bad_input
-from .tpm_connection import Tpm
+from .tpm_connection import Stale, Tpm
 
 _PARENT: Final = ("parent", "")
 _SESSION: Final = ("session", "")
@@ -103,32 +105,30 @@ def _load(tpm: Tpm, parent: Any, private: bytes, public: bytes) -> Any:
         raise damaged() from None
 
 
-def make_key(tpm: Tpm, auth: bytes | None, secret: bytes) -> KeyFile:
+def make_key(tpm: Tpm, pin: bytes | None, secret: bytes) -> KeyFile:
     """A new key, and *secret* sealed beside it (TPM2_Create, Part 3, 12.1).
 
     Args:
-        auth: asked for each signature, if not None.
+        pin: asked for each signature, if not None.
     """
     library, context = tpm.library, tpm.context
+    mark = os.urandom(MARK_BYTES) if pin is None else b""
     with parent_key(tpm) as parent, _encrypted(tpm, parent) as session:
-        key = context.create(parent, _sensitive(library, auth or b""), key_template(library), session1=session)
+        key = context.create(parent, _sensitive(library, pin or mark), key_template(library), session1=session)
         sealed = context.create(parent, _sensitive(library, b"", secret), seal_template(library), session1=session)
         name = bytes(context.tr_get_name(parent))
+    blobs = (key[1].marshal(), key[0].marshal(), sealed[1].marshal(), sealed[0].marshal())
     try:
-        return make_key_file(
-            name,
-            (key[1].marshal(), key[0].marshal(), sealed[1].marshal(), sealed[0].marshal()),
-            has_pin=auth is not None,
-        )
+        return make_key_file(name, blobs, mark)
     except InvalidInput as error:
         raise KeyStoreError(f"The TPM made another key than it was asked for. {error}") from None
 
 
-def sign_digest(tpm: Tpm, file: KeyFile, digest: bytes, auth: bytes | None) -> bytes:
+def sign_digest(tpm: Tpm, file: KeyFile, digest: bytes, pin: bytes | None) -> bytes:
     """``r || s``, low-S (TPM2_Sign, Part 3, 20.2). The key stays loaded.
 
     Raises:
-        WrongPin: *auth* is not that of the key.
+        WrongPin: *pin* is not that of the key.
     """
     library = tpm.library
 
@@ -140,23 +140,35 @@ def sign_digest(tpm: Tpm, file: KeyFile, digest: bytes, auth: bytes | None) -> b
         with parent_key(tpm, file) as parent:
             return _session(tpm, parent, _CONTINUE)
 
+    is_loaded = key_name(file) in tpm.loaded
     key = tpm.keep(key_name(file), load)
     session = library.ESYS_TR.PASSWORD
-    if auth is not None:
+    if pin is not None:
         session = tpm.keep(_SESSION, start, save=False)
-        tpm.context.tr_set_auth(key, auth)
+    if pin is not None or not is_loaded:
+        tpm.context.tr_set_auth(key, file.mark if pin is None else pin)
     try:
-        made = tpm.context.sign(key, library.TPM2B_DIGEST(digest), *_no_scheme(library), session1=session).marshal()
+        made = tpm.context.sign(key, tpm.digest(digest), *_no_scheme(library), session1=session).marshal()
     except library.TSS2_Exception as error:
         tpm.drop(_SESSION)
+        if not is_bad_input(error):
+            raise
+        if not _is_in_its_slot(tpm, key):
+            raise Stale("another key is in the place of ours") from None
         if not is_auth_failure(error):
             raise
-        if auth is None:  # the key asks for one, whatever the file says
+        if pin is None:  # the key asks for one, whatever the file says
             raise damaged() from None
         raise WrongPin(
             "The TPM refuses this PIN. Type it again, or correct the file that AMESH_TPM_PIN_FILE names."
         ) from None
     return raw_signature(made)
+
+
+def _is_in_its_slot(tpm: Tpm, key: Any) -> bool:
+    """Without a resource manager another program may have unloaded our key and loaded its own in its place."""
+    _, name, _ = tpm.context.read_public(key)
+    return bytes(name) == bytes(tpm.context.tr_get_name(key))
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.backends.openssl import backend
 
-from tests.bench import listing, pairing, sending, serving, verifying
+from tests.bench import keys, listing, pairing, sending, serving, verifying
 from tests.bench.figures import Section, write_json
 from tests.bench.world import SCALES, World, running_world
 from tests.services import ROOT
@@ -27,6 +27,7 @@ SECTIONS: dict[str, Callable[[World, Callable[[str], None]], Section]] = {
     "list": listing.measure,
     "client": sending.measure,
     "pairing": pairing.measure,
+    "keys": keys.measure,
 }
 PACKAGES = (
     "cryptography",
