@@ -16,7 +16,8 @@ help: ## list the targets
 venv: $(VENV)/.ready ## make the virtual environment $(VENV) with $(PYTHON)
 
 $(VENV)/.ready: pyproject.toml constraints.txt
-	@$(RUN) -m pip --version >/dev/null 2>&1 || { .ci/system venv $(PYTHON) && $(PYTHON) -m venv --clear $(VENV); }
+	@.ci/system venv $(PYTHON)
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 

@@ -27,8 +27,10 @@ for name in (
     "AMESH_PASSPHRASE_FILE",
     "AMESH_BOOTSTRAP_TOKEN",
     "AMESH_BOOTSTRAP_RELAYS",
+    "AMESH_TPM_PIN_FILE",
 ):
     os.environ.pop(name, None)
+os.environ["AMESH_TPM_TCTI"] = "none"  # nor must a key of a test be made in the TPM of this machine
 
 # A shell starts what runs in its background with Ctrl-C ignored, and so would be each program that a test interrupts.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -24,12 +24,15 @@ from tests.services import ROOT
 VECTORS = Path(__file__).parent / "vectors"
 NOW = dt.datetime(2026, 3, 28, 10, 5, tzinfo=dt.UTC)
 NOBODY = 65534
+#: An environment with nothing in it but that no TPM is to be used: that of this machine is not the tests'.
+NO_TPM = {"AMESH_TPM_TCTI": "none"}
 
 KEY_FILES = [case for case in json.loads((VECTORS / "keyfile.json").read_text("utf-8"))["cases"] if case["tag"] == "ok"]
 
 
 def make(path: Path, **options: Any) -> Identity:
-    return init_device(path, "laptop", **{"now": NOW, "environ": {}, **options})
+    environ = {**NO_TPM, **options.pop("environ", {})}
+    return init_device(path, "laptop", **{"now": NOW, "environ": environ, **options})
 
 
 def contents(path: Path) -> dict[str, bytes]:

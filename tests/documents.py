@@ -259,6 +259,7 @@ class Stage:
 
     def _environment(self, machine: Machine) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+        kept["AMESH_TPM_TCTI"] = "none"  # what is shown was made on a machine without one
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         return {**kept, "PATH": path, "HOME": str(machine.home)}
 

@@ -33,7 +33,17 @@ from amesh_django.protocol.errors import (
 )
 from amesh_django.test import EphemeralDevice
 from amesh_django.test.devices import CHEAP_ARGON2, PASSPHRASE
-from tests.directories import KEY_FILES, NOW, contents, folder_of_nobody, make, mode, python, reference_directory
+from tests.directories import (
+    KEY_FILES,
+    NO_TPM,
+    NOW,
+    contents,
+    folder_of_nobody,
+    make,
+    mode,
+    python,
+    reference_directory,
+)
 
 
 @pytest.fixture
@@ -135,7 +145,7 @@ class TestInit:
     def test_names_and_limits(self, tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match="--max-controllers"):
             make(tmp_path, max_controllers=0)
-        identity = init_device(tmp_path, "  Zoës 🜁 Läptop ", now=NOW, environ={}, max_controllers=3)
+        identity = init_device(tmp_path, "  Zoës 🜁 Läptop ", now=NOW, environ=NO_TPM, max_controllers=3)
         assert identity.friendly_name == "Zoës 🜁 Läptop"
         assert "Zoës 🜁 Läptop" in (tmp_path / "identity.json").read_text("utf-8")
         assert json.loads((tmp_path / "identity.json").read_text("utf-8"))["maxControllers"] == 3
@@ -208,7 +218,7 @@ def test_init_in_a_read_only_folder() -> None:
     with folder_of_nobody() as folder:
         folder.chmod(0o500)
         said = python(
-            f"try: init_device(Path({str(folder)!r}), 'x', now=dt.datetime.now(dt.UTC), environ={{}})\n"
+            f"try: init_device(Path({str(folder)!r}), 'x', now=dt.datetime.now(dt.UTC), backend='encrypted-file', environ={{}})\n"
             "except AmeshError as error: print(type(error).__name__, error)",
             unprivileged=True,
         )

@@ -107,7 +107,7 @@ def lists(done):
 
 def identities(done):
     while True:
-        init_device(path, "again", now=dt.datetime.now(dt.UTC), force=True, environ={})
+        init_device(path, "again", now=dt.datetime.now(dt.UTC), force=True, backend="encrypted-file", environ={})
         FileAllowList(Device(path, environ={})).add(known.entry())
         os.write(done, b"1\\n")
 

@@ -139,7 +139,7 @@ def test_the_constraints_name_every_requirement() -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {normal(line.partition("==")[0]) for line in lines if "==" in line}
     project = PYPROJECT["project"]
-    extras = {name: r for name, r in project["optional-dependencies"].items() if name not in {"tpm", "macos"}}
+    extras = {name: r for name, r in project["optional-dependencies"].items() if name != "macos"}
     wanted = {
         normal(re.split(r"[\[<>=; ]", text)[0])
         for group in (project["dependencies"], *extras.values())

@@ -79,7 +79,7 @@ async def test_across_two_processes(redis: services.Redis, tmp_path: Path) -> No
 async def test_devices_on_disk(tmp_path: Path) -> None:
     """Encrypted keys, sealed files, twice: the second time both know each other."""
     for name in ("server", "laptop"):
-        init_device(tmp_path / name, name, now=utc_now(), environ={"HOME": str(tmp_path)})
+        init_device(tmp_path / name, name, now=utc_now(), backend="encrypted-file", environ={"HOME": str(tmp_path)})
     server, laptop = [Device(tmp_path / name, environ={"HOME": str(tmp_path)}) for name in ("server", "laptop")]
     with serving(tmp_path) as relay:
         for again in (False, True):

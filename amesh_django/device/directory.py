@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from amesh_django import keystore
+from amesh_django.keystore.tpm_pin import nobody_to_ask, open_pin_file
 from amesh_django.protocol.encoding import format_time
 from amesh_django.protocol.errors import (
     AmeshError,
@@ -69,15 +70,29 @@ class Device:
     def __init__(self, path: Path | str | None = None, *, environ: Mapping[str, str] = os.environ) -> None:
         self.path = Path(path).expanduser() if path is not None else default_directory(environ)
         self.identity = read_identity(self.path)
+        self._ask_pin = nobody_to_ask
         self._keys = keystore.open_key_store(
             self.identity.storage_backend,
             folder=self.path / "keys",
             passphrase=lambda: find_passphrases(self.path, environ),
+            environ=environ,
+            ask_pin=lambda: self._ask_pin(),
         )
         self._checked = False
         self._lock = ForkSafeLock()
-        for problem in permission_problems(self.path, _passphrase_file(self.path, environ)):
+        problems = permission_problems(self.path, _passphrase_file(self.path, environ))
+        if self.identity.storage_backend == "tpm2":
+            problems += open_pin_file(environ)
+        for problem in problems:
             logger.warning("%s", problem)
+
+    def ask_pin_by(self, ask: Callable[[], str]) -> None:
+        """Let a person be asked for the PIN of a key in the TPM, where no file has it. Without this it is PinRequired.
+
+        Args:
+            ask: returns the PIN; called once, when the key first signs.
+        """
+        self._ask_pin = ask
 
     def _check(self) -> None:
         """The key must be the one that the identity names, before it signs or seals anything."""
@@ -219,6 +234,7 @@ def init_device(
     backend: str | None = None,
     force: bool = False,
     max_controllers: int | None = None,
+    pin: str | None = None,
     environ: Mapping[str, str] = os.environ,
     report: Callable[[str, str | None], None] = lambda backend, why_not: None,
 ) -> Identity:
@@ -232,12 +248,13 @@ def init_device(
         force: replace an identity that is there. Its key is deleted; its allow list is kept as
             ``allow_list.<old device id>.json`` (``allow_list.before-<new device id>.json`` where there is no old id to read).
         max_controllers: how many controllers may be trusted at a time; None is the default of 1.
-        environ: where the variables of protocol.md §10 are looked up.
+        pin: asked for each signature of the new key; needs a TPM.
+        environ: where the variables of protocol.md §10, and those of the TPM, are looked up.
         report: called for each back end that is tried, with None or with why it can't be used.
 
     Raises:
         IdentityExists: there is one, and *force* is not set.
-        InvalidInput: the name or the limit.
+        InvalidInput: the name, the limit or the PIN.
         BackendUnavailable, PassphraseRequired, StorageError: as they say.
     """
     name = check_name(name)
@@ -246,10 +263,14 @@ def init_device(
     make_private_directory(path)
     with locked(path), contextlib.ExitStack() as undo:
         old = _replaced_identity(path, force)
-        chosen = keystore.choose(backend, report)
-        passphrase = _passphrase_for_init(path, environ, undo)
-        store = keystore.open_key_store(chosen, folder=path / "keys", passphrase=lambda: passphrase)
-        alias, public_key = store.create()
+        chosen = keystore.choose(backend, report, environ=environ)
+        passphrase = (
+            _passphrase_for_init(path, environ, undo) if chosen == keystore.EncryptedFileKeyStore.backend else ""
+        )
+        store = keystore.open_key_store(
+            chosen, folder=path / "keys", passphrase=lambda: passphrase, environ=environ, ask_pin=lambda: pin or ""
+        )
+        alias, public_key = store.create(pin=pin)
         undo.callback(store.delete, alias)
         identity = Identity(device_id(public_key), alias, public_key, name, format_time(now), chosen, max_controllers)
         _set_aside_allow_list(path, old, identity, undo)
@@ -258,10 +279,19 @@ def init_device(
         finally:
             if _is_in_place(path, identity):  # also where Ctrl-C came a moment after
                 undo.pop_all()
-        if old is not None and old.storage_backend == chosen:
-            with contextlib.suppress(KeyStoreError, StorageError):  # an old file's alias may be anything
-                store.delete(old.key_alias)
+        if old is not None:
+            _delete_key(path, old, environ)
     return identity
+
+
+def _delete_key(path: Path, old: Identity, environ: Mapping[str, str]) -> None:
+    with contextlib.suppress(
+        KeyStoreError, StorageError
+    ):  # an old file's alias may be anything, its back end elsewhere
+        store = keystore.open_key_store(
+            old.storage_backend, folder=path / "keys", passphrase=lambda: "", environ=environ
+        )
+        store.delete(old.key_alias)
 
 
 def _is_in_place(path: Path, identity: Identity) -> bool:

@@ -30,10 +30,14 @@ class KeyStore(ABC):
     protection: ClassVar[str]
 
     @abstractmethod
-    def create(self) -> CreatedKey:
+    def create(self, *, pin: str | None = None) -> CreatedKey:
         """Make a P-256 key.
 
+        Args:
+            pin: asked for each signature from then on, where the store knows such a thing.
+
         Raises:
+            InvalidInput: not a PIN, or the store knows none.
             KeyStoreError: the store can't make or keep a key; nothing is left behind.
             StorageError: the disk refuses; nothing is left behind.
         """

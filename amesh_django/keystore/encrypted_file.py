@@ -235,8 +235,10 @@ class EncryptedFileKeyStore(KeyStore):
                     found = self._unlocked[alias] = (key, public_key, secret)
         return found
 
-    def create(self) -> CreatedKey:
-        """See :meth:`KeyStore.create`. The alias is the device id."""
+    def create(self, *, pin: str | None = None) -> CreatedKey:
+        """See :meth:`KeyStore.create`. The alias is the device id. There is no PIN beside the passphrase."""
+        if pin is not None:
+            raise InvalidInput("A key file has a passphrase, and no PIN. A PIN needs a TPM: init --backend tpm2.")
         private_key = generate_private_key()
         public_key = public_key_bytes(load_private_key(private_key))
         alias = device_id(public_key)

@@ -74,6 +74,18 @@ class WrongPassphrase(KeyStoreError):
     code = "wrong_passphrase"
 
 
+class PinRequired(KeyStoreError):
+    """The key in the TPM has a PIN, and nobody has said it."""
+
+    code = "pin_required"
+
+
+class WrongPin(KeyStoreError):
+    """The TPM refuses the PIN of the key."""
+
+    code = "wrong_pin"
+
+
 # --- the allow list -------------------------------------------------------------------------------------------------
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.backends.openssl import backend
 
-from tests.bench import listing, pairing, relay, sending, serving, verifying
+from tests.bench import keys, listing, pairing, relay, sending, serving, verifying
 from tests.bench.figures import Section, write_json
 from tests.bench.world import SCALES, World, running_world
 from tests.services import ROOT
@@ -28,6 +28,7 @@ SECTIONS: dict[str, Callable[[World, Callable[[str], None]], Section]] = {
     "client": sending.measure,
     "pairing": pairing.measure,
     "relay": relay.measure,
+    "keys": keys.measure,
 }
 PACKAGES = (
     "cryptography",

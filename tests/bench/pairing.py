@@ -97,7 +97,9 @@ def measure(world: World, say: Callable[[str], None]) -> Section:
     folder = Path(tempfile.mkdtemp(prefix="amesh-bench-pairing-"))
     try:
         for name in ("server", "laptop"):
-            init_device(folder / name, name, now=utc_now(), environ={"HOME": str(folder / name)})
+            init_device(
+                folder / name, name, now=utc_now(), backend="encrypted-file", environ={"HOME": str(folder / name)}
+            )
         with serving(folder) as relay:
             where = address(relay)
             _seconds(where, folder, 2)

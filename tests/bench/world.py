@@ -175,7 +175,7 @@ def running_world(scale: Scale) -> Iterator[World]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amesh-bench-")))
         redis = stack.enter_context(running_redis())
         postgres = stack.enter_context(running_postgres())
-        init_device(folder / "server", "bench", now=dt.datetime.now(dt.UTC))
+        init_device(folder / "server", "bench", now=dt.datetime.now(dt.UTC), backend="encrypted-file")
         make_signers(folder / "signers", scale.strangers)
         _make_jwt_key(folder / "jwt.pem")
         world = World(scale, folder, redis, postgres, stack)

@@ -6,6 +6,7 @@ The two front ends differ in how a line gets to the terminal, and in nothing els
 from __future__ import annotations
 
 import contextlib
+import getpass
 import json
 import logging
 import os
@@ -226,6 +227,31 @@ class Console(ABC):
             if answer.isascii() and answer.isdigit() and 1 <= int(answer) <= len(choices):
                 return int(answer) - 1
             self._show(Line(f"Please answer with a number from 1 to {len(choices)}, or with Enter."), err=True)
+
+    def ask_secret(self, question: str, *, instead: str) -> str:
+        """Something that nobody else shall read, typed on the terminal without echo.
+
+        Args:
+            question: what is asked for, such as ``PIN: ``.
+            instead: what answers it without asking.
+
+        Raises:
+            Refused: ``--no-input``, no terminal, or nothing typed.
+            Interrupted: Ctrl-C.
+        """
+        if self.no_input:
+            raise _unanswered(question.strip(" :"), instead)
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))  # getpass would read stdin instead, and echo it
+            answer = getpass.getpass(question)
+        except KeyboardInterrupt:
+            self._show(Line(), err=True)
+            raise Interrupted from None
+        except (OSError, EOFError, UnicodeDecodeError):
+            answer = ""
+        if not answer:
+            raise _unanswered(question.strip(" :"), instead)
+        return answer
 
     def read_stdin(self) -> bytes:
         """All of stdin, for an argument ``-``; questions are then asked on the terminal, where there is one.

@@ -6,20 +6,47 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from amesh_django import keystore
 from amesh_django.device import Device, init_device, read_identity
+from amesh_django.keystore.tpm_pin import read_pin_file
 from amesh_django.protocol.display import clean
-from amesh_django.protocol.errors import DirectoryError, KeyStoreError
+from amesh_django.protocol.errors import DirectoryError, InvalidInput, KeyStoreError
 from amesh_django.protocol.key_line import build_key_line
 from amesh_django.protocol.keys import encode_public_key, verify_signature
 
-from .console import Line, facts
+from .console import Line, UsageProblem, facts
 from .spec import Command, Context, Option
 from .words import identity_json
 
 
-def init(context: Context, *, name: str, backend: str | None, force: bool, max_controllers: int | None) -> None:
+def _new_pin(context: Context, backend: str | None, file: str | None) -> str:
+    """The PIN for a new key in the TPM, asked for twice or read from *file*; nobody is asked where there is no TPM."""
+    if backend not in (None, "tpm2"):
+        raise UsageProblem(f"A PIN needs a key in the TPM. Leave out --backend {backend}, or the PIN.")
+    keystore.choose("tpm2")
+    if file is not None:
+        return read_pin_file(Path(file))
+    pin, again = (
+        context.console.ask_secret(f"{text} for the new key: ", instead="--tpm-pin-file FILE")
+        for text in ("PIN", "The same PIN")
+    )
+    if pin != again:
+        raise InvalidInput("The two PINs differ. Nothing was changed; try again.")
+    return pin
+
+
+def init(
+    context: Context,
+    *,
+    name: str,
+    backend: str | None,
+    force: bool,
+    max_controllers: int | None,
+    tpm_pin: bool,
+    tpm_pin_file: str | None,
+) -> None:
     """Make this device's identity and key."""
     say = context.console.say
     tried: list[dict[str, str | bool | None]] = []
@@ -34,6 +61,9 @@ def init(context: Context, *, name: str, backend: str | None, force: bool, max_c
     before = None
     with suppress(DirectoryError):
         before = read_identity(context.directory)
+    pin = None
+    if (tpm_pin or tpm_pin_file is not None) and (force or not (context.directory / "identity.json").exists()):
+        backend, pin = "tpm2", _new_pin(context, backend, tpm_pin_file)
     identity = init_device(
         context.directory,
         name,
@@ -41,6 +71,7 @@ def init(context: Context, *, name: str, backend: str | None, force: bool, max_c
         backend=backend,
         force=force,
         max_controllers=max_controllers,
+        pin=pin,
         report=report,
     )
     replace(
@@ -54,7 +85,7 @@ def init(context: Context, *, name: str, backend: str | None, force: bool, max_c
             ("Name", clean(identity.friendly_name)),
             ("Device id", identity.device_id),
             ("Public key", encode_public_key(identity.public_key)),
-            ("Back end", identity.storage_backend),
+            ("Back end", identity.storage_backend + (", with a PIN for each signature" if pin else "")),
             ("Directory", str(context.directory)),
             ("Controllers", f"{identity.controller_limit} at a time (maxControllers in identity.json)"),
         ),
@@ -86,6 +117,7 @@ def init(context: Context, *, name: str, backend: str | None, force: bool, max_c
             **identity_json(identity),
             "directory": str(context.directory),
             "protection": store.protection,
+            "pin": pin is not None,
             "tried": tried,
             "replaced": before.device_id if before else None,
         }
@@ -108,6 +140,8 @@ INIT = Command(
             "number",
             metavar="N",
         ),
+        Option(("--tpm-pin",), "Each signature asks for a PIN, which is asked for now. Needs a TPM.", "flag"),
+        Option(("--tpm-pin-file",), "The same, with the PIN that stands in FILE.", metavar="FILE"),
     ),
 )
 

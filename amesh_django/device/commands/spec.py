@@ -100,7 +100,7 @@ class Context:
     enrolment: Callable[..., Enrolment] | None = None
 
     def own_device(self) -> Device:
-        """This device; a warning for each of its files that is open to others.
+        """This device; a warning for each of its files that is open to others. The PIN of its key is asked on the terminal.
 
         Raises:
             IdentityMissing, DirectoryError, KeyStoreError: as :class:`amesh_django.device.Device`.
@@ -108,6 +108,7 @@ class Context:
         device = self.device()
         for problem in permission_problems(device.path):
             self.console.warn(problem)
+        device.ask_pin_by(lambda: self.console.ask_secret("PIN of this device's key: ", instead="AMESH_TPM_PIN_FILE"))
         return device
 
     def confirm(self, question: str, *, about: list[Line | str], yes: bool, instead: str = "--yes") -> None:
