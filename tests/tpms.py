@@ -15,6 +15,7 @@ from typing import Any
 
 from amesh_django.keystore import tpm_link
 from amesh_django.keystore.tpm_place import load_library, open_connection
+from amesh_django.keystore.tpm_turn import Turn
 from tests import services
 from tests.services import HOST, Server, free_port, program
 
@@ -95,6 +96,8 @@ def running_swtpm() -> Iterator[Swtpm]:
     finally:
         forget(swtpm.tcti)
         swtpm.stop()
+        for file in Turn(swtpm.tcti)._files:
+            file._path.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
 
 
