@@ -15,7 +15,7 @@ from amesh_django.pairing.bootstrap_enrolment import Enrolment, allowed_relays
 from amesh_django.pairing.bootstrap_staging import Trust
 from amesh_django.protocol.allow_list import CONTROLLER, DeviceEntry
 
-from .conf import amesh_settings
+from .conf import AmeshSettings, amesh_settings
 
 #: How long a first request waits for this server to be enrolled, in seconds.
 BOOTSTRAP_SECONDS = 5.0
@@ -23,6 +23,8 @@ BOOTSTRAP_SECONDS = 5.0
 #: Which device the code that runs here speaks for, where that is not the one in the directory.
 _acting: ContextVar[Device | None] = ContextVar("amesh_acting", default=None)
 _paused: ContextVar[bool] = ContextVar("amesh_bootstrap_paused", default=False)
+#: The settings under which there was an identity already: requests do not look for it again.
+_settled: AmeshSettings | None = None
 
 
 def server_directory() -> Path:
@@ -119,11 +121,13 @@ def ensure_identity() -> None:
     Raises:
         BootstrapPending, BootstrapFailed: there is no identity yet, or never with this token.
     """
-    directory = server_directory()
-    if _paused.get() or acting_device() is not None:
+    global _settled
+    if amesh_settings() is _settled or _paused.get() or acting_device() is not None:
         return
+    directory = server_directory()
     if (directory / "identity.json").exists():
         first.ignore_token(directory)
+        _settled = amesh_settings()
         return
     first.ensure_identity(server_enrolment, directory, patience=BOOTSTRAP_SECONDS, after=_close_connections)
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,9 @@ from tests.recording import recording
 from tests.relay_world import address, serving
 from tests.services import ROOT
 from tests.terminal import terminal
+
+#: How long a step may take on a busy machine.
+SECONDS = 90.0
 
 
 @pytest.fixture(scope="module")
@@ -92,10 +96,16 @@ class Waiting:
 
     def until(self, step: str) -> dict[str, Any]:
         assert self.process.stdout is not None
-        for line in self.process.stdout:
-            self.steps.append(json.loads(line))
-            if self.steps[-1]["step"] == step:
-                return self.steps[-1]
+        # A step that never comes must fail the test, and not stop it.
+        watchdog = threading.Timer(SECONDS, self.process.kill)
+        watchdog.start()
+        try:
+            for line in self.process.stdout:
+                self.steps.append(json.loads(line))
+                if self.steps[-1]["step"] == step:
+                    return self.steps[-1]
+        finally:
+            watchdog.cancel()
         raise AssertionError(f"no {step}, but {self.steps}: {self.process.stderr and self.process.stderr.read()}")
 
 
@@ -162,24 +172,30 @@ def test_ctrl_c_leaves_the_token_open_and_resume_serves_it(laptop: Side, tmp_pat
 
 def test_two_resumes_serve_two_tokens_once_each(laptop: Side, tmp_path: Path) -> None:
     tokens = [laptop.token("web-1"), laptop.token("web-2")]
-    with laptop.waiting("--resume") as one, laptop.waiting("--resume") as two:
-        one.until("waiting")
-        two.until("waiting_elsewhere")
-        coming = [
-            subprocess.Popen(
-                [sys.executable, "-m", "amesh_cli", "bootstrap"], cwd=ROOT, stdin=subprocess.DEVNULL,
-                env={**Side(tmp_path / f"t{n}", "").env, "AMESH_BOOTSTRAP_TOKEN": token},
-            )
-            for n, token in enumerate(tokens)
-        ]  # fmt: skip
-        assert [process.wait(60) for process in coming] == [0, 0]
-        for waiting in (one, two):
-            waiting.until("done")
-            assert waiting.process.wait(30) == 0
-        assert len([step for waiting in (one, two) for step in waiting.steps if step["step"] == "enrolled"]) == 2
+    with laptop.waiting("--resume") as one:
+        one.until("waiting")  # whichever of the two tokens the second process finds free is its own
+        with laptop.waiting("--resume") as two:
+            two.until("waiting_elsewhere")
+            enrol_two(tokens, one, two, tmp_path)
     ids = {enrolled(tmp_path / f"t{n}", laptop).identity.device_id for n in (0, 1)}
     listed = FileAllowList(Device(laptop.path, environ={})).read()
     assert {entry.device_id for entry in listed} == ids and {entry.role for entry in listed} == {"target"}
+
+
+def enrol_two(tokens: list[str], one: Waiting, two: Waiting, tmp_path: Path) -> None:
+    """Both devices come at the same time; each is served once, by whoever waits for it."""
+    coming = [
+        subprocess.Popen(
+            [sys.executable, "-m", "amesh_cli", "bootstrap"], cwd=ROOT, stdin=subprocess.DEVNULL,
+            env={**Side(tmp_path / f"t{n}", "").env, "AMESH_BOOTSTRAP_TOKEN": token},
+        )
+        for n, token in enumerate(tokens)
+    ]  # fmt: skip
+    assert [process.wait(60) for process in coming] == [0, 0]
+    for waiting in (one, two):
+        waiting.until("done")
+        assert waiting.process.wait(30) == 0
+    assert len([step for waiting in (one, two) for step in waiting.steps if step["step"] == "enrolled"]) == 2
 
 
 def test_a_relay_is_killed_and_started_again_while_provision_waits(tmp_path: Path) -> None:
