@@ -26,15 +26,39 @@ from amesh_django.protocol.keys import HALF_ORDER
 NOT_FOUND, DUPLICATE, CANCELED, LOCKED, AUTH_FAILED = -25300, -25299, -128, -25308, -25293
 NOT_ENTITLED, PARAM, UNIMPLEMENTED = -34018, -50, -4
 
-CONSTANTS = """
-    kSecClass kSecClassKey kSecClassGenericPassword kSecAttrLabel kSecAttrApplicationTag kSecAttrKeyClass
-    kSecAttrKeyClassPrivate kSecAttrKeyClassPublic kSecAttrKeyType kSecAttrKeyTypeEC kSecAttrKeyTypeECSECPrimeRandom
-    kSecAttrKeySizeInBits kSecAttrIsPermanent kSecAttrTokenID kSecAttrTokenIDSecureEnclave kSecAttrAccessControl
-    kSecAttrAccessible kSecAttrAccessibleAfterFirstUnlockThisDeviceOnly kSecAttrService kSecAttrAccount kSecValueData
-    kSecPrivateKeyAttrs kSecPublicKeyAttrs kSecReturnRef kSecReturnData kSecMatchLimit kSecMatchLimitOne kSecMatchLimitAll
-    kSecUseDataProtectionKeychain kSecKeyAlgorithmECDSASignatureMessageX962SHA256
-    kSecKeyAlgorithmECDSASignatureDigestX962SHA256
-""".split()
+CONSTANTS = [
+    "kSecClass",
+    "kSecClassKey",
+    "kSecClassGenericPassword",
+    "kSecAttrLabel",
+    "kSecAttrApplicationTag",
+    "kSecAttrKeyClass",
+    "kSecAttrKeyClassPrivate",
+    "kSecAttrKeyClassPublic",
+    "kSecAttrKeyType",
+    "kSecAttrKeyTypeEC",
+    "kSecAttrKeyTypeECSECPrimeRandom",
+    "kSecAttrKeySizeInBits",
+    "kSecAttrIsPermanent",
+    "kSecAttrTokenID",
+    "kSecAttrTokenIDSecureEnclave",
+    "kSecAttrAccessControl",
+    "kSecAttrAccessible",
+    "kSecAttrAccessibleAfterFirstUnlockThisDeviceOnly",
+    "kSecAttrService",
+    "kSecAttrAccount",
+    "kSecValueData",
+    "kSecPrivateKeyAttrs",
+    "kSecPublicKeyAttrs",
+    "kSecReturnRef",
+    "kSecReturnData",
+    "kSecMatchLimit",
+    "kSecMatchLimitOne",
+    "kSecMatchLimitAll",
+    "kSecUseDataProtectionKeychain",
+    "kSecKeyAlgorithmECDSASignatureMessageX962SHA256",
+    "kSecKeyAlgorithmECDSASignatureDigestX962SHA256",
+]
 
 
 class NSData:
@@ -168,7 +192,9 @@ class Security(types.ModuleType):
 
     # --- what Apple has ---
 
-    def SecAccessControlCreateWithFlags(self, allocator: Any, protection: Any, flags: Any, error: Any) -> tuple[Any, Any]:
+    def SecAccessControlCreateWithFlags(
+        self, allocator: Any, protection: Any, flags: Any, error: Any
+    ) -> tuple[Any, Any]:
         _null(allocator)
         _null(error)
         if protection != "kSecAttrAccessibleAfterFirstUnlockThisDeviceOnly" or type(flags) is not int:
@@ -302,9 +328,7 @@ class Security(types.ModuleType):
         refused = self.fail.get(function)
         return refused if refused is None or isinstance(refused, NSError) else NSError(refused)
 
-    def _query(
-        self, given: Any, more: dict[str, Callable[[Any], bool]], *needed: str
-    ) -> tuple[dict[str, Any], bool]:
+    def _query(self, given: Any, more: dict[str, Callable[[Any], bool]], *needed: str) -> tuple[dict[str, Any], bool]:
         of_class = _KEY if given.get("kSecClass") == "kSecClassKey" else _PASSWORD
         _check(given, {**_ANY, **of_class, **more}, "kSecClass", *needed)
         left = {name: value for name, value in given.items() if name not in _FIND}

@@ -76,7 +76,8 @@ class KeyChain:
         Raises:
             KeyStoreError: macOS refuses; nothing is left behind.
         """
-        self.remove_keys(alias)
+        doing = f"No key can be made in {self._where}"
+        self._remove(self._keys(alias), doing)
         library = load_library()
         parameters = {
             library.kSecAttrKeyType: library.kSecAttrKeyTypeECSECPrimeRandom,
@@ -94,7 +95,7 @@ class KeyChain:
             parameters[library.kSecPublicKeyAttrs] = dict(stored)
         key, error = library.SecKeyCreateRandomKey(parameters, None)
         if key is None:
-            raise refusal_of(error, f"No key can be made in {self._where}")
+            raise refusal_of(error, doing)
         return key
 
     def find_key(self, alias: str) -> Any:
