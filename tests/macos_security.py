@@ -329,8 +329,8 @@ class Security(types.ModuleType):
         return refused if refused is None or isinstance(refused, NSError) else NSError(refused)
 
     def _query(self, given: Any, more: dict[str, Callable[[Any], bool]], *needed: str) -> tuple[dict[str, Any], bool]:
-        of_class = _KEY if given.get("kSecClass") == "kSecClassKey" else _PASSWORD
-        _check(given, {**_ANY, **of_class, **more}, "kSecClass", *needed)
+        of_class, half = (_KEY, ["kSecAttrKeyClass"]) if given.get("kSecClass") == "kSecClassKey" else (_PASSWORD, [])
+        _check(given, {**_ANY, **of_class, **more}, "kSecClass", *half, *needed)
         left = {name: value for name, value in given.items() if name not in _FIND}
         return left, left.pop("kSecUseDataProtectionKeychain", False)
 

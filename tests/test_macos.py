@@ -348,6 +348,19 @@ def test_a_locked_key_chain_and_then_an_open_one(mac: Security, tmp_path: Path) 
     assert len(other.seal_secret(alias)) == 32
 
 
+def test_a_key_is_looked_up_again_after_a_failure(mac: Security, store: MacKeyStore) -> None:
+    alias = store.create().alias
+    mac.calls.clear()
+    store.sign(alias, b"m")
+    assert "SecItemCopyMatching" not in mac.calls
+    mac.fail["SecKeyCreateSignature"] = macos_security.CANCELED
+    with pytest.raises(KeyStoreError):
+        store.sign(alias, b"m")
+    mac.fail.clear()
+    store.sign(alias, b"m")
+    assert "SecItemCopyMatching" in mac.calls
+
+
 def test_a_failure_leaves_nothing_and_its_own_reason(mac: Security, store: MacKeyStore) -> None:
     mac.fail["SecKeyCreateSignature"] = macos_security.CANCELED
     with pytest.raises(KeyStoreError, match="said no"):
@@ -530,13 +543,19 @@ def test_nothing_secret_is_shown(store: MacKeyStore, caplog: pytest.LogCaptureFi
 
 
 def test_the_stand_in_is_strict(mac: Security) -> None:
-    query = {"kSecClass": "kSecClassKey", "kSecAttrApplicationTag": b"t"}
+    query = {
+        "kSecClass": "kSecClassKey",
+        "kSecAttrApplicationTag": b"t",
+        "kSecAttrKeyClass": "kSecAttrKeyClassPrivate",
+    }
+    assert mac.SecItemDelete(query) == macos_security.NOT_FOUND
     for wrong in (
         {**query, "kSecMatchLimit": "kSecMatchLimitAll"},
         {**query, "kSecAttrAccount": "a"},
         {**query, "kSecAttrApplicationTag": "t"},
         {**query, "kSecUseDataProtectionKeychain": 1},
         {"kSecAttrApplicationTag": b"t"},
+        {"kSecClass": "kSecClassKey", "kSecAttrApplicationTag": b"t"},
     ):
         with pytest.raises((ValueError, TypeError)):
             mac.SecItemDelete(wrong)

@@ -77,16 +77,16 @@ class KeyChain:
             KeyStoreError: macOS refuses; nothing is left behind.
         """
         doing = f"No key can be made in {self._where}"
-        self._remove(self._keys(alias), doing)
+        self._remove_keys(alias, doing)
         library = load_library()
         parameters = {
             library.kSecAttrKeyType: library.kSecAttrKeyTypeECSECPrimeRandom,
             library.kSecAttrKeySizeInBits: 256,
             library.kSecAttrLabel: _label(alias),
-            library.kSecUseDataProtectionKeychain: self._enclave,
         }
         stored = {library.kSecAttrIsPermanent: True, library.kSecAttrApplicationTag: _tag(alias)}
         if self._enclave:
+            parameters[library.kSecUseDataProtectionKeychain] = True
             parameters[library.kSecAttrTokenID] = library.kSecAttrTokenIDSecureEnclave
             parameters[library.kSecPrivateKeyAttrs] = {**stored, library.kSecAttrAccessControl: self._access_control()}
         else:
@@ -106,8 +106,7 @@ class KeyChain:
         """
         library = load_library()
         query = {
-            **self._keys(alias),
-            library.kSecAttrKeyClass: library.kSecAttrKeyClassPrivate,
+            **self._keys(alias, library.kSecAttrKeyClassPrivate),
             library.kSecReturnRef: True,
             library.kSecMatchLimit: library.kSecMatchLimitOne,
         }
@@ -190,7 +189,7 @@ class KeyChain:
         Raises:
             KeyStoreError: macOS refuses.
         """
-        self._remove(self._keys(alias), f"The key {alias} can't be removed from {self._where}")
+        self._remove_keys(alias, f"The key {alias} can't be removed from {self._where}")
 
     def remove_secrets(self, alias: str) -> None:
         """Remove every secret of *alias*.
@@ -211,6 +210,12 @@ class KeyChain:
         self.make_key(PROBE)
         self.remove_keys(PROBE)
 
+    def _remove_keys(self, alias: str, doing: str) -> None:
+        # The file-based key chain has the two halves as records of two kinds, and a search is for one of them.
+        library = load_library()
+        for half in (library.kSecAttrKeyClassPublic, library.kSecAttrKeyClassPrivate):
+            self._remove(self._keys(alias, half), doing)
+
     def _remove(self, query: dict[Any, Any], doing: str) -> None:
         # The file-based key chain takes the first of several, the other one takes all; neither says how many are left.
         library = load_library()
@@ -224,10 +229,11 @@ class KeyChain:
             f"{doing}: after {MOST_ITEMS} times there is still one. Remove those named {SERVICE} in the app Keychain Access."
         )
 
-    def _keys(self, alias: str) -> dict[Any, Any]:
+    def _keys(self, alias: str, half: Any) -> dict[Any, Any]:
         library = load_library()
         return {
             library.kSecClass: library.kSecClassKey,
+            library.kSecAttrKeyClass: half,
             library.kSecAttrApplicationTag: _tag(alias),
             library.kSecUseDataProtectionKeychain: self._enclave,
         }
