@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from amesh_django.protocol.errors import BackendUnavailable
 
+from . import macos
 from .base import CreatedKey, KeyStore
 from .encrypted_file import EncryptedFileKeyStore, Passphrases
+from .macos import KeychainKeyStore, MacKeyStore, SecureEnclaveKeyStore
 from .tpm_pin import find_pin, nobody_to_ask
 from .tpm_place import tcti_name
 
@@ -18,6 +19,8 @@ __all__ = ["BACKENDS", "CreatedKey", "EncryptedFileKeyStore", "KeyStore", "choos
 
 #: Back ends in the order in which ``init`` tries them; the names of ``identity.json``.
 BACKENDS = ("secure-enclave", "keychain", "tpm2", "encrypted-file")
+
+_OF_MACOS: dict[str, type[MacKeyStore]] = {store.backend: store for store in (SecureEnclaveKeyStore, KeychainKeyStore)}
 
 
 def unavailable(backend: str, environ: Mapping[str, str] = os.environ) -> str | None:
@@ -35,10 +38,8 @@ def unavailable(backend: str, environ: Mapping[str, str] = os.environ) -> str | 
         from . import tpm
 
         return tpm.unavailable(tcti_name(environ))
-    if backend in ("secure-enclave", "keychain") and platform.system() != "Darwin":
-        return "needs macOS"
-    if backend in BACKENDS:
-        return "not supported by this version of amesh"
+    if backend in _OF_MACOS:
+        return macos.unavailable(backend)
     raise BackendUnavailable(f"There is no key store {backend!r}. Choose one of: {', '.join(BACKENDS)}.")
 
 
@@ -76,7 +77,7 @@ def open_key_store(
     environ: Mapping[str, str] = os.environ,
     ask_pin: Callable[[], str] = nobody_to_ask,
 ) -> KeyStore:
-    """The key store of a device directory. A TPM is not asked before a key is used.
+    """The key store of a device directory. Neither a TPM nor a key chain is asked before a key is used.
 
     Args:
         backend: as in ``identity.json``.
@@ -92,7 +93,8 @@ def open_key_store(
         from .tpm import TpmKeyStore
 
         return TpmKeyStore(folder, tcti_name(environ), lambda: find_pin(environ, ask_pin))
-    why_not = unavailable(backend, environ)
+    of_macos = _OF_MACOS.get(backend)
+    why_not = macos.missing() if of_macos else unavailable(backend, environ)
     if why_not is not None:
         raise BackendUnavailable(f"This identity's key lives in {backend}, which can't be used here: {why_not}.")
-    return EncryptedFileKeyStore(folder, passphrase)
+    return of_macos(folder) if of_macos else EncryptedFileKeyStore(folder, passphrase)

@@ -92,7 +92,7 @@ def init(
         "",
         Line(
             f"Mind: the key has {store.protection}.",
-            "warning" if identity.storage_backend == "encrypted-file" else "plain",
+            "plain" if store.protection.startswith("hardware") else "warning",
         ),
     )
     if before is not None:
