@@ -55,6 +55,8 @@ class CheckAnswer:
             if not all(isinstance(text, str) for text in texts) or not isinstance(permissions, Mapping):
                 raise InvalidInput("A member has the wrong type.")
             moment = value.get("time")
-            return cls(*texts, permissions, parse_time(moment) if isinstance(moment, str) else None)
+            return cls(
+                texts[0], texts[1], texts[2], permissions, parse_time(moment) if isinstance(moment, str) else None
+            )
         except (KeyError, TypeError, AttributeError, InvalidInput):
             raise InvalidInput("This is not the answer of a check address.") from None
