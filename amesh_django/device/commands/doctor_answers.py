@@ -29,6 +29,10 @@ _CODES: dict[str, Meaning] = {
         "The server knows this device, and refuses it because the clocks are too far apart.",
         "Set both clocks by NTP: timedatectl set-ntp true, or start chrony or systemd-timesyncd.",
     ),
+    "payload_too_large": (
+        "The server refuses a request without a body as too large.",
+        "There: see AMESH['MAX_BODY_BYTES'], and what proxies add.",
+    ),
     "allow_list_integrity_failure": (
         "The server can't verify its list of trusted devices, so it lets nobody in.",
         "There: manage.py amesh_doctor, then manage.py amesh_integrity. Its log has the reason.",
