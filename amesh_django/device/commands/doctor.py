@@ -149,9 +149,8 @@ def _conclude(context: Context, examination: Examination) -> None:
     found = f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}"
     if problems:
         raise ProblemsFound(f"{found}. What to do stands beside each.")
-    context.console.say(
-        "", Line(f"No problem found, {_counted(warnings, 'warning')}.", "warning" if warnings else "good")
-    )
+    more = f", {_counted(warnings, 'warning')}" if warnings else ""
+    context.console.say("", Line(f"No problem found{more}.", "warning" if warnings else "good"))
 
 
 def _counted(number: int, what: str) -> str:
