@@ -30,8 +30,8 @@ test: system venv ## run every test; ARGS="-k name" picks some
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 .PHONY: demo
-demo: venv ## show the main job for real; KEEP=1 leaves the server up
-	$(RUN) manage.py amesh_demo $(if $(KEEP),--keep)
+demo: venv ## show the main job for real; KEEP=1 leaves the server up, BACKEND=tpm2 keeps all keys in the TPM
+	$(RUN) manage.py amesh_demo $(if $(KEEP),--keep) $(if $(BACKEND),--backend $(BACKEND))
 
 .PHONY: bench
 bench: system venv ## measure, beside the peers

@@ -19,6 +19,7 @@ urlpatterns = [
     path("api/hello", views.Hello.as_view(), name="hello"),
     path("hooks/event", views.event, name="event"),
     path("protected/status", views.status, name="status"),
+    path("", include("amesh_django.urls")),
     path("", include("amesh_django.relay.urls")),
     re_path(rf"^{settings.STATIC_URL.lstrip('/')}(?P<path>.+)$", static_files, {"insecure": True}),
 ]

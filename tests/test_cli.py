@@ -99,7 +99,7 @@ def test_init_does_not_overwrite(directory: Path) -> None:
 def test_init_with_force_says_what_it_replaced(directory: Path) -> None:
     allow(directory, EphemeralDevice())
     old = read_identity(directory).device_id
-    done = call("init", "--name", "other", "--force", "--json")
+    done = call("init", "--name", "other", "--force", "--yes", "--json")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["replaced"] == old
     assert read_identity(directory).device_id == json.loads(done.stdout)["deviceId"] != old
@@ -499,7 +499,7 @@ def test_every_command_prints_one_json_document(directory: Path) -> None:
             ["sign-test"],
             ["fetch", server.url],
             ["header", "GET", "/"],
-            ["init", "--name", "x", "--force"],
+            ["init", "--name", "x", "--force", "--yes"],
         ):
             done = process(*words, "--json")
             assert (done.returncode, done.stderr) == (0, ""), done

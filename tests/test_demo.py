@@ -20,13 +20,15 @@ from django.core.management import CommandError, call_command
 
 from relay_project.demo.browser import Browser
 from relay_project.demo.play import Play
+from relay_project.demo.programs import Programs
 from relay_project.demo.stage import DemoError, Stage
 from relay_project.management.commands import amesh_demo
 from tests.services import HOST, ROOT
+from tests.tpms import running_swtpm
 
 SECONDS = 120
-#: How many there are.
-CHECKS = 39
+#: How many there are, and how many more where it is said where the keys are to live.
+CHECKS, OF_BACKEND = 39, 4
 
 
 @pytest.fixture
@@ -91,7 +93,8 @@ class Demo:
         if port:
             with socket.socket() as probe:
                 assert probe.connect_ex((HOST, int(port.group(1)))) != 0
-        return not list(self.temporary.iterdir())
+        # The locks of a TPM stay: every process that uses it must find the same.
+        return not [path for path in self.temporary.iterdir() if not path.name.startswith(".amesh-tpm-")]
 
     def close(self) -> None:
         if self.process is not None:
@@ -147,6 +150,36 @@ def test_without_gunicorn_it_takes_runserver(demo: Demo) -> None:
     assert demo.end() == 0, demo.printed()
     assert "$ manage.py runserver" in demo.printed() and f"All {CHECKS} checks are as said." in demo.printed()
     assert demo.nothing_is_left()
+
+
+def test_all_keys_in_a_tpm(demo: Demo) -> None:
+    """Servers, laptop and stranger in one TPM; pairing over the relay, by token; a server and commands at the same time."""
+    with running_swtpm() as swtpm:
+        demo.environment |= swtpm.environ
+        demo.start("--backend", "tpm2")
+        assert demo.end() == 0, demo.printed()
+        printed = demo.printed()
+        for name in ("server", "laptop", "stranger", "edge"):
+            assert re.search(rf"✓ the key of {name} is where it is to be +tpm2\n", printed), printed
+        assert f"All {CHECKS + OF_BACKEND} checks are as said." in printed
+        assert swtpm.loaded() == []
+    assert demo.nothing_is_left()
+
+
+def test_without_a_tpm_the_demo_says_why(demo: Demo) -> None:
+    demo.environment["AMESH_TPM_TCTI"] = "device:/dev/no-tpm"
+    demo.start("--backend", "tpm2")
+    assert demo.end() == 1
+    assert "/dev/no-tpm is missing" in demo.printed() and "Traceback" not in demo.printed()
+    assert demo.nothing_is_left()
+
+
+def test_whose_tpm_the_demo_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AMESH_TPM_TCTI", "swtpm:port=2321")
+    stage = Stage([].append)
+    assert Programs(tmp_path, stage, "tpm2").environment("laptop")["AMESH_TPM_TCTI"] == "swtpm:port=2321"
+    assert Programs(tmp_path, stage, "encrypted-file").environment("laptop")["AMESH_TPM_TCTI"] == "none"
+    assert "AMESH_TPM_TCTI" not in Programs(tmp_path, stage).environment("laptop")
 
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

@@ -193,7 +193,7 @@ def test_init_uses_the_directory_of_the_settings(db: None, tmp_path: Path) -> No
 
 
 def test_init_with_force_says_that_the_list_no_longer_holds(phone: EphemeralDevice, listed: DatabaseAllowList) -> None:
-    done = call("init", "--name", "server", "--force")
+    done = call("init", "--name", "server", "--force", "--yes")
     assert done.code == 0
     assert "manage.py amesh_integrity --reseal" in done.err
     assert call("integrity").code == 1

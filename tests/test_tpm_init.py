@@ -128,14 +128,14 @@ def test_each_back_end_can_be_asked_for(front_end: FrontEnd) -> None:
     front_end.done("init", "--name", "one", "--backend", "encrypted-file")
     assert read_identity(front_end.path).storage_backend == "encrypted-file"
     old = next((front_end.path / "keys").iterdir())
-    front_end.done("init", "--name", "two", "--backend", "tpm2", "--force")
+    front_end.done("init", "--name", "two", "--backend", "tpm2", "--force", "--yes")
     assert read_identity(front_end.path).storage_backend == "tpm2"
     assert not old.exists()
     blob = next((front_end.path / "keys").iterdir())
-    front_end.done("init", "--name", "three", "--backend", "tpm2", "--force")
+    front_end.done("init", "--name", "three", "--backend", "tpm2", "--force", "--yes")
     assert not blob.exists()
     blob = next((front_end.path / "keys").iterdir())
-    front_end.done("init", "--name", "four", "--backend", "encrypted-file", "--force")
+    front_end.done("init", "--name", "four", "--backend", "encrypted-file", "--force", "--yes")
     assert not blob.exists()
     assert "signature verifies" in front_end.done("sign-test")
 
@@ -151,7 +151,9 @@ def test_without_a_tpm_init_says_why_and_goes_on(front_end: FrontEnd) -> None:
     shown = front_end.done("init", "--name", "laptop", AMESH_TPM_TCTI="device:/dev/no-tpm")
     assert "tpm2            no: needs a TPM 2.0, and /dev/no-tpm is missing" in shown
     assert "encrypted-file  yes" in shown
-    done = front_end.run("init", "--name", "x", "--force", "--backend", "tpm2", AMESH_TPM_TCTI="device:/dev/no-tpm")
+    done = front_end.run(
+        "init", "--name", "x", "--force", "--yes", "--backend", "tpm2", AMESH_TPM_TCTI="device:/dev/no-tpm"
+    )
     assert done.returncode == 1 and "/dev/no-tpm is missing" in done.stderr
     assert read_identity(front_end.path).storage_backend == "encrypted-file"
 

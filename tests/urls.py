@@ -5,4 +5,8 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import include, path
 
-urlpatterns = [path("admin/", admin.site.urls), path("", include("tests.wire_views"))]
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    path("", include("amesh_django.urls")),
+    path("", include("tests.wire_views")),
+]

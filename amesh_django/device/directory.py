@@ -80,7 +80,7 @@ class Device:
         )
         self._checked = False
         self._lock = ForkSafeLock()
-        problems = permission_problems(self.path, _passphrase_file(self.path, environ))
+        problems = permission_problems(self.path, passphrase_file(self.path, environ))
         if self.identity.storage_backend == "tpm2":
             problems += open_pin_file(environ)
         for problem in problems:
@@ -145,7 +145,8 @@ def read_identity(path: Path) -> Identity:
         ) from None
 
 
-def _passphrase_file(path: Path, environ: Mapping[str, str]) -> Path:
+def passphrase_file(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the passphrase is kept if the environment does not have it: ``AMESH_PASSPHRASE_FILE``, else ``.passphrase``."""
     moved = environ.get("AMESH_PASSPHRASE_FILE")
     return Path(moved).expanduser() if moved else path / ".passphrase"
 
@@ -170,7 +171,7 @@ def find_passphrases(path: Path, environ: Mapping[str, str] = os.environ) -> tup
     from_environment = environ.get("AUTH_MESH_PASSPHRASE")
     if from_environment:
         return (from_environment,)
-    file = _passphrase_file(path, environ)
+    file = passphrase_file(path, environ)
     text = _read_passphrase(file)
     legacy = _legacy_passphrase(path)
     if legacy is not None and text in (None, legacy):  # both: something ended the move half-way
@@ -182,6 +183,14 @@ def find_passphrases(path: Path, environ: Mapping[str, str] = os.environ) -> tup
     raise PassphraseRequired(
         f"AUTH_MESH_PASSPHRASE required: set it, or put the passphrase into {file} (mode 0400). It was made by init."
     )
+
+
+def passphrase_source(path: Path, environ: Mapping[str, str] = os.environ) -> str:
+    """In words, where :func:`find_passphrase` finds it. Never the passphrase itself."""
+    if environ.get("AUTH_MESH_PASSPHRASE"):
+        return "the variable AUTH_MESH_PASSPHRASE"
+    file = passphrase_file(path, environ)
+    return f"the file {file}" if file.exists() or _legacy_passphrase(path) is None else "identity.json, its old place"
 
 
 def _read_passphrase(file: Path) -> str | None:
@@ -318,7 +327,7 @@ def _passphrase_for_init(path: Path, environ: Mapping[str, str], undo: contextli
     try:
         return find_passphrase(path, environ)
     except PassphraseRequired:
-        file = _passphrase_file(path, environ)
+        file = passphrase_file(path, environ)
         if file.exists():
             raise
     passphrase = secrets.token_hex(32)

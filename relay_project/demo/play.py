@@ -35,15 +35,17 @@ class Play:
     Args:
         folder: empty; all that is made lies in it.
         stage: where it is shown.
+        backend: where the keys of all devices are to live; None takes the best of this machine.
 
     Attributes:
         password: of the user who revokes.
     """
 
-    def __init__(self, folder: Path, stage: Stage) -> None:
+    def __init__(self, folder: Path, stage: Stage, backend: str | None = None) -> None:
         self._stage = stage
         self._folder = folder
-        self._run = Programs(folder, stage)
+        self._backend = backend
+        self._run = Programs(folder, stage, backend)
         self.password = secrets.token_urlsafe(12)
         self._id: dict[str, str] = {}
 
@@ -63,6 +65,8 @@ class Play:
             meeting = Meeting(self._stage, self._run, f"ws{relay.url.removeprefix('http')}/ws")
             meeting.at_two_terminals(LAPTOP)
             meeting.by_token(self._device(LAPTOP), EDGE)
+            if self._backend is not None:
+                self._lives_there(EDGE)
             self._stage.check("its log knows no device", "am_" not in relay.log(), "relay.log")
         self._stage.act("The server starts")
         with self._run.server() as server, httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
@@ -78,19 +82,26 @@ class Play:
                 afterwards(server.url)
 
     def _device(self, name: str) -> Device:
-        return Device(self._folder / name, environ={"HOME": str(self._folder)})
+        return Device(self._folder / name, environ={**self._run.tpm, "HOME": str(self._folder)})
 
     def _made(self, name: str) -> None:
         self._id[name] = self._device(name).identity.device_id
         self._stage.check(f"{name} has a key of its own", True, self._id[name])
+        if self._backend is not None:
+            self._lives_there(name)
+
+    def _lives_there(self, name: str) -> None:
+        found = self._device(name).identity.storage_backend
+        self._stage.check(f"the key of {name} is where it is to be", found == self._backend, found)
 
     def _identities(self) -> None:
         self._stage.act("Each device makes its identity: the server, a laptop, and a stranger")
         self._run.migrate("server")
-        self._run.manage("amesh_init", "--name", "server")
+        where = ["--backend", self._backend] if self._backend is not None else []
+        self._run.manage("amesh_init", "--name", "server", *where)
         self._made("server")
         for name in (LAPTOP, "stranger"):
-            self._run.amesh(name, "init", "--name", name)
+            self._run.amesh(name, "init", "--name", name, *where)
             self._made(name)
 
     def _list(self) -> str:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 from django.conf import settings
 
+from amesh_django.keystore.tpm_place import NONE, VARIABLE
+
 from .screen import Screen, screen
 from .stage import DemoError, Stage
 
@@ -26,20 +28,33 @@ _AMESH = [sys.executable, "-m", "amesh_cli"]
 _NOT_OURS = ("AMESH_", "AUTH_MESH_", "DJANGO_", "REDIS_URL", "GUNICORN_", "WEB_CONCURRENCY", "SCRIPT_NAME")
 
 
+def _tpm(backend: str | None) -> dict[str, str]:
+    """The TPM of the environment is not ours either, unless it is asked for."""
+    if backend == "tpm2":
+        return {VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {}
+    return {} if backend is None else {VARIABLE: NONE}
+
+
 class Programs:
     """Runs commands as a person would, and shows them.
 
     Args:
         folder: where all that they make lies.
         stage: where they are shown.
+        backend: where the keys are to live; None takes the best of this machine.
+
+    Attributes:
+        tpm: the variable that says which TPM the programs use, if any is named.
     """
 
-    def __init__(self, folder: Path, stage: Stage) -> None:
+    def __init__(self, folder: Path, stage: Stage, backend: str | None = None) -> None:
         self.folder = folder
         self._stage = stage
+        self.tpm = _tpm(backend)
         kept = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_OURS)}
         self._environment = {
             **kept,
+            **self.tpm,
             "HOME": str(folder),
             "DJANGO_SETTINGS_MODULE": "relay_project.settings",
             "PYTHONPATH": str(settings.BASE_DIR),

@@ -2,6 +2,7 @@
 
 from .bootstrap import BOOTSTRAP
 from .console import Console, Interrupted, Line, Refused, Tone, UsageProblem, facts, forget_stdout
+from .doctor import DOCTOR
 from .identity import EXPORT_KEY, INIT, SIGN_TEST
 from .invite import INVITE
 from .listen import LISTEN
@@ -15,6 +16,7 @@ from .trusted import GRANT, LIST, REVOKE
 __all__ = [
     "BOOTSTRAP",
     "COMMANDS",
+    "DOCTOR",
     "EXPORT",
     "EXPORT_KEY",
     "FETCH",
@@ -63,4 +65,5 @@ COMMANDS: tuple[Command, ...] = (
     SIGN_TEST,
     FETCH,
     HEADER,
+    DOCTOR,
 )

@@ -106,6 +106,7 @@ class Console(ABC):
         self._stdin_is_taken = False
         self._warned: set[str] = set()
         self._status = ""
+        self._held: list[str] | None = None
 
     # --- what a front end implements ----------------------------------------------------------------------------------
 
@@ -136,6 +137,9 @@ class Console(ABC):
 
     def warn(self, text: str) -> None:
         """A warning on stderr, once for each text."""
+        if self._held is not None:
+            self._held.append(text)
+            return
         if text in self._warned:
             return
         self._warned.add(text)
@@ -291,6 +295,15 @@ class Console(ABC):
             logger.removeHandler(listener)
             for handler in at_terminal:
                 handler.removeFilter(_is_not_ours)
+
+    @contextlib.contextmanager
+    def holding_warnings(self) -> Iterator[list[str]]:
+        """Inside the block warnings are kept in the list that it is given, and not shown."""
+        before, self._held = self._held, []
+        try:
+            yield self._held
+        finally:
+            self._held = before
 
     # --- inside -------------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from amesh_django import keystore
-from amesh_django.device import Device, init_device, read_identity
+from amesh_django.device import Device, Identity, init_device, read_identity
 from amesh_django.keystore.tpm_pin import read_pin_file
 from amesh_django.protocol.display import clean
 from amesh_django.protocol.errors import DirectoryError, InvalidInput, KeyStoreError
@@ -17,7 +17,8 @@ from amesh_django.protocol.key_line import build_key_line
 from amesh_django.protocol.keys import encode_public_key, verify_signature
 
 from .console import Line, UsageProblem, facts
-from .spec import Command, Context, Option
+from .replacing import Replaced, replaced
+from .spec import YES, Command, Context, Option
 from .words import identity_json
 
 
@@ -37,6 +38,17 @@ def _new_pin(context: Context, backend: str | None, file: str | None) -> str:
     return pin
 
 
+def _ask_to_replace(context: Context, before: Identity | None, yes: bool) -> Replaced:
+    """Say who is affected, and ask.
+
+    Raises:
+        Declined, Refused, Interrupted: as :meth:`Context.confirm`.
+    """
+    found = replaced(context, before)
+    context.confirm("Replace this identity?", about=found.lines(context), yes=yes)
+    return found
+
+
 def init(
     context: Context,
     *,
@@ -46,6 +58,7 @@ def init(
     max_controllers: int | None,
     tpm_pin: bool,
     tpm_pin_file: str | None,
+    yes: bool,
 ) -> None:
     """Make this device's identity and key."""
     say = context.console.say
@@ -61,8 +74,10 @@ def init(
     before = None
     with suppress(DirectoryError):
         before = read_identity(context.directory)
+    there = (context.directory / "identity.json").exists()
+    lost = _ask_to_replace(context, before, yes) if force and there else None
     pin = None
-    if (tpm_pin or tpm_pin_file is not None) and (force or not (context.directory / "identity.json").exists()):
+    if (tpm_pin or tpm_pin_file is not None) and (force or not there):
         backend, pin = "tpm2", _new_pin(context, backend, tpm_pin_file)
     identity = init_device(
         context.directory,
@@ -120,6 +135,8 @@ def init(
             "pin": pin is not None,
             "tried": tried,
             "replaced": before.device_id if before else None,
+            "forgottenBy": [entry.to_json() for entry in lost.targets] if lost else [],
+            "lost": [entry.to_json() for entry in lost.controllers] if lost else [],
         }
     )
 
@@ -133,7 +150,11 @@ INIT = Command(
         Option(
             ("--backend",), "Where the key is to live; else the best that this machine has.", choices=keystore.BACKENDS
         ),
-        Option(("--force",), "Replace an identity that is there. Its key is deleted.", "flag"),
+        Option(
+            ("--force",),
+            "Replace an identity that is there, after a question that says who is affected. Its key is deleted.",
+            "flag",
+        ),
         Option(
             ("--max-controllers",),
             "How many controllers may be trusted at a time; 1 if left out.",
@@ -142,7 +163,9 @@ INIT = Command(
         ),
         Option(("--tpm-pin",), "Each signature asks for a PIN, which is asked for now. Needs a TPM.", "flag"),
         Option(("--tpm-pin-file",), "The same, with the PIN that stands in FILE.", metavar="FILE"),
+        YES,
     ),
+    asks=True,
 )
 
 

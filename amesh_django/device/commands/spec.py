@@ -83,6 +83,7 @@ class Context:
         now: the clock.
         blocking: how a function that blocks is run beside an event loop; Django's keeps its database connections in order.
         timeouts: how long pairing waits for what.
+        fate: what becomes of the allow list when the identity is replaced: a sentence about the controllers in it.
         enrolment: how this device is enrolled by a bootstrap token, with the members named that are to be others; None means into
             its directory.
     """
@@ -97,6 +98,7 @@ class Context:
     now: Callable[[], dt.datetime] = utc_now
     blocking: Blocking = asyncio.to_thread
     timeouts: Timeouts = field(default_factory=Timeouts)
+    fate: str = "The list is set aside: who is to be let in again must be trusted anew."
     enrolment: Callable[..., Enrolment] | None = None
 
     def own_device(self) -> Device:

@@ -14,10 +14,17 @@ from amesh_django.device import commands
 from amesh_django.management.base import AmeshCommand, call_of
 from amesh_django.sealing import read_seal
 
+#: What becomes of the list in the database.
+_RESEAL = (
+    f"The list stays in the database, and lets nobody in until you accept it anew: {call_of('integrity')} --reseal"
+)
+_SHARED = "The list stays as it is: AMESH['SEAL_KEY_FILE'] seals it. They are let in as before."
+
 
 def _init(context: commands.Context, **options: Any) -> None:
+    fate = _RESEAL if amesh_settings().SEAL_KEY_FILE is None else _SHARED
     try:
-        commands.INIT.run(context, **options)
+        commands.INIT.run(dataclasses.replace(context, fate=fate), **options)
     finally:
         server.reset()
     is_sealed = False

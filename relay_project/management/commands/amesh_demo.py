@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import httpx
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from amesh_django import keystore
 from amesh_django.protocol.errors import AmeshError
 from relay_project.demo.play import LAPTOP, USER, Play
 from relay_project.demo.stage import DemoError, Stage
@@ -31,26 +32,37 @@ class Command(BaseCommand):
     requires_system_checks = []  # noqa: RUF012
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """``--keep``."""
+        """``--keep``, ``--backend``."""
         parser.add_argument(
             "--keep",
             action="store_true",
             help="Leave the server up until Ctrl-C, and print how to log in to its admin.",
         )
+        parser.add_argument(
+            "--backend",
+            choices=("tpm2", "encrypted-file"),
+            help="Where the keys of all devices are to live; else the best place that this machine has. tpm2 uses the TPM that "
+            "AMESH_TPM_TCTI names.",
+        )
 
-    def handle(self, *args: Any, keep: bool, **options: Any) -> None:
+    def handle(self, *args: Any, keep: bool, backend: str | None, **options: Any) -> None:
         """Perform.
 
         Raises:
             CommandError: something is not as said.
         """
+        if backend is not None:
+            try:
+                keystore.choose(backend)
+            except AmeshError as error:
+                raise CommandError(str(error)) from None
         stage = Stage(self._say, marks=self._marks(), title=self.style.MIGRATE_HEADING)
         before = signal.signal(signal.SIGTERM, _terminated)  # so that nothing stays behind
         try:
             with tempfile.TemporaryDirectory(prefix="amesh-demo-", ignore_cleanup_errors=True) as folder:
                 self._say("Two servers, a laptop that comes to be trusted, and a stranger. All that they make lies in")
                 self._say(f"{folder} and is removed at the end.")
-                play = Play(Path(folder), stage)
+                play = Play(Path(folder), stage, backend)
                 play.perform((lambda url: self._wait(url, play.password, folder)) if keep else None)
         except KeyboardInterrupt:
             self._say("\nStopped. Nothing of it stays behind.")
