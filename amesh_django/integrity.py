@@ -16,7 +16,7 @@ from amesh_django.protocol.errors import AllowListBusy, AllowListError, AllowLis
 from amesh_django.protocol.keys import decode_public_key, device_id
 from amesh_django.protocol.multiset import MASK_BYTES, MODULUS
 
-from . import snapshot
+from . import rollback, snapshot
 from .change import BATCH, Lost, first_seal, lock_seal, now, write_seal
 from .models import AllowListChange, AllowListSeal
 from .sealing import (
@@ -69,6 +69,10 @@ def report(using: str) -> IntegrityReport:
         except AllowListIntegrityFailure as error:
             reason = error.reason
         else:
+            try:
+                rollback.check(using, keys, row)
+            except AllowListIntegrityFailure as error:
+                return IntegrityReport(False, len(rows), [str(error).partition(" Nobody is let in. ")[0]], error.reason)
             return IntegrityReport(True, len(rows))
         problems = list(_differences(using, keys, row, rows, reason))
     return IntegrityReport(False, len(rows), problems, reason)
@@ -146,7 +150,9 @@ def _busy() -> AllowListBusy:
 def reseal(using: str, by: str) -> None:
     """Seal the rows as they stand.
 
-    The revision jumps to the time in milliseconds, so that it is above any that a process or a backup has seen.
+    The revision jumps to the time in milliseconds, so that it is above any that another process, another host or a backup has
+    seen: none of them has more changes in it than there were milliseconds since 1970. Where a clock was wrong it is at least above
+    what this host has seen, and the command has to be run on the host that still refuses.
 
     Raises:
         AllowListError: a row is no device; nothing was changed.
@@ -163,7 +169,8 @@ def reseal(using: str, by: str) -> None:
             raise _busy() from None
         sealed, _ = _sealed_rows(using, keys, None)
         highest = AllowListChange.objects.using(using).aggregate(found=Max("revision"))["found"] or 0
-        revision = max(highest + 1, before.revision + 1, time.time_ns() // 1_000_000)
+        seen = max(highest, before.revision, rollback.newest_revision(using, keys))
+        revision = max(seen + 1, time.time_ns() // 1_000_000)
         total = count = controllers = 0
         lines = []
         try:
@@ -201,3 +208,4 @@ def reseal(using: str, by: str) -> None:
         except Lost:
             raise _busy() from None
         snapshot.mark_dirty(connections[using])
+        rollback.accept_on_commit(using, keys, after)

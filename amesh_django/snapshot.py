@@ -21,6 +21,7 @@ from amesh_django.protocol.errors import AllowListIntegrityFailure
 from amesh_django.protocol.keys import decode_public_key
 from amesh_django.protocol.multiset import MODULUS
 
+from . import rollback
 from .models import AllowListSeal, Device
 from .sealing import (
     SealRow,
@@ -35,6 +36,11 @@ from .sealing import (
 from .server import SealKeys, seal_keys
 
 logger = logging.getLogger("amesh_django.allow_list")
+
+#: A list can go back to the very revision that an idle process knows: that often, in seconds, it asks what others have seen.
+_LOOK_SECONDS = 10.0
+#: How long a database without a list is not looked at again.
+_EMPTY_SECONDS = 1.0
 
 #: How often a list is read again when it changes while it is being read, before writers are locked out.
 _ATTEMPTS = 5
@@ -93,7 +99,14 @@ class _Process:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.snapshot: Snapshot | None = None
-        self.broken: tuple[SealRow, float, str] | None = None
+        #: What was found wrong with a seal, and until when it is not looked at again.
+        self.broken: tuple[SealRow | None, float, AllowListIntegrityFailure] | None = None
+        #: When to see again whether other processes have seen a newer list; what they note it in, as it was then.
+        self.look_at = 0.0
+        self.file: object = None
+        self.is_noted = False
+        #: Until when a database without a list is taken for a new one.
+        self.empty_until = 0.0
 
 
 _processes: dict[str, _Process] = {}
@@ -145,8 +158,8 @@ def current(using: str | None = None) -> Snapshot:
         using: database alias; None asks the routers.
 
     Raises:
-        AllowListIntegrityFailure: the rows do not match the seal (``seal_mismatch``, ``seal_missing``, ``rows_mismatch``,
-            ``rolled_back``), or the list can't be read (``allow_list_unavailable``).
+        AllowListIntegrityFailure: the rows do not match the seal (``seal_mismatch``, ``seal_missing``, ``rows_mismatch``), the list
+            was put back (``rolled_back``, ``revision_lost``), or it can't be read (``allow_list_unavailable``).
         KeyStoreError, DirectoryError: the keys of the seal can't be had.
     """
     using = using or database()
@@ -156,6 +169,8 @@ def current(using: str | None = None) -> Snapshot:
     try:
         row = read_seal(using)
         if before is not None and row is not None and row == before.row and not _reads_uncommitted(connection):
+            if time.monotonic() > process.look_at:
+                _look_again(using, process, row)
             return before
         if row is not None and not is_well_formed(row):
             raise _broken("seal_mismatch")
@@ -202,7 +217,7 @@ def _advance(
     """Bring the snapshot of the process up to the seal that was read."""
     broken = process.broken
     if broken is not None and row == broken[0] and time.monotonic() < broken[1]:
-        raise _failure(broken[2])
+        raise AllowListIntegrityFailure(*broken[2].args, reason=broken[2].reason)
     if before is not None and _is_older(row, before):
         # Read after it was adopted, and older: a transaction that began earlier may see that, a fresh read may not.
         if connection.in_atomic_block:
@@ -227,9 +242,56 @@ def _advance(
             if found is not None:
                 return found
         if row is not None:
-            pause = max(1.0, 10 * (time.monotonic() - started))
-            process.broken = (row, time.monotonic() + pause, "rows_mismatch")
+            _pause(process, row, started, _failure("rows_mismatch"))
         raise _broken("rows_mismatch" if row is not None else "seal_missing")
+
+
+def _pause(process: _Process, row: SealRow | None, started: float, error: AllowListIntegrityFailure) -> None:
+    """What was found wrong with this seal is not looked for again at each request."""
+    pause = max(1.0, 10 * (time.monotonic() - started))
+    process.broken = (row, time.monotonic() + pause, error)
+
+
+def _check_age(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> None:
+    """Refuse a list that is older than one that this host has seen, before anything is taken from it."""
+    started = time.monotonic()
+    if row is None and started < process.empty_until:
+        return
+    if row is not None and not seal_is_genuine(keys, row):
+        return  # found out below, and said otherwise
+    file = rollback.state_of_file(using, keys)
+    try:
+        process.is_noted = rollback.check(using, keys, row)
+    except AllowListIntegrityFailure as error:
+        _pause(process, row, started, error)
+        logger.critical("%s", error)
+        raise
+    process.file = file
+    if row is None:
+        process.empty_until = time.monotonic() + _EMPTY_SECONDS
+
+
+def _note(using: str, process: _Process, keys: SealKeys, row: SealRow) -> None:
+    """Note that this verified list is the newest, unless another process did."""
+    if not process.is_noted:
+        process.is_noted = rollback.remember(using, keys, row)
+        process.file = rollback.state_of_file(using, keys)
+    process.look_at = time.monotonic() + _LOOK_SECONDS
+
+
+def _look_again(using: str, process: _Process, row: SealRow) -> None:
+    """The list is the one that this process knows; is it still the newest, by what the other processes have seen?"""
+    keys = seal_keys()
+    with process.lock:
+        if time.monotonic() < process.look_at:
+            return
+        try:
+            if rollback.state_of_file(using, keys) != process.file:
+                _check_age(using, process, keys, row)
+            _note(using, process, keys, row)
+        except BaseException:
+            process.snapshot = None
+            raise
 
 
 def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> Snapshot | None:
@@ -240,7 +302,10 @@ def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> 
             return kept
         if _is_older(row, kept):
             raise _broken("rolled_back")
+    _check_age(using, process, keys, row)
+    if kept is not None and row is not None:
         if row.touched == 0 and seal_is_genuine(keys, row) and _catch_up(using, keys, kept, row):
+            _note(using, process, keys, row)
             return kept
     try:
         found = _rebuild(using, keys, row)
@@ -253,6 +318,7 @@ def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> 
         return None
     process.broken = None
     if row is not None:
+        _note(using, process, keys, row)
         process.snapshot = found
     return found
 
@@ -372,3 +438,17 @@ def verify_rows(using: str, row: SealRow | None) -> None:
         _rebuild(using, seal_keys(), row)
     except AllowListIntegrityFailure as error:
         raise _broken(error.reason) from None
+
+
+def verify_age(using: str, row: SealRow | None) -> None:
+    """Verify that a genuine seal is not older than one that this host has seen.
+
+    Raises:
+        AllowListIntegrityFailure: it is, or that is not known any more.
+        KeyStoreError, DirectoryError: the keys of the seal, or the TPM that knows, can't be had.
+    """
+    try:
+        rollback.check(using, seal_keys(), row)
+    except AllowListIntegrityFailure as error:
+        logger.critical("%s", error)
+        raise
