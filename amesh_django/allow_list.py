@@ -16,7 +16,7 @@ from amesh_django.protocol.errors import AllowListError, InvalidInput
 from amesh_django.protocol.keys import decode_public_key, encode_public_key
 from amesh_django.protocol.seal import canonical_json
 
-from . import integrity, snapshot
+from . import integrity, rollback, snapshot
 from .change import Change, change, now, storable
 from .models import AllowListChange, Device
 from .server import controller_limit
@@ -188,6 +188,14 @@ class DatabaseAllowList(AllowList):
     def verify(self) -> integrity.IntegrityReport:
         """Verify every row, and say what differs from what was sealed."""
         return integrity.report(self._using)
+
+    def memory(self) -> rollback.Memory:
+        """What this host remembers of the list: the newest revision that it has seen, and where that is kept.
+
+        Raises:
+            KeyStoreError, DirectoryError: the keys of the seal, or the TPM, can't be had.
+        """
+        return rollback.memory(self._using)
 
     def reseal(self, *, by: str = "") -> None:
         """Accept the rows as they stand and seal them anew. A person decides that, after :meth:`verify`.

@@ -30,6 +30,7 @@ from .sealing import (
     journal_mac,
     journal_row,
     make_seal,
+    seal_is_genuine,
 )
 from .server import SealKeys, seal_keys
 
@@ -43,12 +44,20 @@ class IntegrityReport:
         devices: how many rows there are, revoked ones included.
         problems: sentences for people, one for each difference; empty if *ok*.
         reason: as in the log (``rows_mismatch``, …); empty if *ok*.
+        is_old: True if the list is an older one that was put back, or that is not known any more.
+        trusted: whom the list trusts, in words; only if *is_old*, for that is the question then.
     """
 
     ok: bool
     devices: int
     problems: list[str] = field(default_factory=list)
     reason: str = ""
+    is_old: bool = False
+    trusted: list[str] = field(default_factory=list)
+
+
+#: How many trusted devices are named.
+_NAMED = 100
 
 
 def report(using: str) -> IntegrityReport:
@@ -64,18 +73,42 @@ def report(using: str) -> IntegrityReport:
             rows = list(iterate_rows(using))
         except (TypeError, ValueError) as error:
             return IntegrityReport(False, 0, [str(_unreadable(error))], "rows_mismatch")
+        reason, problems = "", []
         try:
             snapshot.verify_rows(using, row)
         except AllowListIntegrityFailure as error:
-            reason = error.reason
-        else:
-            try:
-                rollback.check(using, keys, row)
-            except AllowListIntegrityFailure as error:
-                return IntegrityReport(False, len(rows), [str(error).partition(" Nobody is let in. ")[0]], error.reason)
-            return IntegrityReport(True, len(rows))
-        problems = list(_differences(using, keys, row, rows, reason))
-    return IntegrityReport(False, len(rows), problems, reason)
+            reason, problems = error.reason, list(_differences(using, keys, row, rows, error.reason))
+        age = _age(using, keys, row)
+    if age is not None:
+        problems.insert(0, str(age).partition(" Nobody is let in. ")[0])
+    trusted = _trusted(rows) if age is not None else []
+    return IntegrityReport(
+        not problems and not reason,
+        len(rows),
+        problems,
+        reason or (age.reason if age is not None else ""),
+        age is not None,
+        trusted,
+    )
+
+
+def _age(using: str, keys: SealKeys, row: SealRow | None) -> AllowListIntegrityFailure | None:
+    """What speaks for a list that was put back; nothing can be said of one that has a forged seal."""
+    if row is not None and not seal_is_genuine(keys, row):
+        return None
+    try:
+        rollback.check(using, keys, row)
+    except AllowListIntegrityFailure as error:
+        return error
+    return None
+
+
+def _trusted(rows: list[tuple[Any, ...]]) -> list[str]:
+    found = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
+    names = [
+        f"{row['device_id']} ({row['friendly_name']}) as {row['role']}" for row in found if row["revoked_at"] is None
+    ]
+    return [*names[:_NAMED], *([f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else [])]
 
 
 def _sealed_rows(using: str, keys: SealKeys, revision: int | None) -> tuple[dict[str, dict[str, str]], int]:

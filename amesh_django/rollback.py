@@ -56,12 +56,12 @@ def _name(using: str) -> str | None:
 def _lists(keys: SealKeys) -> NewestLists:
     folder = enrolment.server_directory()
     identity = own_identity()
-    counter = None
-    if identity is not None and identity.storage_backend == "tpm2":
-        counter = TpmCounter(tcti_name(), identity.device_id, keys.counter)
     # Hosts that share a secret have a record each, and one is not good for another.
     owner = f"{SHARED_OWNER} {identity.device_id if identity else ''}" if keys.owner == SHARED_OWNER else keys.owner
-    return NewestLists(folder, keys.record, owner.strip(), counter)
+    counter = None
+    if identity is not None and identity.storage_backend == "tpm2":
+        counter = TpmCounter(tcti_name(), owner, keys.counter)
+    return NewestLists(folder, keys.record, owner, counter)
 
 
 def _place(using: str, keys: SealKeys) -> tuple[NewestLists, str] | None:
@@ -211,7 +211,11 @@ def remember_on_commit(using: str, keys: SealKeys, row: SealRow) -> None:
 
 
 def accept_on_commit(using: str, keys: SealKeys, row: SealRow) -> None:
-    """Take the list for the newest one as soon as it is there to stay, whatever was known: a person said so."""
+    """Take the list for the newest one as soon as it is there to stay, whatever was known: a person said so.
+
+    Raises, when that is done:
+        StorageError, AllowListBusy, KeyStoreError: the list is in place, and goes on being refused.
+    """
     place = _place(using, keys)
     if place is None:
         return
@@ -221,6 +225,8 @@ def accept_on_commit(using: str, keys: SealKeys, row: SealRow) -> None:
         try:
             lists.accept(name, Seen(row.revision, row.hmac))
         except (StorageError, AllowListBusy) as error:
+            if lists.has_counter:  # it would go on being refused
+                raise
             logger.warning("Which list is the newest could not be noted: %s", error)
 
     transaction.on_commit(accept, using=using)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from django.db import DatabaseError, InterfaceError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from amesh_django.device.newest_lists import RESEAL
 from amesh_django.protocol.errors import AllowListIntegrityFailure
 from amesh_django.protocol.keys import decode_public_key
 from amesh_django.protocol.multiset import MODULUS
@@ -411,9 +412,7 @@ _SENTENCES = {
     "rolled_back": "The list in the database is older than one that this process has verified",
 }
 _MEND = "Run manage.py amesh_integrity to see what differs."
-_MENDS = {
-    "rolled_back": "Was a backup put back? Revoke again what was revoked since, then run manage.py amesh_integrity --reseal."
-}
+_MENDS = {"rolled_back": f"Was a backup put back? {RESEAL}"}
 
 
 def _failure(reason: str) -> AllowListIntegrityFailure:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from amesh_django.keystore.tpm_counter import NoSpace, TpmCounter
+from amesh_django.keystore.tpm_counter import NoSpace, NotOurs, TpmCounter
 from amesh_django.protocol.errors import AllowListBusy, AllowListIntegrityFailure, StorageError
 from amesh_django.protocol.seal import canonical_json
 
@@ -23,7 +23,7 @@ FILE_NAME: Final = "list_revision.json"
 FILE_VERSION: Final = "1"
 #: How long a process waits for another one that writes the file.
 LOCK_SECONDS: Final = 5.0
-RESEAL: Final = "Look at the list, then run manage.py amesh_integrity --reseal."
+RESEAL: Final = "Run manage.py amesh_integrity --reseal: it shows who would be trusted, and asks. Then revoke again what was revoked since."
 
 
 class Seen(NamedTuple):
@@ -78,6 +78,11 @@ class NewestLists:
         self._owner = owner
         self._counter = counter
 
+    @property
+    def has_counter(self) -> bool:
+        """True if a counter in the TPM belongs to the file."""
+        return self._counter is not None
+
     def load(self) -> Record:
         """What was seen so far.
 
@@ -104,7 +109,7 @@ class NewestLists:
         try:
             record = self._read_file()
         except _Damaged as error:
-            if self._counter is not None and self._counter.read() is not None:
+            if self._value() is not None:
                 raise self._lost(str(error)) from None
             logger.warning(
                 "%s %s. It is begun anew: this server takes the list in the database for the newest one.",
@@ -114,7 +119,7 @@ class NewestLists:
             return _NOTHING, False
         if self._counter is None:
             return record, False
-        value = self._counter.read()
+        value = self._value()
         if not record.exists:
             if value is not None:
                 raise self._lost("is missing")
@@ -133,6 +138,16 @@ class NewestLists:
                 reason="rolled_back",
             )
         return record, record.counter == value + 1
+
+    def _value(self) -> int | None:
+        try:
+            return self._counter.read() if self._counter is not None else None
+        except NotOurs:
+            raise AllowListIntegrityFailure(
+                "The counter in the TPM that says which list is the newest has another password: the secret of the seal was "
+                f"changed, or another program has put its own there. Nobody is let in. {RESEAL}",
+                reason="revision_lost",
+            ) from None
 
     def _lost(self, why: str) -> AllowListIntegrityFailure:
         return AllowListIntegrityFailure(
@@ -175,8 +190,16 @@ class NewestLists:
                 record, value = self._settled()
             except AllowListIntegrityFailure:
                 record = Record(complete=False)  # what it says of other databases may be old
-                value = self._counter.read() if self._counter is not None else None
+                value = self._counter_anyhow()
             return self._write(replace(record, lists={**record.lists, database: seen}), value)
+
+    def _counter_anyhow(self) -> int | None:
+        try:
+            return self._counter.read() if self._counter is not None else None
+        except NotOurs:
+            if self._counter is not None:
+                self._counter.remove()
+            return None
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:

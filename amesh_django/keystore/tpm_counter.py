@@ -43,6 +43,10 @@ def indices(name: str) -> Iterator[int]:
         yield _FIRST_INDEX + int.from_bytes(digest[:4], "big") % _INDICES
 
 
+class NotOurs(KeyStoreError):
+    """There is a counter of this name in the TPM, with another password."""
+
+
 class TpmCounter:
     """The counter of one name. It never goes back: one that is removed and made again begins above all that ever were there.
 
@@ -63,7 +67,8 @@ class TpmCounter:
         """Its value; None where there is none.
 
         Raises:
-            KeyStoreError: the TPM can't be used, or what is there does not know our password.
+            NotOurs: what is there has another password.
+            KeyStoreError: the TPM can't be used.
         """
         return self._run(self._read)
 
@@ -192,10 +197,7 @@ class TpmCounter:
         except library.TSS2_Exception as error:
             if not is_auth_failure(error):
                 raise
-            raise KeyStoreError(
-                "The counter in the TPM does not know this server's secret: another program took its place. Find it with "
-                "tpm2_nvreadpublic, remove it with tpm2_nvundefine, then run manage.py amesh_integrity --reseal."
-            ) from None
+            raise NotOurs("The counter in the TPM has another password than this server's secret gives.") from None
         finally:
             with contextlib.suppress(library.TSS2_Exception):
                 tpm.context.tr_close(handle)  # what the library knows of it; the index stays
