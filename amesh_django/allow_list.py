@@ -20,6 +20,7 @@ from . import integrity, rollback, snapshot
 from .change import Change, change, now, storable
 from .models import AllowListChange, Device
 from .server import controller_limit
+from .verified_list import Snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -72,7 +73,7 @@ class DatabaseAllowList(AllowList):
         rows = Device.objects.using(self._using).filter(revoked_at=None).order_by("added_at", "id")
         return [row.to_entry() for row in rows.iterator(chunk_size=5000)]
 
-    def _verify(self) -> snapshot.Snapshot:
+    def _verify(self) -> Snapshot:
         return snapshot.current(self._using)
 
     def _row(self, device_id: str) -> Device | None:
