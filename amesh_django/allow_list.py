@@ -16,10 +16,11 @@ from amesh_django.protocol.errors import AllowListError, InvalidInput
 from amesh_django.protocol.keys import decode_public_key, encode_public_key
 from amesh_django.protocol.seal import canonical_json
 
-from . import integrity, snapshot
+from . import integrity, rollback, snapshot
 from .change import Change, change, now, storable
 from .models import AllowListChange, Device
 from .server import controller_limit
+from .verified_list import Snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -72,7 +73,7 @@ class DatabaseAllowList(AllowList):
         rows = Device.objects.using(self._using).filter(revoked_at=None).order_by("added_at", "id")
         return [row.to_entry() for row in rows.iterator(chunk_size=5000)]
 
-    def _verify(self) -> snapshot.Snapshot:
+    def _verify(self) -> Snapshot:
         return snapshot.current(self._using)
 
     def _row(self, device_id: str) -> Device | None:
@@ -188,6 +189,14 @@ class DatabaseAllowList(AllowList):
     def verify(self) -> integrity.IntegrityReport:
         """Verify every row, and say what differs from what was sealed."""
         return integrity.report(self._using)
+
+    def memory(self) -> rollback.Memory:
+        """What this host remembers of the list: the newest revision that it has seen, and where that is kept.
+
+        Raises:
+            KeyStoreError, DirectoryError: the keys of the seal, or the TPM, can't be had.
+        """
+        return rollback.memory(self._using)
 
     def reseal(self, *, by: str = "") -> None:
         """Accept the rows as they stand and seal them anew. A person decides that, after :meth:`verify`.

@@ -16,7 +16,7 @@ from django.utils import timezone
 from amesh_django.protocol.errors import AllowListBusy
 from amesh_django.protocol.multiset import MASK_BYTES, MODULUS
 
-from . import snapshot
+from . import rollback, snapshot
 from .models import AllowListChange, AllowListSeal, Device
 from .sealing import (
     SealRow,
@@ -150,6 +150,7 @@ class Change:
             r=secrets.token_bytes(MASK_BYTES),
         )
         write_seal(self.using, before, after)
+        rollback.remember_on_commit(self.using, self._keys, after)
 
 
 def write_seal(using: str, before: SealRow, after: SealRow) -> None:
@@ -193,6 +194,7 @@ def _trusted_seal(using: str) -> SealRow:
     row = lock_seal(using)
     if row is None or row.touched or not seal_is_genuine(seal_keys(), row):
         snapshot.verify_rows(using, row)
+    snapshot.verify_age(using, row)  # a change would make it the newest list
     return row if row is not None else first_seal(using)
 
 
@@ -213,7 +215,7 @@ def change(using: str, by: str, work: Callable[[Change], T]) -> T:
         work: reads and writes rows through the :class:`Change`; called again if another change got in between.
 
     Raises:
-        AllowListIntegrityFailure: the list does not match its seal; nothing was changed.
+        AllowListIntegrityFailure: the list does not match its seal, or is an older one that was put back; nothing was changed.
         AllowListBusy: other changes kept getting in between.
     """
     keys = seal_keys()

@@ -16,7 +16,7 @@ from amesh_django.protocol.errors import AllowListBusy, AllowListError, AllowLis
 from amesh_django.protocol.keys import decode_public_key, device_id
 from amesh_django.protocol.multiset import MASK_BYTES, MODULUS
 
-from . import snapshot
+from . import rollback, snapshot
 from .change import BATCH, Lost, first_seal, lock_seal, now, write_seal
 from .models import AllowListChange, AllowListSeal
 from .sealing import (
@@ -30,6 +30,7 @@ from .sealing import (
     journal_mac,
     journal_row,
     make_seal,
+    seal_is_genuine,
 )
 from .server import SealKeys, seal_keys
 
@@ -43,12 +44,20 @@ class IntegrityReport:
         devices: how many rows there are, revoked ones included.
         problems: sentences for people, one for each difference; empty if *ok*.
         reason: as in the log (``rows_mismatch``, …); empty if *ok*.
+        is_old: True if the list is an older one that was put back, or that is not known any more.
+        trusted: whom the list trusts, in words; only if *is_old*, for that is the question then.
     """
 
     ok: bool
     devices: int
     problems: list[str] = field(default_factory=list)
     reason: str = ""
+    is_old: bool = False
+    trusted: list[str] = field(default_factory=list)
+
+
+#: How many trusted devices are named.
+_NAMED = 100
 
 
 def report(using: str) -> IntegrityReport:
@@ -64,14 +73,42 @@ def report(using: str) -> IntegrityReport:
             rows = list(iterate_rows(using))
         except (TypeError, ValueError) as error:
             return IntegrityReport(False, 0, [str(_unreadable(error))], "rows_mismatch")
+        reason, problems = "", []
         try:
             snapshot.verify_rows(using, row)
         except AllowListIntegrityFailure as error:
-            reason = error.reason
-        else:
-            return IntegrityReport(True, len(rows))
-        problems = list(_differences(using, keys, row, rows, reason))
-    return IntegrityReport(False, len(rows), problems, reason)
+            reason, problems = error.reason, list(_differences(using, keys, row, rows, error.reason))
+        age = _age(using, keys, row)
+    if age is not None:
+        problems.insert(0, str(age).partition(" Nobody is let in. ")[0])
+    trusted = _trusted(rows) if age is not None else []
+    return IntegrityReport(
+        not problems and not reason,
+        len(rows),
+        problems,
+        reason or (age.reason if age is not None else ""),
+        age is not None,
+        trusted,
+    )
+
+
+def _age(using: str, keys: SealKeys, row: SealRow | None) -> AllowListIntegrityFailure | None:
+    """What speaks for a list that was put back; nothing can be said of one that has a forged seal."""
+    if row is not None and not seal_is_genuine(keys, row):
+        return None
+    try:
+        rollback.check(using, keys, row)
+    except AllowListIntegrityFailure as error:
+        return error
+    return None
+
+
+def _trusted(rows: list[tuple[Any, ...]]) -> list[str]:
+    found = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
+    names = [
+        f"{row['device_id']} ({row['friendly_name']}) as {row['role']}" for row in found if row["revoked_at"] is None
+    ]
+    return [*names[:_NAMED], *([f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else [])]
 
 
 def _sealed_rows(using: str, keys: SealKeys, revision: int | None) -> tuple[dict[str, dict[str, str]], int]:
@@ -146,7 +183,9 @@ def _busy() -> AllowListBusy:
 def reseal(using: str, by: str) -> None:
     """Seal the rows as they stand.
 
-    The revision jumps to the time in milliseconds, so that it is above any that a process or a backup has seen.
+    The revision jumps to the time in milliseconds, so that it is above any that another process, another host or a backup has
+    seen: none of them has more changes in it than there were milliseconds since 1970. Where a clock was wrong it is at least above
+    what this host has seen, and the command has to be run on the host that still refuses.
 
     Raises:
         AllowListError: a row is no device; nothing was changed.
@@ -163,7 +202,8 @@ def reseal(using: str, by: str) -> None:
             raise _busy() from None
         sealed, _ = _sealed_rows(using, keys, None)
         highest = AllowListChange.objects.using(using).aggregate(found=Max("revision"))["found"] or 0
-        revision = max(highest + 1, before.revision + 1, time.time_ns() // 1_000_000)
+        seen = max(highest, before.revision, rollback.newest_revision(using, keys))
+        revision = max(seen + 1, time.time_ns() // 1_000_000)
         total = count = controllers = 0
         lines = []
         try:
@@ -201,3 +241,4 @@ def reseal(using: str, by: str) -> None:
         except Lost:
             raise _busy() from None
         snapshot.mark_dirty(connections[using])
+        rollback.accept_on_commit(using, keys, after)

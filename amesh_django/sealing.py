@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from amesh_django.protocol.multiset import MODULUS, encode_row, mask, row_hash
 
@@ -59,7 +60,11 @@ def read_seal(using: str) -> SealRow | None:
     Raises:
         django.db.Error: the database is down or not migrated.
     """
-    connection = connections[using]
+    return read_seal_by(connections[using])
+
+
+def read_seal_by(connection: BaseDatabaseWrapper) -> SealRow | None:
+    """As :func:`read_seal`, by a connection of the caller's choice."""
     with connection.cursor() as cursor:
         cursor.execute(_select(connection.vendor, AllowListSeal._meta.db_table))
         row = cursor.fetchone()

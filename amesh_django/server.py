@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from amesh_django.device import Device
+from amesh_django.device import Device, Identity, read_identity
 from amesh_django.device.locks import ForkSafeLock
 from amesh_django.protocol.encoding import b64decode_any
 from amesh_django.protocol.errors import IdentityMissing, InvalidInput, KeyStoreError
@@ -37,12 +37,16 @@ class SealKeys:
         hash: of the multiset hash, 32 bytes.
         seal: of the HMAC over the seal row, 32 bytes.
         journal: of the HMAC over each line of the journal, 32 bytes.
+        record: of the HMAC over what this host remembers of the newest list, 32 bytes.
+        counter: password of the counter in the TPM, 32 bytes.
         owner: device id whose list it is, or ``shared``; bound by the HMAC.
     """
 
     hash: bytes
     seal: bytes
     journal: bytes
+    record: bytes
+    counter: bytes
     owner: str
 
 
@@ -120,7 +124,8 @@ def seal_keys() -> SealKeys:
 
 def _derive(secret: bytes, owner: str) -> SealKeys:
     keys = hkdf_sha256(secret, salt=b"amesh-allow-list-database-v1", info=owner.encode(), length=96)
-    return SealKeys(keys[:32], keys[32:64], keys[64:], owner)
+    more = hkdf_sha256(secret, salt=b"amesh-newest-list-v1", info=owner.encode(), length=64)
+    return SealKeys(keys[:32], keys[32:64], keys[64:], more[:32], more[32:], owner)
 
 
 def _seal_secret() -> tuple[bytes, str]:
@@ -129,6 +134,20 @@ def _seal_secret() -> tuple[bytes, str]:
         return read_seal_key_file(Path(shared).expanduser()), SHARED_OWNER
     device = server_device()
     return device.seal_secret(), device.identity.device_id
+
+
+def own_identity() -> Identity | None:
+    """Who this server is; None where it has no identity: it needs none if several hosts share a seal secret.
+
+    Raises:
+        DirectoryError: there is one, and it can't be read.
+    """
+    if _device is not None:
+        return _device.identity
+    try:
+        return read_identity(enrolment.server_directory())
+    except IdentityMissing:
+        return None
 
 
 def controller_limit() -> int:
@@ -144,11 +163,12 @@ def controller_limit() -> int:
 def reset() -> None:
     """Forget identity, keys, settings, and all that was verified with them. For tests, and after ``init``."""
     global _device, _keys, _refused
-    from . import activity, snapshot, verification
+    from . import activity, rollback, snapshot, verification
 
     with _device_lock, _keys_lock:
         _device = _keys = _refused = None
         amesh_settings.cache_clear()
     snapshot.reset()
+    rollback.reset()
     verification.reset()
     activity.reset()

@@ -67,3 +67,5 @@ else:
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 
 AMESH: dict[str, Any] = {}
+if os.environ.get("TEST_SEAL_KEY_FILE"):
+    AMESH["SEAL_KEY_FILE"] = os.environ["TEST_SEAL_KEY_FILE"]

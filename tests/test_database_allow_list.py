@@ -299,7 +299,9 @@ def test_an_older_list_with_a_good_seal_is_refused(devices: DatabaseAllowList) -
     assert not snapshot.current().by_key[entry(1).public_key].revoked
 
 
-def test_a_list_put_back_and_changed_to_the_same_revision_is_refused(devices: DatabaseAllowList) -> None:
+def test_a_list_put_back_and_changed_to_the_same_revision_is_refused(
+    devices: DatabaseAllowList, amesh_server: ThisDevice
+) -> None:
     """Else a revoked device would come back with the next change after a restored backup."""
     devices.add(entry(1))
     row, seal = Device.objects.values().get(), AllowListSeal.objects.values().get()
@@ -309,6 +311,9 @@ def test_a_list_put_back_and_changed_to_the_same_revision_is_refused(devices: Da
     sql("UPDATE amesh_device SET revoked_by = '', revision = %s", row["revision"])
     names = [name for name in seal if name != "id"]
     sql(f"UPDATE amesh_allowlistseal SET {', '.join(f'{n} = %s' for n in names)}", *(seal[n] for n in names))  # noqa: S608
+    with pytest.raises(AllowListIntegrityFailure, match="older"):
+        devices.add(entry(2))
+    (amesh_server.path / "list_revision.json").unlink()  # as on another host that has not seen it
     devices.add(entry(2))
     assert AllowListSeal.objects.get().revision == seal["revision"] + 1
     assert reason_of_failure() == "rolled_back"

@@ -47,6 +47,18 @@ _STEPS = (
         _("accepts the list as it stands then. Put right what is wrong first, or restore a backup."),
     ),
 )
+_OLD = _("The allow list is not known to be the newest. Every signed request is refused.")
+_OLD_ADVICE = _(
+    "This page shows the list as it was put back: devices that were revoked since stand here as trusted. Until a person accepts "
+    "it, nothing can be revoked or mapped here. On the server:"
+)
+_OLD_STEPS = (
+    ("manage.py amesh_integrity", _("shows what speaks against the list, and whom it trusts.")),
+    (
+        "manage.py amesh_integrity --reseal",
+        _("accepts it as it stands. Stop the server for that long: then revoke again what was revoked since."),
+    ),
+)
 _UNREADABLE = _("The allow list can’t be read. Every signed request is refused.")
 _UNREADABLE_ADVICE = _("See that the database is up and migrated, then load this page again.")
 _NO_KEYS = _("The seal of the allow list can’t be checked. Every signed request is refused.")
@@ -64,6 +76,8 @@ def trouble() -> Trouble | None:
         if error.reason == "allow_list_unavailable":
             return Trouble(_UNREADABLE, str(error), _UNREADABLE_ADVICE)
         found, _dot, _next_step = str(error).partition(". ")  # the steps below say more than the rest of it
+        if error.reason in ("rolled_back", "revision_lost"):
+            return Trouble(_OLD, f"{found}.", _OLD_ADVICE, _OLD_STEPS)
         return Trouble(_BROKEN, f"{found}.", _LOOK, _STEPS)
     except (AmeshError, ImproperlyConfigured) as error:
         return Trouble(_NO_KEYS, str(error), _NO_KEYS_ADVICE)

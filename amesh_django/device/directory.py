@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from amesh_django import keystore
+from amesh_django.keystore.tpm_counter import TpmCounter
 from amesh_django.keystore.tpm_pin import nobody_to_ask, open_pin_file
+from amesh_django.keystore.tpm_place import tcti_name
 from amesh_django.protocol.encoding import format_time
 from amesh_django.protocol.errors import (
     AmeshError,
@@ -301,6 +303,9 @@ def _delete_key(path: Path, old: Identity, environ: Mapping[str, str]) -> None:
             old.storage_backend, folder=path / "keys", passphrase=lambda: "", environ=environ
         )
         store.delete(old.key_alias)
+        if old.storage_backend == "tpm2":  # room in a TPM is scarce
+            for name in (old.device_id, f"shared {old.device_id}"):
+                TpmCounter(tcti_name(environ), name, b"").remove()
 
 
 def _is_in_place(path: Path, identity: Identity) -> bool:

@@ -69,7 +69,7 @@ def parent_key(tpm: Tpm, file: KeyFile | None = None) -> Iterator[Any]:
         yield parent
 
 
-def _session(tpm: Tpm, parent: Any, attributes: int) -> Any:
+def start_session(tpm: Tpm, parent: Any, attributes: int) -> Any:
     """An HMAC session (Part 1, 19.6), salted with a secret that only the TPM can read: who listens on the bus learns nothing."""
     library = tpm.library
     cipher = library.TPMT_SYM_DEF(
@@ -90,7 +90,7 @@ def _session(tpm: Tpm, parent: Any, attributes: int) -> Any:
 
 def _encrypted(tpm: Tpm, parent: Any) -> contextlib.AbstractContextManager[Any]:
     """A session that encrypts the first parameter, both ways (Part 1, 21)."""
-    return tpm.holding(_session(tpm, parent, _CONTINUE | _DECRYPT | _ENCRYPT))
+    return tpm.holding(start_session(tpm, parent, _CONTINUE | _DECRYPT | _ENCRYPT))
 
 
 def _load(tpm: Tpm, parent: Any, private: bytes, public: bytes) -> Any:
@@ -138,7 +138,7 @@ def sign_digest(tpm: Tpm, file: KeyFile, digest: bytes, pin: bytes | None) -> by
 
     def start() -> Any:
         with parent_key(tpm, file) as parent:
-            return _session(tpm, parent, _CONTINUE)
+            return start_session(tpm, parent, _CONTINUE)
 
     is_loaded = key_name(file) in tpm.loaded
     key = tpm.keep(key_name(file), load)

@@ -7,8 +7,10 @@ from typing import ClassVar
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.device import commands
 from amesh_django.device.commands import YES, Context, Line, Option
+from amesh_django.integrity import IntegrityReport
 from amesh_django.management.base import AmeshCommand
 from amesh_django.protocol.errors import AllowListIntegrityFailure, AmeshError
+from amesh_django.rollback import Memory
 
 
 def integrity(context: Context, *, reseal: bool, yes: bool) -> None:
@@ -17,19 +19,33 @@ def integrity(context: Context, *, reseal: bool, yes: bool) -> None:
     devices = DatabaseAllowList(by=context.actor)
     found = devices.verify()
     console = context.console
-    answer = {"ok": found.ok, "devices": found.devices, "problems": found.problems, "resealed": False}
+    answer = {
+        "ok": found.ok,
+        "devices": found.devices,
+        "problems": found.problems,
+        "resealed": False,
+        "newest": _asdict(devices),
+    }
     rows = f"{found.devices} row{'s' if found.devices != 1 else ''}"
     if found.ok:
         differences: list[Line | str] = [
             Line(f"The list matches its seal: {rows}, revoked devices included.", "good"),
+            _kept(devices.memory()),
         ]
         if reseal:  # after a backup was put back: servers that saw a newer list go on once the revision is above it
-            differences.append("Sealing it anew makes it newer than any list that a running server has seen.")
+            differences.append("Sealing it anew makes it newer than any list that a server has seen.")
     else:
         differences = [
-            Line(f"The list does not match its seal ({rows}). Nobody is let in.", "bad"),
+            Line(f"{_wrong(found)} ({rows}). Nobody is let in.", "bad"),
             *[f"  {problem}" for problem in found.problems],
         ]
+        if found.is_old:
+            differences.append(
+                "It trusts these devices. Those that were revoked since are trusted again:"
+                if found.trusted
+                else "It trusts nobody."
+            )
+            differences += [f"  {device}" for device in found.trusted]
     console.say(*differences)
     if found.ok and not reseal:
         console.result(answer)
@@ -37,7 +53,7 @@ def integrity(context: Context, *, reseal: bool, yes: bool) -> None:
     try:
         if not reseal:
             raise AllowListIntegrityFailure(
-                "The list does not match its seal. Undo what was changed, or accept the rows as they stand: "
+                f"{_wrong(found)}. Undo what was changed, or accept the rows as they stand: "
                 f"{context.command('integrity')} --reseal"
             )
         question = "Trust the rows as they stand, and seal them anew?"
@@ -47,7 +63,29 @@ def integrity(context: Context, *, reseal: bool, yes: bool) -> None:
         raise
     devices.reseal()
     console.say(Line("The list was sealed anew, as it stands.", "good"))
-    console.result({**answer, "resealed": True})
+    if found.is_old:
+        console.say("Now revoke again what was revoked since.")
+    console.result({**answer, "resealed": True, "newest": _asdict(devices)})
+
+
+def _wrong(found: IntegrityReport) -> str:
+    if found.reason in ("rolled_back", "revision_lost"):
+        return "The list is not known to be the newest that this server has seen"
+    return "The list does not match its seal"
+
+
+def _asdict(devices: DatabaseAllowList) -> dict[str, object]:
+    memory = devices.memory()
+    return {"revision": memory.revision, "kept": memory.kept}
+
+
+def _kept(memory: Memory) -> str:
+    if memory.revision is None:
+        return "This server has not noted yet which list is the newest."
+    text = f"It is the newest that this server has seen (at least revision {memory.revision}), by {memory.where}"
+    if memory.kept == "tpm":
+        return f"{text} and a counter in the TPM."
+    return f"{text}. Without a TPM, whoever puts that file back together with the database is not noticed."
 
 
 class Command(AmeshCommand):
