@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -16,7 +17,9 @@ def main() -> None:
         if missing not in ("click", "rich"):
             raise
         sys.exit(f"The amesh command needs {missing}. Install it: pip install 'amesh-django[cli]'")
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: Ctrl-C while Python tidies up is no traceback
+    sys.exit(code)
 
 
 if __name__ == "__main__":
