@@ -505,7 +505,7 @@ def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitl
     assert [entry.friendly_name for entry in FileAllowList(device).read()] == ["phone"]
     assert verify_signature(identity.public_key, b"m", device.sign(b"m"))
     before = len(items(mac))
-    done = CliRunner().invoke(amesh, ["init", "--name", "laptop", "--force"])
+    done = CliRunner().invoke(amesh, ["init", "--name", "laptop", "--force", "--yes"])
     assert done.exit_code == 0, done.output
     replaced = read_identity(tmp_path / "amesh")
     assert replaced.key_alias != identity.key_alias and len(items(mac)) == before
@@ -517,7 +517,7 @@ def test_init_that_fails_keeps_the_old_identity(mac: Security, tmp_path: Path, m
     assert CliRunner().invoke(amesh, ["init", "--name", "laptop"]).exit_code == 0
     old, before = read_identity(tmp_path / "amesh"), len(items(mac))
     mac.fail["SecItemAdd"] = macos_security.LOCKED
-    done = CliRunner().invoke(amesh, ["init", "--name", "laptop", "--force"])
+    done = CliRunner().invoke(amesh, ["init", "--name", "laptop", "--force", "--yes"])
     assert done.exit_code == 1 and "locked" in done.stderr
     mac.fail.clear()
     assert len(items(mac)) == before
