@@ -117,15 +117,18 @@ def init(
         )
         if (context.directory / f"allow_list.{before.device_id}.json").exists():
             say(f"Whom that device trusted is kept in allow_list.{before.device_id}.json, and is not trusted any more.")
-    trust = "trust LINE --role controller"
     say(
         "",
         Line("Next steps", "title"),
         "  To let another device call this one (this device is the target, such as a server):",
-        *facts(("  there", "amesh export-key"), ("  here", context.command(trust))),
+        *facts(("  here", context.command("listen")), ("  there", "amesh invite CODE")),
         "  To call another device (this device is the controller, such as a laptop):",
-        *facts(("  here", context.command("export-key")), ("  there", f"amesh {trust}")),
-        Line("  LINE is what export-key prints. On a Django server: manage.py amesh_export_key, amesh_trust.", "quiet"),
+        *facts(("  there", "amesh listen"), ("  here", context.command("invite CODE"))),
+        Line(
+            "  CODE is what listen shows. On a Django server: manage.py amesh_listen, amesh_invite. Without a relay, export-key and trust "
+            "carry a line of text.",
+            "quiet",
+        ),
     )
     context.console.result(
         {
