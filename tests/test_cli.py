@@ -64,8 +64,8 @@ def test_init_makes_an_identity_and_says_all_about_it(tmp_path: Path) -> None:
         identity.device_id,
         "laptop",
         "software protection",
-        "amesh export-key",
-        "amesh trust LINE --role controller",
+        "amesh listen",
+        "amesh invite CODE",
         str(tmp_path / "new"),
     ):
         assert text in done.stdout

@@ -185,7 +185,7 @@ def test_init_uses_the_directory_of_the_settings(db: None, tmp_path: Path) -> No
         server.reset()
         done = call("init", "--name", "server", "--max-controllers", "4")
         assert done.code == 0
-        assert "manage.py amesh_trust LINE --role controller" in done.out
+        assert "manage.py amesh_listen" in done.out
         assert server.server_device().identity == read_identity(tmp_path / "new")
         assert DatabaseAllowList().controller_limit == 4
         assert not done.err
