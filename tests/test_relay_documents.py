@@ -92,7 +92,7 @@ def unit(folder: Path) -> tuple[Path, str]:
     name = re.match(r"# /etc/systemd/system/(\S+)@\.service\n", text)
     assert name
     here = text.replace("/opt/amesh-django/.venv/bin/python", sys.executable).replace("/opt/amesh-django", str(ROOT))
-    assert here.count(str(ROOT)) >= 2
+    assert f"WorkingDirectory={ROOT}\n" in here and "/opt/" not in here
     path = folder / f"{name[1]}@3001.service"
     path.write_text(here)
     return path, here
