@@ -6,7 +6,6 @@ import functools
 import io
 import sys
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def _directory_option() -> click.Option:
     params=[_directory_option()],
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
-@click.version_option(version("amesh-django"), "--version", prog_name="amesh", message="%(prog)s %(version)s")
+@click.version_option(None, "--version", package_name="amesh-django", prog_name="amesh", message="%(prog)s %(version)s")
 def amesh(directory: Path | None) -> None:
     """Trust between devices: this device's identity, whom it trusts, and signed requests."""
 

@@ -15,7 +15,6 @@ from .console import Line, Refused, UsageProblem
 from .doctor_device import DeviceChecks, versions
 from .doctor_findings import Examination, Found
 from .doctor_relay import relay as relay_check
-from .doctor_server import ServerChecks, check_url
 from .relays import DEFAULT_RELAY, relay_address
 from .spec import Command, Context, Option
 
@@ -69,6 +68,11 @@ def examine(
         ProblemsFound: there is a problem.
         UsageProblem: the options contradict each other, or there is no such address.
     """
+    from .doctor_server import (
+        ServerChecks,
+        check_url,
+    )  # here, for it takes httpx, and other commands are to start quickly
+
     address = check_url(url) if url is not None else None
     if not 0 < timeout < math.inf:
         raise UsageProblem("--timeout is a number of seconds above 0.")

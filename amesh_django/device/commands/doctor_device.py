@@ -8,7 +8,6 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from importlib.metadata import PackageNotFoundError, version
 
 from amesh_django import keystore
 from amesh_django.device import Device, permission_problems
@@ -34,6 +33,11 @@ _SOON_SECONDS = 600
 
 def versions() -> Iterator[Finding]:
     """What is installed."""
+    from importlib.metadata import (
+        PackageNotFoundError,
+        version,
+    )  # here, for it takes long and other commands do without
+
     found = [f"Python {platform.python_version()}"]
     for package in _PACKAGES:
         try:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import base64
 import os
 import re
+from typing import TYPE_CHECKING
 
-import httpx
-
-from amesh_django.client import authorization_header
-from amesh_django.client import fetch as send
 from amesh_django.protocol.display import clean_line
 from amesh_django.protocol.errors import AmeshError, InvalidInput
 
 from .console import UsageProblem
 from .spec import Command, Context, Option
+
+if TYPE_CHECKING:
+    import httpx
 
 _DATA = Option(
     ("--data", "-d"),
@@ -75,6 +75,10 @@ def fetch(
     fail: bool,
 ) -> None:
     """Send a signed request and print the body of the answer."""
+    import httpx  # here, for most commands send no request and are to start quickly
+
+    from amesh_django.client import fetch as send
+
     headers = [_header(text) for text in header]
     body = _body(context, data)
     if body is not None and not any(name.lower() == "content-type" for name, _ in headers):
@@ -162,6 +166,10 @@ FETCH = Command(
 
 def header(context: Context, *, method: str, url: str, data: str | None) -> None:
     """Print the Authorization header of a request that something else sends."""
+    import httpx
+
+    from amesh_django.client import authorization_header
+
     body = _body(context, data)
     device = context.own_device()
     try:
