@@ -51,7 +51,7 @@ def _each(client: httpx.Client, url: str, count: int) -> float:
 def measure(world: World, say: Callable[[str], None]) -> Section:
     """Run the rounds and make the figures."""
     say("client")
-    device = Device(world.folder / "server")
+    device = Device(world.directory("sqlite", world.scale.sizes[0]))
     rounds = min(ROUNDS, world.scale.rounds)
     section = Section(
         "client",

@@ -121,16 +121,18 @@ class World:
 
     def environment(self, backend: str, size: int) -> dict[str, str]:
         """For a process on the list of that size."""
-        return {**self._common(), **databases.environment(self._lists[backend, size])}
-
-    def _common(self) -> dict[str, str]:
         return {
+            **databases.environment(self._lists[backend, size]),
             "DJANGO_SETTINGS_MODULE": SETTINGS,
-            "AUTH_MESH_DIR": str(self.folder / "server"),
+            "AUTH_MESH_DIR": str(self.directory(backend, size)),
             "BENCH_SIGNERS": str(self.signers),
             "BENCH_JWT_KEY": str(self.folder / "jwt.pem"),
             "TEST_REDIS_URL": self.redis.url,
         }
+
+    def directory(self, backend: str, size: int) -> Path:
+        """The server that has that list; one of its own for each, as a host knows one list."""
+        return self.folder / f"server-{backend}-{size}"
 
     def worker(self, backend: str, size: int, name: str = "reader") -> Worker:
         """The worker of that name on the list of that size; started where there is none yet."""
@@ -151,6 +153,7 @@ class World:
         else:
             entry = databases.sqlite(self.folder / f"{name}.sqlite3")
         self._lists[backend, size] = entry
+        init_device(self.directory(backend, size), "bench", now=dt.datetime.now(dt.UTC), backend="encrypted-file")
         run([sys.executable, "-m", "django", "migrate", "--verbosity=0"], env=self.environment(backend, size))
         with self.fresh_worker(backend, size) as worker:
             worker.call("fill", count=size)
@@ -175,7 +178,6 @@ def running_world(scale: Scale) -> Iterator[World]:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amesh-bench-")))
         redis = stack.enter_context(running_redis())
         postgres = stack.enter_context(running_postgres())
-        init_device(folder / "server", "bench", now=dt.datetime.now(dt.UTC), backend="encrypted-file")
         make_signers(folder / "signers", scale.strangers)
         _make_jwt_key(folder / "jwt.pem")
         world = World(scale, folder, redis, postgres, stack)
