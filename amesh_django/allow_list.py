@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
@@ -148,14 +148,17 @@ class DatabaseAllowList(AllowList):
             lambda pending: _revoke(pending, device_id, reason, by or self._by).to_entry(),
         )
 
-    def set_permissions(self, device_id: str, permissions: Mapping[str, Any]) -> DeviceEntry:
-        """See :meth:`AllowList.set_permissions`."""
-        text = canonical_json(dict(permissions)).decode()
-        return change(
-            self._using,
-            self._by,
-            lambda pending: pending.update(_active(pending, device_id), permissions_json=text).to_entry(),
-        )
+    def update_permissions(
+        self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> DeviceEntry:
+        """See :meth:`AllowList.update_permissions`."""
+
+        def work(pending: Change) -> DeviceEntry:
+            row = _active(pending, device_id)
+            permissions = canonical_json(dict(update(row.to_entry().permissions))).decode()
+            return pending.update(row, permissions_json=permissions).to_entry()
+
+        return change(self._using, self._by, work)
 
     def map_user(self, device_id: str, user: AbstractBaseUser | None) -> None:
         """Let a device act as a Django user in REST framework views, or (None) no longer.

@@ -22,7 +22,7 @@ class SealedModelError(TypeError):
 def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
     raise SealedModelError(
         "Devices are sealed and can't be changed this way. Call a method of amesh_django.allow_list.DatabaseAllowList (add, "
-        "revoke, set_permissions, map_user, purge), or a command such as manage.py amesh_revoke."
+        "revoke, set_permissions, update_permissions, map_user, purge), or a command such as manage.py amesh_revoke."
     )
 
 

@@ -30,6 +30,10 @@ def main(what: str, seed: str, count: int) -> None:
             devices.revoke(device_id(key), reason="test")
         elif what == "grant":
             devices.set_permissions(device_id(key), {"shell": True})
+        elif what == "permit":
+            devices.update_permissions(
+                device_id(public_key("shared", 0)), lambda before, number=number: {**before, f"{seed}-{number}": True}
+            )
         else:
             devices.add(DeviceEntry.new(key, f"{seed} {number}", "target", added_at=WHEN))
         print(number, flush=True)

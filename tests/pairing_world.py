@@ -72,10 +72,12 @@ class MemoryAllowList(AllowList):
         self.entries.remove(entry)
         return entry
 
-    def set_permissions(self, device_id: str, permissions: Mapping[str, Any]) -> DeviceEntry:
+    def update_permissions(
+        self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> DeviceEntry:
         for index, entry in enumerate(self.entries):
             if entry.device_id == device_id:
-                self.entries[index] = dataclasses.replace(entry, permissions=dict(permissions))
+                self.entries[index] = dataclasses.replace(entry, permissions=dict(update(entry.permissions)))
                 return self.entries[index]
         raise not_found(device_id)
 

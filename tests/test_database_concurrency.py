@@ -54,15 +54,18 @@ def start(default_database: dict[str, str], amesh_server: ThisDevice) -> Iterato
 
 
 def test_no_change_is_lost_and_nothing_is_revived(start: Start, amesh_server: Any) -> None:
-    for process in [start("add", seed, 12) for seed in ("a", "b")]:
+    for process in [start("add", "a", 12), start("add", "b", 12), start("add", "shared", 1)]:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     workers = [start("revoke", "a", 12), start("grant", "b", 12), start("add", "c", 12), start("add", "d", 12)]
+    workers += [start("permit", "e", 12), start("permit", "f", 12)]
     for process in workers:
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     found = {entry.device_id: entry for entry in DatabaseAllowList().read()}
     expected = {device_id(public_key(seed, n)) for seed in ("b", "c", "d") for n in range(12)}
+    shared = found.pop(device_id(public_key("shared", 0)))
+    assert shared.permissions == {f"{seed}-{n}": True for seed in ("e", "f") for n in range(12)}
     assert set(found) == expected
     assert all(found[device_id(public_key("b", n))].permissions == {"shell": True} for n in range(12))
     assert DatabaseAllowList().verify().ok

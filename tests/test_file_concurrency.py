@@ -23,7 +23,7 @@ import sys
 from amesh_django.device import Device, FileAllowList
 from amesh_django.test import EphemeralDevice
 
-path, name = sys.argv[1:]
+path, name, shared = sys.argv[1:]
 allow_list = FileAllowList(Device(path, environ={}))
 print("ready", flush=True)
 sys.stdin.readline()
@@ -34,6 +34,7 @@ for number in range(12):
         allow_list.revoke(entry.device_id)
     if number % 3 == 1:
         allow_list.set_permissions(entry.device_id, {"shell": True})
+    allow_list.update_permissions(shared, lambda before: {**before, entry.friendly_name: True})
 """
 
 
@@ -44,7 +45,7 @@ def test_writers_in_many_processes_lose_nothing_and_revive_nothing(tmp_path: Pat
     allow_list.add_all(first)
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(device.path), f"writer{number}"],
+            [sys.executable, "-c", WRITER, str(device.path), f"writer{number}", first[-1].device_id],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -76,6 +77,8 @@ def test_writers_in_many_processes_lose_nothing_and_revive_nothing(tmp_path: Pat
     for writer in writers:
         writer.communicate()
         assert writer.returncode == 0
+    permissions = allow_list.get(first[-1].device_id).permissions
+    assert permissions == {f"writer{writer}-{number}": True for writer in range(4) for number in range(12)}
     expected = {entry.friendly_name for entry in first[2::3]}
     expected |= {f"writer{writer}-{number}" for writer in range(4) for number in range(12) if number % 3}
     assert names(allow_list) == expected

@@ -82,12 +82,23 @@ class AllowList(ABC):
         """
 
     @abstractmethod
+    def update_permissions(
+        self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> DeviceEntry:
+        """Make the permissions of a device what *update* makes of those that it has, in one step: none that another process
+        withdraws at the same time comes back.
+
+        Raises:
+            DeviceNotFound: it is not in the list.
+        """
+
     def set_permissions(self, device_id: str, permissions: Mapping[str, Any]) -> DeviceEntry:
         """Replace the permissions of a device.
 
         Raises:
             DeviceNotFound: it is not in the list.
         """
+        return self.update_permissions(device_id, lambda before: permissions)
 
     def replace(self, device_id: str, entry: DeviceEntry) -> None:
         """Revoke one device and trust another in its place, in one step.
@@ -228,13 +239,15 @@ class FileAllowList(AllowList):
 
         return self._change(change)
 
-    def set_permissions(self, device_id: str, permissions: Mapping[str, Any]) -> DeviceEntry:
-        """See :meth:`AllowList.set_permissions`."""
+    def update_permissions(
+        self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> DeviceEntry:
+        """See :meth:`AllowList.update_permissions`."""
 
         def change(entries: list[DeviceEntry]) -> tuple[list[DeviceEntry], DeviceEntry]:
             _without(entries, device_id)
             changed = [
-                dataclasses.replace(e, permissions=dict(permissions)) if e.device_id == device_id else e
+                dataclasses.replace(e, permissions=dict(update(e.permissions))) if e.device_id == device_id else e
                 for e in entries
             ]
             return changed, next(entry for entry in changed if entry.device_id == device_id)

@@ -108,8 +108,10 @@ def grant(context: Context, *, device_id: str, shell: bool | None) -> None:
         )
     changed = has_shell(entry) != shell
     if changed:
-        others = {name: value for name, value in entry.permissions.items() if name != "shell"}
-        entry = allow_list.set_permissions(device_id, {**others, "shell": True} if shell else others)
+        granted = {"shell": True} if shell else {}
+        entry = allow_list.update_permissions(
+            device_id, lambda before: {**{name: before[name] for name in before if name != "shell"}, **granted}
+        )
     what = "may open a shell on this device" if shell else "may not open a shell on this device"
     context.console.say(Line(f"{named(entry)} {what}{'' if changed else ', as before'}.", "good"))
     context.console.result({"device": entry.to_json(), "changed": changed})
