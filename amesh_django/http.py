@@ -17,6 +17,7 @@ from amesh_django.protocol.canonical import EMPTY_BODY_HASH
 from amesh_django.protocol.errors import (
     AllowListIntegrityFailure,
     BodyParserOrderingError,
+    BodyStorageUnavailable,
     PayloadTooLarge,
     RequestError,
     Unauthorized,
@@ -67,6 +68,16 @@ class _Spool(tempfile.SpooledTemporaryFile[bytes]):
         self.close()
 
 
+def _keep(spool: _Spool, chunk: bytes) -> None:
+    try:
+        spool.write(chunk)
+    except OSError as error:
+        place = django_settings.FILE_UPLOAD_TEMP_DIR or tempfile.gettempdir()
+        raise BodyStorageUnavailable(
+            f"The body can't be kept in {place} ({error.strerror}). Make room there, or set FILE_UPLOAD_TEMP_DIR to another folder."
+        ) from None
+
+
 def _declared_length(request: HttpRequest) -> int | None:
     try:
         return max(0, int(request.META["CONTENT_LENGTH"]))
@@ -90,6 +101,7 @@ def body_hash(request: HttpRequest, limit: int) -> str:
     Raises:
         PayloadTooLarge: more than *limit* bytes, declared or real.
         BodyParserOrderingError: something has consumed the body already.
+        BodyStorageUnavailable: it can't be kept.
         Unauthorized: there is less of it than was declared.
     """
     declared = _declared_length(request)
@@ -116,7 +128,7 @@ def body_hash(request: HttpRequest, limit: int) -> str:
                 raise PayloadTooLarge()
             digest.update(chunk)
             if spool is not None:
-                spool.write(chunk)
+                _keep(spool, chunk)
     except (OSError, UnreadablePostError):
         raise Unauthorized(reason="body_unreadable") from None
     if declared is not None and length != declared:

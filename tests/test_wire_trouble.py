@@ -143,6 +143,20 @@ def test_redis_goes_and_comes_back(world: World, redis: services.Redis, kind: st
         assert signed(server, world.laptop, "GET", "/drf").status == 200
 
 
+def test_no_room_for_a_body(world: World, tmp_path: Path) -> None:
+    """The server's trouble, so no 401; what fits into memory goes on."""
+    folder, large = tmp_path / "uploads", b"x" * 3_000_000
+    with world.serve("gunicorn", TEST_UPLOAD_DIR=str(folder)) as server:
+        for door in DOORS:
+            with said(server) as log:
+                answer = signed(server, world.laptop, "POST", door, {}, large)
+                assert (answer.status, answer.error) == (503, "body_storage_unavailable")
+            assert any(f"The body can't be kept in {folder} (No such file" in line for line in log), log
+            assert signed(server, world.laptop, "POST", door, {}, b"small").status == 200
+        folder.mkdir()
+        assert signed(server, world.laptop, "POST", "/drf", {}, large).status == 200
+
+
 @pytest.mark.parametrize("kind", SERVERS)
 def test_postgres_goes_and_comes_back(
     postgres_database: dict[str, str],

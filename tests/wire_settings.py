@@ -25,6 +25,7 @@ if "sqlite" in DATABASES["default"]["ENGINE"]:
 if os.environ.get("TEST_REDIS_URL"):
     # A server that is gone must be noticed at once, not after the operating system's patience.
     CACHES["default"]["OPTIONS"] = {"SOCKET_CONNECT_TIMEOUT": 2, "SOCKET_TIMEOUT": 2}
+FILE_UPLOAD_TEMP_DIR = os.environ.get("TEST_UPLOAD_DIR")
 FORCE_SCRIPT_NAME = os.environ.get("TEST_SCRIPT_NAME")
 DJANGO_REDIS_IGNORE_EXCEPTIONS = os.environ.get("TEST_REDIS_IGNORE_EXCEPTIONS") == "1"
 

@@ -189,6 +189,13 @@ class BodyParserOrderingError(RequestError):
     status = 500
 
 
+class BodyStorageUnavailable(RequestError):
+    """The server has no room for a body while it is verified: the disk is full, or FILE_UPLOAD_TEMP_DIR can't be written."""
+
+    code = "body_storage_unavailable"
+    status = 503
+
+
 class NonceStoreUnavailable(RequestError):
     """The nonce store can't be reached; every request is refused until it can."""
 
