@@ -14,10 +14,11 @@ import pytest
 from amesh_django import rollback, server, snapshot
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.device import newest_lists
-from amesh_django.keystore import tpm_counter
+from amesh_django.keystore import tpm_codes, tpm_counter
 from amesh_django.keystore.tpm_connection import Tpm
 from amesh_django.keystore.tpm_counter import NoSpace, NotOurs, TpmCounter, indices
 from amesh_django.keystore.tpm_link import link_to
+from amesh_django.keystore.tpm_place import load_library
 from amesh_django.models import AllowListSeal
 from amesh_django.protocol import DeviceEntry
 from amesh_django.protocol.errors import AllowListIntegrityFailure, BackendUnavailable, KeyStoreError, StorageError
@@ -96,6 +97,19 @@ def test_the_place_may_be_another_programs(counter: TpmCounter, tpm: Swtpm, how:
     else:
         assert counter.make() == counter.read()
     counter.remove()
+
+
+def test_the_codes_of_a_tpm_are_those_of_the_library() -> None:
+    codes = load_library().TPM2_RC
+    assert tpm_counter._NO_SPACE == (codes.NV_SPACE, codes.NO_RESULT) and tpm_counter._TAKEN == codes.NV_DEFINED
+    assert tpm_counter._NO_SUCH_HANDLE == codes.HANDLE
+    assert tpm_codes.BUSY == (codes.YIELDED, codes.TESTING, codes.NV_RATE, codes.RETRY)
+    full = (codes.OBJECT_MEMORY, codes.SESSION_MEMORY, codes.MEMORY, codes.SESSION_HANDLES, codes.OBJECT_HANDLES)
+    assert full == tpm_codes.FULL
+    assert {codes.HANDLE, codes.REFERENCE_H0, codes.REFERENCE_H6, codes.REFERENCE_S0, codes.REFERENCE_S6} <= {
+        *tpm_codes.GONE
+    }
+    assert (tpm_codes.NO_HIERARCHY, tpm_codes.NOT_STARTED) == (codes.HIERARCHY, codes.INITIALIZE)
 
 
 def test_a_counter_survives_a_restart_of_the_tpm() -> None:
