@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -104,6 +105,18 @@ def test_no_permission(swtpm: Swtpm) -> None:
     for line in lines:
         assert f"no permission for {device}: add this user to its group (usermod -aG tss " in line
     assert lines[1].startswith("This key lives in a TPM 2.0, which can't be used now: ")
+
+
+def test_no_folder_for_temporary_files(swtpm: Swtpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose root can't be written."""
+
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    forget(swtpm.tcti)
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    assert "Set TMPDIR, or use /dev/tpmrm0" in (unavailable(swtpm.tcti) or "")
+    assert make(tmp_path, environ=swtpm.environ).storage_backend == "encrypted-file"
 
 
 @pytest.mark.parametrize(
