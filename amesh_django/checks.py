@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from django.apps import AppConfig
@@ -18,6 +17,7 @@ from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
 from amesh_django.device import default_directory, permission_problems, read_identity
+from amesh_django.device.storage import expanded
 from amesh_django.device.tokens import TOKEN_VARIABLE
 from amesh_django.pairing import bootstrap_first
 from amesh_django.protocol.errors import AmeshError
@@ -83,16 +83,17 @@ def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
     shared = conf.amesh_settings().SEAL_KEY_FILE
     if shared is not None:
         try:
-            server.read_seal_key_file(Path(shared).expanduser())
+            server.read_seal_key_file(expanded(shared))
         except AmeshError as error:
             return [Warning(str(error), hint="Until then every signed request is refused.", id="amesh.W006")]
     configured = conf.amesh_settings().DIR
-    path = Path(configured).expanduser() if configured else default_directory()
+    path = None
     try:
+        path = expanded(configured) if configured else default_directory()
         read_identity(path)
     except AmeshError as error:
         hint = "Until then every signed request is refused."
-        if bootstrap_first.is_due(path):
+        if path is not None and bootstrap_first.is_due(path):
             hint += f" The first one enrols this server with the token in {TOKEN_VARIABLE}, and so does manage.py amesh_bootstrap."
         return [Warning(str(error), hint=hint, id="amesh.W003")]
     return [Warning(problem, id="amesh.W004") for problem in permission_problems(path)]

@@ -10,6 +10,7 @@ from typing import Any
 
 from amesh_django.device import Device, default_directory
 from amesh_django.device.allow_list import limit_reached
+from amesh_django.device.storage import expanded
 from amesh_django.pairing import bootstrap_first as first
 from amesh_django.pairing.bootstrap_enrolment import Enrolment, allowed_relays
 from amesh_django.pairing.bootstrap_staging import Trust
@@ -34,7 +35,7 @@ def server_directory() -> Path:
         ImproperlyConfigured: ``AMESH`` is wrong.
     """
     configured = amesh_settings().DIR
-    return Path(configured).expanduser() if configured else default_directory()
+    return expanded(configured) if configured else default_directory()
 
 
 def acting_device() -> Device | None:

@@ -45,7 +45,8 @@ def _name(using: str) -> str | None:
     Not the host: a backup that is restored beside the old server is the same database to us.
     """
     connection = connections[using]
-    name = str(connection.settings_dict["NAME"])
+    settings = connection.settings_dict
+    name = str(settings["NAME"] or settings["OPTIONS"].get("service", ""))  # PostgreSQL may have it in pg_service.conf
     if connection.vendor == "sqlite":
         if connection.is_in_memory_db():  # type: ignore[attr-defined]
             return None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from amesh_django.device import Device, Identity, read_identity
 from amesh_django.device.locks import ForkSafeLock
+from amesh_django.device.storage import expanded
 from amesh_django.protocol.encoding import b64decode_any
 from amesh_django.protocol.errors import IdentityMissing, InvalidInput, KeyStoreError
 from amesh_django.protocol.seal import KEY_MATERIAL_BYTES, hkdf_sha256
@@ -131,7 +132,7 @@ def _derive(secret: bytes, owner: str) -> SealKeys:
 def _seal_secret() -> tuple[bytes, str]:
     shared = amesh_settings().SEAL_KEY_FILE
     if shared is not None:
-        return read_seal_key_file(Path(shared).expanduser()), SHARED_OWNER
+        return read_seal_key_file(expanded(shared)), SHARED_OWNER
     device = server_device()
     return device.seal_secret(), device.identity.device_id
 

@@ -16,12 +16,14 @@ from amesh_django.device import (
     FileAllowList,
     Identity,
     default_directory,
+    find_passphrase,
     init_device,
     permission_problems,
     read_identity,
 )
 from amesh_django.device.storage import atomic_write, json_text
 from amesh_django.keystore import encrypted_file
+from amesh_django.keystore.tpm_pin import find_pin, nobody_to_ask, open_pin_file
 from amesh_django.protocol import InvalidInput, KeyStoreError, b64encode, verify_signature
 from amesh_django.protocol.errors import (
     DirectoryError,
@@ -234,6 +236,25 @@ def test_the_default_directory() -> None:
     assert default_directory({}) == Path.home() / ".amesh"
     assert default_directory({"AUTH_MESH_DIR": ""}) == Path.home() / ".amesh"
     assert default_directory({"AUTH_MESH_DIR": "~/x"}) == Path.home() / "x"
+
+
+def test_a_user_without_a_home() -> None:
+    """As in a container that runs under a number."""
+    with pytest.raises(
+        StorageError, match=r"There is no home folder for ~nobody-of-that-name/x\. Write the whole path"
+    ):
+        default_directory({"AUTH_MESH_DIR": "~nobody-of-that-name/x"})
+
+
+@pytest.mark.parametrize("variable", ["AMESH_PASSPHRASE_FILE", "AMESH_TPM_PIN_FILE"])
+def test_a_file_in_a_home_that_is_not_there(tmp_path: Path, variable: str) -> None:
+    with pytest.raises(StorageError, match="no home folder for ~nobody-of-that-name/x"):
+        (find_passphrase if "PASS" in variable else find_pin_there)(tmp_path, {variable: "~nobody-of-that-name/x"})
+
+
+def find_pin_there(path: Path, environ: dict[str, str]) -> str:
+    assert open_pin_file(environ) == []  # a device that signs nothing needs no PIN
+    return find_pin(environ, nobody_to_ask)
 
 
 def test_no_identity(tmp_path: Path) -> None:

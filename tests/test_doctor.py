@@ -119,6 +119,12 @@ def test_a_passphrase_that_is_missing_or_wrong(front_end: FrontEnd) -> None:
     assert found.problems() == {"key-store"} and "AUTH_MESH_PASSPHRASE required" in found.text("key-store")
 
 
+def test_a_directory_in_a_home_that_is_not_there(front_end: FrontEnd) -> None:
+    for name in ("doctor", "list"):
+        done = front_end.run(name, "--json", AUTH_MESH_DIR="~nobody-of-that-name/x")
+        assert done.returncode == 1 and "There is no home folder for ~nobody-of-that-name/x." in done.stderr
+
+
 def test_a_damaged_identity_and_one_of_another_version(front_end: FrontEnd) -> None:
     front_end.make()
     file = front_end.path / "identity.json"

@@ -303,6 +303,43 @@ def test_a_server_does_not_steer_the_terminal(device: FrontEnd, liar: Told) -> N
     assert done.returncode == 1 and "\x1b" not in done.stdout + done.stderr
 
 
+def test_a_name_that_can_be_none(device: FrontEnd) -> None:
+    for host in ("a..b", "a" * 64 + ".invalid"):
+        found = device.doctor(f"http://{host}")
+        assert "There is no server of the name" in found.text("server")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "scheme", "what"),
+    [
+        ("HTTP_PROXY", "http://127.0.0.1:1", "http", "The proxy on the way to 127.0.0.1 can't be reached"),
+        (
+            "HTTPS_PROXY",
+            "http://127.0.0.1:1",
+            "https",
+            "Correct HTTPS_PROXY or ALL_PROXY, or name the server in NO_PROXY",
+        ),
+        ("HTTP_PROXY", "::bad", "http", "A variable for proxies"),
+        ("ALL_PROXY", "ftp://127.0.0.1:1", "http", "A variable for proxies"),
+        ("ALL_PROXY", "socks5://127.0.0.1:1", "http", "SOCKS"),
+        (
+            "SSL_CERT_FILE",
+            "/nowhere",
+            "https",
+            "The certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read",
+        ),
+    ],
+)
+def test_variables_that_are_in_the_way(
+    device: FrontEnd, liar: Told, variable: str, value: str, scheme: str, what: str
+) -> None:
+    """It is not the server that is at fault."""
+    url = liar.url.replace("http:", f"{scheme}:")
+    found = device.doctor(url, **{variable: value, "NO_PROXY": "", "no_proxy": ""})
+    assert found.problems() == {"server"} and what in found.text("server")
+    assert device.run("fetch", url, **{variable: value, "NO_PROXY": "", "no_proxy": ""}).returncode == 1
+
+
 def test_it_works_beside_a_proxy_that_is_not_there(device: FrontEnd, liar: Told) -> None:
     found = device.doctor(liar.url, HTTP_PROXY="http://127.0.0.1:1", NO_PROXY="")
     assert found.problems() == {"server"}

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -426,6 +427,16 @@ def test_a_request_opens_no_file_while_nothing_changes(
     opened.clear()
     snapshot.current()
     assert [Path(a[0]).name for a in opened] == [RECORD]
+
+
+def test_what_a_database_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    def name(**settings: object) -> str | None:
+        connection = SimpleNamespace(vendor="postgresql", settings_dict={"NAME": "", "OPTIONS": {}, **settings})
+        monkeypatch.setattr(rollback, "connections", {"default": connection})
+        return rollback._name("default")
+
+    assert name(NAME="shop") == name(NAME="shop", HOST="elsewhere", OPTIONS={"service": "x"}) == "postgresql:shop"
+    assert name(OPTIONS={"service": "one"}) != name(OPTIONS={"service": "two"})
 
 
 def test_a_second_database_is_begun_with_a_warning(

@@ -14,10 +14,11 @@ import pytest
 from amesh_django import rollback, server, snapshot
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.device import newest_lists
-from amesh_django.keystore import tpm_counter
+from amesh_django.keystore import tpm_codes, tpm_counter
 from amesh_django.keystore.tpm_connection import Tpm
 from amesh_django.keystore.tpm_counter import NoSpace, NotOurs, TpmCounter, indices
 from amesh_django.keystore.tpm_link import link_to
+from amesh_django.keystore.tpm_place import load_library
 from amesh_django.models import AllowListSeal
 from amesh_django.protocol import DeviceEntry
 from amesh_django.protocol.errors import AllowListIntegrityFailure, BackendUnavailable, KeyStoreError, StorageError
@@ -96,6 +97,19 @@ def test_the_place_may_be_another_programs(counter: TpmCounter, tpm: Swtpm, how:
     else:
         assert counter.make() == counter.read()
     counter.remove()
+
+
+def test_the_codes_of_a_tpm_are_those_of_the_library() -> None:
+    codes = load_library().TPM2_RC
+    assert tpm_counter._NO_SPACE == (codes.NV_SPACE, codes.NO_RESULT) and tpm_counter._TAKEN == codes.NV_DEFINED
+    assert tpm_counter._NO_SUCH_HANDLE == codes.HANDLE
+    assert tpm_codes.BUSY == (codes.YIELDED, codes.TESTING, codes.NV_RATE, codes.RETRY)
+    full = (codes.OBJECT_MEMORY, codes.SESSION_MEMORY, codes.MEMORY, codes.SESSION_HANDLES, codes.OBJECT_HANDLES)
+    assert full == tpm_codes.FULL
+    assert {codes.HANDLE, codes.REFERENCE_H0, codes.REFERENCE_H6, codes.REFERENCE_S0, codes.REFERENCE_S6} <= {
+        *tpm_codes.GONE
+    }
+    assert (tpm_codes.NO_HIERARCHY, tpm_codes.NOT_STARTED) == (codes.HIERARCHY, codes.INITIALIZE)
 
 
 def test_a_counter_survives_a_restart_of_the_tpm() -> None:
@@ -268,6 +282,22 @@ def test_killed_before_the_counter_was_counted_up(
     assert reason() == "rolled_back"
 
 
+def test_a_record_that_was_never_counted_is_no_good_after_a_reseal(
+    devices: DatabaseAllowList, home: Path, default_database: dict[str, str]
+) -> None:
+    devices.add(entry(1))
+    assert new_process(default_database, home, "die", "before counting").returncode == -signal.SIGKILL
+    text, backup = (home / RECORD).read_text(), Backup()
+    (home / RECORD).write_text("damaged")
+    assert reason() == "revision_lost"
+    devices.reseal()
+    snapshot.current()
+    assert is_newest(home)
+    backup.restore()
+    (home / RECORD).write_text(text)
+    assert reason() == "rolled_back"
+
+
 def test_killed_before_it_was_noted(devices: DatabaseAllowList, home: Path, default_database: dict[str, str]) -> None:
     devices.add(entry(1))
     assert new_process(default_database, home, "die", "before noting").returncode == -signal.SIGKILL
@@ -339,6 +369,31 @@ def test_a_shared_secret_has_a_counter_of_its_own_and_may_be_changed(
         devices.add(entry(number))
         assert is_newest(home)
         assert devices.memory().kept == "tpm"
+
+
+def test_an_identity_that_is_said_to_be_elsewhere_does_not_hide_the_counter(
+    devices: DatabaseAllowList, home: Path, settings: Any, tmp_path: Path
+) -> None:
+    """With a secret of several hosts nothing else needs the key: who can write files could say that there is no TPM."""
+    key = tmp_path / "seal.key"
+    key.write_text("ab" * 32)
+    key.chmod(0o600)
+    settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILE": str(key)}
+    server.reset()
+    devices.add(entry(1))
+    text, backup = (home / RECORD).read_text(), Backup()
+    devices.revoke(entry(1).device_id)
+    backup.restore()
+    (home / RECORD).write_text(text)
+    identity = json.loads((home / "identity.json").read_text())
+    (home / "identity.json").write_text(json.dumps({**identity, "storageBackend": "encrypted-file"}))
+    server.reset()
+    assert reason() == "revision_lost"
+    with pytest.raises(AllowListIntegrityFailure, match=r"identity\.json says"):
+        devices.add(entry(2))
+    (home / "identity.json").write_text(json.dumps(identity))
+    server.reset()
+    assert reason() == "rolled_back"
 
 
 def test_a_new_identity_frees_the_room(devices: DatabaseAllowList, home: Path, tpm: Swtpm) -> None:

@@ -199,6 +199,31 @@ def test_another_program_in_our_slot_is_noticed(
         assert verify_signature(ours.public_key, b"m", store.sign(ours.alias, b"m"))
 
 
+def test_another_program_in_the_place_of_our_session_is_noticed(swtpm: Swtpm, folder: Path) -> None:
+    """It is not a wrong PIN."""
+    store = store_of(swtpm, folder, lambda: PIN)
+    alias, public_key = store.create(pin=PIN)
+    store.sign(alias, b"m")
+    tpm = tpm_link.link_to(swtpm.tcti)._tpm
+    assert tpm is not None
+    (place,) = (raw for (kind, _), (_, raw) in tpm.loaded.items() if kind == "session")
+    tpm.unload(place)
+    library = load_library()
+    context, tcti = open_connection(library, swtpm.tcti)
+    nothing = library.TPMT_SYM_DEF(algorithm=library.TPM2_ALG.NULL)
+    sessions = []
+    while True:  # handles are given out in turn
+        nobody, kind, digest = library.ESYS_TR.NONE, library.TPM2_SE.HMAC, library.TPM2_ALG.SHA256
+        sessions.append(context.start_auth_session(nobody, nobody, kind, nothing, digest))
+        if context.tr_get_tpm_handle(sessions[-1]) == place:
+            break
+        context.flush_context(sessions.pop())
+    context.close()
+    tcti.close()
+    for _ in range(3):
+        assert verify_signature(public_key, b"m", store.sign(alias, b"m"))
+
+
 def test_a_tpm_that_signs_wrongly_makes_no_key(swtpm: Swtpm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tpm_objects, "raw_signature", lambda made: bytes(31) + b"\1" + bytes(31) + b"\1")
     with pytest.raises(KeyStoreError, match="does not sign with the key that it made"):

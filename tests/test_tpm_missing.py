@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -29,6 +30,7 @@ REASONS = {
     "no device": ("device:/dev/no-tpm", r"needs a TPM 2\.0, and /dev/no-tpm is missing: .*firmware.*AMESH_TPM_TCTI"),
     "not wanted": ("none", r"AMESH_TPM_TCTI says none"),
     "no module": ("nosuch:x=1", r"no module for 'nosuch'; install it \(apt-get install libtss2-tcti-nosuch0\)"),
+    "a path": ("/dev/tpmrm0", r"AMESH_TPM_TCTI says '/dev/tpmrm0', .*write device:/dev/tpmrm0"),
     "no answer": ("swtpm:port=1", r"TPM \(swtpm:port=1\) does not answer .*\. Start it, .*correct AMESH_TPM_TCTI"),
     "no tpm": ("device:/dev/null", r"TPM \(device:/dev/null\) does not answer"),
 }
@@ -103,6 +105,18 @@ def test_no_permission(swtpm: Swtpm) -> None:
     for line in lines:
         assert f"no permission for {device}: add this user to its group (usermod -aG tss " in line
     assert lines[1].startswith("This key lives in a TPM 2.0, which can't be used now: ")
+
+
+def test_no_folder_for_temporary_files(swtpm: Swtpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose root can't be written."""
+
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    forget(swtpm.tcti)
+    monkeypatch.setattr("tempfile.gettempdir", none)
+    assert "Set TMPDIR, or use /dev/tpmrm0" in (unavailable(swtpm.tcti) or "")
+    assert make(tmp_path, environ=swtpm.environ).storage_backend == "encrypted-file"
 
 
 @pytest.mark.parametrize(

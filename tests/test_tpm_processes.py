@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from amesh_django.keystore import tpm_link
 from amesh_django.keystore.tpm import TpmKeyStore, unavailable
-from amesh_django.keystore.tpm_turn import Turn
+from amesh_django.keystore.tpm_turn import PATIENCE, Turn
 from amesh_django.protocol import verify_signature
 from amesh_django.protocol.errors import KeyStoreError
 from amesh_django.protocol.keys import load_public_key
@@ -234,6 +235,34 @@ def test_users_who_do_not_know_of_each_other(swtpm: Swtpm, store: TpmKeyStore, t
         for _ in range(10):
             for process, key in ((one, keys[0]), (other, keys[1])):
                 check(key.public_key, read_until(process, 20, good=True))
+
+
+def test_a_fork_in_the_middle_of_a_command(swtpm: Swtpm, store: TpmKeyStore, tmp_path: Path) -> None:
+    """A TPM that takes one connection at a time would go on waiting for one that the parent has closed and a child still has open."""
+    alias, public_key = store.create()
+    with worker(swtpm.environ, "forks while signing", tmp_path, alias, "60") as process:
+        waiting = threading.Timer(60, process.kill)
+        waiting.start()
+        output, _ = process.communicate()
+        waiting.cancel()
+    assert process.returncode == 0
+    check(public_key, output.split())
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it has threads
+def test_a_fork_by_whoever_has_the_tpm_does_not_wait_for_itself(swtpm: Swtpm, store: TpmKeyStore) -> None:
+    alias, public_key = store.create()
+
+    def fork(tpm: object) -> int:
+        child = os.fork()
+        if child == 0:
+            os._exit(0)
+        return os.waitpid(child, 0)[1]
+
+    started = time.monotonic()
+    assert tpm_link.link_to(swtpm.tcti).run(fork) == 0
+    assert time.monotonic() - started < PATIENCE / 2
+    assert verify_signature(public_key, b"m", store.sign(alias, b"m"))
 
 
 def test_a_fork_leaves_the_parent_s_connection_alone(swtpm: Swtpm, store: TpmKeyStore) -> None:

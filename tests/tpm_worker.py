@@ -71,6 +71,31 @@ def forever(store: TpmKeyStore, alias: str) -> None:
             say(f"{type(error).__name__} {error}")
 
 
+def forks_while_signing(store: TpmKeyStore, alias: str, count: int) -> None:
+    """Fork that many children that do nothing, one after the other, while a thread signs; all live until the end."""
+    done, children = threading.Event(), []
+
+    def work() -> None:
+        while not done.is_set():
+            store.sign(alias, MESSAGE)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    reader, writer = os.pipe()
+    for _ in range(count):
+        child = os.fork()
+        if child == 0:
+            os.close(writer)
+            os.read(reader, 1)
+            os._exit(0)
+        children.append(child)
+    done.set()
+    sign(store, alias, 1)
+    os.close(writer)
+    thread.join()
+    sys.exit(any(os.waitpid(child, 0)[1] for child in children))
+
+
 def rounds(store: TpmKeyStore) -> None:
     """Make a key, sign with it, delete it, until somebody ends it."""
     while True:
@@ -84,6 +109,8 @@ def main(what: str, folder: str, alias: str = "", count: str = "0") -> None:
     store = TpmKeyStore(Path(folder), tcti_name(), lambda: PIN)
     if what == "forks":
         forks(store, alias, int(count))
+    elif what == "forks while signing":
+        forks_while_signing(store, alias, int(count))
     elif what == "forever":
         threads(lambda: forever(store, alias))
     elif what == "rounds":

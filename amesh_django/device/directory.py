@@ -31,7 +31,7 @@ from amesh_django.protocol.keys import device_id
 
 from .identity import LEGACY_PASSPHRASE, Identity
 from .locks import ForkSafeLock
-from .storage import atomic_write, json_text, locked, make_private_directory, permission_problems
+from .storage import atomic_write, expanded, json_text, locked, make_private_directory, permission_problems
 
 logger = logging.getLogger("amesh_django.device")
 
@@ -41,7 +41,7 @@ MAX_NAME_CHARACTERS = 128
 
 def default_directory(environ: Mapping[str, str] = os.environ) -> Path:
     """``AUTH_MESH_DIR``, else ``~/.amesh``."""
-    return Path(environ.get("AUTH_MESH_DIR") or DEFAULT_DIRECTORY).expanduser()
+    return expanded(environ.get("AUTH_MESH_DIR") or DEFAULT_DIRECTORY)
 
 
 def check_name(name: str) -> str:
@@ -70,7 +70,7 @@ class Device:
     """
 
     def __init__(self, path: Path | str | None = None, *, environ: Mapping[str, str] = os.environ) -> None:
-        self.path = Path(path).expanduser() if path is not None else default_directory(environ)
+        self.path = expanded(path) if path is not None else default_directory(environ)
         self.identity = read_identity(self.path)
         self._ask_pin = nobody_to_ask
         self._keys = keystore.open_key_store(
@@ -150,7 +150,7 @@ def read_identity(path: Path) -> Identity:
 def passphrase_file(path: Path, environ: Mapping[str, str] = os.environ) -> Path:
     """Where the passphrase is kept if the environment does not have it: ``AMESH_PASSPHRASE_FILE``, else ``.passphrase``."""
     moved = environ.get("AMESH_PASSPHRASE_FILE")
-    return Path(moved).expanduser() if moved else path / ".passphrase"
+    return expanded(moved) if moved else path / ".passphrase"
 
 
 def find_passphrase(path: Path, environ: Mapping[str, str] = os.environ) -> str:

@@ -27,6 +27,14 @@ class ForkSafeLock:
     ) -> None:
         self._lock.release()
 
+    def acquire(self, seconds: float) -> bool:
+        """Take it; False if it was not to be had in that time. Outside a ``with`` block it is for :meth:`release`."""
+        return self._lock.acquire(timeout=seconds)
+
+    def release(self) -> None:
+        """Let it go."""
+        self._lock.release()
+
 
 _locks: weakref.WeakSet[ForkSafeLock] = weakref.WeakSet()
 

@@ -118,6 +118,12 @@ class NewestLists:
             )
             return _NOTHING, False
         if self._counter is None:
+            if record.counter is not None:  # of another key of the same owner there is none
+                raise AllowListIntegrityFailure(
+                    f"{self.path} belongs to a counter in the TPM, and identity.json says that this server's key is elsewhere: it was "
+                    f"changed. Nobody is let in. Put it back. Otherwise: {RESEAL}",
+                    reason="revision_lost",
+                )
             return record, False
         value = self._value()
         if not record.exists:
@@ -194,8 +200,10 @@ class NewestLists:
             return self._write(replace(record, lists={**record.lists, database: seen}), value)
 
     def _counter_anyhow(self) -> int | None:
+        """One above its value: somebody may keep a record that was written for that one and never counted."""
         try:
-            return self._counter.read() if self._counter is not None else None
+            value = self._counter.read() if self._counter is not None else None
+            return None if value is None else value + 1
         except NotOurs:
             if self._counter is not None:
                 self._counter.remove()

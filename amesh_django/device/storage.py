@@ -41,6 +41,20 @@ def _stringify(value: Any, newline: str) -> str:
     return canonical_json(value).decode()
 
 
+def expanded(path: Path | str) -> Path:
+    """*path* with the home folder in the place of ``~``.
+
+    Raises:
+        StorageError: there is no such user; or the user of this process has neither an entry nor ``HOME``, as in many containers.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise StorageError(
+            f"There is no home folder for {path}. Write the whole path (AUTH_MESH_DIR names the device directory), or set HOME."
+        ) from None
+
+
 def make_private_directory(path: Path) -> None:
     """Make *path* (mode 0700) where it is missing.
 

@@ -28,7 +28,7 @@ _AUTH_WRITE, _COUNTER, _AUTH_READ, _NO_DA, _WRITTEN = 0x4, 0x10, 0x40000, 0x2000
 _ATTRIBUTES: Final = _AUTH_WRITE | _COUNTER | _AUTH_READ | _NO_DA
 
 _NO_SUCH_HANDLE: Final = 0x08B
-_NO_SPACE: Final = (0x14B, 0x12D)  # NV_SPACE, and NO_RESULT of some TPMs that have no counter left
+_NO_SPACE: Final = (0x14B, 0x154)  # NV_SPACE, and NO_RESULT of some TPMs that have no counter left
 _TAKEN: Final = 0x14C
 
 

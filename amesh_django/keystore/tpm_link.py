@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
@@ -42,6 +43,7 @@ class Link:
         self._tpm: Tpm | None = None
         self._saved: dict[Any, Any] = {}
         self._turn = turn
+        self._thread = 0
         self._pid = os.getpid()
 
     def run(self, work: Callable[[Tpm], T]) -> T:
@@ -53,16 +55,23 @@ class Link:
         """
         library = load_library()
         with self._lock:
-            self.leave_parent()
-            if self._turn is None:
-                return self._tried(library, work)
-            is_ours_still = self._turn.take()
+            self._thread = threading.get_ident()
             try:
-                if not is_ours_still and self._tpm is not None:
-                    self._tpm.forget()
-                return self._tried(library, work)
+                return self._in_turn(library, work)
             finally:
-                self._end_turn(self._turn)
+                self._thread = 0
+
+    def _in_turn(self, library: Any, work: Callable[[Tpm], T]) -> T:
+        self.leave_parent()
+        if self._turn is None:
+            return self._tried(library, work)
+        is_ours_still = self._turn.take()
+        try:
+            if not is_ours_still and self._tpm is not None:
+                self._tpm.forget()
+            return self._tried(library, work)
+        finally:
+            self._end_turn(self._turn)
 
     def _tried(self, library: Any, work: Callable[[Tpm], T]) -> T:
         tries: _Tries | None = None
@@ -191,6 +200,19 @@ class Link:
             with self._lock:
                 self._close()
 
+    def rest(self) -> bool:
+        """Before a fork: wait until no command is under way, and let none begin. False if that can't be had.
+
+        A child inherits what is open. A TPM that takes one connection at a time would go on waiting for what the parent has closed.
+        """
+        if self._thread == threading.get_ident():  # a signal handler that forks
+            return False
+        return self._lock.acquire(PATIENCE)
+
+    def resume(self) -> None:
+        """After a fork, in the parent."""
+        self._lock.release()
+
     def leave_parent(self) -> None:
         """In a forked child: what the parent opened is its own, and using or closing it here would end it there."""
         if self._pid != os.getpid():
@@ -223,6 +245,8 @@ _links: dict[str, Link] = {}
 _links_lock = ForkSafeLock()
 #: Connections of parent processes, kept so that nothing ever closes them here.
 _abandoned: list[Any] = []
+#: Links that rest while this thread forks.
+_resting = threading.local()
 
 
 class _Glib:
@@ -244,7 +268,16 @@ def link_to(tcti: str) -> Link:
     return found
 
 
-def _in_child() -> None:
+def _before_fork() -> None:
+    _resting.links = [link for link in list(_links.values()) if link.rest()]
+
+
+def _in_parent() -> None:
+    for link in _resting.links:
+        link.resume()
+
+
+def _in_child() -> None:  # the locks are new here
     _glib.was_forked = _glib.was_forked or _glib.is_used
     for link in _links.values():
         link.leave_parent()
@@ -255,5 +288,5 @@ def _at_exit() -> None:
         link.leave()
 
 
-os.register_at_fork(after_in_child=_in_child)
+os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)
 atexit.register(_at_exit)

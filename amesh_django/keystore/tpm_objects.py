@@ -142,7 +142,7 @@ def sign_digest(tpm: Tpm, file: KeyFile, digest: bytes, pin: bytes | None) -> by
 
     is_loaded = key_name(file) in tpm.loaded
     key = tpm.keep(key_name(file), load)
-    session = library.ESYS_TR.PASSWORD
+    session, is_new = library.ESYS_TR.PASSWORD, _SESSION not in tpm.loaded
     if pin is not None:
         session = tpm.keep(_SESSION, start, save=False)
     if pin is not None or not is_loaded:
@@ -159,6 +159,8 @@ def sign_digest(tpm: Tpm, file: KeyFile, digest: bytes, pin: bytes | None) -> by
             raise
         if pin is None:  # the key asks for one, whatever the file says
             raise damaged() from None
+        if not is_new:  # the same may have happened to the session, and then it is not the PIN that is wrong
+            return sign_digest(tpm, file, digest, pin)
         raise WrongPin(
             "The TPM refuses this PIN. Type it again, or correct the file that AMESH_TPM_PIN_FILE names."
         ) from None

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from amesh_django.protocol.errors import InvalidInput, PinRequired
+from amesh_django.device.storage import expanded
+from amesh_django.protocol.errors import InvalidInput, PinRequired, StorageError
 
 #: Names the file with the PIN.
 VARIABLE: Final = "AMESH_TPM_PIN_FILE"
@@ -61,7 +62,7 @@ def find_pin(environ: Mapping[str, str], ask: Callable[[], str]) -> str:
         PinRequired: neither has it.
     """
     named = environ.get(VARIABLE)
-    return read_pin_file(Path(named).expanduser()) if named else ask()
+    return read_pin_file(expanded(named)) if named else ask()
 
 
 def open_pin_file(environ: Mapping[str, str]) -> list[str]:
@@ -69,9 +70,9 @@ def open_pin_file(environ: Mapping[str, str]) -> list[str]:
     named = environ.get(VARIABLE)
     if not named:
         return []
-    path = Path(named).expanduser()
     try:
+        path = expanded(named)
         mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError:
+    except (OSError, StorageError):  # said where the PIN is needed
         return []
     return [f"{path} is open to others (mode {mode:03o}). Close it: chmod 400 {path}"] if mode & 0o077 else []

@@ -7,6 +7,7 @@ import errno
 import functools
 import os
 import pwd
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -16,6 +17,8 @@ from amesh_django.protocol.errors import BackendUnavailable
 VARIABLE: Final = "AMESH_TPM_TCTI"
 DEVICE: Final = "/dev/tpmrm0"
 NONE: Final = "none"
+#: What a module of the TSS may be called; a path of a device is none.
+_is_module: Final = re.compile(r"[a-z0-9][a-z0-9.+-]*").fullmatch
 
 
 def tcti_name(environ: Mapping[str, str] = os.environ) -> str:
@@ -104,6 +107,10 @@ def open_connection(library: Any, tcti: str) -> tuple[Any, Any]:
     try:
         found = library.TCTILdr(name, configuration or None)
     except library.TSS2_Exception:
+        if not _is_module(name):
+            raise BackendUnavailable(
+                f"{VARIABLE} says {tcti!r}, which is no way to a TPM; write device:{DEVICE}, tabrmd: or swtpm:port=2321"
+            ) from None
         if not library.TCTILdr.is_available(name):
             raise BackendUnavailable(
                 f"there is no module for {name!r}; install it (apt-get install libtss2-tcti-{name}0), or correct {VARIABLE}"

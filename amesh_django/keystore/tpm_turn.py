@@ -38,11 +38,20 @@ class Turn:
 
     Args:
         tcti: which TPM.
+
+    Raises:
+        KeyStoreError: there is no folder for temporary files.
     """
 
     def __init__(self, tcti: str) -> None:
         name = hashlib.sha256(tcti.encode()).hexdigest()[:16]
-        folder = Path(tempfile.gettempdir())
+        try:
+            folder = Path(tempfile.gettempdir())
+        except OSError:
+            raise KeyStoreError(
+                "A TPM without a resource manager needs a folder for temporary files, and none can be written. Set TMPDIR, or use "
+                "/dev/tpmrm0."
+            ) from None
         self._files = [_File(folder / f".amesh-tpm-{os.geteuid()}-{name}.{kind}") for kind in ("turn", "queue")]
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         self._since = 0.0

@@ -196,3 +196,5 @@ class AmeshCommand(BaseCommand):
                 return commands.attempt(self.spec, context, own, translate=explain)
         except ImproperlyConfigured as error:
             return commands.Failure(1, Misconfigured.code, str(error))
+        except AmeshError as error:  # there is no such device directory
+            return commands.Failure(1, error.code, str(error))

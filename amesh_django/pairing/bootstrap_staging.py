@@ -20,6 +20,7 @@ from typing import Any
 import amesh_django.device.storage as files
 from amesh_django.device import Device, FileAllowList, Identity, init_device, read_identity
 from amesh_django.device.allow_list import utc_now
+from amesh_django.device.storage import expanded
 from amesh_django.device.tokens import TOKEN_VARIABLE
 from amesh_django.protocol.allow_list import DeviceEntry
 from amesh_django.protocol.errors import AmeshError, IdentityExists, InvalidInput, StorageError
@@ -78,7 +79,7 @@ class Staging:
 
     def _passphrase_file(self) -> Path:
         moved = self._environ.get("AMESH_PASSPHRASE_FILE")
-        return Path(moved).expanduser() if moved else self.directory / ".passphrase"
+        return expanded(moved) if moved else self.directory / ".passphrase"
 
     def _inner_environ(self) -> dict[str, str]:
         """A passphrase that is there already is the one to be used; a new one stays aside until the end."""

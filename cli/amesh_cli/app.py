@@ -13,6 +13,8 @@ import click
 
 from amesh_django.device import Device, FileAllowList, default_directory
 from amesh_django.device.commands import COMMANDS, Command, Context, Option, attempt, forget_stdout
+from amesh_django.device.storage import expanded
+from amesh_django.protocol.errors import AmeshError
 
 from .console import RichConsole
 
@@ -62,7 +64,11 @@ def _click_command(command: Command) -> click.Command:
     def run(directory: Path | None, **options: Any) -> None:
         console = RichConsole(as_json=options.pop("json"), no_input=options.pop("no_input", False))
         above = click.get_current_context().find_root().params["directory"]
-        path = (directory or above or default_directory()).expanduser()
+        try:
+            path = expanded(directory or above or default_directory())
+        except AmeshError as error:
+            console.error(error.code, str(error))
+            sys.exit(1)
         failure = attempt(command, _context(console, path), options)
         if failure is not None:
             console.error(failure.code, failure.message)

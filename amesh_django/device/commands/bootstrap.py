@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 from functools import partial
-from pathlib import Path
 
 from amesh_django.device import read_identity
+from amesh_django.device.storage import expanded
 from amesh_django.device.tokens import TOKEN_VARIABLE
 from amesh_django.pairing.bootstrap_enrolment import Enrolled, Enrolment, allowed_relays
 from amesh_django.protocol.display import clean
@@ -25,7 +25,7 @@ def _read_token(context: Context, token_file: str | None) -> str:
     if token_file == "-":  # noqa: S105 -- stdin
         text = context.console.read_stdin().decode("utf-8", "replace")
     elif token_file is not None:
-        text = Path(token_file).expanduser().read_bytes()[:65536].decode("utf-8", "replace")
+        text = expanded(token_file).read_bytes()[:65536].decode("utf-8", "replace")
     else:
         text = os.environ.get(TOKEN_VARIABLE, "")
     # The whole line that provision prints is as good as what stands behind its sign.

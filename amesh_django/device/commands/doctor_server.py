@@ -9,6 +9,7 @@ import json
 import socket
 import ssl
 import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -84,13 +85,10 @@ def ask(url: httpx.URL, device: Device | None, seconds: float) -> Answer:
         Unreachable: no answer.
         KeyStoreError: the key can't be used.
     """
-    auth = AmeshAuth(device) if device is not None else None
+    client = _client(AmeshAuth(device) if device is not None else None, seconds)
     before = time.time()
     try:
-        with (
-            httpx.Client(auth=auth, timeout=seconds, headers={"Accept": "application/json"}) as client,
-            client.stream("GET", url) as response,
-        ):
+        with client, client.stream("GET", url) as response:
             after = time.time()
             content = b""
             for chunk in response.iter_bytes():
@@ -101,13 +99,36 @@ def ask(url: httpx.URL, device: Device | None, seconds: float) -> Answer:
         raise Unreachable(
             f"{url.host} did not answer within {seconds:g} s. {_CHECK} Or allow more: --timeout."
         ) from None
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, UnicodeError) as error:
         raise Unreachable(_why(error, url)) from None
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
         body = None
     return Answer(response.status_code, response.headers, body, before, after)
+
+
+def _client(auth: AmeshAuth | None, seconds: float) -> httpx.Client:
+    """The client that asks; making one reads the variables for proxies and certificates."""
+    try:
+        return httpx.Client(auth=auth, timeout=seconds, headers={"Accept": "application/json"})
+    except (httpx.InvalidURL, ValueError):
+        raise Unreachable(
+            "A variable for proxies (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) is no address. Correct or unset it."
+        ) from None
+    except ImportError:
+        raise Unreachable(
+            "A variable for proxies names one of SOCKS, which needs a package more: pip install 'httpx[socks]'. Or unset it."
+        ) from None
+    except OSError as error:
+        raise Unreachable(
+            f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read ({error.strerror or error}). Correct or unset it."
+        ) from None
+
+
+def _goes_through_proxy(url: httpx.URL) -> bool:
+    named = urllib.request.getproxies()
+    return (url.scheme in named or "all" in named) and not urllib.request.proxy_bypass(url.host)
 
 
 _CHECK = "Check address, network and firewall, and that the server runs."
@@ -119,6 +140,12 @@ def _why(error: BaseException, url: httpx.URL) -> str:
     while at is not None and at not in causes:
         causes.append(at)
         at = at.__cause__ or at.__context__
+    if isinstance(error, httpx.ProxyError) or (isinstance(error, httpx.ConnectError) and _goes_through_proxy(url)):
+        if not any(isinstance(cause, ssl.SSLError) for cause in causes):
+            return (
+                f"The proxy on the way to {url.host} can't be reached, or refuses ({clean_line(str(error).partition(chr(10))[0])}). "
+                f"Correct {url.scheme.upper()}_PROXY or ALL_PROXY, or name the server in NO_PROXY."
+            )
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return (
@@ -128,7 +155,7 @@ def _why(error: BaseException, url: httpx.URL) -> str:
             )
         if isinstance(cause, ssl.SSLError):
             return f"{url.host} does not speak TLS as it should. Check address and port: without TLS it begins with http://."
-        if isinstance(cause, socket.gaierror):
+        if isinstance(cause, socket.gaierror | UnicodeError):
             return f"There is no server of the name {url.host}. Check the address, and this machine's DNS."
         if isinstance(cause, ConnectionRefusedError):
             return f"Nothing listens at {url.host}, port {url.port or (443 if url.scheme == 'https' else 80)}. {_CHECK}"

@@ -97,6 +97,12 @@ def fetch(
         )
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError) as error:
         raise InvalidInput(f"This request can't be sent: {error}. A URL begins with http:// or https://.") from None
+    except InvalidInput:
+        raise
+    except (ImportError, ValueError) as error:  # a variable for proxies names one of SOCKS, or none
+        raise InvalidInput(
+            f"This request can't be sent: {error}. Correct or unset the variables for proxies."
+        ) from None
     except httpx.TimeoutException:
         raise NoAnswer(f"{host} did not answer within {timeout:g} s. Try again, or allow more: --timeout.") from None
     except httpx.HTTPError as error:
