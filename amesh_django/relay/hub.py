@@ -20,6 +20,7 @@ from .sockets import FAILED, GOING_AWAY, POLICY, RESTART, TRY_LATER, Budget, Sen
 T = TypeVar("T")
 
 _SWEEP_SECONDS: Final = 1.0
+_MINUTE: Final = 60.0
 
 Handler = Callable[[Socket, Message, int], Awaitable[None]]
 Listener = Callable[[Socket, Event], bool]
@@ -219,7 +220,13 @@ class Hub:
         self.ignore(socket)
 
     def ignore(self, socket: Socket) -> None:
-        """A message that has no effect: what was on its way when a session ended, or worse."""
+        """A message that has no effect: what was on its way when a session ended, or worse.
+
+        They are counted by the minute: who waits for hours, for a token that somebody else watches for, is refused now and then.
+        """
+        now = self.clock()
+        if now >= socket.errors_until:
+            socket.errors, socket.errors_until = 0, now + _MINUTE
         socket.errors += 1
         if socket.errors > self.settings.MAX_ERRORS:
             self.drop(socket, POLICY)
