@@ -348,6 +348,7 @@ async def test_as_many_connections_as_there_may_be() -> None:
         first, _ = await world.client(), await world.client()
         third = await world.client()
         assert await third.closed() == 1013
+        assert world.hub.counts["closed:1013"] == 1
         await third.send("listen", otc=OTC)
         assert await third.hears_nothing()
         await first.leave()

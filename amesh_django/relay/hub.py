@@ -167,16 +167,20 @@ class Hub:
         await self.exchange.refresh()
         if len(self.sockets) + self.exchange.others >= settings.MAX_CONNECTIONS:
             self.counts["refused:too_many_connections"] += 1
-            socket.close(TRY_LATER)
+            self._turn_away(socket)
         elif 0 < settings.CONNECTIONS_PER_ADDRESS <= self._per_address[address]:
             self.counts["refused:rate_limited"] += 1
             socket.write(messages.error("rate_limited"))
-            socket.close(TRY_LATER)
+            self._turn_away(socket)
         else:
             self.sockets[socket.number] = socket
             self._per_address[address] += 1
             self.counts["connections"] += 1
         return socket
+
+    def _turn_away(self, socket: Socket) -> None:
+        self.counts[f"closed:{TRY_LATER}"] += 1
+        socket.close(TRY_LATER)
 
     async def leave(self, socket: Socket) -> None:
         """A connection is no more, or is being closed. To say so twice does no harm."""
