@@ -326,6 +326,18 @@ async def test_a_relay_that_never_answers(tmp_path: Path) -> None:
         assert target.check(controller).identity.device_id == key.name.partition(".")[0]
 
 
+@asynchronous
+async def test_an_answer_that_was_lost_is_no_sign_of_a_thief(tmp_path: Path) -> None:
+    async with BootstrapRelay(answer=lambda frame: [{"type": "error", "code": "peer_disconnected"}]).running() as relay:
+        controller, target = Controller(tmp_path / "c", relay.url), Target(tmp_path / "t")
+        text = controller.token()
+        async with controller.serving() as notes:
+            await notes.until("watching")
+            assert "lost its answer" in str(await refused(target, text, TokenAlreadyUsed, seconds=30))
+        stranger = Target(tmp_path / "s")
+        assert "someone else had it" in str(await refused(stranger, text, TokenAlreadyUsed, seconds=30))
+
+
 # --- before anything is dialled ------------------------------------------------------------------------------------------
 
 
