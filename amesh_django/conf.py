@@ -84,7 +84,7 @@ class RelaySettings:
         MAX_CONNECTIONS: how many connections there may be at a time; one more is closed (1013).
         CONNECTIONS_PER_ADDRESS: how many connections of one address a process holds at a time; 0 sets no limit.
         IDLE_SECONDS: how long a connection may do nothing: no session, no watch, no token.
-        MAX_ERRORS: how many messages of a connection may be refused before it is closed.
+        MAX_ERRORS: how many messages of a connection may be refused in a minute before it is closed.
         UNSENT_SECONDS: how long a connection may read nothing of what waits for it before it is closed.
         MAX_UNSENT_BYTES: how much a process keeps for a connection that reads too slowly before it closes it; one message is
             always kept.

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from amesh_cli.app import amesh
+from amesh_cli.app import amesh, run
 from click.testing import CliRunner, Result
 from django.test import override_settings
 
@@ -18,6 +20,8 @@ from amesh_django.pairing.bootstrap_enrolment import allowed_relays
 from amesh_django.pairing.bootstrap_target import same_relay
 from amesh_django.protocol.bootstrap import verify_token
 from amesh_django.test.devices import EphemeralDevice
+from tests.bootstrap_world import without_ours
+from tests.services import ROOT
 
 RELAY = "wss://relay.example/ws"
 
@@ -42,6 +46,28 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laptop:
         monkeypatch.delenv(name, raising=False)
     first.reset()
     return Laptop(tmp_path / "laptop")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["bootstrap", "TOKEN"], ["bootstrap", "--token-file", "TOKEN"], ["bootstrap", "--timeout", "TOKEN"], ["TOKEN"]],
+)
+@pytest.mark.parametrize("json_too", [[], ["--json"]])
+def test_a_token_in_the_wrong_place_is_not_repeated(
+    laptop: Laptop, tmp_path: Path, capfd: pytest.CaptureFixture[str], words: list[str], json_too: list[str]
+) -> None:
+    text = laptop.json("provision", "--name", "web", "--no-wait", "--relay", RELAY)["token"]
+    given = [text if word == "TOKEN" else word for word in words]
+    assert run(["--dir", str(tmp_path / "new"), *given, *json_too]) in (1, 2)
+    shown = ["".join(capfd.readouterr())]
+    if words[0] == "bootstrap":
+        manage = [sys.executable, "manage.py", "amesh_bootstrap", *given[1:], *json_too]
+        env = without_ours() | {"DJANGO_DATA_DIR": str(tmp_path / "data"), "AUTH_MESH_DIR": str(tmp_path / "new")}
+        done = subprocess.run(manage, cwd=ROOT, capture_output=True, env=env, text=True)
+        assert done.returncode in (1, 2)
+        shown.append(done.stdout + done.stderr)
+    for output in shown:
+        assert output and text[:40] not in output
 
 
 def test_a_token_is_printed_once_and_kept_nowhere(laptop: Laptop) -> None:

@@ -326,6 +326,38 @@ async def test_a_relay_that_never_answers(tmp_path: Path) -> None:
         assert target.check(controller).identity.device_id == key.name.partition(".")[0]
 
 
+@asynchronous
+async def test_no_token_starves_where_a_relay_takes_few_watches(tmp_path: Path) -> None:
+    count = 0
+
+    def watch(frame: Frame) -> list[Raw]:
+        nonlocal count
+        count += 1
+        if count % 3:
+            return [{"type": "bootstrap_watching", "jti": frame["jti"]}]
+        return [{"type": "error", "code": "rate_limited"}]
+
+    async with BootstrapRelay(watch=watch).running() as relay:
+        controller = Controller(tmp_path / "c", relay.url)
+        numbers = {jti_of(controller.token()) for _ in range(5)}
+        # Each watch has to be renewed before the last token had its first.
+        async with controller.serving(pace=Pace(renew=0.01, look=0.02, again=0.05)) as notes:
+            await notes.until("watching", 5)
+        assert set(notes.of("watching")) == numbers
+
+
+@asynchronous
+async def test_an_answer_that_was_lost_is_no_sign_of_a_thief(tmp_path: Path) -> None:
+    async with BootstrapRelay(answer=lambda frame: [{"type": "error", "code": "peer_disconnected"}]).running() as relay:
+        controller, target = Controller(tmp_path / "c", relay.url), Target(tmp_path / "t")
+        text = controller.token()
+        async with controller.serving() as notes:
+            await notes.until("watching")
+            assert "lost its answer" in str(await refused(target, text, TokenAlreadyUsed, seconds=30))
+        stranger = Target(tmp_path / "s")
+        assert "someone else had it" in str(await refused(stranger, text, TokenAlreadyUsed, seconds=30))
+
+
 # --- before anything is dialled ------------------------------------------------------------------------------------------
 
 

@@ -137,6 +137,15 @@ def test_something_else_listens_there(answer: bytes | None, kind: type[PairingEr
     run(test())
 
 
+def test_a_relay_without_tls_that_waits_for_http() -> None:
+    async def test() -> None:
+        async with tcp_server(None) as url:
+            two = Two(url.replace("ws:", "wss:"), timeouts=dataclasses.replace(QUICK, connect=SHORT))
+            assert "begins with ws://" in await fails(two, RelaySilent)
+
+    run(test())
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Of 127.0.0.1, signed by nobody."""

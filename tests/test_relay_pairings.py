@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from amesh_django.relay.exchange import Event, Ref, Unavailable
-from tests.relay_world import OTC, Relay, asynchronous, relay, settle
+from tests.relay_world import JTI, OTC, Relay, asynchronous, relay, settle
 
 
 @asynchronous
@@ -348,6 +348,7 @@ async def test_as_many_connections_as_there_may_be() -> None:
         first, _ = await world.client(), await world.client()
         third = await world.client()
         assert await third.closed() == 1013
+        assert world.hub.counts["closed:1013"] == 1
         await third.send("listen", otc=OTC)
         assert await third.hears_nothing()
         await first.leave()
@@ -378,6 +379,19 @@ async def test_who_only_makes_mistakes_is_closed() -> None:
         await client.send_bytes(b'{"type":"done"}')
         assert await client.error() == "invalid_message"
         assert await client.closed() == 1008
+
+
+@asynchronous
+async def test_mistakes_of_a_long_life_do_not_add_up() -> None:
+    async with relay(MAX_ERRORS=3) as world:
+        client = await world.client()
+        await client.send("bootstrap_watch", jti=JTI)
+        await client.receive()
+        for _ in range(4):
+            for _ in range(3):
+                await client.send_text("null")
+                assert await client.error() == "invalid_message"
+            await world.passes(60)
 
 
 @asynchronous

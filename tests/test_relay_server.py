@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -135,11 +136,18 @@ async def test_who_does_not_get_in(server: services.Server, path: str, origin: s
     assert caught.value.response.status_code == 403
 
 
+def closes(server: services.Server, code: int) -> float:
+    """How many connections it says that it has closed with this code."""
+    found = re.search(rf'amesh_relay_closes_total{{code="{code}"}} (\S+)', get(server, "/metrics").text)
+    return float(found[1]) if found else 0.0
+
+
 # --- messages that are none ------------------------------------------------------------------------------------------
 
 
 @asynchronous
 async def test_64_kib_and_one_byte(server: services.Server) -> None:
+    before = closes(server, 1009)
     async with dialled(server, 4, max_size=None) as (target, controller, third, fourth):
         await match(target, controller, "200003")
         frame = json.dumps({"type": "data", "payload": ""})
@@ -153,6 +161,7 @@ async def test_64_kib_and_one_byte(server: services.Server) -> None:
         assert await third.closed() == 1009
         await fourth.connection.send(["x"] * 500)
         assert await fourth.closed() == 1009
+    assert closes(server, 1009) == before + 3
 
 
 @asynchronous
@@ -187,9 +196,11 @@ async def test_what_is_no_json_leaves_the_connection_open(server: services.Serve
 
 @asynchronous
 async def test_what_is_no_utf8(server: services.Server) -> None:
+    before = closes(server, 1007)
     async with dialled(server) as (client,):
         await client.connection.send([b"\xff\xfe"], text=True)
         assert await client.closed() == 1007
+    assert closes(server, 1007) == before + 1
 
 
 # --- limits -----------------------------------------------------------------------------------------------------------

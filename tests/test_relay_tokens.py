@@ -102,6 +102,19 @@ async def test_only_the_watcher_answers() -> None:
 
 
 @asynchronous
+async def test_who_waits_for_another_watcher_to_go_may_stay() -> None:
+    async with relay() as world:
+        controller, second = await world.client(), await world.client("192.0.2.2")
+        await watch(controller)
+        for _ in range(20):
+            await second.send("bootstrap_watch", jti=JTI)
+            assert await second.error() == "jti_already_watched"
+            await world.passes(14)
+        await controller.leave()
+        await watch(second)
+
+
+@asynchronous
 async def test_a_watch_lasts_five_minutes_and_can_be_renewed() -> None:
     async with relay() as world:
         controller = await world.client()

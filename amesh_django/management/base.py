@@ -18,7 +18,7 @@ from amesh_django.device.commands import words
 from amesh_django.enrolment import not_by_itself, server_directory, server_enrolment
 from amesh_django.models import Device
 from amesh_django.pairing import Blocking
-from amesh_django.protocol.display import clean
+from amesh_django.protocol.display import clean, without_tokens
 from amesh_django.protocol.encoding import format_time
 from amesh_django.protocol.errors import AllowListIntegrityFailure, AmeshError
 from amesh_django.protocol.keys import encode_public_key
@@ -121,8 +121,9 @@ class AmeshCommand(BaseCommand):
     def create_parser(self, prog_name: str, subcommand: str, **kwargs: Any) -> CommandParser:
         """See :class:`BaseCommand`. With ``--json`` wrong usage is told as JSON too."""
         parser = super().create_parser(prog_name, subcommand, **kwargs)
-        if self._called_from_command_line and "--json" in sys.argv:
-            parser.error = self._wrong_usage  # type: ignore[method-assign]
+        told = parser.error
+        as_json = self._called_from_command_line and "--json" in sys.argv
+        parser.error = self._wrong_usage if as_json else lambda message: told(without_tokens(message))  # type: ignore[method-assign]
         return parser
 
     def _wrong_usage(self, message: str) -> NoReturn:

@@ -249,6 +249,7 @@ class _Session:
         self._strange = 0
         self._asked: str | None = None  # the token of the watch that the relay has not answered yet
         self._asked_until = 0.0
+        self._quiet_until = 0.0  # the relay takes no more watches for now
 
     async def run(self) -> None:
         """Serve until no token is awaited.
@@ -276,7 +277,7 @@ class _Session:
                 raise RelaySilent()
             return
         jti = min(self._owner._awaited, key=lambda jti: self._due.get(jti, 0.0), default=None)
-        if jti is not None and self._due.get(jti, 0.0) <= now:
+        if jti is not None and max(self._due.get(jti, 0.0), self._quiet_until) <= now:
             self._asked, self._asked_until = jti, now + self._owner.timeouts.relay
             await self._link.send(frames.watch(jti))
 
@@ -288,9 +289,9 @@ class _Session:
             case frames.Failed(AlreadyWatched()) if self._asked is not None:
                 self._settle(self._owner.pace.again, self._owner.watcher.elsewhere)
             case frames.Failed(RateLimited()) if self._asked is not None:
-                self._settle(self._owner.pace.again)
-                for jti in self._owner._awaited:  # it would refuse the others as well
-                    self._due[jti] = max(self._due.get(jti, 0.0), self._loop.time() + self._owner.pace.again)
+                # It would refuse the others as well. Which is next stays as it is, so that in the end each has its turn.
+                self._asked = None
+                self._quiet_until = self._loop.time() + self._owner.pace.again
             case frames.Init():
                 await self._meet(frame)
             case frames.Failed(TokenNotTaken()):  # whoever came has gone before the answer
@@ -300,13 +301,13 @@ class _Session:
             case _:
                 raise RelayProtocolViolation()
 
-    def _settle(self, seconds: float, tell: Callable[[StoredToken], None] | None = None) -> None:
+    def _settle(self, seconds: float, tell: Callable[[StoredToken], None]) -> None:
         """The watch was answered; the next one is due in so many seconds. What is told is told once, until it changes."""
         assert self._asked is not None  # noqa: S101 -- each caller has looked
         jti, self._asked = self._asked, None
         self._due[jti] = self._loop.time() + seconds
         token = self._owner._awaited.get(jti)
-        if tell is not None and token is not None and self._told.get(jti) != tell.__name__:
+        if token is not None and self._told.get(jti) != tell.__name__:
             self._told[jti] = tell.__name__
             tell(token)
 

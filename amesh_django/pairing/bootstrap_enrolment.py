@@ -31,6 +31,7 @@ from amesh_django.protocol.pairing_errors import (
     PeerSilent,
     RelayClosed,
     RelayUnreachable,
+    TokenAlreadyUsed,
 )
 
 from .backoff import Backoff
@@ -43,6 +44,10 @@ RELAYS_VARIABLE = "AMESH_BOOTSTRAP_RELAYS"
 
 #: The controller may have let this device in, and only the answer was lost: what is aside is kept for the next attempt.
 _ANSWER_LOST = (PeerGone, PeerSilent, RelayClosed)
+_AFTER_THAT = (
+    "An attempt of this device lost its answer, and the relay takes the token no second time. Nothing was stored here. Make a new token "
+    "with provision; if provision --list says that this one was used, revoke the device that it names."
+)
 _RETRIED: tuple[type[AmeshError], ...] = (*PASSING, BootstrapPending)
 #: How often it is looked whether another process of this machine is through, in seconds.
 _LOOK_SECONDS = 0.25
@@ -134,13 +139,18 @@ class Enrolment:
         end = None if seconds is None else time.monotonic() + seconds
         stop = stop or threading.Event()
         staging = Staging(self.directory, self.environ)
-        keep = False
+        lost = keep = False
         try:
             while True:
                 try:
                     return self._attempt(text, staging)
+                except TokenAlreadyUsed:
+                    if lost:  # by this device: no reason to look for a thief
+                        raise TokenAlreadyUsed(_AFTER_THAT) from None
+                    raise
                 except _RETRIED as error:
-                    keep = keep or isinstance(error, _ANSWER_LOST) or staging.recorded() is not None
+                    lost = lost or isinstance(error, _ANSWER_LOST)
+                    keep = keep or lost or staging.recorded() is not None
                     pause = _LOOK_SECONDS if isinstance(error, BootstrapPending) else backoff.next()
                     if end is not None and time.monotonic() + pause > end:
                         raise

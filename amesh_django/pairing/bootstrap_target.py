@@ -181,8 +181,8 @@ def _check_answer(frame: frames.Frame, token: BootstrapToken, public_key: bytes)
             raise _rejection(code) if jti in (None, token.jti) else RelayProtocolViolation()
         case frames.Failed(PeerGone()):
             raise PeerGone(
-                "The device that waits for this token left before it answered. If it comes back, it can still finish; else make a "
-                "new token with provision."
+                "The device that waits for this token left before it answered, and the relay may take the token no second time. If "
+                "so, make a new one with provision."
             )
         case frames.Failed(error):
             raise error

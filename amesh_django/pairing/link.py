@@ -178,8 +178,11 @@ def _why_unreachable(error: Exception, address: str) -> PairingError:
         )
     if isinstance(error, ssl.SSLError):
         return RelayUnreachable(f"{shown} does not speak TLS as it should. {again}: without TLS it begins with ws://.")
-    if isinstance(error, TimeoutError):
-        return RelaySilent(f"{shown} does not answer. {again} and this machine's network, or choose another relay.")
+    without_tls = "; without TLS its address begins with ws://" if at.scheme == "wss" else ""
+    if isinstance(error, TimeoutError):  # as our own relay does, which waits for the rest of what it takes for HTTP
+        return RelaySilent(
+            f"{shown} does not answer{without_tls}. {again} and this machine's network, or choose another relay."
+        )
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
         if status == 429:
@@ -199,9 +202,7 @@ def _why_unreachable(error: Exception, address: str) -> PairingError:
     if isinstance(error, socket.gaierror):
         why = "there is no such name"
     elif isinstance(error, ConnectionResetError | ConnectionAbortedError):
-        why = "it closes the connection at once" + (
-            "; without TLS its address begins with ws://" if at.scheme == "wss" else ""
-        )
+        why = f"it closes the connection at once{without_tls}"
     elif isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(
         error
     ):  # one address, or each of several

@@ -18,6 +18,17 @@ _ESCAPE_SEQUENCE = re.compile(
 # Control, format (bidirectional marks, zero-width, tags), surrogates, private use, unassigned; line and paragraph separators.
 _UNSHOWABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
+_TOKEN = re.compile(r"(amesh-bt-v\d+\.)[\w.=-]+")
+
+
+def without_tokens(text: str) -> str:
+    """*text*, where a bootstrap token that somebody gave in the wrong place is cut off: what is printed gets into logs.
+
+    Args:
+        text: an error about what was typed.
+    """
+    return _TOKEN.sub(r"\1…", text)
+
 
 def clean_line(text: str) -> str:
     """*text* without escape sequences, control and format characters; a line break or tab becomes a space.

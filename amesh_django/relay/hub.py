@@ -20,6 +20,7 @@ from .sockets import FAILED, GOING_AWAY, POLICY, RESTART, TRY_LATER, Budget, Sen
 T = TypeVar("T")
 
 _SWEEP_SECONDS: Final = 1.0
+_MINUTE: Final = 60.0
 
 Handler = Callable[[Socket, Message, int], Awaitable[None]]
 Listener = Callable[[Socket, Event], bool]
@@ -166,16 +167,20 @@ class Hub:
         await self.exchange.refresh()
         if len(self.sockets) + self.exchange.others >= settings.MAX_CONNECTIONS:
             self.counts["refused:too_many_connections"] += 1
-            socket.close(TRY_LATER)
+            self._turn_away(socket)
         elif 0 < settings.CONNECTIONS_PER_ADDRESS <= self._per_address[address]:
             self.counts["refused:rate_limited"] += 1
             socket.write(messages.error("rate_limited"))
-            socket.close(TRY_LATER)
+            self._turn_away(socket)
         else:
             self.sockets[socket.number] = socket
             self._per_address[address] += 1
             self.counts["connections"] += 1
         return socket
+
+    def _turn_away(self, socket: Socket) -> None:
+        self.counts[f"closed:{TRY_LATER}"] += 1
+        socket.close(TRY_LATER)
 
     async def leave(self, socket: Socket) -> None:
         """A connection is no more, or is being closed. To say so twice does no harm."""
@@ -219,7 +224,13 @@ class Hub:
         self.ignore(socket)
 
     def ignore(self, socket: Socket) -> None:
-        """A message that has no effect: what was on its way when a session ended, or worse."""
+        """A message that has no effect: what was on its way when a session ended, or worse.
+
+        They are counted by the minute: who waits for hours, for a token that somebody else watches for, is refused now and then.
+        """
+        now = self.clock()
+        if now >= socket.errors_until:
+            socket.errors, socket.errors_until = 0, now + _MINUTE
         socket.errors += 1
         if socket.errors > self.settings.MAX_ERRORS:
             self.drop(socket, POLICY)

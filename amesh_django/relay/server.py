@@ -19,7 +19,7 @@ from amesh_django import conf
 
 from . import need_extra
 from .addresses import LOCAL, network
-from .hubs import stop_hub
+from .hubs import current_hub, stop_hub
 from .sockets import TOO_BIG
 
 try:
@@ -143,8 +143,14 @@ class RelayProtocol(WebSocketProtocol):  # type: ignore[misc]
         self.transport.write(data)
 
     def serverClose(self, code: int | None = None) -> None:
-        """With the codes of a server, too, which autobahn leaves to its inner parts."""
-        self.sendCloseFrame(code=1000 if code is None else code)
+        """With the codes of a server, too, which autobahn leaves to its inner parts. The application has counted it."""
+        super().sendCloseFrame(code=1000 if code is None else code)
+
+    def sendCloseFrame(self, code: int | None = None, reasonUtf8: bytes | None = None, isReply: bool = False) -> None:
+        """Count what is closed before the application hears of it: for its length, or because it is no WebSocket message."""
+        if self.state == self.STATE_OPEN and not isReply:
+            current_hub().counts[f"closed:{code}"] += 1
+        super().sendCloseFrame(code=code, reasonUtf8=reasonUtf8, isReply=isReply)
 
     def pauseProducing(self) -> None:
         """The client does not read. What it asks for, such as the answer to a ping, would have to wait as well."""

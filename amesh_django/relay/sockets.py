@@ -76,7 +76,8 @@ class Socket:
         asked: who watches for that.
         asking_until: how long it waits.
         idle_since: when it last did something.
-        errors: how many of its messages were refused.
+        errors: how many of its messages were refused within a minute.
+        errors_until: when that minute ends.
         overrun: more has happened to it than could wait, and something is lost: it has to be closed.
         closed: True once it is being closed; then it takes and sends no more.
     """
@@ -100,6 +101,7 @@ class Socket:
         "asking_until",
         "closed",
         "errors",
+        "errors_until",
         "idle_since",
         "number",
         "overrun",
@@ -118,6 +120,7 @@ class Socket:
         self.asking_until = 0.0
         self.idle_since = now
         self.errors = 0
+        self.errors_until = 0.0
         self.overrun = False
         self.closed = False
         self._send = send

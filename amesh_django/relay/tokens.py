@@ -48,6 +48,8 @@ class Tokens:
         socket.hold()
         refusal = await hub.ask(hub.exchange.watch(jti, hub.ref(socket), socket.address))
         if refusal is not None:
+            if refusal == "jti_already_watched":
+                socket.idle_since = hub.clock()  # it asks now and then, until the other one has gone
             hub.refuse(socket, refusal)
         elif socket.closed:
             await hub.quietly(hub.exchange.unwatch(jti, hub.ref(socket)))

@@ -14,6 +14,7 @@ import click
 from amesh_django.device import Device, FileAllowList, default_directory
 from amesh_django.device.commands import COMMANDS, Command, Context, Option, attempt, forget_stdout
 from amesh_django.device.storage import expanded
+from amesh_django.protocol.display import without_tokens
 from amesh_django.protocol.errors import AmeshError
 
 from .console import RichConsole
@@ -117,7 +118,9 @@ def run(arguments: Sequence[str]) -> int:
         if "--json" in arguments:
             RichConsole(as_json=True).error("usage", error.format_message())
         else:
-            error.show()
+            shown = io.StringIO()
+            error.show(file=shown)
+            click.echo(without_tokens(shown.getvalue()), err=True, nl=False)
         return error.exit_code
     except click.exceptions.Exit as done:
         return done.exit_code

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from amesh_django.protocol.display import clean_line
+from amesh_django.protocol.display import clean_line, without_tokens
 from amesh_django.protocol.errors import AmeshError
 
 #: What a line means; the front end decides how that looks. ``drawn`` is light on dark, whatever the terminal's colours are.
@@ -167,6 +167,7 @@ class Console(ABC):
 
     def error(self, code: str, message: str) -> None:
         """Why the command failed, on stderr."""
+        message = without_tokens(message)
         if self.as_json:
             self._json({"error": code, "message": message}, err=True)
         elif code in (Declined.code, INTERRUPTED_CODE):  # that is no mistake
