@@ -288,7 +288,15 @@ def test_a_relay_that_talks_nonsense(raw: str | bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "kind"), [(1000, RelayClosed), (1011, RelayClosed), (1013, RelayFull), (1009, MessageTooBig)]
+    ("code", "kind"),
+    [
+        (1000, RelayClosed),
+        (1002, RelayProtocolViolation),
+        (1008, RelayClosed),
+        (1011, RelayClosed),
+        (1013, RelayFull),
+        (1009, MessageTooBig),
+    ],
 )
 def test_the_relay_closes(code: int, kind: type[PairingError]) -> None:
     async def test() -> None:

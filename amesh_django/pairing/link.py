@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 _quiet = logging.getLogger("amesh_django.pairing.websocket")
 _quiet.setLevel(logging.WARNING)
 
-_PROTOCOL_ERRORS = (1002, 1003, 1007, 1008)
+_PROTOCOL_ERRORS = (1002, 1003, 1007)
+_POLICY = 1008
 _TOO_BIG = 1009
 _TRY_LATER = 1013
 
@@ -132,7 +133,8 @@ def _why_closed(closed: Any) -> PairingError:
     ours = closed.sent.code if closed.sent and closed.rcvd_then_sent is not True else None
     if _TOO_BIG in (ours, theirs):
         return MessageTooBig()
-    if ours in _PROTOCOL_ERRORS or theirs in _PROTOCOL_ERRORS:
+    # With 1008 a relay closes connections that read too slowly or ask for too much: no reason to distrust it.
+    if ours in (*_PROTOCOL_ERRORS, _POLICY) or theirs in _PROTOCOL_ERRORS:
         return RelayProtocolViolation()
     return RelayFull() if theirs == _TRY_LATER else RelayClosed()
 
