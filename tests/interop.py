@@ -4,6 +4,8 @@ It is not part of `make test`, for the TypeScript packages can't be installed wh
 that implementation's relay (which listens where HOST and PORT say) and its command line; what the terminals showed goes to stderr:
 
     python -m tests.interop --relay "bun packages/relay/src/start.ts" --cli "bun packages/cli/src/sea.ts"
+
+What requests between the two look like is tried by `tests.interop_sdk`.
 """
 
 from __future__ import annotations
@@ -131,6 +133,8 @@ def bootstrap(relay: Server, folder: Path, command: Sequence[str]) -> str:
             assert waiting.end() == 0, waiting.shown
         assert target.file() == [(controller.device_id, "controller")], target.file()
         assert controller.peers() == [(target.device_id, "target")], controller.peers()
+        # Its key lies under another name than its device id.
+        assert Machine(OURS, controller.cli, target.path).peers() == target.file()
     return "enrolled by our token; without --v1 refused"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import IO, Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponseRedirect, JsonResponse
 from django.urls import URLPattern, re_path
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.authentication import BasicAuthentication
@@ -51,6 +51,10 @@ def plain(request: HttpRequest) -> JsonResponse:
     return JsonResponse(describe(request))
 
 
+def moved(request: HttpRequest) -> HttpResponseRedirect:
+    return HttpResponseRedirect("/middleware/sync/here")
+
+
 async def plain_async(request: HttpRequest) -> JsonResponse:
     return JsonResponse(await sync_to_async(describe)(request))
 
@@ -80,7 +84,7 @@ class Rest(APIView):
             request.data  # noqa: B018 -- REST framework's own parsers, before Django's
         return Response({**describe(plain), **found})
 
-    get = post = put = handle
+    get = post = put = patch = delete = handle
 
 
 class _Middleware:
@@ -136,6 +140,7 @@ def doors() -> list[URLPattern]:
         "middleware/sync": plain,
         "middleware/async": plain_async,
         "middleware/open": plain,
+        "middleware/moved": moved,
         "decorator/sync": decorated,
         "decorator/async": decorated_async,
         "drf": Rest.as_view(),
