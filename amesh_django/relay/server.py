@@ -139,8 +139,14 @@ class RelayProtocol(WebSocketProtocol):  # type: ignore[misc]
     # Sending.
 
     def sendData(self, data: bytes, sync: bool = False, chopsize: int | None = None) -> None:
-        """Without that line either."""
-        self.transport.write(data)
+        """Without that line either, and at once where nothing waits: Twisted would ask the selector twice for each message."""
+        connection = self.transport.transport
+        if connection.connected and not (connection.dataBuffer or getattr(connection, "_tempDataBuffer", True)):
+            sent = connection.writeSomeData(data)
+            if isinstance(sent, int):  # else the connection is lost, and Twisted finds that out in its own time
+                data = data[sent:]
+        if data:
+            self.transport.write(data)
 
     def serverClose(self, code: int | None = None) -> None:
         """With the codes of a server, too, which autobahn leaves to its inner parts. The application has counted it."""
