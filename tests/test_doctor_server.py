@@ -340,6 +340,14 @@ def test_variables_that_are_in_the_way(
     assert device.run("fetch", url, **{variable: value, "NO_PROXY": "", "no_proxy": ""}).returncode == 1
 
 
+def test_no_part_of_a_proxy_s_password_is_shown(device: FrontEnd) -> None:
+    for value in ("http://user:s3cr/et@h:1", "ftp://user:s3cret@h"):
+        for words in (("fetch", "http://x.invalid/"), ("doctor", "--no-relay", "http://x.invalid/")):
+            done = device.run(*words, ALL_PROXY=value, NO_PROXY="", no_proxy="")
+            assert done.returncode == 1 and "A variable for proxies" in done.stdout + done.stderr
+            assert "s3cr" not in done.stdout + done.stderr
+
+
 def test_it_works_beside_a_proxy_that_is_not_there(device: FrontEnd, liar: Told) -> None:
     found = device.doctor(liar.url, HTTP_PROXY="http://127.0.0.1:1", NO_PROXY="")
     assert found.problems() == {"server"}

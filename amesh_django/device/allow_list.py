@@ -88,6 +88,10 @@ class AllowList(ABC):
         """Make the permissions of a device what *update* makes of those that it has, in one step: none that another process
         withdraws at the same time comes back.
 
+        Args:
+            device_id: ``am_…``
+            update: gets name → value, such as ``{"shell": True}``, and returns all that there shall be.
+
         Raises:
             DeviceNotFound: it is not in the list.
         """

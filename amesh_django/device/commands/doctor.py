@@ -68,10 +68,8 @@ def examine(
         ProblemsFound: there is a problem.
         UsageProblem: the options contradict each other, or there is no such address.
     """
-    from .doctor_server import (
-        ServerChecks,
-        check_url,
-    )  # here, for it takes httpx, and other commands are to start quickly
+    # Here, for it takes httpx, and other commands are to start quickly.
+    from .doctor_server import ServerChecks, check_url
 
     address = check_url(url) if url is not None else None
     if not 0 < timeout < math.inf:

@@ -33,10 +33,8 @@ _SOON_SECONDS = 600
 
 def versions() -> Iterator[Finding]:
     """What is installed."""
-    from importlib.metadata import (
-        PackageNotFoundError,
-        version,
-    )  # here, for it takes long and other commands do without
+    # Here, for it takes long, and other commands do without.
+    from importlib.metadata import PackageNotFoundError, version
 
     found = [f"Python {platform.python_version()}"]
     for package in _PACKAGES:

@@ -25,6 +25,7 @@ from amesh_django.protocol.errors import AmeshError, InvalidInput
 from .console import UsageProblem
 from .doctor_answers import meaning
 from .doctor_findings import Finding
+from .requests import environment_problem
 
 _MOST_BYTES = 65536
 #: From here on a skew is worth a warning, and from here on requests are refused (protocol.md §3), in seconds.
@@ -85,10 +86,16 @@ def ask(url: httpx.URL, device: Device | None, seconds: float) -> Answer:
         Unreachable: no answer.
         KeyStoreError: the key can't be used.
     """
-    client = _client(AmeshAuth(device) if device is not None else None, seconds)
+    problem = environment_problem()
+    if problem is not None:
+        raise Unreachable(problem)
+    auth = AmeshAuth(device) if device is not None else None
     before = time.time()
     try:
-        with client, client.stream("GET", url) as response:
+        with (
+            httpx.Client(auth=auth, timeout=seconds, headers={"Accept": "application/json"}) as client,
+            client.stream("GET", url) as response,
+        ):
             after = time.time()
             content = b""
             for chunk in response.iter_bytes():
@@ -106,24 +113,6 @@ def ask(url: httpx.URL, device: Device | None, seconds: float) -> Answer:
     except (ValueError, RecursionError):
         body = None
     return Answer(response.status_code, response.headers, body, before, after)
-
-
-def _client(auth: AmeshAuth | None, seconds: float) -> httpx.Client:
-    """The client that asks; making one reads the variables for proxies and certificates."""
-    try:
-        return httpx.Client(auth=auth, timeout=seconds, headers={"Accept": "application/json"})
-    except (httpx.InvalidURL, ValueError):
-        raise Unreachable(
-            "A variable for proxies (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) is no address. Correct or unset it."
-        ) from None
-    except ImportError:
-        raise Unreachable(
-            "A variable for proxies names one of SOCKS, which needs a package more: pip install 'httpx[socks]'. Or unset it."
-        ) from None
-    except OSError as error:
-        raise Unreachable(
-            f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read ({error.strerror or error}). Correct or unset it."
-        ) from None
 
 
 def _goes_through_proxy(url: httpx.URL) -> bool:

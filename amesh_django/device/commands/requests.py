@@ -62,6 +62,27 @@ def _method(text: str) -> str:
     return text.upper()
 
 
+def environment_problem() -> str | None:
+    """What is wrong with the variables for proxies and certificates, which httpx reads; None where nothing is.
+
+    In our words, for those of httpx may hold a part of a proxy's password.
+    """
+    import httpx
+
+    try:
+        httpx.Client().close()
+    except (httpx.InvalidURL, ValueError):
+        return (
+            "A variable for proxies (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) is no address. Correct or unset it."
+        )
+    except ImportError:
+        return "A variable for proxies names one of SOCKS, which needs a package more: pip install 'httpx[socks]'. Or unset it."
+    except OSError as error:
+        why = error.strerror or type(error).__name__
+        return f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read ({why}). Correct or unset it."
+    return None
+
+
 def fetch(
     context: Context,
     *,
@@ -95,13 +116,18 @@ def fetch(
             timeout=timeout,
             follow_redirects=location,
         )
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.LocalProtocolError, UnicodeError) as error:
-        raise InvalidInput(f"This request can't be sent: {error}. A URL begins with http:// or https://.") from None
     except InvalidInput:
         raise
-    except (ImportError, ValueError) as error:  # a variable for proxies names one of SOCKS, or none
+    except (
+        httpx.InvalidURL,
+        httpx.UnsupportedProtocol,
+        httpx.LocalProtocolError,
+        ValueError,
+        ImportError,
+    ) as error:
+        problem = environment_problem()
         raise InvalidInput(
-            f"This request can't be sent: {error}. Correct or unset the variables for proxies."
+            problem or f"This request can't be sent: {error}. A URL begins with http:// or https://."
         ) from None
     except httpx.TimeoutException:
         raise NoAnswer(f"{host} did not answer within {timeout:g} s. Try again, or allow more: --timeout.") from None
