@@ -190,12 +190,18 @@ def lock_seal(using: str) -> SealRow | None:
 
 
 def _trusted_seal(using: str) -> SealRow:
-    """The locked seal, once it is sure that no change past the app would be sealed along."""
+    """The locked seal, once it is sure that no change past the app would be sealed along.
+
+    Raises:
+        Lost: another process sealed the first devices just now.
+    """
     row = lock_seal(using)
+    # Where there is none there is nothing to lock: another process may add the first devices at any moment, until ours stands.
+    first = first_seal(using) if row is None else row
     if row is None or row.touched or not seal_is_genuine(seal_keys(), row):
         snapshot.verify_rows(using, row)
     snapshot.verify_age(using, row)  # a change would make it the newest list
-    return row if row is not None else first_seal(using)
+    return first
 
 
 def _is_conflict(error: OperationalError) -> bool:

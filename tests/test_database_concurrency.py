@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -11,35 +12,33 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from pytest_django.plugin import DjangoDbBlocker
 
 from amesh_django import snapshot
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.device import Device as ThisDevice
-from amesh_django.protocol import device_id
-from tests.database_worker import public_key
-from tests.databases import environment
-from tests.services import ROOT
+from amesh_django.protocol import DeviceEntry, device_id
+from tests.database_worker import WHEN, public_key
+from tests.databases import as_default, environment
+from tests.services import ROOT, run
 
 Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def worker_environment(database: dict[str, str], server: ThisDevice) -> dict[str, str]:
+    return {"DJANGO_SETTINGS_MODULE": "tests.settings", "AUTH_MESH_DIR": str(server.path), **environment(database)}
 
 
 @pytest.fixture
 def start(default_database: dict[str, str], amesh_server: ThisDevice) -> Iterator[Start]:
     """Start a worker process on this database, with this server's identity."""
-    import os
-
     started = []
 
-    def run(what: str, seed: str, count: int) -> subprocess.Popen[str]:
+    def begin(what: str, seed: str, count: int) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.database_worker", what, seed, str(count)],
             cwd=ROOT,
-            env={
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "tests.settings",
-                "AUTH_MESH_DIR": str(amesh_server.path),
-                **environment(default_database),
-            },
+            env={**os.environ, **worker_environment(default_database, amesh_server)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -47,7 +46,7 @@ def start(default_database: dict[str, str], amesh_server: ThisDevice) -> Iterato
         started.append(process)
         return process
 
-    yield run
+    yield begin
     for process in started:
         process.kill()
         process.communicate()
@@ -69,6 +68,42 @@ def test_no_change_is_lost_and_nothing_is_revived(start: Start, amesh_server: An
     assert set(found) == expected
     assert all(found[device_id(public_key("b", n))].permissions == {"shell": True} for n in range(12))
     assert DatabaseAllowList().verify().ok
+
+
+@pytest.fixture
+def first_device_of_another(
+    postgres_database: dict[str, str], amesh_server: ThisDevice, django_db_blocker: DjangoDbBlocker
+) -> Iterator[list[str]]:
+    """On PostgreSQL: a process that adds the first device of all just after this one has seen that there is no seal."""
+    from amesh_django import change
+
+    read_seal = change.read_seal
+    added = []
+
+    def read(using: str) -> Any:
+        row = read_seal(using)
+        if row is None and not added:
+            added.append(device_id(public_key("other", 0)))
+            command = [sys.executable, "-m", "tests.database_worker", "add", "other", "1"]
+            run(command, env=worker_environment(postgres_database, amesh_server))
+        return row
+
+    with django_db_blocker.unblock(), as_default(postgres_database), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(change, "read_seal", read)
+        yield added
+
+
+def test_a_first_device_that_comes_in_between_is_no_manipulation(first_device_of_another: list[str]) -> None:
+    mine = DeviceEntry.new(public_key("mine", 0), "mine", "target", added_at=WHEN)
+    DatabaseAllowList().add(mine)
+    assert {entry.device_id for entry in DatabaseAllowList().read()} == {mine.device_id, *first_device_of_another}
+    assert DatabaseAllowList().verify().ok
+
+
+def test_a_first_device_that_comes_during_a_check_is_no_manipulation(first_device_of_another: list[str]) -> None:
+    found = DatabaseAllowList().verify()
+    assert first_device_of_another
+    assert (found.ok, found.devices, found.problems) == (True, 1, [])
 
 
 def test_kill_9_leaves_the_old_or_the_new_list(start: Start, amesh_server: Any) -> None:
