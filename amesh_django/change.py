@@ -182,11 +182,15 @@ def first_seal(using: str) -> SealRow:
 def lock_seal(using: str) -> SealRow | None:
     """Take the lock of the list for the rest of the transaction, and read the seal."""
     seals = AllowListSeal.objects.using(using).filter(pk=1)
-    if connections[using].features.has_select_for_update:
-        list(seals.select_for_update().values_list("pk"))
-    else:  # a write is what locks an SQLite database
-        seals.update(id=1)
-    return read_seal(using)
+    if not connections[using].features.has_select_for_update:
+        seals.update(id=1)  # a write is what locks an SQLite database
+        return read_seal(using)
+    for _ in range(2):
+        is_locked = bool(list(seals.select_for_update().values_list("pk")))
+        row = read_seal(using)
+        if is_locked or row is None:
+            break  # else it was made between the two reads, and is not locked
+    return row
 
 
 def _trusted_seal(using: str) -> SealRow:
@@ -200,7 +204,8 @@ def _trusted_seal(using: str) -> SealRow:
     first = first_seal(using) if row is None else row
     if row is None or row.touched or not seal_is_genuine(seal_keys(), row):
         snapshot.verify_rows(using, row)
-    snapshot.verify_age(using, row)  # a change would make it the newest list
+    if snapshot.verify_age(using, row) != row:  # a change would make it the newest list
+        raise Lost
     return first
 
 

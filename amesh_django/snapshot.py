@@ -102,17 +102,18 @@ def current(using: str | None = None) -> Snapshot:
     connection = connections[using]
     process = _processes.get(using) or _processes.setdefault(using, _Process())
     before = process.snapshot
+    known = before.row if before is not None else None  # another thread may bring it up while this one reads
     try:
         row = read_seal(using)
         if before is not None and row is not None and row == before.row and not _reads_uncommitted(connection):
-            if time.monotonic() > process.look_at:
-                _look_again(using, process, row)
-            return before
+            if time.monotonic() <= process.look_at or _look_again(using, process, row):
+                return before
+            row = read_seal(using)
         if row is not None and not is_well_formed(row):
             raise _broken("seal_mismatch")
         if _reads_uncommitted(connection):
             return _transient(using, connection, row)
-        return _advance(using, process, connection, before, row)
+        return _advance(using, process, connection, before, known, row)
     except (DatabaseError, InterfaceError) as error:
         logger.error("The allow list can't be read from the database: %s", type(error).__name__)
         raise AllowListIntegrityFailure(
@@ -121,11 +122,11 @@ def current(using: str | None = None) -> Snapshot:
         ) from error
 
 
-def _is_older(row: SealRow | None, kept: Snapshot) -> bool:
-    """True if *row* seals an older list than *kept*, or another one of the same revision: a list put back and changed."""
-    if row is None or kept.row is None or row.revision != kept.revision:
-        return kept.revision > (row.revision if row else 0)
-    return row.hmac != kept.row.hmac
+def _is_older(row: SealRow | None, known: SealRow) -> bool:
+    """True if *row* seals an older list than *known*, or another one of the same revision: a list put back and changed."""
+    if row is None or row.revision != known.revision:
+        return known.revision > (row.revision if row else 0)
+    return row.hmac != known.hmac
 
 
 def _transient(using: str, connection: BaseDatabaseWrapper, row: SealRow | None) -> Snapshot:
@@ -137,24 +138,40 @@ def _transient(using: str, connection: BaseDatabaseWrapper, row: SealRow | None)
             try:
                 kept = rebuild(using, keys, row)
             except AllowListIntegrityFailure:  # others may have changed the list between the two reads
-                again = read_seal(using)
-                if again == row:
+                if read_seal(using) == row:
                     raise
-                kept = rebuild(using, keys, again)
+                kept = rebuild(using, keys, _locked_seal(using))
         except AllowListIntegrityFailure as error:
             raise _broken(error.reason) from None
         connection.__dict__["_amesh_transient"] = kept
     return kept
 
 
+def _locked_seal(using: str) -> SealRow | None:
+    """The seal, with writers locked out for the rest of the transaction."""
+    list(AllowListSeal.objects.using(using).select_for_update().filter(pk=1))
+    return read_seal(using)
+
+
 def _advance(
-    using: str, process: _Process, connection: BaseDatabaseWrapper, before: Snapshot | None, row: SealRow | None
+    using: str,
+    process: _Process,
+    connection: BaseDatabaseWrapper,
+    before: Snapshot | None,
+    known: SealRow | None,
+    row: SealRow | None,
 ) -> Snapshot:
-    """Bring the snapshot of the process up to the seal that was read."""
+    """Bring the snapshot of the process up to the seal that was read.
+
+    Args:
+        before: the snapshot, as it is now.
+        known: its seal when that one was not read yet.
+        row: the seal that was read.
+    """
     broken = process.broken
     if broken is not None and row == broken[0] and time.monotonic() < broken[1]:
         raise AllowListIntegrityFailure(*broken[2].args, reason=broken[2].reason)
-    if before is not None and _is_older(row, before):
+    if before is not None and known is not None and _is_older(row, known):
         # Read after it was adopted, and older: a transaction that began earlier may see that, a fresh read may not.
         if connection.in_atomic_block:
             return before
@@ -172,8 +189,7 @@ def _advance(
             row = again
         else:
             with transaction.atomic(using=using):
-                list(AllowListSeal.objects.using(using).select_for_update().filter(pk=1))
-                row = read_seal(using)
+                row = _locked_seal(using)
                 found = _try(using, process, keys, row)
             if found is not None:
                 return found
@@ -188,23 +204,28 @@ def _pause(process: _Process, row: SealRow | None, started: float, error: AllowL
     process.broken = (row, time.monotonic() + pause, error)
 
 
-def _check_age(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> None:
-    """Refuse a list that is older than one that this host has seen, before anything is taken from it."""
+def _check_age(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> SealRow | None:
+    """Refuse a list that is older than one that this host has seen, before anything is taken from it.
+
+    Returns:
+        *row*, or a newer one if others went on since it was read.
+    """
     started = time.monotonic()
     if row is None and started < process.empty_until:
-        return
+        return row
     if row is not None and not seal_is_genuine(keys, row):
-        return  # found out below, and said otherwise
+        return row  # found out below, and said otherwise
     file = rollback.state_of_file(using, keys)
     try:
-        process.is_noted = rollback.check(using, keys, row)
+        newest, process.is_noted = rollback.check(using, keys, row)
     except AllowListIntegrityFailure as error:
         _pause(process, row, started, error)
         logger.critical("%s", error)
         raise
     process.file = file
-    if row is None:
+    if newest is None:
         process.empty_until = time.monotonic() + _EMPTY_SECONDS
+    return newest
 
 
 def _note(using: str, process: _Process, keys: SealKeys, row: SealRow) -> None:
@@ -215,19 +236,24 @@ def _note(using: str, process: _Process, keys: SealKeys, row: SealRow) -> None:
     process.look_at = time.monotonic() + _LOOK_SECONDS
 
 
-def _look_again(using: str, process: _Process, row: SealRow) -> None:
-    """The list is the one that this process knows; is it still the newest, by what the other processes have seen?"""
+def _look_again(using: str, process: _Process, row: SealRow) -> bool:
+    """The list is the one that this process knows; is it still the newest, by what the other processes have seen?
+
+    Returns:
+        False if others went on since it was read.
+    """
     keys = seal_keys()
     with process.lock:
         if time.monotonic() < process.look_at:
-            return
+            return True
         try:
-            if rollback.state_of_file(using, keys) != process.file:
-                _check_age(using, process, keys, row)
+            if rollback.state_of_file(using, keys) != process.file and _check_age(using, process, keys, row) != row:
+                return False
             _note(using, process, keys, row)
         except BaseException:
             process.snapshot = None
             raise
+    return True
 
 
 def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> Snapshot | None:
@@ -236,10 +262,14 @@ def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> 
     if kept is not None and row is not None:
         if kept.row == row or kept.revision > row.revision:
             return kept
-        if _is_older(row, kept):
+        if kept.row is not None and _is_older(row, kept.row):
             raise _broken("rolled_back")
-    _check_age(using, process, keys, row)
-    if kept is not None and row is not None:
+    newest = _check_age(using, process, keys, row)
+    # A transaction that began earlier goes on seeing what was before: true there, and not kept.
+    is_past = newest != row and connections[using].in_atomic_block and read_seal(using) == row
+    if not is_past:
+        row = newest
+    if kept is not None and row is not None and not is_past:
         if row.touched == 0 and seal_is_genuine(keys, row) and catch_up(using, keys, kept, row):
             _note(using, process, keys, row)
             return kept
@@ -253,7 +283,7 @@ def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> 
             raise _broken(error.reason) from None
         return None
     process.broken = None
-    if row is not None:
+    if row is not None and not is_past:
         _note(using, process, keys, row)
         process.snapshot = found
     return found
@@ -277,15 +307,15 @@ def verify_rows(using: str, row: SealRow | None) -> None:
         raise _broken(error.reason) from None
 
 
-def verify_age(using: str, row: SealRow | None) -> None:
-    """Verify that a genuine seal is not older than one that this host has seen.
+def verify_age(using: str, row: SealRow | None) -> SealRow | None:
+    """Verify that a genuine seal is not older than one that this host has seen; it, or a newer one if others went on since.
 
     Raises:
         AllowListIntegrityFailure: it is, or that is not known any more.
         KeyStoreError, DirectoryError: the keys of the seal, or the TPM that knows, can't be had.
     """
     try:
-        rollback.check(using, seal_keys(), row)
+        return rollback.check(using, seal_keys(), row)[0]
     except AllowListIntegrityFailure as error:
         logger.critical("%s", error)
         raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -64,8 +65,28 @@ def test_the_first_device_may_come_between_two_reads(
     snapshot.reset()
     monkeypatch.setattr(snapshot, "read_seal", lambda using: stale.pop() if stale else true(using))
     monkeypatch.setattr(snapshot, "_reads_uncommitted", lambda connection: in_transaction)
-    assert entry(1).public_key in snapshot.current().by_key
+    with transaction.atomic() if in_transaction else nullcontext():
+        assert entry(1).public_key in snapshot.current().by_key
     assert not stale
+
+
+def test_another_thread_may_go_on_between_two_reads(
+    devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It brings up the very snapshot that this thread was about to compare with the seal that it has just read."""
+    devices.add(entry(1))
+    snapshot.current()
+    true = snapshot.read_seal
+
+    def read(using: str) -> Any:
+        row = true(using)
+        monkeypatch.undo()
+        devices.add(entry(2))
+        snapshot.current()
+        return row
+
+    monkeypatch.setattr(snapshot, "read_seal", read)
+    assert entry(2).public_key in snapshot.current().by_key
 
 
 def test_what_is_added_is_found(devices: DatabaseAllowList) -> None:
