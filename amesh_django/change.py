@@ -217,6 +217,28 @@ def _is_conflict(error: OperationalError) -> bool:
     return code in ("40001", "40P01", "55P03") or "locked" in text or "deadlock" in text or "lock wait" in text
 
 
+def retried(using: str, work: Callable[[], T]) -> T:
+    """Run *work* in one transaction, again where another change got in between; all of it happens, or nothing.
+
+    Raises:
+        AllowListBusy: other changes kept getting in between.
+    """
+    nested = connections[using].in_atomic_block
+    for attempt in range(ATTEMPTS):
+        try:
+            with transaction.atomic(using=using):
+                return work()
+        except Lost:
+            pass
+        except OperationalError as error:
+            if not _is_conflict(error):
+                raise
+            if nested:  # the transaction around this one has to be tried again, and that is not ours to do
+                break
+        time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
+    raise AllowListBusy("The list was busy with other changes; nothing was changed. Try again.")
+
+
 def change(using: str, by: str, work: Callable[[Change], T]) -> T:
     """Run *work* on an open change and seal the result; all of it happens, or nothing.
 
@@ -230,24 +252,14 @@ def change(using: str, by: str, work: Callable[[Change], T]) -> T:
         AllowListBusy: other changes kept getting in between.
     """
     keys = seal_keys()
-    connection = connections[using]
-    nested = connection.in_atomic_block
-    for attempt in range(ATTEMPTS):
-        try:
-            with transaction.atomic(using=using):
-                before = _trusted_seal(using)
-                pending = Change(using, keys, before, by)
-                result = work(pending)
-                if pending.changed:
-                    pending.write(before)
-                    snapshot.mark_dirty(connection)
-                return result
-        except Lost:
-            pass
-        except OperationalError as error:
-            if not _is_conflict(error):
-                raise
-            if nested:  # the transaction around this one has to be tried again, and that is not ours to do
-                break
-        time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
-    raise AllowListBusy("The list was busy with other changes; nothing was changed. Try again.")
+
+    def attempt() -> T:
+        before = _trusted_seal(using)
+        pending = Change(using, keys, before, by)
+        result = work(pending)
+        if pending.changed:
+            pending.write(before)
+            snapshot.mark_dirty(connections[using])
+        return result
+
+    return retried(using, attempt)

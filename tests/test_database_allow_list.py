@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models import ProtectedError
 from django.test.utils import CaptureQueriesContext
 
-from amesh_django import snapshot, triggers
+from amesh_django import integrity, snapshot, triggers
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.change import Lost
 from amesh_django.device import Device as ThisDevice
 from amesh_django.models import AllowListChange, AllowListSeal, Device, SealedModelError
 from amesh_django.protocol import DeviceEntry, device_id
@@ -268,6 +269,25 @@ def test_what_sqlite_lets_into_a_column_is_a_failure_and_no_traceback(
     devices.reseal()
     assert devices.verify().ok
     snapshot.current()
+
+
+@pytest.mark.parametrize("what", ["verify", "reseal"])
+def test_what_gets_in_the_way_of_a_check_is_tried_again(
+    devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A lock on SQLite, a serialization failure on PostgreSQL in REPEATABLE READ, a seal that another process made."""
+    devices.add(entry(1))
+    trouble, true = [OperationalError("database is locked"), Lost()], integrity.lock_seal
+
+    def lock(using: str) -> Any:
+        if trouble:
+            raise trouble.pop()
+        return true(using)
+
+    monkeypatch.setattr(integrity, "lock_seal", lock)
+    getattr(devices, what)()
+    assert not trouble
+    assert devices.verify().ok
 
 
 def test_a_row_put_back_to_an_older_state_is_noticed(devices: DatabaseAllowList) -> None:
