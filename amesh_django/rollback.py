@@ -187,13 +187,7 @@ def _announce(lists: NewestLists, name: str, before: Record, record: Record) -> 
 def state_of_file(using: str, keys: SealKeys) -> object:
     """What changes when a process of this host notes something; costs no more than a look at the folder."""
     place = _place(using, keys)
-    if place is None:
-        return None
-    try:
-        found = place[0].path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return place[0].stamp() if place is not None else None
 
 
 def remember_on_commit(using: str, keys: SealKeys, row: SealRow) -> None:
