@@ -176,6 +176,7 @@ def first_seal(using: str) -> SealRow:
             AllowListSeal.objects.using(using).create(id=1, **seal._asdict())
     except IntegrityError:
         raise Lost from None
+    snapshot.mark_dirty(connections[using])
     return seal
 
 

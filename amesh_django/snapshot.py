@@ -53,7 +53,6 @@ def reset() -> None:
     _processes.clear()
     for connection in connections.all(initialized_only=True):
         connection.__dict__.pop("_amesh_transient", None)
-        connection.__dict__.pop("_amesh_dirty", None)
 
 
 def _after_fork() -> None:
@@ -72,19 +71,22 @@ def database() -> str:
     return router.db_for_write(AllowListSeal)
 
 
+def _was_changed() -> None:
+    """Does nothing: where this is to be called on commit, the open transaction has changed the list, and did not undo that."""
+
+
 def mark_dirty(connection: BaseDatabaseWrapper) -> None:
     """Note that the open transaction has changed the list: until it has ended, this process must not believe what it reads."""
     if connection.in_atomic_block:
-        connection.__dict__["_amesh_dirty"] = connection.atomic_blocks[0]
-        transaction.on_commit(lambda: connection.__dict__.pop("_amesh_dirty", None), using=connection.alias)
+        transaction.on_commit(_was_changed, using=connection.alias)
 
 
 def _reads_uncommitted(connection: BaseDatabaseWrapper) -> bool:
     """True if this connection may see changes that can still be rolled back: its own, or a test case's."""
     if not connection.in_atomic_block:
         return False
-    outermost = connection.atomic_blocks[0]
-    return getattr(outermost, "_from_testcase", False) or connection.__dict__.get("_amesh_dirty") is outermost
+    is_of_test = getattr(connection.atomic_blocks[0], "_from_testcase", False)
+    return is_of_test or any(hook[1] is _was_changed for hook in connection.run_on_commit)
 
 
 def current(using: str | None = None) -> Snapshot:
@@ -138,19 +140,14 @@ def _transient(using: str, connection: BaseDatabaseWrapper, row: SealRow | None)
             try:
                 kept = rebuild(using, keys, row)
             except AllowListIntegrityFailure:  # others may have changed the list between the two reads
-                if read_seal(using) == row:
+                again = read_seal(using)
+                if again == row:
                     raise
-                kept = rebuild(using, keys, _locked_seal(using))
+                kept = rebuild(using, keys, again)
         except AllowListIntegrityFailure as error:
             raise _broken(error.reason) from None
         connection.__dict__["_amesh_transient"] = kept
     return kept
-
-
-def _locked_seal(using: str) -> SealRow | None:
-    """The seal, with writers locked out for the rest of the transaction."""
-    list(AllowListSeal.objects.using(using).select_for_update().filter(pk=1))
-    return read_seal(using)
 
 
 def _advance(
@@ -189,7 +186,8 @@ def _advance(
             row = again
         else:
             with transaction.atomic(using=using):
-                row = _locked_seal(using)
+                list(AllowListSeal.objects.using(using).select_for_update().filter(pk=1))
+                row = read_seal(using)
                 found = _try(using, process, keys, row)
             if found is not None:
                 return found

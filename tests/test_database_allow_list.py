@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -66,8 +65,7 @@ def test_the_first_device_may_come_between_two_reads(
     snapshot.reset()
     monkeypatch.setattr(snapshot, "read_seal", lambda using: stale.pop() if stale else true(using))
     monkeypatch.setattr(snapshot, "_reads_uncommitted", lambda connection: in_transaction)
-    with transaction.atomic() if in_transaction else nullcontext():
-        assert entry(1).public_key in snapshot.current().by_key
+    assert entry(1).public_key in snapshot.current().by_key
     assert not stale
 
 
@@ -388,6 +386,22 @@ def test_a_rolled_back_change_leaves_no_trace(devices: DatabaseAllowList) -> Non
         raise RuntimeError
     assert not snapshot.current().by_key[entry(1).public_key].revoked
     assert entry(2).public_key not in snapshot.current().by_key
+
+
+def test_a_function_that_was_rolled_back_once_is_believed_again(devices: DatabaseAllowList) -> None:
+    """As a decorator, `atomic` is the same object at each call."""
+
+    @transaction.atomic
+    def view(fails: bool) -> snapshot.Snapshot:
+        if fails:
+            devices.add(entry(1))
+            raise RuntimeError
+        return snapshot.current()
+
+    devices.add(entry(2))
+    with pytest.raises(RuntimeError):
+        view(fails=True)
+    assert view(fails=False) is snapshot.current()
 
 
 def test_a_committed_change_holds(devices: DatabaseAllowList) -> None:

@@ -124,6 +124,16 @@ def test_a_change_is_noted_when_it_is_there_to_stay(devices: DatabaseAllowList, 
     snapshot.current()
 
 
+def test_an_empty_list_that_was_sealed_and_undone_was_never_there(devices: DatabaseAllowList) -> None:
+    with pytest.raises(RuntimeError), transaction.atomic():
+        devices.add_all([])
+        snapshot.current()
+        raise RuntimeError
+    snapshot.reset()
+    assert not snapshot.current().by_key
+    devices.add(entry(1))
+
+
 def test_another_list_of_the_same_revision_is_refused(devices: DatabaseAllowList, amesh_server: ThisDevice) -> None:
     devices.add(entry(1))
     backup = Backup()
