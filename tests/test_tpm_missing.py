@@ -176,6 +176,7 @@ def test_the_library_is_silent(tmp_path: Path) -> None:
         ("tabrmd", "tabrmd", True, True),
         ("swtpm:port=2321", "swtpm:port=2321", False, True),
         ("mssim:host=h", "mssim:host=h", False, False),
+        ("swtpm:port=\udcff", "swtpm:port=?", False, True),
     ],
 )
 def test_names_of_tpms(said: str | None, name: str, manager: bool, many: bool) -> None:
