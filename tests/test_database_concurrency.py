@@ -16,7 +16,7 @@ import pytest
 from django.db import connection, transaction
 from pytest_django.plugin import DjangoDbBlocker
 
-from amesh_django import snapshot
+from amesh_django import server, snapshot
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.device import Device as ThisDevice
 from amesh_django.protocol import DeviceEntry, device_id
@@ -167,6 +167,25 @@ def test_after_a_change_that_was_undone_others_may_go_on_all_the_time(
         for other in others:
             other.join()
         assert DatabaseAllowList().verify().ok
+
+
+def test_keys_that_are_derived_while_all_is_forgotten(
+    amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither thread waits for the other for ever."""
+    forget, secret = threading.Thread(target=server.reset, daemon=True), server._seal_secret
+    derive = threading.Thread(target=server.seal_keys, daemon=True)
+
+    def late() -> tuple[bytes, str]:
+        forget.start()
+        forget.join(0.1)  # it has come as far as it can
+        return secret()
+
+    monkeypatch.setattr(server, "_seal_secret", late)
+    derive.start()
+    derive.join(10)
+    forget.join(10)
+    assert not derive.is_alive() and not forget.is_alive()
 
 
 def test_kill_9_leaves_the_old_or_the_new_list(start: Start, amesh_server: Any) -> None:
