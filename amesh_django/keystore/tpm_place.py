@@ -79,7 +79,7 @@ def check_place(tcti: str) -> None:
         BackendUnavailable: no TPM is wanted; the device is missing or closed to this user. A reason without a capital letter.
     """
     if tcti == NONE:
-        raise BackendUnavailable(f"{VARIABLE} says {NONE}")
+        raise BackendUnavailable(f"{VARIABLE} says {NONE}; unset it to use this machine's TPM")
     path = device_path(tcti)
     if path is None:
         return
