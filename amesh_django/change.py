@@ -176,17 +176,22 @@ def first_seal(using: str) -> SealRow:
             AllowListSeal.objects.using(using).create(id=1, **seal._asdict())
     except IntegrityError:
         raise Lost from None
+    snapshot.mark_dirty(connections[using])
     return seal
 
 
 def lock_seal(using: str) -> SealRow | None:
     """Take the lock of the list for the rest of the transaction, and read the seal."""
     seals = AllowListSeal.objects.using(using).filter(pk=1)
-    if connections[using].features.has_select_for_update:
-        list(seals.select_for_update().values_list("pk"))
-    else:  # a write is what locks an SQLite database
-        seals.update(id=1)
-    return read_seal(using)
+    if not connections[using].features.has_select_for_update:
+        seals.update(id=1)  # a write is what locks an SQLite database
+        return read_seal(using)
+    for _ in range(2):
+        is_locked = bool(list(seals.select_for_update().values_list("pk")))
+        row = read_seal(using)
+        if is_locked or row is None:
+            break  # else it was made between the two reads, and is not locked
+    return row
 
 
 def _trusted_seal(using: str) -> SealRow:
@@ -200,7 +205,8 @@ def _trusted_seal(using: str) -> SealRow:
     first = first_seal(using) if row is None else row
     if row is None or row.touched or not seal_is_genuine(seal_keys(), row):
         snapshot.verify_rows(using, row)
-    snapshot.verify_age(using, row)  # a change would make it the newest list
+    if snapshot.verify_age(using, row) != row:  # a change would make it the newest list
+        raise Lost
     return first
 
 
@@ -210,6 +216,28 @@ def _is_conflict(error: OperationalError) -> bool:
     code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
     text = str(error).lower()
     return code in ("40001", "40P01", "55P03") or "locked" in text or "deadlock" in text or "lock wait" in text
+
+
+def retried(using: str, work: Callable[[], T]) -> T:
+    """Run *work* in one transaction, again where another change got in between; all of it happens, or nothing.
+
+    Raises:
+        AllowListBusy: other changes kept getting in between.
+    """
+    nested = connections[using].in_atomic_block
+    for attempt in range(ATTEMPTS):
+        try:
+            with transaction.atomic(using=using):
+                return work()
+        except Lost:
+            pass
+        except OperationalError as error:
+            if not _is_conflict(error):
+                raise
+            if nested:  # the transaction around this one has to be tried again, and that is not ours to do
+                break
+        time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
+    raise AllowListBusy("The list was busy with other changes; nothing was changed. Try again.")
 
 
 def change(using: str, by: str, work: Callable[[Change], T]) -> T:
@@ -225,24 +253,14 @@ def change(using: str, by: str, work: Callable[[Change], T]) -> T:
         AllowListBusy: other changes kept getting in between.
     """
     keys = seal_keys()
-    connection = connections[using]
-    nested = connection.in_atomic_block
-    for attempt in range(ATTEMPTS):
-        try:
-            with transaction.atomic(using=using):
-                before = _trusted_seal(using)
-                pending = Change(using, keys, before, by)
-                result = work(pending)
-                if pending.changed:
-                    pending.write(before)
-                    snapshot.mark_dirty(connection)
-                return result
-        except Lost:
-            pass
-        except OperationalError as error:
-            if not _is_conflict(error):
-                raise
-            if nested:  # the transaction around this one has to be tried again, and that is not ours to do
-                break
-        time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
-    raise AllowListBusy("The list was busy with other changes; nothing was changed. Try again.")
+
+    def attempt() -> T:
+        before = _trusted_seal(using)
+        pending = Change(using, keys, before, by)
+        result = work(pending)
+        if pending.changed:
+            pending.write(before)
+            snapshot.mark_dirty(connections[using])
+        return result
+
+    return retried(using, attempt)

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import connections, transaction
+from django.db import connections
 from django.db.models import Max
 
-from amesh_django.protocol.errors import AllowListBusy, AllowListError, AllowListIntegrityFailure, InvalidInput
+from amesh_django.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput
 from amesh_django.protocol.keys import decode_public_key, device_id
 from amesh_django.protocol.multiset import MASK_BYTES, MODULUS
 
 from . import rollback, snapshot
-from .change import BATCH, Lost, first_seal, lock_seal, now, write_seal
+from .change import BATCH, first_seal, lock_seal, now, retried, write_seal
 from .models import AllowListChange, AllowListSeal
 from .sealing import (
     COLUMNS,
@@ -64,25 +64,29 @@ def report(using: str) -> IntegrityReport:
     """Verify every row and compare with the journal where they do not match.
 
     Raises:
+        AllowListBusy: the list could not be locked, for others change it all the time.
         KeyStoreError, DirectoryError: the keys of the seal can't be had.
     """
     keys = seal_keys()
-    with transaction.atomic(using=using):
-        row = lock_seal(using)
-        try:
+    return retried(using, lambda: _report(using, keys))
+
+
+def _report(using: str, keys: SealKeys) -> IntegrityReport:
+    row = lock_seal(using)
+    try:
+        rows = list(iterate_rows(using))
+        if row is None and rows:  # there was nothing to lock: the first devices may have come since
+            row = lock_seal(using)
             rows = list(iterate_rows(using))
-            if row is None and rows:  # there was nothing to lock: the first devices may have come since
-                row = lock_seal(using)
-                rows = list(iterate_rows(using))
-        except (TypeError, ValueError) as error:
-            return IntegrityReport(False, 0, [str(_unreadable(error))], "rows_mismatch")
-        reason, problems = "", []
-        try:
-            if row is not None or rows:
-                snapshot.verify_rows(using, row)
-        except AllowListIntegrityFailure as error:
-            reason, problems = error.reason, list(_differences(using, keys, row, rows, error.reason))
-        age = _age(using, keys, row)
+    except (TypeError, ValueError) as error:
+        return IntegrityReport(False, 0, [str(_unreadable(error))], "rows_mismatch")
+    reason, problems = "", []
+    try:
+        if row is not None or rows:
+            snapshot.verify_rows(using, row)
+    except AllowListIntegrityFailure as error:
+        reason, problems = error.reason, list(_differences(using, keys, row, rows, error.reason))
+    age = _age(using, keys, row)
     if age is not None:
         problems.insert(0, str(age).partition(" Nobody is let in. ")[0])
     trusted = _trusted(rows) if age is not None else []
@@ -180,10 +184,6 @@ def _unreadable(error: Exception) -> AllowListError:
     )
 
 
-def _busy() -> AllowListBusy:
-    return AllowListBusy("The list changed while it was being sealed. Run amesh_integrity again.")
-
-
 def reseal(using: str, by: str) -> None:
     """Seal the rows as they stand.
 
@@ -193,56 +193,54 @@ def reseal(using: str, by: str) -> None:
 
     Raises:
         AllowListError: a row is no device; nothing was changed.
+        AllowListBusy: others change the list all the time; nothing was changed.
     """
     keys = seal_keys()
-    with transaction.atomic(using=using):
-        before = lock_seal(using)
-        if before is not None and not is_well_formed(before):
-            AllowListSeal.objects.using(using).filter(pk=1).delete()
-            before = None
-        try:
-            before = before or first_seal(using)
-        except Lost:
-            raise _busy() from None
-        sealed, _ = _sealed_rows(using, keys, None)
-        highest = AllowListChange.objects.using(using).aggregate(found=Max("revision"))["found"] or 0
-        seen = max(highest, before.revision, rollback.newest_revision(using, keys))
-        revision = max(seen + 1, time.time_ns() // 1_000_000)
-        total = count = controllers = 0
-        lines = []
-        try:
-            rows = list(iterate_rows(using))
-        except (TypeError, ValueError) as error:
-            raise _unreadable(error) from None
-        for values in rows:
-            _check_row(values)
-            total += hash_row(keys, values)
-            count += 1
-            controllers += is_active_controller(values)
-            row = journal_row(values)
-            if json.loads(row) != sealed.pop(values[1], None):
-                lines.append((values[1], AllowListChange.Action.RESEALED, row))
-        for name, gone in sealed.items():
-            lines.append((name, AllowListChange.Action.PURGED, json.dumps(gone)))
-        moment = now()
-        journal = [
-            AllowListChange(revision=revision, device_id=name, action=action, at=moment, by=by[:150], row=row)
-            for name, action, row in lines
-        ]
-        for line in journal:
-            line.mac = journal_mac(keys, line)
-        AllowListChange.objects.using(using).bulk_create(journal, batch_size=BATCH)
-        after = make_seal(
-            keys,
-            revision=revision,
-            total=total % MODULUS,
-            count=count,
-            controllers=controllers,
-            r=secrets.token_bytes(MASK_BYTES),
-        )
-        try:
-            write_seal(using, before, after)
-        except Lost:
-            raise _busy() from None
-        snapshot.mark_dirty(connections[using])
-        rollback.accept_on_commit(using, keys, after)
+    retried(using, lambda: _reseal(using, keys, by))
+
+
+def _reseal(using: str, keys: SealKeys, by: str) -> None:
+    before = lock_seal(using)
+    if before is not None and not is_well_formed(before):
+        AllowListSeal.objects.using(using).filter(pk=1).delete()
+        before = None
+    before = before or first_seal(using)
+    sealed, _ = _sealed_rows(using, keys, None)
+    highest = AllowListChange.objects.using(using).aggregate(found=Max("revision"))["found"] or 0
+    seen = max(highest, before.revision, rollback.newest_revision(using, keys))
+    revision = max(seen + 1, time.time_ns() // 1_000_000)
+    total = count = controllers = 0
+    lines = []
+    try:
+        rows = list(iterate_rows(using))
+    except (TypeError, ValueError) as error:
+        raise _unreadable(error) from None
+    for values in rows:
+        _check_row(values)
+        total += hash_row(keys, values)
+        count += 1
+        controllers += is_active_controller(values)
+        row = journal_row(values)
+        if json.loads(row) != sealed.pop(values[1], None):
+            lines.append((values[1], AllowListChange.Action.RESEALED, row))
+    for name, gone in sealed.items():
+        lines.append((name, AllowListChange.Action.PURGED, json.dumps(gone)))
+    moment = now()
+    journal = [
+        AllowListChange(revision=revision, device_id=name, action=action, at=moment, by=by[:150], row=row)
+        for name, action, row in lines
+    ]
+    for line in journal:
+        line.mac = journal_mac(keys, line)
+    AllowListChange.objects.using(using).bulk_create(journal, batch_size=BATCH)
+    after = make_seal(
+        keys,
+        revision=revision,
+        total=total % MODULUS,
+        count=count,
+        controllers=controllers,
+        r=secrets.token_bytes(MASK_BYTES),
+    )
+    write_seal(using, before, after)
+    snapshot.mark_dirty(connections[using])
+    rollback.accept_on_commit(using, keys, after)

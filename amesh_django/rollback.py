@@ -15,7 +15,7 @@ from amesh_django.keystore.tpm_place import tcti_name
 from amesh_django.protocol.errors import AllowListBusy, AllowListIntegrityFailure, AmeshError, StorageError
 
 from . import enrolment
-from .sealing import SealRow, read_seal, read_seal_by
+from .sealing import SealRow, read_seal, read_seal_by, seal_is_genuine
 from .server import SHARED_OWNER, SealKeys, own_identity, seal_keys
 
 logger = logging.getLogger("amesh_django.allow_list")
@@ -76,32 +76,32 @@ def _seen(row: SealRow | None) -> Seen | None:
     return None if row is None else Seen(row.revision, row.hmac)
 
 
-def check(using: str, keys: SealKeys, row: SealRow | None) -> bool:
-    """Refuse a list that is older than the newest that this host has seen; True if it is the one that was seen last.
+def check(using: str, keys: SealKeys, row: SealRow | None) -> tuple[SealRow | None, bool]:
+    """Refuse a list that is older than the newest that this host has seen.
 
     Args:
         row: a genuine seal, or None where there are no devices.
 
+    Returns:
+        The seal that is good: *row*, or a newer one where others went on since that was read; and True if it was seen last.
+
     Raises:
-        AllowListIntegrityFailure: it is (``rolled_back``), or which is the newest is not known any more (``revision_lost``).
+        AllowListIntegrityFailure: it is older (``rolled_back``), or which is the newest is not known any more (``revision_lost``).
         KeyStoreError: the TPM that knows can't be used.
     """
     place = _place(using, keys)
     if place is None:
-        return True
+        return row, True
     lists, name = place
-    for _ in range(3):
-        record = lists.load()
-        why = _objection(record, name, row)
-        if why is None:
-            return record.lists.get(name) == _seen(row)
-        fresh = _read_fresh(using)
-        if fresh == row:
+    record = lists.load()
+    why = _objection(record, name, row)
+    if why is not None:
+        row = _read_fresh(
+            using
+        )  # what is noted was committed before: unless one was put back, what is read now is no older
+        if row is None or not seal_is_genuine(keys, row) or _objection(record, name, row) is not None:
             raise AllowListIntegrityFailure(why, reason="rolled_back")
-        if _objection(lists.load(), name, fresh) is None:
-            return False  # ours was read before others went on; a transaction that began earlier may see that
-        row = fresh
-    raise AllowListIntegrityFailure(why or "", reason="rolled_back")
+    return row, record.lists.get(name) == _seen(row)
 
 
 def _objection(record: Record, name: str, row: SealRow | None) -> str | None:
@@ -187,13 +187,7 @@ def _announce(lists: NewestLists, name: str, before: Record, record: Record) -> 
 def state_of_file(using: str, keys: SealKeys) -> object:
     """What changes when a process of this host notes something; costs no more than a look at the folder."""
     place = _place(using, keys)
-    if place is None:
-        return None
-    try:
-        found = place[0].path.stat()
-    except OSError:
-        return None
-    return found.st_ino, found.st_mtime_ns, found.st_size
+    return place[0].stamp() if place is not None else None
 
 
 def remember_on_commit(using: str, keys: SealKeys, row: SealRow) -> None:

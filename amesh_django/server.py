@@ -166,7 +166,7 @@ def reset() -> None:
     global _device, _keys, _refused
     from . import activity, rollback, snapshot, verification
 
-    with _device_lock, _keys_lock:
+    with _keys_lock, _device_lock:  # in the order of seal_keys
         _device = _keys = _refused = None
         amesh_settings.cache_clear()
     snapshot.reset()

@@ -53,7 +53,6 @@ def reset() -> None:
     _processes.clear()
     for connection in connections.all(initialized_only=True):
         connection.__dict__.pop("_amesh_transient", None)
-        connection.__dict__.pop("_amesh_dirty", None)
 
 
 def _after_fork() -> None:
@@ -72,19 +71,22 @@ def database() -> str:
     return router.db_for_write(AllowListSeal)
 
 
+def _was_changed() -> None:
+    """Does nothing: where this is to be called on commit, the open transaction has changed the list, and did not undo that."""
+
+
 def mark_dirty(connection: BaseDatabaseWrapper) -> None:
     """Note that the open transaction has changed the list: until it has ended, this process must not believe what it reads."""
     if connection.in_atomic_block:
-        connection.__dict__["_amesh_dirty"] = connection.atomic_blocks[0]
-        transaction.on_commit(lambda: connection.__dict__.pop("_amesh_dirty", None), using=connection.alias)
+        transaction.on_commit(_was_changed, using=connection.alias)
 
 
 def _reads_uncommitted(connection: BaseDatabaseWrapper) -> bool:
     """True if this connection may see changes that can still be rolled back: its own, or a test case's."""
     if not connection.in_atomic_block:
         return False
-    outermost = connection.atomic_blocks[0]
-    return getattr(outermost, "_from_testcase", False) or connection.__dict__.get("_amesh_dirty") is outermost
+    is_of_test = getattr(connection.atomic_blocks[0], "_from_testcase", False)
+    return is_of_test or any(hook[1] is _was_changed for hook in connection.run_on_commit)
 
 
 def current(using: str | None = None) -> Snapshot:
@@ -102,17 +104,18 @@ def current(using: str | None = None) -> Snapshot:
     connection = connections[using]
     process = _processes.get(using) or _processes.setdefault(using, _Process())
     before = process.snapshot
+    known = before.row if before is not None else None  # another thread may bring it up while this one reads
     try:
         row = read_seal(using)
         if before is not None and row is not None and row == before.row and not _reads_uncommitted(connection):
-            if time.monotonic() > process.look_at:
-                _look_again(using, process, row)
-            return before
+            if time.monotonic() <= process.look_at or _look_again(using, process, row):
+                return before
+            row = read_seal(using)
         if row is not None and not is_well_formed(row):
             raise _broken("seal_mismatch")
         if _reads_uncommitted(connection):
             return _transient(using, connection, row)
-        return _advance(using, process, connection, before, row)
+        return _advance(using, process, connection, before, known, row)
     except (DatabaseError, InterfaceError) as error:
         logger.error("The allow list can't be read from the database: %s", type(error).__name__)
         raise AllowListIntegrityFailure(
@@ -121,11 +124,11 @@ def current(using: str | None = None) -> Snapshot:
         ) from error
 
 
-def _is_older(row: SealRow | None, kept: Snapshot) -> bool:
-    """True if *row* seals an older list than *kept*, or another one of the same revision: a list put back and changed."""
-    if row is None or kept.row is None or row.revision != kept.revision:
-        return kept.revision > (row.revision if row else 0)
-    return row.hmac != kept.row.hmac
+def _is_older(row: SealRow | None, known: SealRow) -> bool:
+    """True if *row* seals an older list than *known*, or another one of the same revision: a list put back and changed."""
+    if row is None or row.revision != known.revision:
+        return known.revision > (row.revision if row else 0)
+    return row.hmac != known.hmac
 
 
 def _transient(using: str, connection: BaseDatabaseWrapper, row: SealRow | None) -> Snapshot:
@@ -148,13 +151,24 @@ def _transient(using: str, connection: BaseDatabaseWrapper, row: SealRow | None)
 
 
 def _advance(
-    using: str, process: _Process, connection: BaseDatabaseWrapper, before: Snapshot | None, row: SealRow | None
+    using: str,
+    process: _Process,
+    connection: BaseDatabaseWrapper,
+    before: Snapshot | None,
+    known: SealRow | None,
+    row: SealRow | None,
 ) -> Snapshot:
-    """Bring the snapshot of the process up to the seal that was read."""
+    """Bring the snapshot of the process up to the seal that was read.
+
+    Args:
+        before: the snapshot, as it is now.
+        known: its seal when that one was not read yet.
+        row: the seal that was read.
+    """
     broken = process.broken
     if broken is not None and row == broken[0] and time.monotonic() < broken[1]:
         raise AllowListIntegrityFailure(*broken[2].args, reason=broken[2].reason)
-    if before is not None and _is_older(row, before):
+    if before is not None and known is not None and _is_older(row, known):
         # Read after it was adopted, and older: a transaction that began earlier may see that, a fresh read may not.
         if connection.in_atomic_block:
             return before
@@ -188,23 +202,28 @@ def _pause(process: _Process, row: SealRow | None, started: float, error: AllowL
     process.broken = (row, time.monotonic() + pause, error)
 
 
-def _check_age(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> None:
-    """Refuse a list that is older than one that this host has seen, before anything is taken from it."""
+def _check_age(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> SealRow | None:
+    """Refuse a list that is older than one that this host has seen, before anything is taken from it.
+
+    Returns:
+        *row*, or a newer one if others went on since it was read.
+    """
     started = time.monotonic()
     if row is None and started < process.empty_until:
-        return
+        return row
     if row is not None and not seal_is_genuine(keys, row):
-        return  # found out below, and said otherwise
+        return row  # found out below, and said otherwise
     file = rollback.state_of_file(using, keys)
     try:
-        process.is_noted = rollback.check(using, keys, row)
+        newest, process.is_noted = rollback.check(using, keys, row)
     except AllowListIntegrityFailure as error:
         _pause(process, row, started, error)
         logger.critical("%s", error)
         raise
     process.file = file
-    if row is None:
+    if newest is None:
         process.empty_until = time.monotonic() + _EMPTY_SECONDS
+    return newest
 
 
 def _note(using: str, process: _Process, keys: SealKeys, row: SealRow) -> None:
@@ -215,19 +234,24 @@ def _note(using: str, process: _Process, keys: SealKeys, row: SealRow) -> None:
     process.look_at = time.monotonic() + _LOOK_SECONDS
 
 
-def _look_again(using: str, process: _Process, row: SealRow) -> None:
-    """The list is the one that this process knows; is it still the newest, by what the other processes have seen?"""
+def _look_again(using: str, process: _Process, row: SealRow) -> bool:
+    """The list is the one that this process knows; is it still the newest, by what the other processes have seen?
+
+    Returns:
+        False if others went on since it was read.
+    """
     keys = seal_keys()
     with process.lock:
         if time.monotonic() < process.look_at:
-            return
+            return True
         try:
-            if rollback.state_of_file(using, keys) != process.file:
-                _check_age(using, process, keys, row)
+            if rollback.state_of_file(using, keys) != process.file and _check_age(using, process, keys, row) != row:
+                return False
             _note(using, process, keys, row)
         except BaseException:
             process.snapshot = None
             raise
+    return True
 
 
 def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> Snapshot | None:
@@ -236,10 +260,14 @@ def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> 
     if kept is not None and row is not None:
         if kept.row == row or kept.revision > row.revision:
             return kept
-        if _is_older(row, kept):
+        if kept.row is not None and _is_older(row, kept.row):
             raise _broken("rolled_back")
-    _check_age(using, process, keys, row)
-    if kept is not None and row is not None:
+    newest = _check_age(using, process, keys, row)
+    # A transaction that began earlier goes on seeing what was before: true there, and not kept.
+    is_past = newest != row and connections[using].in_atomic_block and read_seal(using) == row
+    if not is_past:
+        row = newest
+    if kept is not None and row is not None and not is_past:
         if row.touched == 0 and seal_is_genuine(keys, row) and catch_up(using, keys, kept, row):
             _note(using, process, keys, row)
             return kept
@@ -253,7 +281,7 @@ def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> 
             raise _broken(error.reason) from None
         return None
     process.broken = None
-    if row is not None:
+    if row is not None and not is_past:
         _note(using, process, keys, row)
         process.snapshot = found
     return found
@@ -277,15 +305,15 @@ def verify_rows(using: str, row: SealRow | None) -> None:
         raise _broken(error.reason) from None
 
 
-def verify_age(using: str, row: SealRow | None) -> None:
-    """Verify that a genuine seal is not older than one that this host has seen.
+def verify_age(using: str, row: SealRow | None) -> SealRow | None:
+    """Verify that a genuine seal is not older than one that this host has seen; it, or a newer one if others went on since.
 
     Raises:
         AllowListIntegrityFailure: it is, or that is not known any more.
         KeyStoreError, DirectoryError: the keys of the seal, or the TPM that knows, can't be had.
     """
     try:
-        rollback.check(using, seal_keys(), row)
+        return rollback.check(using, seal_keys(), row)[0]
     except AllowListIntegrityFailure as error:
         logger.critical("%s", error)
         raise

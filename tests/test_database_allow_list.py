@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
 from django.db.models import ProtectedError
 from django.test.utils import CaptureQueriesContext
 
-from amesh_django import snapshot, triggers
+from amesh_django import integrity, snapshot, triggers
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.change import Lost
 from amesh_django.device import Device as ThisDevice
 from amesh_django.models import AllowListChange, AllowListSeal, Device, SealedModelError
 from amesh_django.protocol import DeviceEntry, device_id
@@ -66,6 +67,25 @@ def test_the_first_device_may_come_between_two_reads(
     monkeypatch.setattr(snapshot, "_reads_uncommitted", lambda connection: in_transaction)
     assert entry(1).public_key in snapshot.current().by_key
     assert not stale
+
+
+def test_another_thread_may_go_on_between_two_reads(
+    devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It brings up the very snapshot that this thread was about to compare with the seal that it has just read."""
+    devices.add(entry(1))
+    snapshot.current()
+    true = snapshot.read_seal
+
+    def read(using: str) -> Any:
+        row = true(using)
+        monkeypatch.undo()
+        devices.add(entry(2))
+        snapshot.current()
+        return row
+
+    monkeypatch.setattr(snapshot, "read_seal", read)
+    assert entry(2).public_key in snapshot.current().by_key
 
 
 def test_what_is_added_is_found(devices: DatabaseAllowList) -> None:
@@ -249,6 +269,25 @@ def test_what_sqlite_lets_into_a_column_is_a_failure_and_no_traceback(
     snapshot.current()
 
 
+@pytest.mark.parametrize("what", ["verify", "reseal"])
+def test_what_gets_in_the_way_of_a_check_is_tried_again(
+    devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """A lock on SQLite, a serialization failure on PostgreSQL in REPEATABLE READ, a seal that another process made."""
+    devices.add(entry(1))
+    trouble, true = [OperationalError("database is locked"), Lost()], integrity.lock_seal
+
+    def lock(using: str) -> Any:
+        if trouble:
+            raise trouble.pop()
+        return true(using)
+
+    monkeypatch.setattr(integrity, "lock_seal", lock)
+    getattr(devices, what)()
+    assert not trouble
+    assert devices.verify().ok
+
+
 def test_a_row_put_back_to_an_older_state_is_noticed(devices: DatabaseAllowList) -> None:
     devices.add(entry(1))
     old = Device.objects.values().get()
@@ -347,6 +386,22 @@ def test_a_rolled_back_change_leaves_no_trace(devices: DatabaseAllowList) -> Non
         raise RuntimeError
     assert not snapshot.current().by_key[entry(1).public_key].revoked
     assert entry(2).public_key not in snapshot.current().by_key
+
+
+def test_a_function_that_was_rolled_back_once_is_believed_again(devices: DatabaseAllowList) -> None:
+    """As a decorator, `atomic` is the same object at each call."""
+
+    @transaction.atomic
+    def view(fails: bool) -> snapshot.Snapshot:
+        if fails:
+            devices.add(entry(1))
+            raise RuntimeError
+        return snapshot.current()
+
+    devices.add(entry(2))
+    with pytest.raises(RuntimeError):
+        view(fails=True)
+    assert view(fails=False) is snapshot.current()
 
 
 def test_a_committed_change_holds(devices: DatabaseAllowList) -> None:

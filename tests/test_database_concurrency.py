@@ -6,15 +6,17 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import Any
 
 import pytest
+from django.db import connection, transaction
 from pytest_django.plugin import DjangoDbBlocker
 
-from amesh_django import snapshot
+from amesh_django import server, snapshot
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.device import Device as ThisDevice
 from amesh_django.protocol import DeviceEntry, device_id
@@ -104,6 +106,86 @@ def test_a_first_device_that_comes_during_a_check_is_no_manipulation(first_devic
     found = DatabaseAllowList().verify()
     assert first_device_of_another
     assert (found.ok, found.devices, found.problems) == (True, 1, [])
+
+
+def test_a_seal_that_comes_while_it_is_to_be_locked_is_locked(
+    postgres_database: dict[str, str], amesh_server: ThisDevice, django_db_blocker: DjangoDbBlocker
+) -> None:
+    """On PostgreSQL: another process makes it after this one has found none to lock, and before it reads."""
+    from amesh_django import change
+
+    read_seal, begun = change.read_seal, []
+
+    def read(using: str) -> Any:
+        if not begun:
+            begun.append(threading.Thread(target=add, args=("other",)))
+            begun[0].start()
+            begun[0].join()
+        return read_seal(using)
+
+    with django_db_blocker.unblock(), as_default(postgres_database), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(change, "read_seal", read)
+        with transaction.atomic():
+            row = change.lock_seal("default")
+            assert row is not None
+            with closing(connection.copy()) as other, other.cursor() as cursor:
+                cursor.execute("SELECT id FROM amesh_allowlistseal FOR UPDATE SKIP LOCKED")
+                assert cursor.fetchall() == []
+
+
+def add(seed: str) -> None:
+    """Add a device, as another thread."""
+    DatabaseAllowList().add(DeviceEntry.new(public_key(seed, 0), seed, "target", added_at=WHEN))
+    connection.close()
+
+
+def test_after_a_change_that_was_undone_others_may_go_on_all_the_time(
+    postgres_database: dict[str, str],
+    amesh_server: ThisDevice,
+    django_db_blocker: DjangoDbBlocker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On PostgreSQL: the lock of the list goes with the savepoint, the transaction does not."""
+    rebuild, seeds = snapshot.rebuild, iter("bc")
+
+    def go_on(*arguments: Any) -> Any:
+        if seed := next(seeds, ""):
+            others.append(threading.Thread(target=add, args=(seed,)))
+            others[-1].start()
+            others[-1].join(0.2 if seed == "c" else None)  # which waits for the lock, and comes later
+        return rebuild(*arguments)
+
+    others: list[threading.Thread] = []
+    with django_db_blocker.unblock(), as_default(postgres_database):
+        add("a")
+        with transaction.atomic():
+            with suppress(RuntimeError), transaction.atomic():
+                DatabaseAllowList().add(DeviceEntry.new(public_key("undone", 0), "undone", "target", added_at=WHEN))
+                raise RuntimeError
+            monkeypatch.setattr(snapshot, "rebuild", go_on)
+            assert snapshot.current().by_key.keys() >= {public_key("a", 0), public_key("b", 0)}
+        for other in others:
+            other.join()
+        assert DatabaseAllowList().verify().ok
+
+
+def test_keys_that_are_derived_while_all_is_forgotten(
+    amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither thread waits for the other for ever."""
+    forget, secret = threading.Thread(target=server.reset, daemon=True), server._seal_secret
+    derive = threading.Thread(target=server.seal_keys, daemon=True)
+
+    def late() -> tuple[bytes, str]:
+        forget.start()
+        forget.join(0.1)  # it has come as far as it can
+        return secret()
+
+    monkeypatch.setattr(server, "_seal_secret", late)
+    derive.start()
+    derive.join(10)
+    forget.join(10)
+    assert not derive.is_alive() and not forget.is_alive()
 
 
 def test_kill_9_leaves_the_old_or_the_new_list(start: Start, amesh_server: Any) -> None:

@@ -124,6 +124,16 @@ def test_a_change_is_noted_when_it_is_there_to_stay(devices: DatabaseAllowList, 
     snapshot.current()
 
 
+def test_an_empty_list_that_was_sealed_and_undone_was_never_there(devices: DatabaseAllowList) -> None:
+    with pytest.raises(RuntimeError), transaction.atomic():
+        devices.add_all([])
+        snapshot.current()
+        raise RuntimeError
+    snapshot.reset()
+    assert not snapshot.current().by_key
+    devices.add(entry(1))
+
+
 def test_another_list_of_the_same_revision_is_refused(devices: DatabaseAllowList, amesh_server: ThisDevice) -> None:
     devices.add(entry(1))
     backup = Backup()
@@ -339,6 +349,43 @@ def test_a_list_that_was_read_before_others_went_on_is_not_taken_for_an_old_one(
     assert snapshot.current().revision == 2
 
 
+def test_others_go_on_all_the_time(
+    devices: DatabaseAllowList, amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices.add(entry(1, "target"))
+    stale = [snapshot.read_seal("default")]
+    devices.add(entry(2, "target"))
+    snapshot.reset()
+    true, fresh, numbers = snapshot.read_seal, rollback._read_fresh, iter(range(3, 7))
+
+    def go_on(using: str) -> Any:
+        row = fresh(using)
+        if number := next(numbers, 0):
+            devices.add(entry(number, "target"))
+        return row
+
+    monkeypatch.setattr(snapshot, "read_seal", lambda using: stale.pop() if stale else true(using))
+    monkeypatch.setattr(rollback, "_read_fresh", go_on)
+    assert snapshot.current().by_key.keys() >= {entry(1).public_key, entry(2).public_key}
+
+
+@pytest.mark.parametrize("forged", [False, True])
+def test_a_newer_seal_that_stands_there_for_a_moment_is_no_excuse(
+    devices: DatabaseAllowList, amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch, forged: bool
+) -> None:
+    devices.add(entry(1))
+    backup = Backup()
+    devices.revoke(entry(1).device_id)
+    newest = snapshot.read_seal("default")
+    assert newest is not None
+    if forged:
+        newest = newest._replace(revision=99)
+    backup.restore()
+    snapshot.reset()
+    monkeypatch.setattr(rollback, "_read_fresh", lambda using: newest)
+    assert reason() == ("rolled_back" if forged else "rows_mismatch")
+
+
 def test_a_transaction_that_began_before_the_others_went_on(
     devices: DatabaseAllowList, amesh_server: ThisDevice, default_database: dict[str, str]
 ) -> None:
@@ -355,6 +402,7 @@ def test_a_transaction_that_began_before_the_others_went_on(
         assert noted(amesh_server)["revision"] == 2
         snapshot.reset()
         assert snapshot.current().revision == 1
+        assert snapshot._processes["default"].snapshot is None
     assert snapshot.current().revision == 2
 
 

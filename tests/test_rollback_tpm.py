@@ -14,6 +14,7 @@ import pytest
 from amesh_django import rollback, server, snapshot
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.device import newest_lists
+from amesh_django.device.newest_lists import NewestLists, Seen
 from amesh_django.keystore import tpm_codes, tpm_counter
 from amesh_django.keystore.tpm_connection import Tpm
 from amesh_django.keystore.tpm_counter import NoSpace, NotOurs, TpmCounter, indices
@@ -21,7 +22,13 @@ from amesh_django.keystore.tpm_link import link_to
 from amesh_django.keystore.tpm_place import load_library
 from amesh_django.models import AllowListSeal
 from amesh_django.protocol import DeviceEntry
-from amesh_django.protocol.errors import AllowListIntegrityFailure, BackendUnavailable, KeyStoreError, StorageError
+from amesh_django.protocol.errors import (
+    AllowListBusy,
+    AllowListIntegrityFailure,
+    BackendUnavailable,
+    KeyStoreError,
+    StorageError,
+)
 from tests.database_worker import WHEN, public_key
 from tests.directories import make
 from tests.rollbacks import RECORD, Backup, look, new_process
@@ -123,6 +130,30 @@ def test_a_counter_survives_a_restart_of_the_tpm() -> None:
         assert counter.read() == value
         tpm.clear()
         assert counter.read() is None
+
+
+def test_a_record_that_is_written_while_it_is_read_and_can_t_be_locked(counter: TpmCounter, tmp_path: Path) -> None:
+    """Others hold the lock all the time, or this process may not write there: the file and the counter are read apart."""
+    writer, revisions = NewestLists(tmp_path, b"k" * 32, "am_x", counter), [4, 3, 2]
+    writer.remember("database", Seen(1, "seal"))
+
+    class Reader(NewestLists):
+        def _locked(self) -> Any:
+            raise AllowListBusy("Another process holds the lock.")
+
+        def _read_file(self) -> newest_lists.Record:
+            found = super()._read_file()
+            if revisions:
+                writer.remember("database", Seen(revisions.pop(), "seal"))
+            return found
+
+    reader = Reader(tmp_path, b"k" * 32, "am_x", counter)
+    assert reader.load().lists["database"].revision == 4
+    kept = writer.path.read_text()
+    writer.remember("database", Seen(5, "seal"))
+    writer.path.write_text(kept)
+    with pytest.raises(AllowListIntegrityFailure, match="put back"):
+        reader.load()
 
 
 def test_no_tpm_is_said(tmp_path: Path) -> None:

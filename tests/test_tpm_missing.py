@@ -28,7 +28,7 @@ AMESH = [sys.executable, "-m", "amesh_cli"]
 #: Reason → what AMESH_TPM_TCTI says, and what must be said about it.
 REASONS = {
     "no device": ("device:/dev/no-tpm", r"needs a TPM 2\.0, and /dev/no-tpm is missing: .*firmware.*AMESH_TPM_TCTI"),
-    "not wanted": ("none", r"AMESH_TPM_TCTI says none"),
+    "not wanted": ("none", r"AMESH_TPM_TCTI says none; unset it to use this machine's TPM"),
     "no module": ("nosuch:x=1", r"no module for 'nosuch'; install it \(apt-get install libtss2-tcti-nosuch0\)"),
     "a path": ("/dev/tpmrm0", r"AMESH_TPM_TCTI says '/dev/tpmrm0', .*write device:/dev/tpmrm0"),
     "no answer": ("swtpm:port=1", r"TPM \(swtpm:port=1\) does not answer .*\. Start it, .*correct AMESH_TPM_TCTI"),
@@ -176,6 +176,7 @@ def test_the_library_is_silent(tmp_path: Path) -> None:
         ("tabrmd", "tabrmd", True, True),
         ("swtpm:port=2321", "swtpm:port=2321", False, True),
         ("mssim:host=h", "mssim:host=h", False, False),
+        ("swtpm:port=\udcff", "swtpm:port=?", False, True),
     ],
 )
 def test_names_of_tpms(said: str | None, name: str, manager: bool, many: bool) -> None:

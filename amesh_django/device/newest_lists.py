@@ -23,6 +23,8 @@ FILE_NAME: Final = "list_revision.json"
 FILE_VERSION: Final = "1"
 #: How long a process waits for another one that writes the file.
 LOCK_SECONDS: Final = 5.0
+#: How often the file is read again, without the lock, where others write it in between.
+_ATTEMPTS: Final = 10
 RESEAL: Final = "Run manage.py amesh_integrity --reseal: it shows who would be trusted, and asks. Then revoke again what was revoked since."
 
 
@@ -100,9 +102,28 @@ class NewestLists:
         try:  # another process may be between writing the file and counting up
             with self._locked():
                 record, _ = self._settled()
-        except (StorageError, AllowListBusy):  # nobody can write here
-            record, _ = self._load()
+        except (StorageError, AllowListBusy):  # nobody can write here, or others do all the time
+            record = self._load_unlocked()
         return record
+
+    def _load_unlocked(self) -> Record:
+        """The record; again where it was written between a look at the file and one at the counter."""
+        for _ in range(_ATTEMPTS):
+            before = self.stamp()
+            try:
+                return self._load()[0]
+            except AllowListIntegrityFailure:
+                if self.stamp() == before:
+                    raise
+        return self._load()[0]
+
+    def stamp(self) -> object:
+        """What changes when a process of this host notes something; costs no more than a look at the folder."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _load(self) -> tuple[Record, bool]:
         """The record, and whether the counter has yet to be counted up for it."""

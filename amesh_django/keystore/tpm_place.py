@@ -24,6 +24,9 @@ _is_module: Final = re.compile(r"[a-z0-9][a-z0-9.+-]*").fullmatch
 def tcti_name(environ: Mapping[str, str] = os.environ) -> str:
     """Where the TPM is: ``AMESH_TPM_TCTI``, else the kernel's resource manager."""
     name = environ.get(VARIABLE, "").strip() or "device"
+    name = name.encode(
+        "utf-8", "replace"
+    ).decode()  # bytes that are no text lead to no TPM, and to a sentence that says so
     return f"device:{DEVICE}" if name in ("device", "device:") else name
 
 
@@ -76,7 +79,7 @@ def check_place(tcti: str) -> None:
         BackendUnavailable: no TPM is wanted; the device is missing or closed to this user. A reason without a capital letter.
     """
     if tcti == NONE:
-        raise BackendUnavailable(f"{VARIABLE} says {NONE}")
+        raise BackendUnavailable(f"{VARIABLE} says {NONE}; unset it to use this machine's TPM")
     path = device_path(tcti)
     if path is None:
         return
