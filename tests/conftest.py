@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from amesh_django.keystore import encrypted_file
+from amesh_django.test.devices import CHEAP_ARGON2
 from tests import databases, services
 from tests.wire import wire, wire_server, world  # noqa: F401 -- fixtures
 
@@ -47,6 +49,14 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HOME", str(home))
         yield home
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cheap_keys() -> Iterator[None]:
+    """Key files that this process makes cost next to nothing; those of commands are as dear as users'."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encrypted_file.encrypt_key_file, "__defaults__", (CHEAP_ARGON2,))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -28,11 +28,12 @@ STOP_SECONDS = 10.0
 # the moment it was found free and the moment the server binds it.
 _PORTS = range(20_000, 32_000)
 _handed_out: set[int] = set()
+_random = random.Random()
 
 
 def free_port() -> int:
     """A loopback port that nothing listens on, and that this process has not handed out before."""
-    for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+    for port in _random.sample(_PORTS, len(_PORTS)):
         if port in _handed_out:
             continue
         with socket.socket() as probe:

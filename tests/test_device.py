@@ -22,7 +22,6 @@ from amesh_django.device import (
     read_identity,
 )
 from amesh_django.device.storage import atomic_write, json_text
-from amesh_django.keystore import encrypted_file
 from amesh_django.keystore.tpm_pin import find_pin, nobody_to_ask, open_pin_file
 from amesh_django.protocol import InvalidInput, KeyStoreError, b64encode, verify_signature
 from amesh_django.protocol.errors import (
@@ -34,7 +33,7 @@ from amesh_django.protocol.errors import (
     WrongPassphrase,
 )
 from amesh_django.test import EphemeralDevice
-from amesh_django.test.devices import CHEAP_ARGON2, PASSPHRASE
+from amesh_django.test.devices import PASSPHRASE
 from tests.directories import (
     KEY_FILES,
     NO_TPM,
@@ -46,13 +45,6 @@ from tests.directories import (
     python,
     reference_directory,
 )
-
-
-@pytest.fixture
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """New key files open at once."""
-    monkeypatch.setattr(encrypted_file.encrypt_key_file, "__defaults__", (CHEAP_ARGON2,))
-
 
 # --- init -------------------------------------------------------------------------------------------------------------
 
@@ -91,7 +83,6 @@ def test_init_makes_what_the_protocol_says(tmp_path: Path) -> None:
     assert verify_signature(identity.public_key, b"m", device.sign(b"m"))
 
 
-@pytest.mark.usefixtures("cheap")
 class TestInit:
     def test_an_identity_is_not_overwritten(self, tmp_path: Path) -> None:
         make(tmp_path)

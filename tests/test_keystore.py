@@ -91,8 +91,9 @@ def test_our_files_have_the_reference_s_form() -> None:
 # --- making, using, deleting ------------------------------------------------------------------------------------------
 
 
-def test_create_sign_delete(tmp_path: Path) -> None:
+def test_create_sign_delete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the real Argon2 parameters, once."""
+    monkeypatch.setattr(encrypt_key_file, "__defaults__", (encrypted_file.ARGON2_PARAMS,))
     store = EncryptedFileKeyStore(tmp_path / "keys", lambda: PASSPHRASE)
     alias, public_key = store.create()
     path = tmp_path / "keys" / f"{alias}.key.json"
