@@ -96,9 +96,8 @@ def check(using: str, keys: SealKeys, row: SealRow | None) -> tuple[SealRow | No
     record = lists.load()
     why = _objection(record, name, row)
     if why is not None:
-        row = _read_fresh(
-            using
-        )  # what is noted was committed before: unless one was put back, what is read now is no older
+        # What is noted was committed before: unless one was put back, what is read now is no older.
+        row = _read_fresh(using)
         if row is None or not seal_is_genuine(keys, row) or _objection(record, name, row) is not None:
             raise AllowListIntegrityFailure(why, reason="rolled_back")
     return row, record.lists.get(name) == _seen(row)

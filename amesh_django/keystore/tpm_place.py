@@ -24,9 +24,8 @@ _is_module: Final = re.compile(r"[a-z0-9][a-z0-9.+-]*").fullmatch
 def tcti_name(environ: Mapping[str, str] = os.environ) -> str:
     """Where the TPM is: ``AMESH_TPM_TCTI``, else the kernel's resource manager."""
     name = environ.get(VARIABLE, "").strip() or "device"
-    name = name.encode(
-        "utf-8", "replace"
-    ).decode()  # bytes that are no text lead to no TPM, and to a sentence that says so
+    # Bytes that are no text lead to no TPM, and to a sentence that says so.
+    name = name.encode("utf-8", "replace").decode()
     return f"device:{DEVICE}" if name in ("device", "device:") else name
 
 
