@@ -371,6 +371,7 @@ async def test_nothing_secret_is_logged(
     [
         (["--port", "http"], {}, "Say --port, or set PORT"),
         (["--port", "70000"], {}, "1 to 65535"),
+        (["--host", "192.0.2.1"], {}, "see that --host is an address of this machine"),
         (["--application", "nowhere.at.all"], {}, "Check --application"),
         ([], {"AMESH_RELAY_MAX_SESSIONS": "many"}, "AMESH['RELAY']['MAX_SESSIONS'] must be a whole number from 1"),
         ([], {"AMESH_RELAY_MAX_MESSAGE_BYTES": "1"}, "must be a whole number from 1024"),
