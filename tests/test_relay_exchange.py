@@ -390,11 +390,13 @@ async def test_redis_that_is_full_from_the_start(
     """It is asked less and less often, and the log is not flooded."""
     monkeypatch.setattr("amesh_django.relay.redis_link._PAUSES", (0.01, 0.01, 1000.0))
     redis.command("CONFIG", "SET", "maxmemory", "1")
+    local = Local()
     try:
-        async with running(RedisExchange(RelaySettings(), redis.url)):
-            await until(lambda: caplog.text.count("memory to spare") >= 3)
+        async with running(RedisExchange(RelaySettings(), redis.url), local):
+            await until(lambda: len(local.told) >= 3)
             await asyncio.sleep(0.2)
-            assert caplog.text.count("memory to spare") == 3
+            assert local.told == ["loss"] * 3
+            assert caplog.text.count("memory to spare") == 1
     finally:
         redis.command("CONFIG", "SET", "maxmemory", "0")
 

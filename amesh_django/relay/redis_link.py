@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -21,6 +23,8 @@ from .failures import logger, report
 _PATIENCE: Final = 5.0
 #: How often it is asked to say something on the connection for events.
 _PING_SECONDS: Final = 5.0
+#: How often the log says that Redis refuses. Each message of a client may be the reason.
+_COMPLAINT_SECONDS: Final = 10.0
 #: How long whoever asks waits for a connection that is just being made.
 _START_PATIENCE: Final = 3.0
 _PAUSES: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -88,6 +92,7 @@ class Link:
         self._was_up = False
         self._greeted = False
         self._heard = False
+        self._complained = -math.inf
         self._task: asyncio.Task[None] | None = None
 
     def start(
@@ -310,9 +315,7 @@ class Link:
                     except NoScriptError as unknown:
                         error = unknown
                     except ResponseError as refused:
-                        logger.error(
-                            "Redis refuses (%s). It needs version 5 or later, and memory to spare.", str(refused)[:40]
-                        )
+                        self._complain(refused)
                         error = Unavailable("refused")
                     for future in futures:
                         if future.done():
@@ -321,6 +324,12 @@ class Link:
                             future.set_exception(error)
                         else:
                             future.set_result(answer)
+
+    def _complain(self, refused: Exception) -> None:
+        now = time.monotonic()
+        if now - self._complained >= _COMPLAINT_SECONDS:
+            self._complained = now
+            logger.error("Redis refuses (%s). It needs version 5 or later, and memory to spare.", str(refused)[:40])
 
     def _fail(self) -> None:
         futures: list[asyncio.Future[Any]] = [future for _, future in self._calls]
