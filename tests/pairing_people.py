@@ -15,7 +15,7 @@ from amesh_django.protocol.allow_list import DeviceEntry
 from tests.pairing_world import MOMENT, MemoryAllowList, party
 
 #: Long enough for a slow machine, short enough to fail in time.
-QUICK = Timeouts(connect=5, relay=5, peer=5, message=5, person=5, farewell=0.5)
+QUICK = Timeouts(connect=20, relay=20, peer=20, message=20, person=20, farewell=0.5)
 
 
 class MemoryDevice:
@@ -205,7 +205,7 @@ def run(coroutine: Coroutine[Any, Any, None]) -> None:
     """A test that hangs fails."""
 
     async def limited() -> None:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await coroutine
 
     asyncio.run(limited())

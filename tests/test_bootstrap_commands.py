@@ -19,8 +19,9 @@ from amesh_django.pairing import bootstrap_first as first
 from amesh_django.pairing.bootstrap_enrolment import allowed_relays
 from amesh_django.pairing.bootstrap_target import same_relay
 from amesh_django.protocol.bootstrap import verify_token
+from amesh_django.protocol.pairing_errors import BootstrapFailed, BootstrapPending
 from amesh_django.test.devices import EphemeralDevice
-from tests.bootstrap_world import without_ours
+from tests.bootstrap_world import Clock, Target, without_ours
 from tests.services import ROOT
 
 RELAY = "wss://relay.example/ws"
@@ -206,3 +207,24 @@ def test_an_identity_that_is_there_ignores_the_token_with_one_warning(
     forget_devices()
     (record,) = [record for record in caplog.records if "AMESH_BOOTSTRAP_TOKEN" in record.getMessage()]
     assert "nonsense" not in record.getMessage()
+
+
+def test_a_clock_that_is_set_after_the_first_request(
+    laptop: Laptop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that boots may be years behind until a time server answers."""
+    monkeypatch.setattr(first, "PAUSE_SECONDS", -1.0)
+    text = laptop.json("provision", "--name", "web", "--no-wait", "--relay", RELAY)["token"]
+    clock = Clock(-400)
+    target = Target(tmp_path / "t", clock=clock, relays=[])
+
+    def ask() -> None:
+        first.ensure_identity(
+            lambda: target.enrolment, target.path, patience=60, environ={"AMESH_BOOTSTRAP_TOKEN": text}
+        )
+
+    with pytest.raises(BootstrapPending, match="NTP"):
+        ask()
+    clock.ahead = 0
+    with pytest.raises(BootstrapFailed, match="not among those allowed"):
+        ask()

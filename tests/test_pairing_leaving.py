@@ -103,13 +103,15 @@ def test_a_target_of_version_1_may_leave_before_the_controller_answers() -> None
 def test_the_target_stays_until_its_last_word_has_arrived() -> None:
     async def test() -> None:
         async with HostileRelay(on_data={7: []}).running() as relay:
-            two = Two(relay.url, timeouts=dataclasses.replace(QUICK, farewell=4))
-            two.change("controller", timeouts=dataclasses.replace(QUICK, message=1))
+            two = Two(relay.url, timeouts=dataclasses.replace(QUICK, farewell=30))
             await two.meet()
             while "finished" not in two.typist.steps:
                 await asyncio.sleep(0.01)
             assert not two.tasks["target"].done()
-            target, controller = await two.ends()  # the controller gave up, so the target need not wait longer
+            leaver = relay.sessions[two.room.one_time_code.result()].controller
+            assert leaver is not None
+            await leaver.close()
+            target, controller = await two.ends()  # the controller has gone, so the target need not wait longer
             assert isinstance(target, Paired)
             is_error(controller, NotConfirmed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
@@ -380,6 +381,73 @@ async def test_redis_that_is_full(redis: services.Redis, caplog: pytest.LogCaptu
         assert "memory to spare" in caplog.text
         assert "700000" not in caplog.text
         assert await exchange.open("700000", "x", Ref(exchange.process, 1), A) is None
+
+
+@asynchronous
+async def test_redis_that_is_full_from_the_start(
+    redis: services.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is asked less and less often, and the log is not flooded."""
+    monkeypatch.setattr("amesh_django.relay.redis_link._PAUSES", (0.01, 0.01, 1000.0))
+    redis.command("CONFIG", "SET", "maxmemory", "1")
+    local = Local()
+    try:
+        async with running(RedisExchange(RelaySettings(), redis.url), local):
+            await until(lambda: len(local.told) >= 3)
+            await asyncio.sleep(0.2)
+            assert local.told == ["loss"] * 3
+            assert caplog.text.count("memory to spare") == 1
+    finally:
+        redis.command("CONFIG", "SET", "maxmemory", "0")
+
+
+@asynchronous
+async def test_a_connection_that_is_cut_without_a_word(redis: services.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between a relay and its Redis, something forgets the connection over which events come."""
+    monkeypatch.setattr("amesh_django.relay.redis_link._PING_SECONDS", 0.2)
+    deaf: list[asyncio.StreamWriter] = []
+    served: list[Any] = []
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                if b"SUBSCRIBE" in data:
+                    deaf.append(writer)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        served.append(asyncio.current_task())
+        back, forth = await asyncio.open_connection(services.HOST, redis.port)
+        answers = asyncio.ensure_future(carry(back, writer))
+        await carry(reader, forth)
+        forth.close()
+        await answers
+        writer.close()
+        with contextlib.suppress(OSError):
+            await forth.wait_closed()
+            await writer.wait_closed()
+
+    async with await asyncio.start_server(serve, services.HOST, 0) as middle:
+        local, settings = Local(), RelaySettings()
+        url = f"redis://{services.HOST}:{middle.sockets[0].getsockname()[1]}/0"
+        async with (
+            running(RedisExchange(settings, url), local) as here,
+            running(RedisExchange(settings, redis.url)) as there,
+        ):
+
+            async def hears() -> None:
+                before = len(local.events)
+                async with asyncio.timeout(PATIENCE):
+                    while len(local.events) == before:
+                        await there.send(Ref(here.process, 1), Event("left", "x", Ref(there.process, 1)))
+                        await asyncio.sleep(0.05)
+
+            assert await here.sessions() == 0
+            await hears()
+            deaf[-1].close()
+            await hears()
+            await until(lambda: local.told[-2:] == ["loss", "return"])
+        await asyncio.gather(*served)
 
 
 @asynchronous

@@ -14,6 +14,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -21,7 +24,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests import services
-from tests.relay_world import JTI, PATIENCE, asynchronous, converse, dialled, match, serving, until
+from tests.relay_world import JTI, PATIENCE, Clock, asynchronous, converse, dialled, match, serving, until
 
 UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -284,7 +287,7 @@ async def test_a_relay_that_stops_says_so(tmp_path: Path) -> None:
             assert server.process is not None
             server.process.send_signal(signal.SIGTERM)
             assert {await client.closed() for client in (target, controller, idle)} == {1012}
-            assert server.process.wait(10) == 0
+            assert server.process.wait(PATIENCE) == 0
         assert "Traceback" not in server.output()
         assert "Error" not in server.output()
 
@@ -368,6 +371,7 @@ async def test_nothing_secret_is_logged(
     [
         (["--port", "http"], {}, "Say --port, or set PORT"),
         (["--port", "70000"], {}, "1 to 65535"),
+        (["--host", "192.0.2.1"], {}, "see that --host is an address of this machine"),
         (["--application", "nowhere.at.all"], {}, "Check --application"),
         ([], {"AMESH_RELAY_MAX_SESSIONS": "many"}, "AMESH['RELAY']['MAX_SESSIONS'] must be a whole number from 1"),
         ([], {"AMESH_RELAY_MAX_MESSAGE_BYTES": "1"}, "must be a whole number from 1024"),
@@ -400,6 +404,47 @@ def _failure(folder: Path, arguments: list[str], variables: dict[str, str]) -> s
 
 def _environment(folder: Path) -> dict[str, str]:
     return {**os.environ, "DJANGO_DATA_DIR": str(folder / "data"), "DJANGO_SETTINGS_MODULE": "relay_project.settings"}
+
+
+def test_requests_to_a_project_may_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is cut after a while is a connection that asks for nothing; not one that uploads, waits for its answer, or asks again."""
+    from twisted.internet.testing import StringTransport
+    from twisted.web.http import HTTPFactory
+
+    from amesh_django.relay import server
+
+    clock = Clock()
+    monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=clock))
+    gate = server.Gate(10, 0)
+
+    def connected(request: type) -> tuple[Any, StringTransport]:
+        factory = HTTPFactory()
+        factory.server = Mock()  # type: ignore[attr-defined]  # the one of daphne
+        protocol: Any = factory.buildProtocol(None)
+        protocol.requestFactory = request
+        connection: Any = server.Connection(gate, protocol)
+        transport = StringTransport()
+        connection.makeConnection(transport)
+        return connection, transport
+
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
+    silent, asking, relay = (
+        connected(server.PatientRequest),
+        connected(server.PatientRequest),
+        connected(server.WebRequest),
+    )
+    silent[0].dataReceived(head)
+    for connection in (asking, relay):
+        connection[0].dataReceived(head + b"\r\n")
+    clock.now += 20
+    gate.turn_out()
+    assert [transport.disconnected for _, transport in (silent, asking, relay)] == [True, False, True]
+    (request,) = asking[0].wrappedProtocol._channel.requests
+    request.finish()
+    for seconds, cut in ((10, False), (10, True)):
+        clock.now += seconds
+        gate.turn_out()
+        assert asking[1].disconnected is cut
 
 
 @asynchronous

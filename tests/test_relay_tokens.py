@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from amesh_django.relay.exchange import Ref, Unavailable
+from amesh_django.relay.memory_exchange import MemoryExchange
 from tests.relay_world import JTI, OTC, Client, asynchronous, relay
 
 INIT = {"jti": JTI, "targetPubKey": "k", "proof": "p", "targetSig": "s"}
@@ -240,3 +242,47 @@ async def test_as_many_used_tokens_as_are_remembered() -> None:
         other = await world.client("192.0.2.3")
         await other.send("bootstrap_init", jti="b", token="t", targetPubKey="k")
         assert await other.receive() == {"type": "bootstrap_reject", "error": "relay_capacity"}
+
+
+class Flaky(MemoryExchange):
+    """Can't be reached for a while."""
+
+    down = False
+
+    async def unwatch(self, jti: str, me: Ref) -> None:
+        if self.down:
+            raise Unavailable
+        await super().unwatch(jti, me)
+
+    async def unuse(self, jti: str) -> None:
+        if self.down:
+            raise Unavailable
+        await super().unuse(jti)
+
+
+@asynchronous
+async def test_what_cant_be_said_now_is_said_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher leaves; and a target is told that nobody waits, and that its token is still good."""
+
+    async def lost(*args: object) -> bool:
+        return False
+
+    async with relay() as world:
+        world.hub.exchange = exchange = Flaky(world.hub.settings, world.clock)
+        first, second, target = [await world.client(f"192.0.2.{number}") for number in (1, 2, 3)]
+        await watch(first)
+        await watch(first, "bt_2")
+        exchange.down = True
+        with monkeypatch.context() as patch:
+            patch.setattr(world.hub, "tell", lost)
+            await target.send("bootstrap_init", **INIT | {"jti": "bt_2"})
+            assert (await target.receive())["error"] == "no_watcher"
+            await first.leave()
+        await second.send("bootstrap_watch", jti=JTI)
+        assert await second.error() == "jti_already_watched"
+        exchange.down = False
+        await world.hub.on_return()
+        await watch(second)
+        await watch(second, "bt_2")
+        await target.send("bootstrap_init", **INIT | {"jti": "bt_2"})
+        assert (await second.receive())["type"] == "bootstrap_init"

@@ -17,8 +17,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from amesh_django import enrolment
 from amesh_django.decorators import device_required
 from amesh_django.drf import AmeshAuthentication
+
+enrolment.BOOTSTRAP_SECONDS = float(os.environ.get("TEST_BOOTSTRAP_SECONDS", enrolment.BOOTSTRAP_SECONDS))
 
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 

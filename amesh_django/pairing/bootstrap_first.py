@@ -12,7 +12,7 @@ from pathlib import Path
 from amesh_django.device.locks import ForkSafeLock
 from amesh_django.device.tokens import TOKEN_VARIABLE
 from amesh_django.protocol.errors import AmeshError, IdentityExists
-from amesh_django.protocol.pairing_errors import BootstrapFailed, BootstrapPending, PairingError
+from amesh_django.protocol.pairing_errors import BootstrapFailed, BootstrapPending, PairingError, TokenNotYetValid
 
 from .bootstrap_enrolment import Enrolment
 from .bootstrap_staging import FOLDER
@@ -58,7 +58,7 @@ class _Attempt:
             self._forget()
         except PairingError as error:
             self.why = error
-            self.is_final = True
+            self.is_final = not isinstance(error, TokenNotYetValid)  # which a clock that is set mends, as after a boot
             logger.error("This device can't be enrolled with its bootstrap token (%s): %s", error.code, error)
         except AmeshError as error:
             self.why = error

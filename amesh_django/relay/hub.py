@@ -6,7 +6,6 @@ import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
 from typing import Final, Protocol, TypeVar
 
 from amesh_django.conf import RelaySettings
@@ -21,6 +20,8 @@ T = TypeVar("T")
 
 _SWEEP_SECONDS: Final = 1.0
 _MINUTE: Final = 60.0
+#: What is kept to be said when the exchange is back, of each kind.
+MOST_OWED: Final = 10_000
 
 Handler = Callable[[Socket, Message, int], Awaitable[None]]
 Listener = Callable[[Socket, Event], bool]
@@ -241,11 +242,6 @@ class Hub:
             return await question
         except Unavailable:
             return "relay_capacity"
-
-    async def quietly(self, request: Awaitable[None]) -> None:
-        """What would be good to have done; it also happens by itself when its time is up."""
-        with suppress(Unavailable):
-            await request
 
     # What they cause at each other.
 

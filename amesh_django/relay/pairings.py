@@ -12,11 +12,10 @@ from typing import Final
 
 from . import messages
 from .exchange import Event, Joined, Ref, Unavailable
-from .hub import Handler, Hub, Listener
+from .hub import MOST_OWED, Handler, Hub, Listener
 from .messages import Message
 from .sockets import Session, Socket
 
-_MOST_OWED: Final = 10_000
 _FAREWELL: Final = {
     "done": messages.DONE,
     "limit": messages.error("session_data_limit"),
@@ -34,8 +33,8 @@ class Pairings:
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         # For when the exchange is back: who is to be told that it is over, and which sessions are.
-        self._owed: deque[tuple[Ref, Event]] = deque(maxlen=_MOST_OWED)
-        self._unsaid: deque[tuple[str, str]] = deque(maxlen=_MOST_OWED)
+        self._owed: deque[tuple[Ref, Event]] = deque(maxlen=MOST_OWED)
+        self._unsaid: deque[tuple[str, str]] = deque(maxlen=MOST_OWED)
         self.handlers: dict[str, Handler] = {
             "listen": self._listen,
             "connect": self._connect,

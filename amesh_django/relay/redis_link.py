@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, Final
 
@@ -19,6 +21,10 @@ from .failures import logger, report
 
 #: How long Redis may take for what it does in a millisecond.
 _PATIENCE: Final = 5.0
+#: How often it is asked to say something on the connection for events.
+_PING_SECONDS: Final = 5.0
+#: How often the log says that Redis refuses. Each message of a client may be the reason.
+_COMPLAINT_SECONDS: Final = 10.0
 #: How long whoever asks waits for a connection that is just being made.
 _START_PATIENCE: Final = 3.0
 _PAUSES: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
@@ -84,6 +90,9 @@ class Link:
         self._up = asyncio.Event()
         self._tried = False
         self._was_up = False
+        self._greeted = False
+        self._heard = False
+        self._complained = -math.inf
         self._task: asyncio.Task[None] | None = None
 
     def start(
@@ -172,6 +181,7 @@ class Link:
     async def _run(self) -> None:
         attempt = 0
         while True:
+            self._greeted = False
             try:
                 await self._live()
             except Exception as error:  # a bug must not take the way to Redis away for good
@@ -184,8 +194,9 @@ class Link:
                         "REDIS_URL, and that Redis runs.",
                         error,
                     )
-            if self._up.is_set():
+            if self._greeted:
                 attempt = 0
+            if self._up.is_set():
                 self._up.clear()
                 await self._on_loss()
             await asyncio.sleep(_PAUSES[min(attempt, len(_PAUSES) - 1)])
@@ -198,16 +209,18 @@ class Link:
         loop = asyncio.get_running_loop()
         try:
             await self._open(asking, listening)
-            tasks = [loop.create_task(self._write(asking)), loop.create_task(self._read(listening))]
+            lives = (self._write(asking), self._read(listening), self._keep_hearing(listening))
+            tasks = [loop.create_task(life) for life in lives]
             self._up.set()
             self._wake.set()
             await self._hello()
+            self._greeted = True
             if self._was_up:
                 logger.info("Redis can be reached again.")
                 tasks.append(loop.create_task(self._returned()))
             self._was_up = True
-            await asyncio.wait(tasks[:2], return_when=asyncio.FIRST_COMPLETED)
-            for task in tasks[:2]:
+            await asyncio.wait(tasks[: len(lives)], return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks[: len(lives)]:
                 if task.done():
                     task.result()
         except Unavailable:
@@ -237,9 +250,11 @@ class Link:
     async def _read(self, connection: Any) -> None:
         with _losing():
             while True:
-                kind, _, data = await connection.read_response()
+                kind, *about = await connection.read_response()
+                self._heard = True
                 if kind != b"message":
                     continue
+                _, data = about
                 try:
                     events = [
                         (number, Event(name, about, Ref(process, sender), frame))
@@ -253,6 +268,16 @@ class Link:
                     continue
                 for number, event in events:
                     self._arrive(number, event)
+
+    async def _keep_hearing(self, connection: Any) -> None:
+        """A connection over which nothing is sent may be cut on the way without a word to this side, which would be deaf then."""
+        with _losing():
+            while True:
+                self._heard = False
+                await connection.send_command("PING", check_health=False)
+                await asyncio.sleep(_PING_SECONDS)
+                if not self._heard:
+                    raise TimeoutError
 
     async def _write(self, connection: Any) -> None:
         while True:
@@ -290,9 +315,7 @@ class Link:
                     except NoScriptError as unknown:
                         error = unknown
                     except ResponseError as refused:
-                        logger.error(
-                            "Redis refuses (%s). It needs version 5 or later, and memory to spare.", str(refused)[:40]
-                        )
+                        self._complain(refused)
                         error = Unavailable("refused")
                     for future in futures:
                         if future.done():
@@ -301,6 +324,12 @@ class Link:
                             future.set_exception(error)
                         else:
                             future.set_result(answer)
+
+    def _complain(self, refused: Exception) -> None:
+        now = time.monotonic()
+        if now - self._complained >= _COMPLAINT_SECONDS:
+            self._complained = now
+            logger.error("Redis refuses (%s). It needs version 5 or later, and memory to spare.", str(refused)[:40])
 
     def _fail(self) -> None:
         futures: list[asyncio.Future[Any]] = [future for _, future in self._calls]

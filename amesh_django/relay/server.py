@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import math
 import time
 from collections import Counter
 from functools import partial
@@ -205,8 +206,28 @@ class BodylessRequest(WebRequest):  # type: ignore[misc]
             self.channel.transport.abortConnection()
 
 
+class PatientRequest(WebRequest):  # type: ignore[misc]
+    """A request to a whole project: once its head is here, it takes as long as the project lets it, and then the next one may come."""
+
+    def gotLength(self, length: int | None) -> None:
+        """See Twisted. The head is here."""
+        self.channel.transport.born = math.inf
+        super().gotLength(length)
+
+    def finish(self) -> None:
+        """See Twisted. It is answered."""
+        if self.channel is not None:
+            self.channel.transport.born = time.monotonic()
+        super().finish()
+
+
 class Connection(ProtocolWrapper):
-    """A connection from its first byte on, whatever is spoken over it."""
+    """A connection from its first byte on, whatever is spoken over it.
+
+    Attributes:
+        born: when it came, or when its last request was answered, where requests may take their time.
+        address: of the client.
+    """
 
     born = 0.0
     address = LOCAL
@@ -313,8 +334,7 @@ class RelayServer(Server):  # type: ignore[misc]
         if not self._gate.admits(text):
             return None
         protocol = build(address)
-        if not self._bodies:
-            protocol.requestFactory = BodylessRequest
+        protocol.requestFactory = PatientRequest if self._bodies else BodylessRequest
         connection = Connection(self._gate, protocol)  # type: ignore[arg-type]  # all of a factory that it needs
         connection.address = text
         return connection

@@ -6,11 +6,13 @@ Events: ``init`` (a target has come), ``answer`` (the watcher's answer), ``unwat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Awaitable, Callable
+from functools import partial
 
 from . import messages
-from .exchange import Event, Ref
-from .hub import Handler, Hub, Listener
+from .exchange import Event, Ref, Unavailable
+from .hub import MOST_OWED, Handler, Hub, Listener
 from .messages import Message
 from .sockets import Socket
 
@@ -24,6 +26,8 @@ class Tokens:
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
+        # For when the exchange is back: which watches are over, and which tokens are not used.
+        self._unsaid: deque[Callable[[], Awaitable[None]]] = deque(maxlen=MOST_OWED)
         self.handlers: dict[str, Handler] = {
             "bootstrap_watch": self._watch,
             "bootstrap_init": self._init,
@@ -52,7 +56,7 @@ class Tokens:
                 socket.idle_since = hub.clock()  # it asks now and then, until the other one has gone
             hub.refuse(socket, refusal)
         elif socket.closed:
-            await hub.quietly(hub.exchange.unwatch(jti, hub.ref(socket)))
+            await self._free(partial(hub.exchange.unwatch, jti, hub.ref(socket)))
         else:
             hub.counts["watches"] += 1
             socket.watches[jti] = hub.clock() + hub.settings.WATCH_SECONDS
@@ -75,7 +79,7 @@ class Tokens:
         if not socket.closed and await hub.tell(watcher, Event("init", jti, hub.ref(socket), message.frame)):
             hub.counts["bootstraps"] += 1
             return
-        await hub.quietly(hub.exchange.unuse(jti))
+        await self._free(partial(hub.exchange.unuse, jti))
         if socket.asking == jti:
             socket.asking = None
             self._reject(socket, "no_watcher")
@@ -88,7 +92,14 @@ class Tokens:
             return
         socket.watches.pop(jti, None)
         await hub.tell(asker[0], Event("answer", jti, hub.ref(socket), message.frame))
-        await hub.quietly(hub.exchange.unwatch(jti, hub.ref(socket)))
+        await self._free(partial(hub.exchange.unwatch, jti, hub.ref(socket)))
+
+    async def _free(self, say: Callable[[], Awaitable[None]]) -> None:
+        """Give up a watch, or what was burnt for nothing. If that can't be said now it is said later."""
+        try:
+            await say()
+        except Unavailable:
+            self._unsaid.append(say)
 
     def _reject(self, socket: Socket, code: str) -> None:
         self._hub.counts[f"refused:{code}"] += 1
@@ -117,7 +128,7 @@ class Tokens:
         self._stop_asking(socket)
         if event.kind == "undelivered":
             self._reject(socket, "no_watcher")
-            self._hub.spawn(self._hub.quietly(self._hub.exchange.unuse(event.about)))
+            self._hub.spawn(self._free(partial(self._hub.exchange.unuse, event.about)))
         else:
             self._hub.write(socket, messages.error("peer_disconnected"))
         return True
@@ -149,7 +160,7 @@ class Tokens:
         for jti, (asker, _) in askers.items():
             await hub.tell(asker, Event("unwatched", jti, me))
         for jti in watches:
-            await hub.quietly(hub.exchange.unwatch(jti, me))
+            await self._free(partial(hub.exchange.unwatch, jti, me))
 
     async def part(self, lost: Callable[[Ref], bool]) -> None:
         """See :class:`.hub.Service`."""
@@ -163,6 +174,8 @@ class Tokens:
     async def restore(self) -> None:
         """See :class:`.hub.Service`."""
         hub = self._hub
+        for say in [self._unsaid.popleft() for _ in range(len(self._unsaid))]:
+            await self._free(say)
         now = hub.clock()
         await hub.exchange.restore_watches(
             [

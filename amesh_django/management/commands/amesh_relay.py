@@ -80,7 +80,8 @@ class Command(BaseCommand):
         server.run()
         if server.abort_start:
             raise CommandError(
-                f"{shown}:{port} can't be listened at. Is another relay running there? Say another --port."
+                f"{shown}:{port} can't be listened at. Is another relay running there? Say another --port. Else see that --host is an "
+                "address of this machine, and that this user may take the port."
             )
 
 
