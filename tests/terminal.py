@@ -54,9 +54,20 @@ class Terminal:
         start, self._looked_at = self._looked_at, at + len(text)
         return self.shown[start : self._looked_at]
 
-    def type(self, text: str) -> None:
-        """Press keys; `\\n` is Enter, `\\x03` is Ctrl-C, `\\x04` is Ctrl-D."""
+    def type(self, text: str, *, at_once: bool = False) -> None:
+        """Press keys; `\\n` is Enter, `\\x03` is Ctrl-C, `\\x04` is Ctrl-D. Ctrl-C comes while the program waits, unless `at_once`."""
+        if text == "\x03" and not at_once:
+            self._wait_until_it_waits()
         os.write(self.master, os.fsencode(text))
+
+    def _wait_until_it_waits(self) -> None:
+        """A signal in the microseconds before a system call waits with it: Python looks for signals before and after."""
+        deadline = time.monotonic() + SECONDS
+        while self.process.poll() is None and time.monotonic() < deadline:
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "S":
+                return
+            time.sleep(0.01)
 
     def end(self) -> int:
         """Read to the end; the exit code."""

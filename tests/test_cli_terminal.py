@@ -182,7 +182,7 @@ def test_nothing_is_half_done_after_ctrl_c_in_init(tmp_path: Path) -> None:
         argv = [sys.executable, "-m", "amesh_cli", "--dir", str(path), "init", "--name", "x"]
         with terminal(argv, {}) as person:
             person.expect(text)
-            person.type("\x03")
+            person.type("\x03", at_once=True)
             code = person.end()
             assert "Traceback" not in person.shown
         if (path / "identity.json").exists():

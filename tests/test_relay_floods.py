@@ -8,6 +8,7 @@ import resource
 import struct
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -82,8 +83,9 @@ async def test_half_open(tmp_path: Path) -> None:
             writer.write(UPGRADE.encode()[: number % 60])
         await asyncio.sleep(0.5)
         assert memory(server) < 75 + GROWTH
-        refused = await asyncio.wait_for(connections[-1][0].read(1), 30)
-        assert refused == b""  # at the latest when its time was up
+        with suppress(ConnectionResetError):  # what it said may not have been read
+            refused = await asyncio.wait_for(connections[-1][0].read(1), 30)
+            assert refused == b""  # at the latest when its time was up
         started = time.monotonic()
         while True:
             try:
