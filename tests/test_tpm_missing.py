@@ -28,6 +28,7 @@ AMESH = [sys.executable, "-m", "amesh_cli"]
 #: Reason → what AMESH_TPM_TCTI says, and what must be said about it.
 REASONS = {
     "no device": ("device:/dev/no-tpm", r"needs a TPM 2\.0, and /dev/no-tpm is missing: .*firmware.*AMESH_TPM_TCTI"),
+    "a folder": ("device:/dev", r"/dev is a folder and no TPM; correct AMESH_TPM_TCTI"),
     "not wanted": ("none", r"AMESH_TPM_TCTI says none; unset it to use this machine's TPM"),
     "no module": ("nosuch:x=1", r"no module for 'nosuch'; install it \(apt-get install libtss2-tcti-nosuch0\)"),
     "a path": ("/dev/tpmrm0", r"AMESH_TPM_TCTI says '/dev/tpmrm0', .*write device:/dev/tpmrm0"),

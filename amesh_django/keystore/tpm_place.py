@@ -90,6 +90,8 @@ def check_place(tcti: str) -> None:
                 f"no permission for {path}: add this user to its group (usermod -aG tss {_user()}), then log in again; in a "
                 "container, hand in the device and its group"
             ) from None
+        if error.errno == errno.EISDIR:
+            raise BackendUnavailable(f"{path} is a folder and no TPM; correct {VARIABLE}") from None
         if error.errno != errno.EBUSY:  # a TPM without resource manager has one user at a time
             raise BackendUnavailable(
                 f"needs a TPM 2.0, and {path} is missing: turn it on in the firmware's settings, hand the device into the "
