@@ -55,6 +55,15 @@ def test_local_memory_is_a_warning(front_end: FrontEnd) -> None:
     assert "not shared" in found.text("nonce-cache")
 
 
+def test_a_seal_key_file_that_is_open_to_others(front_end: FrontEnd, tmp_path: Path) -> None:
+    path = tmp_path / "seal.key"
+    path.write_bytes(bytes(32))
+    path.chmod(0o644)
+    found = front_end.doctor(TEST_SEAL_KEY_FILE=str(path))
+    assert found.code == 1 and "amesh.W006" in found.text("system-checks")
+    assert found.text("system-checks").count(f"chmod 600 {path} (Until then every signed request is refused.)") == 1
+
+
 def test_tables_that_are_not_there(tmp_path: Path) -> None:
     front_end = FrontEnd(tmp_path, databases.sqlite(tmp_path / "new.sqlite3"))
     front_end.make()

@@ -56,7 +56,10 @@ def system_checks() -> Iterator[Finding]:
     told = [message for message in messages if message.id not in _SAID]
     for message in told:
         found = of_sentence("system-checks", str(message.msg), "problem" if message.level >= ERROR else "warning")
-        advice = " ".join(part for part in (found.advice, message.hint or "") if part)
+        hint = message.hint or ""
+        if found.advice and hint and found.advice[-1] not in ".!?":  # a command, to which no stop is to stick
+            hint = f"({hint})"
+        advice = " ".join(part for part in (found.advice, hint) if part)
         yield Finding(found.id, found.status, f"{message.id}: {found.message}", advice)
     if not told:
         yield Finding("system-checks", "ok", "manage.py check has nothing to say of amesh.")

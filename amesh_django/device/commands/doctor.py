@@ -180,7 +180,7 @@ DOCTOR = Command(
         ),
     ),
     details=(
-        "Each line begins with ok, warning, problem or skipped. The exit code is 1 if there is a problem. Nothing is changed, and no "
-        "secret is shown.",
+        "Each line begins with ok, warning, problem or skipped. The exit code is 1 if there is a problem. Nothing is changed (but "
+        "that a server notes the newest list seen, as at each request), and no secret is shown.",
     ),
 )
