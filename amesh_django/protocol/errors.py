@@ -1,20 +1,76 @@
-"""Every error of amesh: a code of the protocol, a sentence that says what to do, an HTTP status where there is one."""
+"""Every error of amesh: its code, its message, what to do next, and its HTTP status if it has one."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 
-class AmeshError(Exception):
-    """Base of all errors. ``str(error)`` is written for people and says what to do next.
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A command of amesh that a person should run next. Each front end spells it in its own way.
 
     Attributes:
-        code: stable machine-readable name (protocol.md where it has one).
-        status: HTTP status of the answer, or None where the error never reaches HTTP.
+        name: name of the command, with dashes, such as ``export-key``.
+        arguments: the rest of the command line, such as ``--name NAME``; empty if there is none.
+    """
+
+    name: str
+    arguments: str = ""
+
+    def __str__(self) -> str:
+        return f"amesh {self.name} {self.arguments}".rstrip()
+
+
+#: A text for people, or its parts: texts and commands to run. A front end joins them with :func:`spelled`.
+Hint = str | tuple[str | Run, ...]
+
+
+def spelled(hint: Hint, spell: Callable[[Run], str] = str) -> str:
+    """Return the text of a hint.
+
+    Args:
+        spell: returns how a command is written here; the default writes ``amesh NAME …``.
+    """
+    parts = (hint,) if isinstance(hint, str) else hint
+    return "".join(spell(part) if isinstance(part, Run) else str(part) for part in parts)
+
+
+class AmeshError(Exception):
+    """Base of all errors.
+
+    Args:
+        message: what happened and what was not changed: one or more sentences. Defaults to the class's own.
+        hint: what to do next. Defaults to the class's own, unless a message is given: then there is none.
+
+    Attributes:
+        code: stable machine-readable name (protocol.md if it has one).
+        status: HTTP status of the answer, or None if the error never reaches HTTP.
+        default_message, default_hint: message and hint of an error that is raised without.
+        message, hint: as given.
     """
 
     code: ClassVar[str] = "error"
     status: ClassVar[int | None] = None
+    default_message: ClassVar[str] = "The operation failed."
+    default_hint: ClassVar[Hint] = ""
+
+    def __init__(self, message: str = "", *, hint: Hint = "") -> None:
+        super().__init__(message)
+        self.message = message or self.default_message
+        self.hint: Hint = hint or ("" if message else self.default_hint)
+
+    def text(self, spell: Callable[[Run], str] = str) -> str:
+        """Return message and hint as one text.
+
+        Args:
+            spell: as for :func:`spelled`.
+        """
+        return " ".join(filter(None, (str(self.message), spelled(self.hint, spell))))
+
+    def __str__(self) -> str:
+        return self.text()
 
 
 class InvalidInput(AmeshError, ValueError):
@@ -124,8 +180,10 @@ class RequestError(AmeshError):
 
     status: ClassVar[int] = 401
 
-    def __init__(self, message: str = "", *, reason: str | None = None, device_id: str | None = None) -> None:
-        super().__init__(message or (self.__doc__ or "").split("\n")[0])
+    def __init__(
+        self, message: str = "", *, hint: Hint = "", reason: str | None = None, device_id: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
         self.reason = reason or self.code
         self.device_id = device_id
 
