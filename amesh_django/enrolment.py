@@ -8,7 +8,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from amesh_django.device import Device, default_directory
+from amesh_django.device import LocalDevice, default_directory
 from amesh_django.device.allow_list import limit_reached
 from amesh_django.device.storage import expanded
 from amesh_django.pairing import bootstrap_first as first
@@ -22,7 +22,7 @@ from .conf import AmeshSettings, amesh_settings
 BOOTSTRAP_SECONDS = 5.0
 
 #: Which device the code that runs here speaks for, where that is not the one in the directory.
-_acting: ContextVar[Device | None] = ContextVar("amesh_acting", default=None)
+_acting: ContextVar[LocalDevice | None] = ContextVar("amesh_acting", default=None)
 _paused: ContextVar[bool] = ContextVar("amesh_bootstrap_paused", default=False)
 #: The settings under which there was an identity already: requests do not look for it again.
 _settled: AmeshSettings | None = None
@@ -38,13 +38,13 @@ def server_directory() -> Path:
     return expanded(configured) if configured else default_directory()
 
 
-def acting_device() -> Device | None:
+def acting_device() -> LocalDevice | None:
     """The device that :func:`acting_as` names here."""
     return _acting.get()
 
 
 @contextmanager
-def acting_as(device: Device) -> Iterator[None]:
+def acting_as(device: LocalDevice) -> Iterator[None]:
     """Inside the block this thread is *device*: what it stores is sealed with that key. For an identity that is not in place yet."""
     token = _acting.set(device)
     try:
@@ -81,7 +81,7 @@ class DatabaseTrust(Trust):
 
         return DatabaseAllowList(by=self._by)
 
-    def check(self, device: Device, controller: DeviceEntry) -> None:
+    def check(self, device: LocalDevice, controller: DeviceEntry) -> None:
         """See :class:`Trust`. A list that another identity has sealed does not hold."""
         with acting_as(device):
             allow_list = self._allow_list()
@@ -90,7 +90,7 @@ class DatabaseTrust(Trust):
             if not is_counted and allow_list.count(CONTROLLER) >= allow_list.controller_limit:
                 raise limit_reached(allow_list.controller_limit)
 
-    def add(self, device: Device, controller: DeviceEntry) -> None:
+    def add(self, device: LocalDevice, controller: DeviceEntry) -> None:
         """See :class:`Trust`."""
         with acting_as(device):
             self._allow_list().add(controller)

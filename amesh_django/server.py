@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from amesh_django.device import Device, Identity, read_identity
+from amesh_django.device import Identity, LocalDevice, read_identity
 from amesh_django.device.locks import ForkSafeLock
 from amesh_django.device.storage import expanded
 from amesh_django.protocol.encoding import b64decode_any
@@ -19,7 +19,7 @@ from .conf import amesh_settings
 
 _device_lock = ForkSafeLock()
 _keys_lock = ForkSafeLock()
-_device: Device | None = None
+_device: LocalDevice | None = None
 _keys: SealKeys | None = None
 _refused: tuple[float, KeyStoreError] | None = None
 
@@ -51,7 +51,7 @@ class SealKeys:
     owner: str
 
 
-def server_device() -> Device:
+def server_device() -> LocalDevice:
     """This server's own device, from ``AMESH["DIR"]``; its key is unlocked once per process.
 
     Where there is no identity but a bootstrap token in ``AMESH_BOOTSTRAP_TOKEN``, a thread enrols this server with it; that is
@@ -59,7 +59,7 @@ def server_device() -> Device:
 
     Raises:
         BootstrapPending, BootstrapFailed: there is no identity yet, or none to be had with this token. Both are IdentityMissing.
-        IdentityMissing, DirectoryError, KeyStoreError: as :class:`amesh_django.device.Device`.
+        IdentityMissing, DirectoryError, KeyStoreError: as :class:`amesh_django.device.LocalDevice`.
     """
     global _device
     acting = enrolment.acting_device()
@@ -70,7 +70,7 @@ def server_device() -> Device:
         with _device_lock:
             if _device is None:
                 try:
-                    _device = Device(amesh_settings().DIR)
+                    _device = LocalDevice(amesh_settings().DIR)
                 except IdentityMissing as error:
                     raise IdentityMissing(
                         f"{str(error).partition('. ')[0]}. Make one: manage.py amesh_init --name NAME."

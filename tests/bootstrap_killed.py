@@ -69,7 +69,7 @@ def fork(work: Callable[[], None]) -> int:
 
 
 def main(folder: Path, django: bool) -> None:
-    from amesh_django.device import Device, FileAllowList
+    from amesh_django.device import FileAllowList, LocalDevice
     from amesh_django.pairing.bootstrap_staging import Staging, Trust
     from amesh_django.protocol.bootstrap import build_token
     from amesh_django.test.devices import EphemeralDevice
@@ -97,7 +97,7 @@ def main(folder: Path, django: bool) -> None:
         def work() -> None:
             state: dict[str, Any] = {"identity": (path / "identity.json").exists()}
             if state["identity"]:
-                device = Device(path, environ={})
+                device = LocalDevice(path, environ={})
                 state["id"] = device.identity.device_id
                 device.sign(b"")
                 if django:

@@ -17,7 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from amesh_django.device import Device, FileAllowList
+from amesh_django.device import FileAllowList, LocalDevice
 from amesh_django.test.devices import EphemeralDevice
 from tests import databases
 from tests.front_ends import id_of, line_of
@@ -176,5 +176,5 @@ def told(certificate: Path | None = None) -> Iterator[Told]:
 
 def allow(path: Path, device: EphemeralDevice, role: Any) -> str:
     """Into the file of a device directory."""
-    FileAllowList(Device(path)).add(device.entry(role))
+    FileAllowList(LocalDevice(path)).add(device.entry(role))
     return id_of(device)

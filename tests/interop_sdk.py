@@ -32,7 +32,7 @@ import httpx
 import requests
 
 from amesh_django.client import AmeshAuth, AmeshRequestsAuth, authorization_header
-from amesh_django.device import Device
+from amesh_django.device import LocalDevice
 from amesh_django.protocol.key_line import build_key_line
 from amesh_django.protocol.keys import decode_public_key
 from tests import databases, services
@@ -271,7 +271,7 @@ def their_clients(command: Sequence[str], machine: Machine) -> Iterator[dict[str
 @contextmanager
 def our_clients(machine: Machine) -> Iterator[dict[str, Client]]:
     """AmeshAuth, AmeshRequestsAuth, and `amesh fetch` as a process."""
-    device = Device(machine.path)
+    device = LocalDevice(machine.path)
     cli = Machine(OURS, [sys.executable, "-m", "amesh_cli"], machine.path)
     with httpx.Client(auth=AmeshAuth(device), follow_redirects=True) as by_httpx, requests.Session() as by_requests:
         by_requests.auth = AmeshRequestsAuth(device)
@@ -373,7 +373,7 @@ class Report:
             self.check(f"{client} → {server}, replayed", (first.status, status) == (200, 401), (first.status, status))
 
 
-def errors(url: str, device: Device) -> dict[str, tuple[int, str]]:
+def errors(url: str, device: LocalDevice) -> dict[str, tuple[int, str]]:
     """Status and code for requests that nobody lets in."""
     target, late = urlsplit(url).path, time.time() - 120
     stranger = Signer("stranger")
@@ -441,7 +441,7 @@ def their_servers(
             for name, ask in clients.items():
                 if number == 0 or name not in SLOW:
                     report.cases(name, ask, f"{THEIRS} {kind}", url + "/door", client.device_id)
-            found = errors(url + "/door", Device(client.path))
+            found = errors(url + "/door", LocalDevice(client.path))
             report.check(f"    {THEIRS} {kind}, errors", found == ERRORS, found)
             if number == 0:
                 first = url
@@ -461,7 +461,7 @@ def their_servers(
         report.check("    a target is refused", plain(ask, first) == 401 and len(hands[THEIRS].peers()) == 1)
         path = server.path / "allow_list.json"
         path.write_text(path.read_text("utf-8").replace('"target"', '"controller"'), "utf-8")
-        broken = httpx.get(first, auth=AmeshAuth(Device(client.path)))
+        broken = httpx.get(first, auth=AmeshAuth(LocalDevice(client.path)))
         report.check(f"    a broken seal: {broken.status_code} {broken.text}", broken.status_code == 500)
 
 
@@ -480,7 +480,7 @@ def our_server(report: Report, runtime: Sequence[str], folder: Path, server: Mac
         for name, ask in clients.items():
             followed, wanted = plain(ask, url + "/middleware/moved"), 200 if name.startswith(OURS) else 401
             report.check(f"{name} → {OURS}, redirected: {followed}", followed == wanted)
-        found = errors(url + OUR_DOORS[0], Device(client.path))
+        found = errors(url + OUR_DOORS[0], LocalDevice(client.path))
         ours = {**ERRORS, "a clock that is off": (401, "timestamp_out_of_range")}
         report.check(f"    {OURS}, errors", found == ours, found)
         django.command("amesh_revoke", client.device_id, "--yes")

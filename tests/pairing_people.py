@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from amesh_django.device import Device, Identity
+from amesh_django.device import Identity, LocalDevice
 from amesh_django.pairing import ControllerOperator, Met, Paired, Pairing, Step, TargetOperator, Timeouts
 from amesh_django.protocol import keys
 from amesh_django.protocol.allow_list import DeviceEntry
@@ -140,7 +140,7 @@ class Two:
         self.target, self.controller = [
             Pairing(
                 relay=url,
-                device=cast("Device", device),
+                device=cast("LocalDevice", device),
                 allow_list=allow_list,
                 **{"version": version, "timeouts": QUICK, "now": lambda: MOMENT, **options},
             )

@@ -14,7 +14,7 @@ import pytest
 from amesh_cli.app import amesh
 from click.testing import CliRunner, Result
 
-from amesh_django.device import Device, FileAllowList, read_identity
+from amesh_django.device import FileAllowList, LocalDevice, read_identity
 from amesh_django.protocol.allow_list import DeviceEntry
 from amesh_django.protocol.header import parse_authorization
 from amesh_django.test.devices import EphemeralDevice
@@ -43,11 +43,11 @@ def process(*words: str | Path, env: dict[str, str] | None = None) -> subprocess
 
 
 def trusted(directory: Path) -> dict[str, DeviceEntry]:
-    return {entry.device_id: entry for entry in FileAllowList(Device(directory)).read()}
+    return {entry.device_id: entry for entry in FileAllowList(LocalDevice(directory)).read()}
 
 
 def allow(directory: Path, device: EphemeralDevice, role: Any = "controller", **more: Any) -> str:
-    FileAllowList(Device(directory)).add(device.entry(role, **more))
+    FileAllowList(LocalDevice(directory)).add(device.entry(role, **more))
     return id_of(device)
 
 

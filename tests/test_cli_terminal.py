@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from amesh_django.device import Device, FileAllowList
+from amesh_django.device import FileAllowList, LocalDevice
 from amesh_django.test.devices import EphemeralDevice
 from tests import databases
 from tests.front_ends import HOSTILE, answering, id_of, line_of
@@ -186,8 +186,8 @@ def test_nothing_is_half_done_after_ctrl_c_in_init(tmp_path: Path) -> None:
             code = person.end()
             assert "Traceback" not in person.shown
         if (path / "identity.json").exists():
-            assert Device(path, environ={}).sign(b"x")
-            assert FileAllowList(Device(path, environ={})).read() == []
+            assert LocalDevice(path, environ={}).sign(b"x")
+            assert FileAllowList(LocalDevice(path, environ={})).read() == []
         else:
             assert code == 130
             again = subprocess.run(argv, capture_output=True, cwd=ROOT)

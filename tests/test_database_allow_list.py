@@ -14,7 +14,7 @@ from django.test.utils import CaptureQueriesContext
 from amesh_django import integrity, snapshot, triggers
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.change import Lost
-from amesh_django.device import Device as ThisDevice
+from amesh_django.device import LocalDevice
 from amesh_django.models import AllowListChange, AllowListSeal, Device, SealedModelError
 from amesh_django.protocol import DeviceEntry, device_id
 from amesh_django.protocol.errors import (
@@ -339,7 +339,7 @@ def test_an_older_list_with_a_good_seal_is_refused(devices: DatabaseAllowList) -
 
 
 def test_a_list_put_back_and_changed_to_the_same_revision_is_refused(
-    devices: DatabaseAllowList, amesh_server: ThisDevice
+    devices: DatabaseAllowList, amesh_server: LocalDevice
 ) -> None:
     """Else a revoked device would come back with the next change after a restored backup."""
     devices.add(entry(1))
@@ -448,7 +448,7 @@ def test_a_mapped_user_is_sealed_and_cant_be_deleted(devices: DatabaseAllowList)
 
 
 def test_the_seal_of_another_identity_is_refused(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, tmp_path: Any
+    devices: DatabaseAllowList, amesh_server: LocalDevice, tmp_path: Any
 ) -> None:
     from amesh_django import server
     from amesh_django.test.devices import EphemeralDevice

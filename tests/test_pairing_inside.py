@@ -21,7 +21,7 @@ from django.db import connection, connections, transaction
 
 from amesh_django import server as amesh_server_module
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.device import AllowList, Device
+from amesh_django.device import AllowList, LocalDevice
 from amesh_django.device.commands import INVITE, LISTEN, Context, Failure, attempt
 from amesh_django.device.commands.keyboard import Keyboard
 from amesh_django.device.commands.meeting import Meeting
@@ -103,7 +103,7 @@ def invites(background: Background) -> str:
 
 
 def test_in_a_transaction_of_the_caller(
-    db: None, amesh_server: Device, background: Background, typing: Callable[[str], object]
+    db: None, amesh_server: LocalDevice, background: Background, typing: Callable[[str], object]
 ) -> None:
     """A test's database lies in memory and in a transaction; what the command writes is in that, and goes with it."""
     with transaction.atomic():
@@ -116,7 +116,7 @@ def test_in_a_transaction_of_the_caller(
 
 
 def test_on_a_database_of_its_own(
-    default_database: dict[str, str], amesh_server: Device, background: Background, typing: Callable[[str], object]
+    default_database: dict[str, str], amesh_server: LocalDevice, background: Background, typing: Callable[[str], object]
 ) -> None:
     opened: list[Any] = []
 
@@ -139,7 +139,7 @@ def test_on_a_database_of_its_own(
 
 
 def test_a_database_that_fails_is_one_sentence(
-    db: None, amesh_server: Device, background: Background, typing: Callable[[str], object]
+    db: None, amesh_server: LocalDevice, background: Background, typing: Callable[[str], object]
 ) -> None:
     """While the operator was typing, somebody changed a row past the app."""
     device = EphemeralDevice("phone")

@@ -1,15 +1,15 @@
 """FIRST: this device. Its directory, identity, passphrase, and the file allow list."""
 
 from .allow_list import AllowList, FileAllowList
-from .directory import Device, default_directory, find_passphrase, init_device, read_identity
+from .directory import LocalDevice, default_directory, find_passphrase, init_device, read_identity
 from .identity import Identity
 from .storage import permission_problems
 
 __all__ = [
     "AllowList",
-    "Device",
     "FileAllowList",
     "Identity",
+    "LocalDevice",
     "default_directory",
     "find_passphrase",
     "init_device",

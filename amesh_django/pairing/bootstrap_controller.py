@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from amesh_django.device import AllowList, Device
+from amesh_django.device import AllowList, LocalDevice
 from amesh_django.device.allow_list import utc_now
 from amesh_django.device.tokens import StoredToken, TokenStore
 from amesh_django.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
@@ -102,7 +102,7 @@ class Provisioning:
     """
 
     relay: str
-    device: Device
+    device: LocalDevice
     allow_list: AllowList
     store: TokenStore
     watcher: Watcher = field(default_factory=Watcher)

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
-from amesh_django.device import AllowList, Device
+from amesh_django.device import AllowList, LocalDevice
 from amesh_django.device.allow_list import utc_now
 from amesh_django.protocol.display import clean
 from amesh_django.protocol.pairing import CODE_SECONDS, generate_code, parse_code
@@ -80,7 +80,7 @@ class Pairing:
     """
 
     relay: str
-    device: Device
+    device: LocalDevice
     allow_list: AllowList
     version: Version = 2
     timeouts: Timeouts = field(default_factory=Timeouts)

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from amesh_django.device import Device, FileAllowList, default_directory
+from amesh_django.device import FileAllowList, LocalDevice, default_directory
 from amesh_django.device.commands import COMMANDS, Command, Context, Option, attempt, forget_stdout
 from amesh_django.device.storage import expanded
 from amesh_django.protocol.display import without_tokens
@@ -51,7 +51,7 @@ def _help(command: Command) -> str:
 
 
 def _context(console: RichConsole, directory: Path) -> Context:
-    device = functools.cache(lambda: Device(directory))
+    device = functools.cache(lambda: LocalDevice(directory))
     return Context(
         console=console,
         directory=directory,

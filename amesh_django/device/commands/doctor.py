@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from amesh_django.device import Device
+from amesh_django.device import LocalDevice
 from amesh_django.protocol.errors import AmeshError
 
 from .console import Line, Refused, UsageProblem
@@ -108,7 +108,9 @@ def examine(
     _conclude(context, examination)
 
 
-def _look_at_device(context: Context, examination: Examination, checks: DeviceChecks, database: str) -> Device | None:
+def _look_at_device(
+    context: Context, examination: Examination, checks: DeviceChecks, database: str
+) -> LocalDevice | None:
     """The device, if it can sign."""
     look = examination.look
     if look("directory", checks.directory):

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from amesh_django import keystore
-from amesh_django.device import Device, Identity, init_device, read_identity
+from amesh_django.device import Identity, LocalDevice, init_device, read_identity
 from amesh_django.keystore.tpm_pin import read_pin_file
 from amesh_django.protocol.display import clean
 from amesh_django.protocol.errors import DirectoryError, InvalidInput, KeyStoreError
@@ -90,7 +90,7 @@ def init(
         report=report,
     )
     replace(
-        context, device=lambda: Device(context.directory)
+        context, device=lambda: LocalDevice(context.directory)
     ).own_device()  # a directory from before may be open to others
     store = keystore.open_key_store(identity.storage_backend, folder=context.directory / "keys", passphrase=lambda: "")
     say(
