@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from amesh_django.test import EphemeralDevice
-from authmesh.device import Device, FileAllowList, read_identity
+from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.files.storage import atomic_write, locked
 from authmesh.protocol import AmeshError, KeyStoreError
 from authmesh.protocol.errors import AllowListBusy, DirectoryError, StorageError
@@ -89,7 +89,7 @@ def test_a_really_full_disk(tiny_disk: Path | None) -> None:
     with pytest.raises(StorageError):
         make(tiny_disk, force=True)
     assert read_identity(tiny_disk) == device.identity
-    assert [entry.friendly_name for entry in FileAllowList(Device(tiny_disk, environ={})).read()] == ["kept"]
+    assert [entry.friendly_name for entry in FileAllowList(LocalDevice(tiny_disk, environ={})).read()] == ["kept"]
     filler.unlink()
     allow_list.add(EphemeralDevice("next").entry())
     assert len(allow_list.read()) == 2

@@ -25,7 +25,7 @@ from authmesh.commands import INVITE, LISTEN, Context, Failure, attempt
 from authmesh.commands.pairing.meeting import Meeting
 from authmesh.commands.terminal.keyboard import Keyboard
 from authmesh.commands.terminal.rich_console import RichConsole
-from authmesh.device import AllowList, Device
+from authmesh.device import AllowList, LocalDevice
 from authmesh.pairing import Paired, Timeouts
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import Run, StorageError
@@ -103,7 +103,7 @@ def invites(background: Background) -> str:
 
 
 def test_in_a_transaction_of_the_caller(
-    db: None, amesh_server: Device, background: Background, typing: Callable[[str], object]
+    db: None, amesh_server: LocalDevice, background: Background, typing: Callable[[str], object]
 ) -> None:
     """A test's database lies in memory and in a transaction; what the command writes is in that, and goes with it."""
     with transaction.atomic():
@@ -116,7 +116,7 @@ def test_in_a_transaction_of_the_caller(
 
 
 def test_on_a_database_of_its_own(
-    default_database: dict[str, str], amesh_server: Device, background: Background, typing: Callable[[str], object]
+    default_database: dict[str, str], amesh_server: LocalDevice, background: Background, typing: Callable[[str], object]
 ) -> None:
     opened: list[Any] = []
 
@@ -139,7 +139,7 @@ def test_on_a_database_of_its_own(
 
 
 def test_a_database_that_fails_is_one_sentence(
-    db: None, amesh_server: Device, background: Background, typing: Callable[[str], object]
+    db: None, amesh_server: LocalDevice, background: Background, typing: Callable[[str], object]
 ) -> None:
     """While the operator was typing, somebody changed a row past the app."""
     device = EphemeralDevice("phone")

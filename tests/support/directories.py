@@ -49,7 +49,7 @@ def python(code: str, *, unprivileged: bool = False) -> str:
     drop = f"if os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
     head = (
         "import os, datetime as dt; from pathlib import Path\n"
-        "from amesh_django.device import *; from amesh_django.protocol import *; from authmesh.files import storage\n"
+        "from authmesh.device import *; from authmesh.protocol import *; from authmesh.files import storage\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", head + (drop if unprivileged else "") + code], cwd=ROOT, capture_output=True, text=True

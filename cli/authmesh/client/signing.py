@@ -11,7 +11,7 @@ from typing import Protocol
 
 import httpx
 
-from authmesh.device import Device, Identity, default_directory
+from authmesh.device import Identity, LocalDevice, default_directory
 from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.canonical import target_ambiguity
@@ -30,12 +30,12 @@ BOOTSTRAP_SECONDS = 8.0
 #: What the header of a signed request begins with.
 PREFIX = f"{SCHEME} "
 
-_devices: dict[Path, Device] = {}
+_devices: dict[Path, LocalDevice] = {}
 _lock = ForkSafeLock()
 
 
 class Signer(Protocol):
-    """What signs: a :class:`~authmesh.device.Device`, or in tests an ``EphemeralDevice``."""
+    """What signs: a :class:`~authmesh.device.LocalDevice`, or in tests an ``EphemeralDevice``."""
 
     @property
     def identity(self) -> Identity:
@@ -47,7 +47,7 @@ class Signer(Protocol):
         ...
 
 
-def default_device() -> Device:
+def default_device() -> LocalDevice:
     """The device of ``AUTH_MESH_DIR`` (``~/.amesh``), opened once per process and directory, its key unlocked once.
 
     Where there is no identity but a bootstrap token in ``AMESH_BOOTSTRAP_TOKEN``, a thread enrols this device with it; that is waited
@@ -66,7 +66,7 @@ def default_device() -> Device:
         with _lock:
             device = _devices.get(path)
             if device is None:
-                device = _devices[path] = Device(path)
+                device = _devices[path] = LocalDevice(path)
     return device
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from authmesh import keystore
-from authmesh.device import Device, Identity, init_device, read_identity
+from authmesh.device import Identity, LocalDevice, init_device, read_identity
 from authmesh.keystore.tpm.pin import read_pin_file
 from authmesh.protocol.display import clean
 from authmesh.protocol.errors import DirectoryError, InvalidInput, KeyStoreError
@@ -90,7 +90,7 @@ def init(
         report=report,
     )
     replace(
-        context, device=lambda: Device(context.directory)
+        context, device=lambda: LocalDevice(context.directory)
     ).own_device()  # a directory from before may be open to others
     store = keystore.open_key_store(identity.storage_backend, folder=context.directory / "keys", passphrase=lambda: "")
     say(

@@ -3,14 +3,14 @@
 from authmesh.files.storage import permission_problems
 
 from .allow_list import AllowList, FileAllowList
-from .directory import Device, default_directory, find_passphrase, init_device, read_identity
+from .directory import LocalDevice, default_directory, find_passphrase, init_device, read_identity
 from .identity import Identity
 
 __all__ = [
     "AllowList",
-    "Device",
     "FileAllowList",
     "Identity",
+    "LocalDevice",
     "default_directory",
     "find_passphrase",
     "init_device",

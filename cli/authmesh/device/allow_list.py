@@ -20,7 +20,7 @@ from authmesh.protocol.errors import (
     StorageError,
 )
 
-from .directory import Device
+from .directory import LocalDevice
 
 T = TypeVar("T")
 
@@ -150,7 +150,7 @@ class FileAllowList(AllowList):
         clock: returns the time for ``updatedAt``.
     """
 
-    def __init__(self, device: Device, *, clock: Callable[[], dt.datetime] = utc_now) -> None:
+    def __init__(self, device: LocalDevice, *, clock: Callable[[], dt.datetime] = utc_now) -> None:
         self._device = device
         self._clock = clock
         self._path: Path = device.path / "allow_list.json"

@@ -63,7 +63,7 @@ def check_name(name: str) -> str:
     return name
 
 
-class Device:
+class LocalDevice:
     """This device: who it is, and its key. The key is unlocked when it is first used, once per object.
 
     Args:

@@ -70,7 +70,7 @@ def fork(work: Callable[[], None]) -> int:
 
 def main(folder: Path, django: bool) -> None:
     from amesh_django.test.devices import EphemeralDevice
-    from authmesh.device import Device, FileAllowList
+    from authmesh.device import FileAllowList, LocalDevice
     from authmesh.pairing.bootstrap.staging import Staging, Trust
     from authmesh.protocol.pairing.token import build_token
 
@@ -97,7 +97,7 @@ def main(folder: Path, django: bool) -> None:
         def work() -> None:
             state: dict[str, Any] = {"identity": (path / "identity.json").exists()}
             if state["identity"]:
-                device = Device(path, environ={})
+                device = LocalDevice(path, environ={})
                 state["id"] = device.identity.device_id
                 device.sign(b"")
                 if django:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 from authmesh import keystore
-from authmesh.device import Device, permission_problems
+from authmesh.device import LocalDevice, permission_problems
 from authmesh.device.directory import passphrase_file, passphrase_source, read_identity
 from authmesh.device.identity import FILE_VERSION
 from authmesh.device.tokens import TOKEN_VARIABLE, TokenStore
@@ -64,7 +64,7 @@ class DeviceChecks:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.device: Device | None = None
+        self.device: LocalDevice | None = None
 
     def directory(self) -> Iterator[Finding]:
         """Is there one, and can it be used?"""
@@ -227,7 +227,7 @@ class DeviceChecks:
         else:
             yield Finding("tokens", "ok", f"{what}. A token is of use while somebody waits for it: {resume}")
 
-    def _device(self) -> Device:
+    def _device(self) -> LocalDevice:
         if self.device is None:
             raise IdentityMissing("There is no identity.")
         return self.device

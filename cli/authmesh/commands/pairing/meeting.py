@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from authmesh.device import AllowList, Device
+from authmesh.device import AllowList, LocalDevice
 from authmesh.pairing import Met, Paired, Pairing, Step
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
 from authmesh.protocol.display import clean
@@ -54,7 +54,7 @@ class Meeting:
         self.version = version
         self.role: Role = role
         self.granted = granted
-        self.device: Device = context.own_device()
+        self.device: LocalDevice = context.own_device()
         self.allow_list: AllowList = context.allow_list()
         self.met: Met | None = None
         self.reached: set[Step] = set()

@@ -8,7 +8,7 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from authmesh.device import AllowList, Device
+from authmesh.device import AllowList, LocalDevice
 from authmesh.device.allow_list import utc_now
 from authmesh.device.tokens import StoredToken, TokenStore
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
@@ -102,7 +102,7 @@ class Provisioning:
     """
 
     relay: str
-    device: Device
+    device: LocalDevice
     allow_list: AllowList
     store: TokenStore
     watcher: Watcher = field(default_factory=Watcher)
