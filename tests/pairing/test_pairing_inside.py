@@ -18,7 +18,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 
-from amesh_django import server as amesh_server_module
+from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.commands import INVITE, LISTEN, Context, Failure, attempt
@@ -166,7 +166,7 @@ def test_a_database_that_fails_is_one_sentence(
     with pytest.raises(PairingError):
         coming.result(60)
     assert len(DatabaseAllowList().read()) == 1
-    amesh_server_module.reset()
+    lifecycle.reset()
 
 
 # --- Ctrl-C that comes while something is written ---------------------------------------------------------------------
