@@ -13,7 +13,7 @@ import pytest
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.pairing import Timeouts
-from authmesh.pairing.bootstrap.controller import MOST_STRANGE, Pace
+from authmesh.pairing.bootstrap.controller import MAX_STRANGE_FRAMES, Pace
 from authmesh.pairing.wire import frames
 from authmesh.protocol.encoding import b64encode, b64url_encode
 from authmesh.protocol.errors import AmeshError
@@ -173,14 +173,14 @@ async def test_a_flood_of_made_up_inits_gets_a_pause_and_the_token_stays_good(tm
     async with relay.running():
         controller = Controller(tmp_path / "c", relay.url)
         text = controller.token()
-        relay.init = lambda frame: [eves_init(text, sign=False)] * (MOST_STRANGE + 5)
+        relay.init = lambda frame: [eves_init(text, sign=False)] * (MAX_STRANGE_FRAMES + 5)
         async with controller.serving() as notes:
             await notes.until("watching")
             with pytest.raises(AmeshError):
                 await Target(tmp_path / "t").come(text)
             await notes.until("lost")
             assert notes.of("lost") == ["relay_protocol_violation"]
-            assert len(notes.of("refused")) <= MOST_STRANGE + 1
+            assert len(notes.of("refused")) <= MAX_STRANGE_FRAMES + 1
             relay.init = None
             target = Target(tmp_path / "u")
             await target.come(text, seconds=30)

@@ -6,7 +6,9 @@ the other device are plain text, because its front end may be another one.
 
 from __future__ import annotations
 
-from ..errors import AmeshError, IdentityMissing, Run
+from typing import ClassVar
+
+from ..errors import AmeshError, Hint, IdentityMissing, Run
 
 _ADDRESS = "Check the address of the relay (--relay, AMESH_RELAY_URL)"
 _MAKE_ANOTHER = "To make a new token, run provision on the controller."
@@ -17,7 +19,7 @@ class PairingError(AmeshError):
 
     code = "pairing_failed"
     default_message = "Pairing failed. Nothing was stored."
-    default_hint = "Pair again."
+    default_hint: ClassVar[Hint] = "Pair again."
 
 
 # --- the relay ------------------------------------------------------------------------------------------------------
@@ -307,7 +309,7 @@ class TokenError(PairingError):
 
     code = "token_error"
     default_message = "This bootstrap token cannot be used."
-    default_hint = _MAKE_ANOTHER
+    default_hint: ClassVar[Hint] = _MAKE_ANOTHER
 
 
 class InvalidTokenFormat(TokenError):
