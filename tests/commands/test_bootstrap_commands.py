@@ -226,5 +226,5 @@ def test_a_clock_that_is_set_after_the_first_request(
     with pytest.raises(BootstrapPending, match="NTP"):
         ask()
     clock.ahead = 0
-    with pytest.raises(BootstrapFailed, match="not among those allowed"):
+    with pytest.raises(BootstrapFailed, match="not among the relays allowed"):
         ask()

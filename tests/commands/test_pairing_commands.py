@@ -218,7 +218,7 @@ def test_one_controller_too_many_is_asked_about(answer: str, server: Machine, la
             there.expect(f"Revoked     {desk.id} (desk)")
         else:
             there.expect("Declined. Nothing was stored here.")
-            here.expect("The other side said no")
+            here.expect("The other device refused")
         assert (there.end(), here.end()) == ((0, 0) if answer == "y\n" else (1, 1))
     assert list(server.listed()) == [laptop.id if answer == "y\n" else desk.id]
     assert bool(laptop.listed()) is (answer == "y\n")
@@ -258,7 +258,7 @@ def test_the_one_to_be_replaced_may_be_named(server: Machine, laptop: Machine, d
     assert "No trusted device has the id" in gone.stderr
     with introduced(server, laptop, ["--replace", laptop.id]) as (there, here, code):
         there.type(f"{code}\n")
-        there.expect("the very one that came")
+        there.expect("The device to replace is the device that is pairing")
         assert (there.end(), here.end()) == (1, 1)
     assert list(server.listed()) == [laptop.id]
 
@@ -271,9 +271,9 @@ def test_a_wrong_verification_code(version: str, server: Machine, laptop: Machin
     options = ["--v1"] if version == "v1" else []
     with introduced(server, laptop, options, options) as (there, here, code):
         there.type(f"{wrong(code)}\n")
-        there.expect("Error: This is not the verification code of the controller's screen.")
-        there.expect("this may be an attack. Nothing was stored; pair again")
-        here.expect("The other side said no: a wrong verification code was typed there")
+        there.expect("Error: This is not the verification code that the controller shows.")
+        there.expect("this may be an attack. Nothing was stored. Pair again")
+        here.expect("The other device refused: a wrong verification code was typed there")
         assert (there.end(), here.end()) == (1, 1)
     assert not server.listed() and not laptop.listed()
 
@@ -285,7 +285,7 @@ def test_what_is_no_code_is_asked_again(laptop: Machine, desk: Machine) -> None:
             there.expect("That is not six digits.")
             there.expect("Verification code: ")
         there.type("x\n")
-        there.expect("What was typed had not six digits. Nothing was stored here")
+        there.expect("The verification code that was typed does not have six digits. Nothing was stored here")
         assert (there.end(), here.end()) == (1, 1)
     assert not laptop.listed() and not desk.listed()
 
@@ -298,7 +298,7 @@ def test_enter_alone_and_ctrl_d_are_no(server: Machine, laptop: Machine) -> None
         with introduced(server, laptop) as (there, here, _):
             there.type(key)
             there.expect(says)
-            here.expect("The other side said no")
+            here.expect("The other device refused")
             assert (there.end(), here.end()) == (1, 1)
     assert not server.listed() and not laptop.listed()
 
@@ -310,7 +310,7 @@ def test_the_controller_says_no(answer: str, server: Machine, laptop: Machine) -
         here.expect(VERIFIED)
         here.type(answer)
         here.expect("Nothing was stored here." if answer == "\x04" else "Declined. Nothing was stored here.")
-        there.expect("The operator of the controller said no")
+        there.expect("The operator of the controller declined")
         assert (there.end(), here.end()) == (1, 1)
     assert not server.listed() and not laptop.listed()
 
@@ -343,7 +343,7 @@ def test_the_other_side_is_killed_while_a_person_is_asked(
             here.expect(VERIFIED)
         asked.type("12")
         other.process.kill()
-        asked.expect("Error: The other side has gone")
+        asked.expect("Error: The other device has left")
         assert asked.end() == 1
         assert is_calm(asked)
         assert asked.shown.count("Error") == 1
@@ -402,7 +402,7 @@ def test_nobody_comes(server: Machine, laptop: Machine, tmp_path: Path) -> None:
             one.relay = address(own)
             with one.at("listen") as there:
                 code = one_time_code(there)
-                there.expect(f"Nobody came with the code in time. Run {one.call('listen')} again")
+                there.expect(f"No controller used the one-time code in time. Nothing was stored. Run {one.call('listen')} again")
                 assert there.end() == 1
             with one.at("invite", code) as here:
                 here.expect("The relay does not know this code")
@@ -416,7 +416,7 @@ def test_too_many_tries(laptop: Machine, tmp_path: Path) -> None:
         for words in (["invite", "482916", "--yes"], ["listen"]):
             done = laptop.run(*words)
             assert done.returncode == 1
-            assert "takes no more tries from this address for now. Wait a minute" in done.stderr
+            assert "accepts no more attempts from this address for now. Wait a minute" in done.stderr
 
 
 def test_one_speaks_version_1_and_the_other_does_not(laptop: Machine, desk: Machine) -> None:
@@ -431,7 +431,7 @@ def test_one_speaks_version_1_and_the_other_does_not(laptop: Machine, desk: Mach
 
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
-GONE = "The other side has gone: closed, interrupted, or its connection broke. Nothing was stored here"
+GONE = "The other device has left: it was closed or interrupted, or its connection broke. Nothing was stored here"
 
 
 @pytest.mark.parametrize("front_end", ["server", "laptop"])

@@ -67,7 +67,7 @@ class RelayClosed(PairingError):
     """The relay closed the connection."""
 
     code = "relay_closed"
-    default_message = "The relay closed the connection; it may have been restarted."
+    default_message = "The relay closed the connection. It may have been restarted."
 
 
 class RelayProtocolViolation(PairingError):
