@@ -20,24 +20,6 @@ from amesh_django.protocol.errors import InvalidInput
 from .signing import PREFIX, Signer, default_device, default_device_async, sign_request
 from .spool import SpooledBody
 
-Origin = tuple[str, str, int | None]
-_PORTS = {"http": 80, "https": 443}
-
-
-def _origin(url: httpx.URL) -> Origin:
-    return url.scheme, url.host, url.port or _PORTS.get(url.scheme)
-
-
-def may_sign(named: Origin, asked: Origin) -> bool:
-    """True if a request that was meant for one origin may be signed for another one that a redirect names.
-
-    The same origin, or the same host over https at the default ports. Anywhere else this device would authenticate itself to
-    somebody whom its owner did not name.
-    """
-    host = named[1]
-    return named == asked or (named, asked) == (("http", host, 80), ("https", host, 443))
-
-
 class AmeshAuth(httpx.Auth):
     """Signs what an httpx client sends: ``httpx.Client(auth=AmeshAuth())``, the same for ``httpx.AsyncClient``.
 
