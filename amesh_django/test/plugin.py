@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from amesh_django.device import LocalDevice
-    from amesh_django.protocol import Role
+    from authmesh.device import LocalDevice
+    from authmesh.protocol import Role
 
     from .client import AmeshAsyncClient, AmeshClient
     from .devices import EphemeralDevice
@@ -34,7 +34,8 @@ def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Ite
     It notes no "last seen" unless ``AMESH["LAST_SEEN_SECONDS"]`` says so: Django's async test client would have that written by
     a thread of its own, beside the transaction of the test.
     """
-    from amesh_django import server
+
+    from amesh_django import lifecycle
 
     from .devices import EphemeralDevice
 
@@ -42,9 +43,9 @@ def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Ite
     device = EphemeralDevice("test server").write(path, max_controllers=100)
     theirs = getattr(settings, "AMESH", {})
     settings.AMESH = {"LAST_SEEN_SECONDS": 0, **theirs, "DIR": str(path), "SEAL_KEY_FILE": None}
-    server.reset()
+    lifecycle.reset()
     yield device
-    server.reset()
+    lifecycle.reset()
 
 
 @pytest.fixture

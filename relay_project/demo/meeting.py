@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import httpx
 
-from amesh_django.client import authorization_header
-from amesh_django.device import LocalDevice
+from authmesh.client import authorization_header
+from authmesh.device import LocalDevice
 
 from .programs import Programs
 from .stage import Stage

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import httpx
 
-from amesh_django.client import authorization_header
-from amesh_django.device import LocalDevice
-from amesh_django.protocol.display import clean_line
+from authmesh.client import authorization_header
+from authmesh.device import LocalDevice
+from authmesh.protocol.display import clean_line
 
 from .browser import Browser
 from .meeting import Meeting

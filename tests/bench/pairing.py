@@ -11,12 +11,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from amesh_django.device import FileAllowList, LocalDevice, init_device
-from amesh_django.device.allow_list import utc_now
-from amesh_django.pairing import ControllerOperator, Met, Pairing, TargetOperator, Timeouts
+from authmesh.device import FileAllowList, LocalDevice, init_device
+from authmesh.device.allow_list import utc_now
+from authmesh.pairing import ControllerOperator, Met, Pairing, TargetOperator, Timeouts
 from tests.bench.figures import Row, Section, Target, interleave, percentile
 from tests.bench.world import World
-from tests.relay_world import address, serving
+from tests.relay.relay_world import address, serving
 
 LIMIT_SECONDS = 0.5
 ROUNDS = 20

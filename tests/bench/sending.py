@@ -11,12 +11,12 @@ from contextlib import ExitStack
 
 import httpx
 
-from amesh_django.client import AmeshAuth
-from amesh_django.device import LocalDevice
+from authmesh.client import AmeshAuth
+from authmesh.device import LocalDevice
 from tests.bench.figures import Row, Section, Target, interleave, ratio
 from tests.bench.signing import BODY, TARGET
 from tests.bench.world import World
-from tests.services import HOST, serve
+from tests.support.services import HOST, serve
 
 LIMIT_MICROSECONDS = 100.0
 ROUNDS = 30
