@@ -151,7 +151,9 @@ INIT = Command(
     (
         Option(("--name",), "What people call this device.", metavar="NAME", required=True),
         Option(
-            ("--backend",), "Where the key is to live; else the best that this machine has.", choices=tuple(keystore.BACKENDS)
+            ("--backend",),
+            "Where the key is to live; else the best that this machine has.",
+            choices=tuple(keystore.BACKENDS),
         ),
         Option(
             ("--force",),
