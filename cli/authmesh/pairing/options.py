@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeVar
 
 from authmesh.device import AllowList, LocalDevice
-from authmesh.device.allow_list import utc_now
+from authmesh.files.clock import utc_now
 from authmesh.protocol.pairing.codes import CODE_SECONDS
 
 T = TypeVar("T")
