@@ -402,7 +402,9 @@ def test_nobody_comes(server: Machine, laptop: Machine, tmp_path: Path) -> None:
             one.relay = address(own)
             with one.at("listen") as there:
                 code = one_time_code(there)
-                there.expect(f"No controller used the one-time code in time. Nothing was stored. Run {one.call('listen')} again")
+                there.expect(
+                    f"No controller used the one-time code in time. Nothing was stored. Run {one.call('listen')} again"
+                )
                 assert there.end() == 1
             with one.at("invite", code) as here:
                 here.expect("The relay does not know this code")

@@ -69,7 +69,7 @@ def test_a_character_that_was_changed_is_found(place: int, char: str) -> None:
     ],
 )
 def test_something_else_is_refused_with_what_to_do(text: str) -> None:
-    with pytest.raises(InvalidInput, match=r"export-key|older side"):
+    with pytest.raises(InvalidInput, match=r"export-key|older one of the two"):
         parse_key_line(text)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NoReturn, cast
 
 from .encoding import format_time
 from .errors import AllowListIntegrityFailure, InvalidInput
@@ -142,6 +143,17 @@ def seal_document(
     return {**document, "hmac": seal(document, key_material, device_id)}
 
 
+def _finite(text: str) -> float | None:
+    """Return a number, or None if it is too large for one: the reference writes that as ``null``."""
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _no_json(text: str) -> NoReturn:
+    """Reject ``NaN`` and ``Infinity``, which Python accepts but JSON does not have."""
+    raise ValueError(text)
+
+
 def open_document(text: str, *, key_material: bytes, device_id: str) -> tuple[list[DeviceEntry], bool]:
     """Parse and verify a sealed document.
 
@@ -153,7 +165,7 @@ def open_document(text: str, *, key_material: bytes, device_id: str) -> tuple[li
         InvalidInput: *key_material* is too short.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_float=_finite, parse_constant=_no_json)
     except (ValueError, RecursionError):
         raise AllowListIntegrityFailure(
             "The allow list is not JSON. Nothing was changed.", hint=_RESTORE, reason="not_json"
