@@ -19,7 +19,8 @@ from authmesh.protocol.pairing import codes as pairing
 from authmesh.protocol.pairing import token as bootstrap
 from authmesh.protocol.pairing import v1 as pairing_v1
 from authmesh.protocol.pairing import v2 as pairing_v2
-from authmesh.protocol.pairing.errors import PairingError, RelayProtocolViolation, TokenError
+from authmesh.protocol.pairing.errors import PairingError, RelayProtocolViolation
+from authmesh.protocol.pairing.token_errors import TokenError
 from tests.pairing.pairing_world import MOMENT, party
 
 SIDES = (target_v1, target_v2, controller_v1, controller_v2)

@@ -29,7 +29,8 @@ from authmesh.device import AllowList, LocalDevice
 from authmesh.pairing import Paired, Timeouts
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import Run, StorageError
-from authmesh.protocol.pairing.errors import PairingError, TokenError
+from authmesh.protocol.pairing.errors import PairingError
+from authmesh.protocol.pairing.token_errors import TokenError
 from tests.commands.pairing_terminals import PROXIES, Background, Reading, Telling
 from tests.docs.test_docs import every_error
 from tests.pairing.pairing_world import MemoryAllowList

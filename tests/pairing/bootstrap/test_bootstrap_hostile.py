@@ -20,18 +20,21 @@ from authmesh.protocol.errors import AmeshError
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.pairing import token as bootstrap
 from authmesh.protocol.pairing.errors import (
+    PeerGone,
+    PeerSilent,
+    RelayClosed,
+    RelayProtocolViolation,
+    RelayUnreachable,
+    StoreFailed,
+)
+from authmesh.protocol.pairing.token import acknowledgement_message, init_message, init_proof, verify_token
+from authmesh.protocol.pairing.token_errors import (
     BootstrapPending,
     InvalidAcknowledgement,
     InvalidInit,
     NoWatcher,
-    PeerGone,
-    PeerSilent,
     ProofRequired,
-    RelayClosed,
     RelayNotAllowed,
-    RelayProtocolViolation,
-    RelayUnreachable,
-    StoreFailed,
     TokenAlreadyUsed,
     TokenError,
     TokenExpired,
@@ -40,7 +43,6 @@ from authmesh.protocol.pairing.errors import (
     TokenWithdrawn,
     TokenWithoutKey,
 )
-from authmesh.protocol.pairing.token import acknowledgement_message, init_message, init_proof, verify_token
 from tests.pairing.bootstrap.bootstrap_world import (
     BRISK,
     BootstrapRelay,

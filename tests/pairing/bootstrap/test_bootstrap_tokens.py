@@ -13,7 +13,7 @@ from authmesh.protocol import keys
 from authmesh.protocol.encoding import b64encode, b64url_encode
 from authmesh.protocol.errors import InvalidInput
 from authmesh.protocol.pairing import token as bootstrap
-from authmesh.protocol.pairing.errors import InvalidAcknowledgement, InvalidInit, TokenError
+from authmesh.protocol.pairing.token_errors import InvalidAcknowledgement, InvalidInit, TokenError
 from tests.protocol.test_protocol_vectors import VECTORS, cases
 
 CONTROLLER_KEY = bytes.fromhex(json.loads((VECTORS / "bootstrap.json").read_text())["controller_private_key_hex"])

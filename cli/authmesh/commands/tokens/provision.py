@@ -8,8 +8,8 @@ from authmesh.device.directory import check_name
 from authmesh.device.tokens import StoredToken, TokenStore
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import format_time
-from authmesh.protocol.pairing.errors import TokenExpired, TokenWithdrawn
 from authmesh.protocol.pairing.token import MAX_LIFE_SECONDS, build_token, verify_token
+from authmesh.protocol.pairing.token_errors import TokenExpired, TokenWithdrawn
 
 from ..relays import RELAY, V1, relay_address
 from ..spec import Command, Context, Option

@@ -12,7 +12,8 @@ from pathlib import Path
 from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.errors import AmeshError, IdentityExists
-from authmesh.protocol.pairing.errors import BootstrapFailed, BootstrapPending, PairingError, TokenNotYetValid
+from authmesh.protocol.pairing.errors import PairingError
+from authmesh.protocol.pairing.token_errors import BootstrapFailed, BootstrapPending, TokenNotYetValid
 
 from .enrolment import Enrolment
 from .staging import FOLDER

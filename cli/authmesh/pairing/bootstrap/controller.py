@@ -17,21 +17,23 @@ from authmesh.protocol.encoding import b64decode, b64encode
 from authmesh.protocol.errors import AmeshError, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, encode_public_key, load_public_key, verify_signature
 from authmesh.protocol.pairing.errors import (
-    AlreadyWatched,
-    InvalidInit,
     OwnKey,
     PairingError,
-    ProofRequired,
     RateLimited,
     RelayProtocolViolation,
     RelaySilent,
     StoreFailed,
+)
+from authmesh.protocol.pairing.token import acknowledgement_message, init_message, verify_init, verify_token
+from authmesh.protocol.pairing.token_errors import (
+    AlreadyWatched,
+    InvalidInit,
+    ProofRequired,
     TokenAlreadyUsed,
     TokenNotFound,
     TokenNotTaken,
     TokenWithdrawn,
 )
-from authmesh.protocol.pairing.token import acknowledgement_message, init_message, verify_init, verify_token
 
 from ..backoff import Backoff
 from ..options import Blocking, Timeouts

@@ -23,16 +23,9 @@ from authmesh.files.storage import make_private_directory
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry
 from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AmeshError, IdentityExists, StorageError
-from authmesh.protocol.pairing.errors import (
-    BootstrapPending,
-    PairingError,
-    PeerGone,
-    PeerSilent,
-    RelayClosed,
-    RelayUnreachable,
-    TokenAlreadyUsed,
-)
+from authmesh.protocol.pairing.errors import PairingError, PeerGone, PeerSilent, RelayClosed, RelayUnreachable
 from authmesh.protocol.pairing.token import BootstrapToken, verify_token
+from authmesh.protocol.pairing.token_errors import BootstrapPending, TokenAlreadyUsed
 
 from ..backoff import Backoff
 from ..options import Timeouts

@@ -9,22 +9,25 @@ from urllib.parse import urlsplit
 from authmesh.protocol.encoding import b64encode
 from authmesh.protocol.keys import encode_public_key
 from authmesh.protocol.pairing.errors import (
-    AlreadyWatched,
-    InvalidAcknowledgement,
-    InvalidInit,
-    NoWatcher,
     OwnKey,
     PairingError,
     PeerGone,
     PeerSilent,
-    ProofRequired,
     RateLimited,
     RelayClosed,
     RelayFull,
-    RelayNotAllowed,
     RelayProtocolViolation,
     RelayUnreachable,
     StoreFailed,
+)
+from authmesh.protocol.pairing.token import BootstrapToken, init_message, init_proof, verify_acknowledgement
+from authmesh.protocol.pairing.token_errors import (
+    AlreadyWatched,
+    InvalidAcknowledgement,
+    InvalidInit,
+    NoWatcher,
+    ProofRequired,
+    RelayNotAllowed,
     TokenAlreadyUsed,
     TokenExpired,
     TokenNotFound,
@@ -32,7 +35,6 @@ from authmesh.protocol.pairing.errors import (
     TokenWithdrawn,
     TokenWithoutKey,
 )
-from authmesh.protocol.pairing.token import BootstrapToken, init_message, init_proof, verify_acknowledgement
 
 from ..options import Timeouts
 from ..wire import frames

@@ -8,7 +8,6 @@ from typing import Any
 
 from authmesh.protocol.display import clean
 from authmesh.protocol.pairing.errors import (
-    AlreadyWatched,
     CodeInUse,
     CodeNotFound,
     CodeTaken,
@@ -19,8 +18,8 @@ from authmesh.protocol.pairing.errors import (
     RelayFull,
     RelayProtocolViolation,
     SessionDataLimit,
-    TokenNotTaken,
 )
+from authmesh.protocol.pairing.token_errors import AlreadyWatched, TokenNotTaken
 
 
 @dataclass(frozen=True, slots=True)

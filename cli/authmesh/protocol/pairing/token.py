@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ..encoding import b64decode, b64encode, b64url_decode, b64url_encode
 from ..errors import InvalidInput
 from ..keys import decode_public_key, device_id, encode_public_key, load_public_key, verify_signature
-from .errors import (
+from .token_errors import (
     InvalidAcknowledgement,
     InvalidInit,
     InvalidTokenFormat,
