@@ -171,10 +171,10 @@ class AlreadyWatched(TokenError):
 
 
 class TokenNotTaken(TokenError):
-    """The relay does not accept the number of the token, or nobody waits for the answer any more."""
+    """The relay does not accept the number of the token, or no device waits for the answer any more."""
 
     code = "invalid_jti"
-    default_message = "The relay does not accept the number of this token, or nobody waits for the answer any more."
+    default_message = "The relay does not accept the number of this token, or no device waits for the answer any more."
 
 
 class TokenWithdrawn(TokenError):
