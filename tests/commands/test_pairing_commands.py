@@ -391,7 +391,7 @@ def test_the_relay_is_killed_while_both_are_asked(
                 assert person.end() == 1
                 assert is_calm(person)
         with target.at("listen") as there:
-            there.expect("can't be reached: nothing listens there.")
+            there.expect("cannot be reached: no server listens there.")
             assert there.end() == 1
     assert not target.listed() and not controller.listed()
 

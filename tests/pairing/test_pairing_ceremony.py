@@ -172,7 +172,7 @@ def test_version_1_cannot_undo_the_entry_on_the_target() -> None:
     controller.confirms = lambda verified: False
     play(target, controller)
     assert controller.stored == [] and len(target.stored) == 1
-    assert "revoke it there" in str(controller.error)
+    assert "revoke this device there" in str(controller.error)
 
 
 @VERSIONS
