@@ -27,6 +27,8 @@ from tests.pairing.middles import AloneWithController, Meddler, MiddleV1, Middle
 from tests.pairing.pairing_world import Side, Wire, party, play, sides
 from tests.pairing.test_pairing_ceremony import VERSIONS, messages, no_controller
 
+pytestmark = pytest.mark.unversioned
+
 # --- a malicious relay ----------------------------------------------------------------------------------------------
 
 
@@ -230,6 +232,7 @@ def fixed(number: int) -> bytes:
 OWN = (Ephemeral.of(fixed(13)), Ephemeral.of(fixed(14)))
 
 
+@pytest.mark.slow
 def test_version_1_is_broken_by_a_relay_that_searches_for_keys() -> None:
     """Both devices trust a relay that tries keys until the codes agree. This is why version 1 needs --v1 and prints a warning.
 

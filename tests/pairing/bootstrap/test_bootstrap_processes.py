@@ -27,6 +27,8 @@ from tests.support.recording import recording
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
 
+pytestmark = pytest.mark.process
+
 #: Longest time of a step on a busy machine, in seconds.
 SECONDS = 90.0
 
