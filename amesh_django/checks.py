@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import django
 from django.apps import AppConfig
 from django.conf import settings as django_settings
 from django.core.cache import InvalidCacheBackendError, caches
@@ -29,6 +30,8 @@ from .models import AllowListSeal, Device
 from .trust import triggers
 
 _KINDS = {"unknown": "amesh.E001", "value": "amesh.E002", "window": "amesh.E003"}
+#: The oldest version of Django that this app supports, and the first one that it does not support yet. As in pyproject.toml.
+SUPPORTED_DJANGO = ((5, 2, 19), (6, 2))
 #: A database cache that culls below this many entries may forget live nonces.
 _LEAST_ENTRIES = 100_000
 
@@ -49,7 +52,8 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     try:
         cache = caches[alias]
     except (InvalidCacheBackendError, ImportError) as error:
-        return [Error(f"AMESH['NONCE_CACHE'] names the cache {alias!r}: {error}", hint=redis, id="amesh.E004")]
+        hint = f"{redis} To install the package, run pip install 'amesh-django[redis]'."
+        return [Error(f"AMESH['NONCE_CACHE'] names the cache {alias!r}: {error}", hint=hint, id="amesh.E004")]
     if isinstance(cache, DummyCache):
         return [
             Error("The nonce store is a dummy cache: every request could be replayed.", hint=redis, id="amesh.E005")
@@ -123,5 +127,24 @@ def check_triggers(
             hint="Grant the database user TRIGGER (MySQL with a binary log: log_bin_trust_function_creators), then migrate. "
             "Without them, a change past the app takes no effect and is found when a process starts, or by amesh_integrity.",
             id="amesh.W005",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_django(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Check the version of Django.
+
+    - ``amesh.E007``: this version of the app does not support it.
+    """
+    oldest, too_new = SUPPORTED_DJANGO
+    if oldest <= django.VERSION[:3] < too_new:
+        return []
+    supported = f"{'.'.join(map(str, oldest))} or newer, and older than {'.'.join(map(str, too_new))}"
+    return [
+        Error(
+            f"amesh_django does not support Django {django.get_version()}. It supports Django {supported}.",
+            hint="Install a supported version: pip install 'amesh-django[django]'",
+            id="amesh.E007",
         )
     ]
