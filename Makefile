@@ -6,7 +6,7 @@ ARGS ?=
 
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
-SOURCES := amesh_django cli relay_project tests manage.py
+SOURCES := amesh_django cli relay_project tests manage.py .ci/installed.py
 # Prints all extras, with commas.
 EXTRAS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"], sep=",")
 
