@@ -155,7 +155,13 @@ def bare() -> None:
     """Without extras, there is a device without a command line."""
     python = DEVICE / "python"
     absent(python, "django", "rest_framework", "click", "rich", "websockets", "requests", "redis", "tpm2_pytss")
-    run(python, "-W", "error", "-c", "import authmesh; [getattr(authmesh, name) for name in authmesh.__all__]")
+    run(
+        python,
+        "-W",
+        "error",
+        "-c",
+        "import amesh_django, authmesh; [getattr(authmesh, name) for name in authmesh.__all__]",
+    )
     run(python, "-c", "import authmesh; assert 'site-packages' in authmesh.__file__")
     names_extra("cli", DEVICE / "amesh", "--help")
     names_extra("cli", python, "-m", "authmesh")
