@@ -37,16 +37,19 @@ def imported_for_type_checkers() -> dict[str, str]:
     }
 
 
+@pytest.mark.process
 def test_importing_it_loads_nothing_heavy() -> None:
     assert not loaded("import authmesh; dir(authmesh); authmesh.__all__") & HEAVY
     assert not loaded("from authmesh import protocol") & {"argon2", "filelock", "httpx"}
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", ["sign", "canonical_string", "shared_secret", "AmeshError", "InMemoryNonceStore"])
 def test_what_needs_no_network_loads_none(name: str) -> None:
     assert not loaded(f"from authmesh import {name}") & {"anyio", "argon2", "asyncio", "httpx", "requests"}
 
 
+@pytest.mark.process
 def test_a_device_loads_no_http_client() -> None:
     assert not loaded("from authmesh import LocalDevice, init_device, FileAllowList") & {"anyio", "httpx", "requests"}
 

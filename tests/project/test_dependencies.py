@@ -105,6 +105,7 @@ def distributions() -> dict[str, set[str]]:
     return {module: {name} for module, name in ELSEWHERE.items()} | installed
 
 
+@pytest.mark.slow
 def test_every_import_is_declared_where_it_is_used(distributions: dict[str, set[str]]) -> None:
     undeclared = []
     for path in modules(*PACKAGES, "tests", "manage.py"):
@@ -129,6 +130,7 @@ def used(distributions: dict[str, set[str]], *folders: str) -> set[str]:
     return imported | set(USED_BY_NAME)
 
 
+@pytest.mark.slow
 def test_every_declared_library_is_used(distributions: dict[str, set[str]]) -> None:
     shipped = BASE.union(*(DECLARED[name] for name in EXTRAS)) - used(distributions, *PACKAGES)
     assert not shipped, f"no package uses {sorted(shipped)}: remove it from pyproject.toml"
@@ -149,6 +151,7 @@ def test_every_extra_and_its_place_exist() -> None:
     assert not gone, f"{gone} does not exist: correct EXTRAS_OF or FROM_GROUPS"
 
 
+@pytest.mark.process
 def test_every_extra_that_is_named_exists() -> None:
     unknown = []
     for path in committed():

@@ -15,6 +15,8 @@ from django.core.management import call_command
 from tests.support.services import ROOT
 from tests.support.sources import PACKAGES, PYPROJECT, committed, modules, tree, without
 
+pytestmark = [pytest.mark.process, pytest.mark.unversioned]
+
 MAX_LINES = 400
 #: The contracts of import-linter, so that none goes away unnoticed.
 CONTRACTS = {"app", "circles", "device", "front-ends", "ground", "no-django", "package"}

@@ -97,6 +97,7 @@ def place(path: Path, node: ast.AST) -> str:
     return f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', '?')}"
 
 
+@pytest.mark.slow
 def test_no_text_of_an_error_is_cut_apart() -> None:
     cuts = [f"{place(path, node)} {ast.unparse(node)}" for path, node in found(ast.expr, *PACKAGES) if is_cut(node)]
     assert not cuts, "use the attributes `message` and `hint`, or text(spell): " + "; ".join(cuts)
@@ -150,6 +151,7 @@ def test_no_test_changes_the_defaults_of_a_function() -> None:
     assert not changed, "make it a parameter: " + "; ".join(changed)
 
 
+@pytest.mark.process
 def test_every_error_has_a_text_without_docstrings() -> None:
     with_docstrings, without = (
         json.loads(run([sys.executable, *options, "-c", ERRORS]).splitlines()[-1]) for options in ([], ["-OO"])

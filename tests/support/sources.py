@@ -41,9 +41,13 @@ def committed() -> tuple[Path, ...]:
     return tuple(path for name in listing.split("\0") if name and (path := ROOT / name).is_file())
 
 
-def modules(*folders: str) -> list[Path]:
-    """Return every Python file in these folders, without those that git ignores."""
-    return [path for path in committed() if path.suffix == ".py" and any(lies_in(path, folder) for folder in folders)]
+def modules(*places: str) -> list[Path]:
+    """Return every Python file in these folders, and these files."""
+    return sorted(
+        path
+        for place in places
+        for path in ((ROOT / place).rglob("*.py") if (ROOT / place).is_dir() else [ROOT / place])
+    )
 
 
 def lies_in(path: Path, place: str) -> bool:
