@@ -107,7 +107,7 @@ USES = [
 ]
 
 
-@pytest.mark.parametrize(("extra", "package", "program", "says"), USES)
+@pytest.mark.parametrize(("extra", "package", "program", "says"), USES, ids=[f"{use[0]}-{use[1]}" for use in USES])
 def test_a_missing_package_says_which_extra_has_it(extra: str, package: str, program: str, says: str) -> None:
     lines = "\n".join(f"    {line}" for line in program.splitlines())
     said = without({package}, f"try:\n{lines}\nexcept (Exception, SystemExit) as error:\n    print(error)")
