@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .conf import amesh_settings
-from .trust import keys, owner, rollback, snapshot
+from .trust import keys, owner, rollback, snapshot, triggers
 from .verification import activity, lookup
 
 
@@ -16,3 +18,15 @@ def reset() -> None:
     rollback.reset()
     lookup.reset()
     activity.reset()
+
+
+def after_migrate(using: str, **kwargs: Any) -> None:
+    """Install the triggers in a database that was migrated. Receiver of ``post_migrate``."""
+    triggers.install(using)
+    snapshot.reset()
+
+
+def after_setting_changed(setting: str, **kwargs: Any) -> None:
+    """Call :func:`reset` if a test has changed a setting that amesh remembers. Receiver of ``setting_changed``."""
+    if setting in ("AMESH", "CACHES", "DATABASES", "DATABASE_ROUTERS"):
+        reset()
