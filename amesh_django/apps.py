@@ -18,8 +18,10 @@ class AmeshConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks, and connect the receivers."""
         # Imported here: these modules import models, which Django loads after this module.
-        from . import checks  # noqa: F401 -- registers the checks
-        from . import lifecycle
+        from . import (
+            checks,  # noqa: F401 -- registers the checks
+            lifecycle,
+        )
         from .verification import activity
 
         post_migrate.connect(lifecycle.after_migrate, sender=self, dispatch_uid="amesh_triggers")

@@ -66,9 +66,7 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     except (InvalidCacheBackendError, ImportError) as error:
         return [Error(f"AMESH['NONCE_CACHE'] is {alias!r}, which cannot be used: {error}", hint=redis, id="amesh.E004")]
     if isinstance(cache, DummyCache):
-        return [
-            Error("The nonce store is a dummy cache: any request could be replayed.", hint=redis, id="amesh.E005")
-        ]
+        return [Error("The nonce store is a dummy cache: any request could be replayed.", hint=redis, id="amesh.E005")]
     if isinstance(cache, FileBasedCache):
         return [
             Error(

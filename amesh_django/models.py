@@ -50,7 +50,7 @@ class Device(models.Model):
         HANDSHAKE = "handshake", _("handshake")
         MANUAL = "manual", _("manual")
 
-    device_id = models.CharField(_("device id"), max_length=32, unique=True)
+    device_id = models.CharField(_("device ID"), max_length=32, unique=True)
     public_key = models.CharField(
         _("public key"), max_length=44, unique=True, help_text=_("P-256, compressed, base64.")
     )
@@ -71,7 +71,7 @@ class Device(models.Model):
         null=True,
         blank=True,
         related_name="amesh_devices",
-        help_text=_("The Django user as which this device acts in REST framework views."),
+        help_text=_("In REST framework views, the device acts as this Django user."),
     )
     revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
     revoked_by = models.CharField(_("revoked by"), max_length=150, blank=True)
@@ -159,11 +159,11 @@ class AllowListChange(models.Model):
         RESEALED = "resealed", _("resealed")
 
     revision = models.BigIntegerField(_("revision"), db_index=True)
-    device_id = models.CharField(_("device id"), max_length=32, db_index=True)
+    device_id = models.CharField(_("device ID"), max_length=32, db_index=True)
     action = models.CharField(_("action"), max_length=16, choices=Action.choices)
     at = models.DateTimeField(_("at"))
     by = models.CharField(_("by"), max_length=150, blank=True)
-    row = models.TextField(help_text="JSON object: column → text, as it was sealed.")
+    row = models.TextField(help_text=_("JSON object: column → text, as it was sealed."))
     mac = models.CharField(max_length=64)
 
     class Meta:

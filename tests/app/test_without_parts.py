@@ -1,4 +1,4 @@
-"""The app in projects that have less than ours: no admin, no REST framework."""
+"""The app in projects without the admin and without REST framework."""
 
 from __future__ import annotations
 
