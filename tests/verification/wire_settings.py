@@ -1,4 +1,4 @@
-"""The settings of the servers that the wire tests start; `tests.verification.wire` hands over by environment what differs."""
+"""The settings of the servers that the wire tests start. `tests.verification.wire` sets the variables that differ."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AMESH: dict[str, Any] = {
 if "sqlite" in DATABASES["default"]["ENGINE"]:
     DATABASES["default"]["OPTIONS"] = {"timeout": 20}
 if os.environ.get("TEST_REDIS_URL"):
-    # A server that is gone must be noticed at once, not after the operating system's patience.
+    # A server that is down must be detected at once, not after the timeout of the operating system.
     CACHES["default"]["OPTIONS"] = {"SOCKET_CONNECT_TIMEOUT": 2, "SOCKET_TIMEOUT": 2}
 FILE_UPLOAD_TEMP_DIR = os.environ.get("TEST_UPLOAD_DIR")
 FORCE_SCRIPT_NAME = os.environ.get("TEST_SCRIPT_NAME")
