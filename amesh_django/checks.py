@@ -129,7 +129,10 @@ def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
                 id="amesh.W003",
             )
         ]
-    return [Warning(problem, id="amesh.W004") for problem in permission_problems(path)]
+    return [
+        Warning(found.message, hint=spelled(found.hint, conf.manage_command), id="amesh.W004")
+        for found in permission_problems(path)
+    ]
 
 
 def _failure(error: AmeshError, check_id: str) -> CheckMessage:
