@@ -28,10 +28,10 @@ class AmeshConfig(AppConfig):
 
 
 def _after_migrate(using: str, **kwargs: Any) -> None:
-    from .trust import snapshot, triggers
+    from .trust import current, triggers
 
     triggers.install(using)
-    snapshot.reset()
+    current.reset()
 
 
 def _setting_changed(setting: str, **kwargs: Any) -> None:

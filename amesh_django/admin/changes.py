@@ -16,7 +16,7 @@ from amesh_django.trust.database import database
 from authmesh.protocol.display import clean_line
 
 from . import shown
-from .history import is_genuine, keys_or_none
+from .history import is_genuine, sealed_or_none
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[AllowListChange]
@@ -77,4 +77,4 @@ class ChangeAdmin(ModelAdmin):
     def genuine(self, change: AllowListChange) -> SafeString:
         """Whether the MAC of the line is right."""
         words = {True: text("yes"), False: text("NO: forged"), None: text("can’t be checked")}
-        return shown.labelled(_("written by amesh"), words[is_genuine(keys_or_none(), change)])
+        return shown.labelled(_("written by amesh"), words[is_genuine(sealed_or_none(), change)])

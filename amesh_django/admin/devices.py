@@ -23,7 +23,7 @@ from django.views.decorators.csrf import csrf_protect
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
-from amesh_django.trust import snapshot
+from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
@@ -299,5 +299,5 @@ class DeviceAdmin(RevokingAdmin):
     def save_model(self, request: HttpRequest, obj: Device, form: Any, change: Any) -> None:
         """Map the device, under the seal; nothing else of a device is saved here."""
         if "user" in form.changed_data:
-            snapshot.current()  # finds more than a change does, such as a list that was rolled back
+            current_list().snapshot()  # finds more than a change does, such as a list that was rolled back
             DatabaseAllowList(by=request.user.get_username()).map_user(obj.device_id, obj.user)

@@ -15,9 +15,9 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
 from amesh_django.models import AllowListChange, Device
+from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.database import database
-from amesh_django.trust.keys import SealKeys, seal_keys
-from amesh_django.trust.sealing import COLUMNS, journal_line_is_genuine
+from amesh_django.trust.sealing import COLUMNS
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.errors import AmeshError
 
@@ -55,19 +55,19 @@ class Line:
     differences: list[Difference]
 
 
-def keys_or_none() -> SealKeys | None:
-    """The keys that the MACs of the journal are checked with, or None where they can't be had."""
+def sealed_or_none() -> SealedList | None:
+    """Return the list whose keys check the MACs of the journal, or None if the keys cannot be used."""
     try:
-        return seal_keys()
+        sealed = current_list()
+        sealed.unlock()
     except (AmeshError, ImproperlyConfigured):
         return None
+    return sealed
 
 
-def is_genuine(keys: SealKeys | None, line: AllowListChange) -> bool | None:
-    """True if amesh wrote the line, False if not, None if that can't be told."""
-    if keys is None:
-        return None
-    return journal_line_is_genuine(keys, line)
+def is_genuine(sealed: SealedList | None, line: AllowListChange) -> bool | None:
+    """Return True if amesh wrote the line, False if not, None if that cannot be checked."""
+    return None if sealed is None else sealed.is_genuine_line(line)
 
 
 def history(device_id: str) -> tuple[list[Line], bool]:
@@ -76,9 +76,9 @@ def history(device_id: str) -> tuple[list[Line], bool]:
     Args:
         device_id: of the device, trusted or not.
     """
-    keys = keys_or_none()
+    sealed = sealed_or_none()
     lines = AllowListChange.objects.using(database()).filter(device_id=device_id).order_by("-id")
-    newest_first = [(line, is_genuine(keys, line)) for line in lines[: MOST + 1]]
+    newest_first = [(line, is_genuine(sealed, line)) for line in lines[: MOST + 1]]
     rows = [_row(line) if genuine is not False else None for line, genuine in newest_first]
     users = _users(row for row in rows if row)
     found = []

@@ -20,7 +20,7 @@ from django.utils.translation import ngettext
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
-from amesh_django.trust import snapshot
+from amesh_django.trust import current_list
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import DeviceNotFound
 
@@ -154,7 +154,7 @@ class RevokingAdmin(ModelAdmin):
         """Revoke each, as far as it goes: what is revoked stays revoked if a later one fails."""
         outcome = _Outcome()
         try:
-            snapshot.current()  # finds more than a change does, such as a list that was rolled back
+            current_list().snapshot()  # finds more than a change does, such as a list that was rolled back
             allow_list = DatabaseAllowList(by=request.user.get_username())
             for device in devices:
                 try:

@@ -11,7 +11,8 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as text
 from django.utils.translation import gettext_lazy as _
 
-from amesh_django.trust import snapshot
+from amesh_django.spelling import manage_py
+from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError
 
 #: What a change of the list may raise; the admin makes a message of each.
@@ -71,15 +72,16 @@ _NO_KEYS_ADVICE = _(
 def trouble() -> Trouble | None:
     """What keeps the list from being verified; None while it matches its seal. Costs one read of the seal row."""
     try:
-        snapshot.current()
+        current_list().snapshot()
     except AllowListIntegrityFailure as error:
         if error.reason == "allow_list_unavailable":
-            return Trouble(_UNREADABLE, str(error), _UNREADABLE_ADVICE)
-        found, _dot, _next_step = str(error).partition(". ")  # the steps below say more than the rest of it
+            return Trouble(_UNREADABLE, error.message, _UNREADABLE_ADVICE)
         if error.reason in ("rolled_back", "revision_lost"):
-            return Trouble(_OLD, f"{found}.", _OLD_ADVICE, _OLD_STEPS)
-        return Trouble(_BROKEN, f"{found}.", _LOOK, _STEPS)
-    except (AmeshError, ImproperlyConfigured) as error:
+            return Trouble(_OLD, error.message, _OLD_ADVICE, _OLD_STEPS)
+        return Trouble(_BROKEN, error.message, _LOOK, _STEPS)
+    except AmeshError as error:
+        return Trouble(_NO_KEYS, error.text(manage_py), _NO_KEYS_ADVICE)
+    except ImproperlyConfigured as error:
         return Trouble(_NO_KEYS, str(error), _NO_KEYS_ADVICE)
     return None
 
@@ -92,9 +94,11 @@ def explain(error: Exception) -> str:
     """
     if isinstance(error, AllowListIntegrityFailure):
         return text("%(error)s The change was refused. Once the list is mended and resealed (--reseal), try again.") % {
-            "error": error
+            "error": error.message
         }
-    if isinstance(error, AmeshError | ImproperlyConfigured):
+    if isinstance(error, AmeshError):
+        return error.text(manage_py)
+    if isinstance(error, ImproperlyConfigured):
         return str(error)
     return text(
         "The database failed (%(kind)s), so it is not certain what was done. See that it is up, look at the device, then "

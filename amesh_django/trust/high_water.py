@@ -1,4 +1,4 @@
-"""What this host remembers of the lists in databases: the newest that it has seen, so that an older one is known for what it is."""
+"""The high-water marks of this host: the newest list that it has seen in each database, so that an older one is recognized."""
 
 from __future__ import annotations
 
@@ -11,65 +11,96 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from django.utils.translation import gettext as _
+
 from authmesh.files.storage import atomic_write, json_text, locked, make_private_directory
 from authmesh.keystore.tpm.counter import NoSpace, NotOurs, TpmCounter
-from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, StorageError
+from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, Hint, Run, StorageError
 from authmesh.protocol.seal import canonical_json
 
 logger = logging.getLogger("amesh_django.allow_list")
 
 FILE_NAME: Final = "list_revision.json"
 FILE_VERSION: Final = "1"
-#: How long a process waits for another one that writes the file.
+#: Seconds that a process waits for another one that writes the file.
 LOCK_SECONDS: Final = 5.0
-#: How often the file is read again, without the lock, where others write it in between.
-_ATTEMPTS: Final = 10
-RESEAL: Final = "Run manage.py amesh_integrity --reseal: it shows who would be trusted, and asks. Then revoke again what was revoked since."
+#: How often the file is read again without the lock if other processes write it meanwhile.
+_MAX_ATTEMPTS: Final = 10
 
 
-class Seen(NamedTuple):
-    """A list that was seen: its revision, and its seal, which tells two lists of the same revision apart."""
+def reseal_hint(first: str = "", last: str = "") -> Hint:
+    """Return the hint for a list that is not known to be the newest.
+
+    Args:
+        first: a sentence about what to do if no backup was restored.
+        last: a sentence at the end.
+    """
+    before = _("All requests are rejected.")
+    accept = _("If a backup was restored, accept its list: run")
+    after = _(
+        ". The command shows the devices that would be trusted, and asks. Then revoke again each device that was revoked "
+        "after the backup was made."
+    )
+    opening = " ".join(filter(None, (before, first, accept)))
+    return (f"{opening} ", Run("integrity", "--reseal"), " ".join(filter(None, (after, last))))
+
+
+class HighWaterMark(NamedTuple):
+    """The newest list that was seen in a database: its revision, and its HMAC, which tells two lists of one revision apart."""
 
     revision: int
     seal: str
 
 
+def is_older(found: HighWaterMark | None, known: HighWaterMark) -> bool:
+    """Return True if *found* is an older list than *known*, or another list of the same revision (restored, then changed).
+
+    Args:
+        found: the list in the database; None if there is none. That is older than any list with a seal, even of revision 0,
+            because a seal row is never deleted.
+    """
+    if found is None or found.revision < known.revision:
+        return True
+    return found.revision == known.revision and found.seal != known.seal
+
+
 @dataclass(frozen=True, slots=True)
-class Record:
-    """What the file says.
+class HighWaterMarks:
+    """The content of the file.
 
     Attributes:
-        lists: database → the newest list seen there.
-        complete: False after an older file was put back or lost: a database that it does not name may have been known before.
-        counter: value of the TPM's counter that belongs to it; None where there is none.
-        exists: False where there is no file yet, or only that of another identity.
+        lists: database → the newest list that was seen in it.
+        complete: False after an older file was restored, or the file was lost: a database that it does not name may have been
+            known before.
+        counter: value of the counter in the TPM that belongs to the file; None if there is no counter.
+        exists: False if there is no file, or only one of another owner.
     """
 
-    lists: Mapping[str, Seen] = field(default_factory=dict)
+    lists: Mapping[str, HighWaterMark] = field(default_factory=dict)
     complete: bool = True
     counter: int | None = None
     exists: bool = True
 
 
-_NOTHING: Final = Record(exists=False)
+_NOTHING: Final = HighWaterMarks(exists=False)
 
 
-class _Damaged(Exception):
-    """The file can't be read, or was not written with our key."""
+class _Unusable(Exception):
+    """The file cannot be read, or was not written with our key. The argument says which, in a few words."""
 
 
-class NewestLists:
-    """The record in a device directory: a file under a MAC and, with a TPM, a counter there that says which file is the newest.
+class HighWaterFile:
+    """The file in the device directory that holds the marks under a MAC and, with a TPM, the counter that proves it the newest.
 
-    The file is written with the value that the counter will have, then the counter is counted up. So a file with the value of the
-    counter is the newest one, and so is one that is ahead by one: something ended the process in between, and the counter is
-    brought up. Any other was put back.
+    A writer first writes the file with the value that the counter will have, then increments the counter. So a file with the value
+    of the counter is the newest one. So is a file that is ahead by one: its writer was killed in between, and the counter is
+    incremented now. Any other file is an old copy that was restored.
 
     Args:
         folder: the device directory.
         key: 32 secret bytes, for the MAC.
-        owner: whose it is; a file of another one counts as none.
-        counter: in this machine's TPM; None for an identity whose key is elsewhere.
+        owner: owner of the marks; the file of another owner is ignored.
+        counter: counter in this machine's TPM; None if the key of the identity is elsewhere.
     """
 
     def __init__(self, folder: Path, key: bytes, owner: str, counter: TpmCounter | None) -> None:
@@ -84,30 +115,39 @@ class NewestLists:
         """True if a counter in the TPM belongs to the file."""
         return self._counter is not None
 
-    def load(self) -> Record:
-        """What was seen so far.
+    def stamp(self) -> object:
+        """Return a value that changes whenever a process of this host writes the file. Costs one ``stat``."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    # --- reading ---
+
+    def load(self) -> HighWaterMarks:
+        """Return the marks.
 
         Raises:
-            AllowListIntegrityFailure: the TPM says that this file was put back (``rolled_back``), or that there was one
+            AllowListIntegrityFailure: the TPM proves that this file is an old copy (``rolled_back``), or that there was another one
                 (``revision_lost``).
-            KeyStoreError: the TPM can't be used.
+            KeyStoreError: the TPM cannot be used.
         """
         try:
-            record, is_ahead = self._load()
+            marks, is_ahead = self._load()
             if not is_ahead:
-                return record
+                return marks
         except AllowListIntegrityFailure:
             pass
-        try:  # another process may be between writing the file and counting up
+        try:  # another process may be between writing the file and incrementing the counter
             with self._locked():
-                record, _ = self._settled()
-        except (StorageError, AllowListBusy):  # nobody can write here, or others do all the time
-            record = self._load_unlocked()
-        return record
+                return self._settled()[0]
+        except (StorageError, AllowListBusy):  # this process may not write there, or others do all the time
+            return self._load_unlocked()
 
-    def _load_unlocked(self) -> Record:
-        """The record; again where it was written between a look at the file and one at the counter."""
-        for _ in range(_ATTEMPTS):
+    def _load_unlocked(self) -> HighWaterMarks:
+        """Return the marks, reading again whenever the file was written between reading it and reading the counter."""
+        for _attempt in range(_MAX_ATTEMPTS):
             before = self.stamp()
             try:
                 return self._load()[0]
@@ -116,111 +156,150 @@ class NewestLists:
                     raise
         return self._load()[0]
 
-    def stamp(self) -> object:
-        """What changes when a process of this host notes something; costs no more than a look at the folder."""
+    def _load(self) -> tuple[HighWaterMarks, bool]:
+        """Return the marks, and True if the counter must still be incremented for them."""
         try:
-            found = self.path.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
-    def _load(self) -> tuple[Record, bool]:
-        """The record, and whether the counter has yet to be counted up for it."""
-        try:
-            record = self._read_file()
-        except _Damaged as error:
-            if self._value() is not None:
+            marks = self._read_file()
+        except _Unusable as error:
+            if self._counter_value() is not None:
                 raise self._lost(str(error)) from None
             logger.warning(
-                "%s %s. It is begun anew: this server takes the list in the database for the newest one.",
+                "The high-water file %s is not used: it %s. It is written again, and this server takes the list in the database for "
+                "the newest one.",
                 self.path,
                 error,
             )
             return _NOTHING, False
         if self._counter is None:
-            if record.counter is not None:  # of another key of the same owner there is none
+            if marks.counter is not None:  # another key of the same owner has no counter
                 raise AllowListIntegrityFailure(
-                    f"{self.path} belongs to a counter in the TPM, and identity.json says that this server's key is elsewhere: it was "
-                    f"changed. Nobody is let in. Put it back. Otherwise: {RESEAL}",
+                    _(
+                        "%(path)s belongs to a counter in the TPM, but according to identity.json the key of this server is not in the "
+                        "TPM: identity.json was changed."
+                    )
+                    % {"path": self.path},
+                    hint=reseal_hint(_("Restore identity.json.")),
                     reason="revision_lost",
                 )
-            return record, False
-        value = self._value()
-        if not record.exists:
+            return marks, False
+        value = self._counter_value()
+        if not marks.exists:
             if value is not None:
-                raise self._lost("is missing")
-            return record, False
+                raise self._lost(_("is missing"))
+            return marks, False
         if value is None:
-            if record.counter is not None:
+            if marks.counter is not None:
                 raise AllowListIntegrityFailure(
-                    f"The counter in the TPM that {self.path} names is gone: somebody removed it. Nobody is let in. {RESEAL}",
+                    _("The counter in the TPM that belongs to %(path)s was removed, so the newest list is not known.")
+                    % {"path": self.path},
+                    hint=reseal_hint(),
                     reason="revision_lost",
                 )
-            return record, False
-        if record.counter is None or record.counter not in (value, value + 1):
+            return marks, False
+        if marks.counter is None or marks.counter not in (value, value + 1):
             raise AllowListIntegrityFailure(
-                f"{self.path} is not the newest one, says the counter in the TPM: it was put back, perhaps together with the "
-                f"list in the database. Nobody is let in. Was a backup put back? {RESEAL}",
+                _(
+                    "%(path)s is older than the counter in the TPM: an old copy of the file was restored, perhaps together with the "
+                    "list in the database."
+                )
+                % {"path": self.path},
+                hint=reseal_hint(),
                 reason="rolled_back",
             )
-        return record, record.counter == value + 1
+        return marks, marks.counter == value + 1
 
-    def _value(self) -> int | None:
+    def _counter_value(self) -> int | None:
         try:
             return self._counter.read() if self._counter is not None else None
         except NotOurs:
             raise AllowListIntegrityFailure(
-                "The counter in the TPM that says which list is the newest has another password: the secret of the seal was "
-                f"changed, or another program has put its own there. Nobody is let in. {RESEAL}",
+                _(
+                    "The counter in the TPM that proves which list is the newest has another password: the secret of the seal was "
+                    "changed, or another program made the counter."
+                ),
+                hint=reseal_hint(),
                 reason="revision_lost",
             ) from None
 
     def _lost(self, why: str) -> AllowListIntegrityFailure:
         return AllowListIntegrityFailure(
-            f"{self.path} {why}, and the TPM says that there was one: which list is the newest is not known. Nobody is let in. "
-            f"{RESEAL}",
+            _("The newest list is not known: according to the TPM there was a high-water file, but %(path)s %(why)s.")
+            % {"path": self.path, "why": why},
+            hint=reseal_hint(),
             reason="revision_lost",
         )
 
-    def _settled(self) -> tuple[Record, int | None]:
-        """The record, and the value of the counter, which is brought up to it. Inside the lock."""
-        record, is_ahead = self._load()
-        if is_ahead and self._counter is not None and record.counter is not None:
-            self._counter.advance_to(record.counter)
-        return record, record.counter
+    def _read_file(self) -> HighWaterMarks:
+        try:
+            text = self.path.read_text("utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return _NOTHING
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or _("not UTF-8 text")
+            raise _Unusable(_("cannot be read (%(why)s)") % {"why": why}) from None
+        try:
+            document = json.loads(text)
+            mac = str(document.pop("hmac"))
+            if document["owner"] != self._owner:
+                return _NOTHING
+            if not hmac.compare_digest(self._mac(document).encode(), mac.encode("utf-8", "replace")):
+                raise _Unusable(_("was changed, or was written with another key"))
+            lists = {
+                name: HighWaterMark(int(mark["revision"]), str(mark["seal"]))
+                for name, mark in document["lists"].items()
+            }
+            counter = document["counter"]
+            return HighWaterMarks(lists, document["complete"] is True, None if counter is None else int(counter))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise _Unusable(_("is damaged")) from None
 
-    def remember(self, database: str, seen: Seen) -> tuple[Record, Record]:
-        """Note that *seen* is in the database, unless a newer one is known; the record as it was and as it is then.
+    # --- writing ---
+
+    def remember(self, database: str, mark: HighWaterMark) -> tuple[HighWaterMarks, HighWaterMarks]:
+        """Store the mark of a database, unless the same or a newer one is stored. Return the marks before and after.
 
         Raises:
-            AllowListIntegrityFailure: as :meth:`load`.
-            StorageError: it can't be written here.
+            AllowListIntegrityFailure: as for :meth:`load`.
+            StorageError: the file cannot be written.
             AllowListBusy: another process held the lock too long.
-            KeyStoreError: the TPM can't be used.
+            KeyStoreError: the TPM cannot be used.
         """
         with self._locked():
-            record, value = self._settled()
-            known = record.lists.get(database)
-            if known is not None and known.revision >= seen.revision:
-                return record, record
-            return record, self._write(replace(record, lists={**record.lists, database: seen}), value)
+            marks, value = self._settled()
+            known = marks.lists.get(database)
+            if known is not None and known.revision >= mark.revision:
+                return marks, marks
+            return marks, self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
-    def accept(self, database: str, seen: Seen) -> Record:
-        """Take *seen* for the newest list, whatever was known before: a person said so.
+    def accept(self, database: str, mark: HighWaterMark) -> HighWaterMarks:
+        """Store the mark of a database, whatever was stored before, because a person accepted that list.
 
         Raises:
-            StorageError, AllowListBusy, KeyStoreError: as :meth:`remember`.
+            StorageError, AllowListBusy, KeyStoreError: as for :meth:`remember`.
         """
         with self._locked():
             try:
-                record, value = self._settled()
+                marks, value = self._settled()
             except AllowListIntegrityFailure:
-                record = Record(complete=False)  # what it says of other databases may be old
-                value = self._counter_anyhow()
-            return self._write(replace(record, lists={**record.lists, database: seen}), value)
+                marks = HighWaterMarks(complete=False)  # the marks of other databases may be old
+                value = self._counter_after_loss()
+            return self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
-    def _counter_anyhow(self) -> int | None:
-        """One above its value: somebody may keep a record that was written for that one and never counted."""
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        make_private_directory(self._folder)
+        with locked(self._folder, LOCK_SECONDS):
+            yield
+
+    def _settled(self) -> tuple[HighWaterMarks, int | None]:
+        """Return the marks and the value of the counter, which is incremented if it is behind. Call it inside the lock."""
+        marks, is_ahead = self._load()
+        if is_ahead and self._counter is not None and marks.counter is not None:
+            self._counter.advance_to(marks.counter)
+        return marks, marks.counter
+
+    def _counter_after_loss(self) -> int | None:
+        """Return the value of the counter plus one: somebody may have kept a file with that value that was never counted."""
         try:
             value = self._counter.read() if self._counter is not None else None
             return None if value is None else value + 1
@@ -229,74 +308,42 @@ class NewestLists:
                 self._counter.remove()
             return None
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        make_private_directory(self._folder)
-        with locked(self._folder, LOCK_SECONDS):
-            yield
+    def _write(self, marks: HighWaterMarks, value: int | None) -> HighWaterMarks:
+        """Write the file with the next value of the counter, then increment the counter.
 
-    def _write(self, record: Record, value: int | None) -> Record:
+        Args:
+            value: what the counter is at, or will be at; None makes a counter if the TPM has room for one.
+        """
         is_new = False
         if value is not None:
             value += 1
         elif self._counter is not None:
             try:
-                # Whoever is killed between this and the file leaves a counter without one, and a person has to reseal; that the
-                # other way round would let anybody begin anew who keeps the first file.
+                # A process that is killed between this line and the file leaves a counter without a file, and a person must
+                # reseal. In the other order, anyone who keeps a copy of the first file could start again with it.
                 value, is_new = self._counter.make(), True
             except NoSpace as error:
-                logger.warning("%s Until then %s alone tells which list is the newest.", error, self.path)
-        record = replace(record, counter=value, exists=True)
+                logger.warning("%s Until then, only %s records which list is the newest.", error, self.path)
+        marks = replace(marks, counter=value, exists=True)
         try:
-            atomic_write(self.path, self._text(record))
+            atomic_write(self.path, self._text(marks))
         except StorageError:
             if is_new and self._counter is not None:
                 self._counter.remove()
             raise
         if value is not None and self._counter is not None and not is_new:
             self._counter.advance_to(value)
-        return record
+        return marks
 
     def _mac(self, document: Mapping[str, Any]) -> str:
         return hmac.digest(self._key, b"amesh-newest-lists-v1\0" + canonical_json(document), "sha256").hex()
 
-    def _text(self, record: Record) -> str:
+    def _text(self, marks: HighWaterMarks) -> str:
         document = {
             "version": FILE_VERSION,
             "owner": self._owner,
-            "lists": {name: seen._asdict() for name, seen in sorted(record.lists.items())},
-            "complete": record.complete,
-            "counter": record.counter,
+            "lists": {name: mark._asdict() for name, mark in sorted(marks.lists.items())},
+            "complete": marks.complete,
+            "counter": marks.counter,
         }
         return json_text({**document, "hmac": self._mac(document)})
-
-    def _read_file(self) -> Record:
-        try:
-            text = self.path.read_text("utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            return _NOTHING
-        except (OSError, UnicodeDecodeError) as error:
-            raise _Damaged(f"can't be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
-        try:
-            document = json.loads(text)
-            mac = str(document.pop("hmac"))
-            if document["owner"] != self._owner:
-                return _NOTHING
-            if not hmac.compare_digest(self._mac(document).encode(), mac.encode("utf-8", "replace")):
-                raise _Damaged("was changed, or was written with another key")
-            lists = {name: Seen(int(seen["revision"]), str(seen["seal"])) for name, seen in document["lists"].items()}
-            counter = document["counter"]
-            return Record(lists, document["complete"] is True, None if counter is None else int(counter))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise _Damaged("is damaged") from None
-
-
-def is_older(found: Seen | None, known: Seen) -> bool:
-    """True if *found* is an older list than *known*, or another one of the same revision: a list put back and changed.
-
-    Args:
-        found: None where there is no list.
-    """
-    if found is None or found.revision != known.revision:
-        return known.revision > (found.revision if found is not None else -1)
-    return found.seal != known.seal

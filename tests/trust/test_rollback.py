@@ -23,8 +23,7 @@ from django.db import connection, transaction
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal
-from amesh_django.trust import high_water as newest_lists
-from amesh_django.trust import rollback, snapshot
+from amesh_django.trust import SealedList, current, current_list, high_water, rollback, snapshot
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry
 from authmesh.protocol.errors import AllowListIntegrityFailure, StorageError
@@ -43,7 +42,7 @@ def entry(number: int, role: Any = "controller") -> DeviceEntry:
 def reason() -> str:
     """Why this process refuses the list."""
     with pytest.raises(AllowListIntegrityFailure) as caught:
-        snapshot.current()
+        current_list().snapshot()
     return caught.value.reason
 
 
@@ -75,7 +74,7 @@ def put_back(devices: DatabaseAllowList) -> Backup:
     backup = Backup()
     devices.revoke(entry(1).device_id)
     backup.restore()
-    snapshot.reset()
+    current.reset()
     return backup
 
 
@@ -102,7 +101,7 @@ def test_a_person_accepts_it(
 ) -> None:
     devices.reseal()
     assert is_newest(amesh_server)
-    assert not snapshot.current().by_key[entry(1).public_key].revoked
+    assert not current_list().snapshot().by_key[entry(1).public_key].revoked
     assert look(default_database, amesh_server.path) == "ok"
     devices.revoke(entry(1).device_id)
     assert devices.verify().ok
@@ -122,16 +121,16 @@ def test_a_change_is_noted_when_it_is_there_to_stay(devices: DatabaseAllowList, 
         devices.add(entry(3))
         raise RuntimeError
     assert is_newest(amesh_server)
-    snapshot.current()
+    current_list().snapshot()
 
 
 def test_an_empty_list_that_was_sealed_and_undone_was_never_there(devices: DatabaseAllowList) -> None:
     with pytest.raises(RuntimeError), transaction.atomic():
         devices.add_all([])
-        snapshot.current()
+        current_list().snapshot()
         raise RuntimeError
-    snapshot.reset()
-    assert not snapshot.current().by_key
+    current.reset()
+    assert not current_list().snapshot().by_key
     devices.add(entry(1))
 
 
@@ -142,10 +141,10 @@ def test_another_list_of_the_same_revision_is_refused(devices: DatabaseAllowList
     kept = (amesh_server.path / RECORD).read_text()
     backup.restore()
     (amesh_server.path / RECORD).unlink()  # as on another host, which does not know
-    snapshot.reset()
+    current.reset()
     devices.add(entry(2))
     (amesh_server.path / RECORD).write_text(kept)
-    snapshot.reset()
+    current.reset()
     assert reason() == "rolled_back"
     assert "same revision (2)" in devices.verify().problems[0]
 
@@ -154,13 +153,13 @@ def test_a_database_that_was_emptied_is_refused(devices: DatabaseAllowList, ames
     backup = Backup()  # of nothing
     devices.add(entry(1))
     backup.restore()
-    snapshot.reset()
+    current.reset()
     assert reason() == "rolled_back"
     with pytest.raises(AllowListIntegrityFailure, match="older"):
         devices.add(entry(2))
     devices.reseal()
     devices.add(entry(2))
-    assert snapshot.current().revision > 1
+    assert current_list().snapshot().revision > 1
 
 
 def test_an_idle_process_that_knows_the_very_list_that_was_put_back(
@@ -170,13 +169,13 @@ def test_an_idle_process_that_knows_the_very_list_that_was_put_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     devices.add(entry(1))
-    snapshot.current()
+    current_list().snapshot()
     backup = Backup()
     assert new_process(default_database, amesh_server.path, "die", "before counting").returncode == 0  # no counter here
     assert noted(amesh_server)["revision"] == 2
     backup.restore()
     monkeypatch.setattr(snapshot, "_LOOK_SECONDS", 0.0)
-    snapshot._processes["default"].look_at = 0.0
+    current_list()._look_at = 0.0
     assert reason() == "rolled_back"
     assert reason() == "rolled_back"
 
@@ -189,7 +188,7 @@ def test_an_installation_from_before_goes_on(
     lifecycle.reset()
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="amesh_django.allow_list"):
-        snapshot.current()
+        current_list().snapshot()
     (line,) = [r for r in caplog.records if r.name == "amesh_django.allow_list"]
     assert (line.levelno, "Without a TPM" in line.getMessage()) == (logging.INFO, True)
     assert is_newest(amesh_server)
@@ -212,9 +211,9 @@ def test_a_damaged_record_is_begun_anew_with_a_warning(
     elif damage == "an older format":
         damage = json.dumps({**found, "lists": []})
     (amesh_server.path / RECORD).write_bytes(damage.encode("utf-8", "surrogateescape"))
-    snapshot.reset()
+    current.reset()
     caplog.clear()
-    snapshot.current()
+    current_list().snapshot()
     assert any("begun anew" in r.getMessage() and r.levelno == logging.WARNING for r in caplog.records)
     assert is_newest(amesh_server)
 
@@ -235,7 +234,7 @@ def test_the_record_of_another_identity_says_nothing(
     assert reason() == "seal_mismatch"
     devices.reseal()
     assert record(amesh_server)["owner"] == amesh_server.identity.device_id
-    snapshot.current()
+    current_list().snapshot()
 
 
 def test_two_hosts_with_a_shared_secret(
@@ -257,14 +256,14 @@ def test_two_hosts_with_a_shared_secret(
     assert look(default_database, other, env=env) == "ok"
     assert noted(amesh_server) == json.loads((other / RECORD).read_text())["lists"].popitem()[1]
     backup.restore()
-    snapshot.reset()
+    current.reset()
     assert reason() == look(default_database, other, env=env) == "rolled_back"
     devices.reseal()  # on one host
-    snapshot.current()
+    current_list().snapshot()
     assert look(default_database, other, env=env) == "ok"
     (amesh_server.path / RECORD).write_text((other / RECORD).read_text())  # one host's is nothing to the other
-    snapshot.reset()
-    snapshot.current()
+    current.reset()
+    current_list().snapshot()
     assert record(amesh_server)["owner"] != json.loads((other / RECORD).read_text())["owner"]
 
 
@@ -275,7 +274,7 @@ def test_a_reseal_with_a_clock_that_is_wrong(
     monkeypatch.setattr("time.time_ns", lambda: 0)
     devices.reseal()
     assert noted(amesh_server)["revision"] == before + 1
-    snapshot.current()
+    current_list().snapshot()
 
 
 def test_a_file_that_was_copied_back(
@@ -305,8 +304,8 @@ def test_killed_between_the_change_and_the_note(
     done = new_process(default_database, amesh_server.path, "die", "before noting")
     assert done.returncode == -signal.SIGKILL
     assert noted(amesh_server)["revision"] == 1
-    snapshot.reset()
-    assert snapshot.current().revision == 2
+    current.reset()
+    assert current_list().snapshot().revision == 2
     assert is_newest(amesh_server)
     backup.restore()
     assert look(default_database, amesh_server.path) == "rolled_back"
@@ -328,13 +327,13 @@ def test_four_processes_leave_a_right_record(
         for seed in "abcd"
     ]
     for _ in range(20):
-        snapshot.current()
+        current_list().snapshot()
     for worker in workers:
         _, errors = worker.communicate(timeout=120)
         assert (worker.returncode, errors) == (0, "")
     assert AllowListSeal.objects.get().revision == 32
     assert is_newest(amesh_server)
-    snapshot.current()
+    current_list().snapshot()
     assert look(default_database, amesh_server.path) == "ok"
 
 
@@ -342,32 +341,32 @@ def test_a_list_that_was_read_before_others_went_on_is_not_taken_for_an_old_one(
     devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1))
-    stale = [snapshot.read_seal("default")]
+    stale = [current_list().read_seal()]
     devices.add(entry(2))
-    snapshot.reset()
-    true = snapshot.read_seal
-    monkeypatch.setattr(snapshot, "read_seal", lambda using: stale.pop() if stale else true(using))
-    assert snapshot.current().revision == 2
+    current.reset()
+    true = SealedList.read_seal
+    monkeypatch.setattr(SealedList, "read_seal", lambda self: stale.pop() if stale else true(self))
+    assert current_list().snapshot().revision == 2
 
 
 def test_others_go_on_all_the_time(
     devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1, "target"))
-    stale = [snapshot.read_seal("default")]
+    stale = [current_list().read_seal()]
     devices.add(entry(2, "target"))
-    snapshot.reset()
-    true, fresh, numbers = snapshot.read_seal, rollback._read_fresh, iter(range(3, 7))
+    current.reset()
+    true, committed, numbers = SealedList.read_seal, SealedList.read_committed_seal, iter(range(3, 7))
 
-    def go_on(using: str) -> Any:
-        row = fresh(using)
+    def go_on(self: SealedList) -> Any:
+        row = committed(self)
         if number := next(numbers, 0):
             devices.add(entry(number, "target"))
         return row
 
-    monkeypatch.setattr(snapshot, "read_seal", lambda using: stale.pop() if stale else true(using))
-    monkeypatch.setattr(rollback, "_read_fresh", go_on)
-    assert snapshot.current().by_key.keys() >= {entry(1).public_key, entry(2).public_key}
+    monkeypatch.setattr(SealedList, "read_seal", lambda self: stale.pop() if stale else true(self))
+    monkeypatch.setattr(SealedList, "read_committed_seal", go_on)
+    assert current_list().snapshot().by_key.keys() >= {entry(1).public_key, entry(2).public_key}
 
 
 @pytest.mark.parametrize("forged", [False, True])
@@ -377,13 +376,13 @@ def test_a_newer_seal_that_stands_there_for_a_moment_is_no_excuse(
     devices.add(entry(1))
     backup = Backup()
     devices.revoke(entry(1).device_id)
-    newest = snapshot.read_seal("default")
+    newest = current_list().read_seal()
     assert newest is not None
     if forged:
         newest = newest._replace(revision=99)
     backup.restore()
-    snapshot.reset()
-    monkeypatch.setattr(rollback, "_read_fresh", lambda using: newest)
+    current.reset()
+    monkeypatch.setattr(SealedList, "read_committed_seal", lambda self: newest)
     assert reason() == ("rolled_back" if forged else "rows_mismatch")
 
 
@@ -401,10 +400,10 @@ def test_a_transaction_that_began_before_the_others_went_on(
         AllowListSeal.objects.get()
         new_process(default_database, amesh_server.path, "die", "before counting")
         assert noted(amesh_server)["revision"] == 2
-        snapshot.reset()
-        assert snapshot.current().revision == 1
-        assert snapshot._processes["default"].snapshot is None
-    assert snapshot.current().revision == 2
+        current.reset()
+        assert current_list().snapshot().revision == 1
+        assert current_list()._snapshot is None
+    assert current_list().snapshot().revision == 2
 
 
 def test_where_nothing_can_be_written_nobody_is_locked_out(
@@ -421,22 +420,22 @@ def test_where_nothing_can_be_written_nobody_is_locked_out(
     caplog.clear()
     for number in (2, 3):
         devices.add(entry(number))
-        snapshot.current()
-        snapshot.current()
+        current_list().snapshot()
+        current_list().snapshot()
     assert noted(amesh_server)["revision"] == 1
     (line,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
     assert "A process that starts later does not notice" in line.getMessage()
-    snapshot.reset()
+    current.reset()
     backup = Backup()
     devices.add(entry(4))
-    snapshot.current()
+    current_list().snapshot()
     backup.restore()
     assert reason() == "rolled_back"  # this process has seen the newer one
     devices.reseal()
-    snapshot.current()
+    current_list().snapshot()
     lock.rmdir()
     lifecycle.reset()
-    snapshot.current()  # as soon as it can be written, it is
+    current_list().snapshot()  # as soon as it can be written, it is
     assert is_newest(amesh_server)
 
 
@@ -446,14 +445,14 @@ def test_it_is_noted_later_where_it_could_not_be_written(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise StorageError("The disk is full.")
 
-    monkeypatch.setattr(newest_lists, "locked", refuse)
+    monkeypatch.setattr(high_water, "locked", refuse)
     devices.add(entry(1))
-    snapshot.current()
+    current_list().snapshot()
     monkeypatch.undo()
-    snapshot.current()
+    current_list().snapshot()
     assert not (amesh_server.path / RECORD).exists()
-    snapshot._processes["default"].look_at = 0.0
-    snapshot.current()
+    current_list()._look_at = 0.0
+    current_list().snapshot()
     assert is_newest(amesh_server)
 
 
@@ -461,20 +460,20 @@ def test_a_request_opens_no_file_while_nothing_changes(
     devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1))
-    snapshot.current()
+    current_list().snapshot()
     opened: list[Any] = []
     true: Callable[..., Any] = io.open
     monkeypatch.setattr(builtins, "open", lambda *a, **k: (opened.append(a), true(*a, **k))[1])
     monkeypatch.setattr(io, "open", lambda *a, **k: (opened.append(a), true(*a, **k))[1])
     for _ in range(10):
-        snapshot.current()
+        current_list().snapshot()
     assert opened == []
-    snapshot._processes["default"].look_at = 0.0
-    snapshot.current()  # nobody has noted anything: a look at the folder is enough
+    current_list()._look_at = 0.0
+    current_list().snapshot()  # nobody has noted anything: a look at the folder is enough
     assert opened == []
     devices.add(entry(2))
     opened.clear()
-    snapshot.current()
+    current_list().snapshot()
     assert [Path(a[0]).name for a in opened] == [RECORD]
 
 
@@ -482,7 +481,7 @@ def test_what_a_database_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     def name(**settings: object) -> str | None:
         connection = SimpleNamespace(vendor="postgresql", settings_dict={"NAME": "", "OPTIONS": {}, **settings})
         monkeypatch.setattr(rollback, "connections", {"default": connection})
-        return rollback._name("default")
+        return rollback.database_name("default")
 
     assert name(NAME="shop") == name(NAME="shop", HOST="elsewhere", OPTIONS={"service": "x"}) == "postgresql:shop"
     assert name(OPTIONS={"service": "one"}) != name(OPTIONS={"service": "two"})
@@ -495,9 +494,9 @@ def test_a_second_database_is_begun_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     devices.add(entry(1))
-    monkeypatch.setattr(rollback, "_name", lambda using: "postgresql:copy")
-    snapshot.reset()
-    snapshot.current()
+    monkeypatch.setattr(rollback, "database_name", lambda using: "postgresql:copy")
+    current.reset()
+    current_list().snapshot()
     assert "sees the one of postgresql:copy for the first time" in caplog.text
     assert len(record(amesh_server)["lists"]) == 2
 

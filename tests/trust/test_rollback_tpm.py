@@ -14,10 +14,8 @@ import pytest
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal
-from amesh_django.trust import high_water as newest_lists
-from amesh_django.trust import rollback, snapshot
-from amesh_django.trust.high_water import NewestLists, Seen
-from amesh_django.trust.keys import seal_keys
+from amesh_django.trust import current, current_list, high_water, keys, rollback
+from amesh_django.trust.high_water import HighWaterFile, HighWaterMark, HighWaterMarks
 from authmesh.keystore.tpm import codes as tpm_codes
 from authmesh.keystore.tpm import counter as tpm_counter
 from authmesh.keystore.tpm.connection import Tpm
@@ -137,23 +135,23 @@ def test_a_counter_survives_a_restart_of_the_tpm() -> None:
 
 def test_a_record_that_is_written_while_it_is_read_and_can_t_be_locked(counter: TpmCounter, tmp_path: Path) -> None:
     """Others hold the lock all the time, or this process may not write there: the file and the counter are read apart."""
-    writer, revisions = NewestLists(tmp_path, b"k" * 32, "am_x", counter), [4, 3, 2]
-    writer.remember("database", Seen(1, "seal"))
+    writer, revisions = HighWaterFile(tmp_path, b"k" * 32, "am_x", counter), [4, 3, 2]
+    writer.remember("database", HighWaterMark(1, "seal"))
 
-    class Reader(NewestLists):
+    class Reader(HighWaterFile):
         def _locked(self) -> Any:
             raise AllowListBusy("Another process holds the lock.")
 
-        def _read_file(self) -> newest_lists.Record:
+        def _read_file(self) -> HighWaterMarks:
             found = super()._read_file()
             if revisions:
-                writer.remember("database", Seen(revisions.pop(), "seal"))
+                writer.remember("database", HighWaterMark(revisions.pop(), "seal"))
             return found
 
     reader = Reader(tmp_path, b"k" * 32, "am_x", counter)
     assert reader.load().lists["database"].revision == 4
     kept = writer.path.read_text()
-    writer.remember("database", Seen(5, "seal"))
+    writer.remember("database", HighWaterMark(5, "seal"))
     writer.path.write_text(kept)
     with pytest.raises(AllowListIntegrityFailure, match="put back"):
         reader.load()
@@ -193,7 +191,7 @@ def devices(home: Path) -> DatabaseAllowList:
 
 
 def counter_of(path: Path) -> TpmCounter:
-    found = rollback._lists(seal_keys())._counter
+    found = current_list()._high_water_file()._counter
     assert found is not None
     return found
 
@@ -210,9 +208,9 @@ def is_newest(path: Path) -> bool:
 
 
 def reason() -> str:
-    snapshot.reset()
+    current.reset()
     with pytest.raises(AllowListIntegrityFailure) as caught:
-        snapshot.current()
+        current_list().snapshot()
     return caught.value.reason
 
 
@@ -221,7 +219,7 @@ def test_each_change_counts(devices: DatabaseAllowList, home: Path) -> None:
     before = record(home)["counter"]
     for number in range(2, 5):
         devices.add(entry(number))
-        snapshot.current()
+        current_list().snapshot()
         assert is_newest(home)
     assert record(home)["counter"] == before + 3
     assert devices.memory().kept == "tpm"
@@ -265,11 +263,11 @@ def test_after_that_an_unknown_database_is_refused_as_well(
     devices.add(entry(2))
     (home / RECORD).write_text(text)
     devices.reseal()
-    snapshot.current()
-    monkeypatch.setattr(rollback, "_name", lambda using: "postgresql:other")
+    current_list().snapshot()
+    monkeypatch.setattr(rollback, "database_name", lambda using: "postgresql:other")
     assert reason() == "rolled_back"
     devices.reseal()
-    snapshot.current()
+    current_list().snapshot()
     assert len(record(home)["lists"]) == 2
 
 
@@ -288,16 +286,16 @@ def test_what_was_lost_is_no_first_use(devices: DatabaseAllowList, home: Path, l
     if loss == "password":  # somebody puts a counter there that looks like ours
         TpmCounter(counter._tcti, counter._name, b"q" * 32).make()
     if loss == "both":  # whoever can do that is root: the documented limit
-        snapshot.reset()
-        snapshot.current()
+        current.reset()
+        current_list().snapshot()
         return
     assert reason() == "revision_lost"
     assert devices.verify().reason == "revision_lost"
     devices.reseal()
     assert is_newest(home)
-    snapshot.current()
-    snapshot.reset()
-    snapshot.current()
+    current_list().snapshot()
+    current.reset()
+    current_list().snapshot()
 
 
 def test_killed_before_the_counter_was_counted_up(
@@ -325,7 +323,7 @@ def test_a_record_that_was_never_counted_is_no_good_after_a_reseal(
     (home / RECORD).write_text("damaged")
     assert reason() == "revision_lost"
     devices.reseal()
-    snapshot.current()
+    current_list().snapshot()
     assert is_newest(home)
     backup.restore()
     (home / RECORD).write_text(text)
@@ -343,12 +341,11 @@ def test_without_the_tpm_nobody_is_let_in(
     devices: DatabaseAllowList, home: Path, default_database: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1))
-    keys = seal_keys()
+    keys.seal_keys()  # a process that unsealed the key before
     monkeypatch.setenv("AMESH_TPM_TCTI", "none")
-    snapshot.reset()
-    monkeypatch.setattr(snapshot, "seal_keys", lambda: keys)  # of a process that unsealed it before
+    current.reset()
     with pytest.raises(KeyStoreError, match="can't be used now: AMESH_TPM_TCTI says none"):
-        snapshot.current()
+        current_list().snapshot()
     assert look(default_database, home).startswith("backend_unavailable")
 
 
@@ -358,9 +355,9 @@ def test_a_counter_is_not_spent_where_nothing_can_be_written(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise StorageError("The disk is full.")
 
-    monkeypatch.setattr(newest_lists, "atomic_write", refuse)
+    monkeypatch.setattr(high_water, "atomic_write", refuse)
     devices.add(entry(1))
-    snapshot.current()
+    current_list().snapshot()
     assert counter_of(home).read() is None
 
 
@@ -399,7 +396,7 @@ def test_a_shared_secret_has_a_counter_of_its_own_and_may_be_changed(
         lifecycle.reset()
         assert reason() == "seal_mismatch"
         devices.reseal()
-        snapshot.current()
+        current_list().snapshot()
         devices.add(entry(number))
         assert is_newest(home)
         assert devices.memory().kept == "tpm"
@@ -438,5 +435,5 @@ def test_a_new_identity_frees_the_room(devices: DatabaseAllowList, home: Path, t
     lifecycle.reset()
     assert reason() == "seal_mismatch"
     devices.reseal()
-    snapshot.current()
+    current_list().snapshot()
     assert is_newest(home)
