@@ -13,7 +13,7 @@ the keys. Each file adds one layer to it, and imports only from files below:
     sealing     SealedRows          read_seal(), rows(), hash_row(), make_seal(), the journal
     keys        seal_keys()         the keys of seal, rows, journal and marks
     owner       open_device()       the device whose secret they are derived from
-    high_water  HighWaterFile       the marks of this host: a file and, with a TPM, a counter
+    high_water  HighWater       the marks of this host: a file and, with a TPM, a counter
     database, triggers              which database; what counts changes from outside Django
 
 Theory of operation

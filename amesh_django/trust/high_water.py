@@ -1,4 +1,4 @@
-"""The high-water marks of this host: the newest list that it has seen in each database, so that an older one is recognized."""
+"""The high-water marks of this host: the newest allow list that it has seen in each database. An older list is thus detected."""
 
 from __future__ import annotations
 
@@ -32,27 +32,26 @@ def reseal_hint(first: str = "", last: str = "") -> Hint:
     """Return the hint for a list that is not known to be the newest.
 
     Args:
-        first: a sentence about what to do if no backup was restored.
+        first: a sentence about what to do if the list must not be accepted.
         last: a sentence at the end.
     """
-    before = _("All requests are rejected.")
-    accept = _("If a backup was restored, accept its list: run")
-    after = _(
-        ". The command shows the devices that would be trusted, and asks. Then revoke again each device that was revoked "
-        "after the backup was made."
+    rejected = _("All requests are rejected.")
+    accept = _("To accept the list in the database, for example after a backup was restored, run")
+    then = _(
+        ". The command shows which devices would be trusted, and asks. Then revoke again the devices that were revoked since."
     )
-    opening = " ".join(filter(None, (before, first, accept)))
-    return (f"{opening} ", Run("integrity", "--reseal"), " ".join(filter(None, (after, last))))
+    before, after = " ".join(filter(None, (rejected, first, accept))), " ".join(filter(None, (then, last)))
+    return (f"{before} ", Run("integrity", "--reseal"), after)
 
 
-class HighWaterMark(NamedTuple):
+class Mark(NamedTuple):
     """The newest list that was seen in a database: its revision, and its HMAC, which tells two lists of one revision apart."""
 
     revision: int
     seal: str
 
 
-def is_older(found: HighWaterMark | None, known: HighWaterMark) -> bool:
+def is_older(found: Mark | None, known: Mark) -> bool:
     """Return True if *found* is an older list than *known*, or another list of the same revision (restored, then changed).
 
     Args:
@@ -65,7 +64,7 @@ def is_older(found: HighWaterMark | None, known: HighWaterMark) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class HighWaterMarks:
+class Marks:
     """The content of the file.
 
     Attributes:
@@ -76,20 +75,20 @@ class HighWaterMarks:
         exists: False if there is no file, or only one of another owner.
     """
 
-    lists: Mapping[str, HighWaterMark] = field(default_factory=dict)
+    lists: Mapping[str, Mark] = field(default_factory=dict)
     complete: bool = True
     counter: int | None = None
     exists: bool = True
 
 
-_NOTHING: Final = HighWaterMarks(exists=False)
+_NOTHING: Final = Marks(exists=False)
 
 
 class _Unusable(Exception):
     """The file cannot be read, or was not written with our key. The argument says which, in a few words."""
 
 
-class HighWaterFile:
+class HighWater:
     """The file in the device directory that holds the marks under a MAC and, with a TPM, the counter that proves it the newest.
 
     A writer first writes the file with the value that the counter will have, then increments the counter. So a file with the value
@@ -125,7 +124,7 @@ class HighWaterFile:
 
     # --- reading ---
 
-    def load(self) -> HighWaterMarks:
+    def load(self) -> Marks:
         """Return the marks.
 
         Raises:
@@ -145,7 +144,7 @@ class HighWaterFile:
         except (StorageError, AllowListBusy):  # this process may not write there, or others do all the time
             return self._load_unlocked()
 
-    def _load_unlocked(self) -> HighWaterMarks:
+    def _load_unlocked(self) -> Marks:
         """Return the marks, reading again whenever the file was written between reading it and reading the counter."""
         for _attempt in range(_MAX_ATTEMPTS):
             before = self.stamp()
@@ -156,7 +155,7 @@ class HighWaterFile:
                     raise
         return self._load()[0]
 
-    def _load(self) -> tuple[HighWaterMarks, bool]:
+    def _load(self) -> tuple[Marks, bool]:
         """Return the marks, and True if the counter must still be incremented for them."""
         try:
             marks = self._read_file()
@@ -164,8 +163,7 @@ class HighWaterFile:
             if self._counter_value() is not None:
                 raise self._lost(str(error)) from None
             logger.warning(
-                "The high-water file %s is not used: it %s. It is written again, and this server takes the list in the database for "
-                "the newest one.",
+                "%s %s. A new one will be written: this server accepts the list in the database as the newest.",
                 self.path,
                 error,
             )
@@ -229,7 +227,7 @@ class HighWaterFile:
             reason="revision_lost",
         )
 
-    def _read_file(self) -> HighWaterMarks:
+    def _read_file(self) -> Marks:
         try:
             text = self.path.read_text("utf-8")
         except (FileNotFoundError, NotADirectoryError):
@@ -245,17 +243,17 @@ class HighWaterFile:
             if not hmac.compare_digest(self._mac(document).encode(), mac.encode("utf-8", "replace")):
                 raise _Unusable(_("was changed, or was written with another key"))
             lists = {
-                name: HighWaterMark(int(mark["revision"]), str(mark["seal"]))
+                name: Mark(int(mark["revision"]), str(mark["seal"]))
                 for name, mark in document["lists"].items()
             }
             counter = document["counter"]
-            return HighWaterMarks(lists, document["complete"] is True, None if counter is None else int(counter))
+            return Marks(lists, document["complete"] is True, None if counter is None else int(counter))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise _Unusable(_("is damaged")) from None
 
     # --- writing ---
 
-    def remember(self, database: str, mark: HighWaterMark) -> tuple[HighWaterMarks, HighWaterMarks]:
+    def remember(self, database: str, mark: Mark) -> tuple[Marks, Marks]:
         """Store the mark of a database, unless the same or a newer one is stored. Return the marks before and after.
 
         Raises:
@@ -271,7 +269,7 @@ class HighWaterFile:
                 return marks, marks
             return marks, self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
-    def accept(self, database: str, mark: HighWaterMark) -> HighWaterMarks:
+    def accept(self, database: str, mark: Mark) -> Marks:
         """Store the mark of a database, whatever was stored before, because a person accepted that list.
 
         Raises:
@@ -281,7 +279,7 @@ class HighWaterFile:
             try:
                 marks, value = self._settled()
             except AllowListIntegrityFailure:
-                marks = HighWaterMarks(complete=False)  # the marks of other databases may be old
+                marks = Marks(complete=False)  # the marks of other databases may be old
                 value = self._counter_after_loss()
             return self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
@@ -291,7 +289,7 @@ class HighWaterFile:
         with locked(self._folder, LOCK_SECONDS):
             yield
 
-    def _settled(self) -> tuple[HighWaterMarks, int | None]:
+    def _settled(self) -> tuple[Marks, int | None]:
         """Return the marks and the value of the counter, which is incremented if it is behind. Call it inside the lock."""
         marks, is_ahead = self._load()
         if is_ahead and self._counter is not None and marks.counter is not None:
@@ -308,7 +306,7 @@ class HighWaterFile:
                 self._counter.remove()
             return None
 
-    def _write(self, marks: HighWaterMarks, value: int | None) -> HighWaterMarks:
+    def _write(self, marks: Marks, value: int | None) -> Marks:
         """Write the file with the next value of the counter, then increment the counter.
 
         Args:
@@ -338,7 +336,7 @@ class HighWaterFile:
     def _mac(self, document: Mapping[str, Any]) -> str:
         return hmac.digest(self._key, b"amesh-newest-lists-v1\0" + canonical_json(document), "sha256").hex()
 
-    def _text(self, marks: HighWaterMarks) -> str:
+    def _text(self, marks: Marks) -> str:
         document = {
             "version": FILE_VERSION,
             "owner": self._owner,

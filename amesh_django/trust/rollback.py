@@ -16,7 +16,7 @@ from authmesh.keystore.tpm.counter import TpmCounter
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, AmeshError, StorageError
 
-from .high_water import HighWaterFile, HighWaterMarks, is_older, reseal_hint
+from .high_water import HighWater, Marks, is_older, reseal_hint
 from .keys import SHARED_OWNER
 from .owner import own_identity, server_directory
 from .sealing import SealedRows, SealRow
@@ -174,14 +174,14 @@ class GuardedRows(SealedRows):
         place = self._place()
         return place[0].stamp() if place is not None else None
 
-    def _place(self) -> tuple[HighWaterFile, str] | None:
+    def _place(self) -> tuple[HighWater, str] | None:
         """Return the file of the marks and the name of this database in it, or None if this list has no mark."""
         if self._device is not None:
             return None
         name = database_name(self.using)
         return None if name is None else (self._high_water_file(), name)
 
-    def _high_water_file(self) -> HighWaterFile:
+    def _high_water_file(self) -> HighWater:
         keys, identity = self.keys, own_identity()
         owner = keys.owner
         if owner == SHARED_OWNER:  # hosts that share a secret have a file each, and none is valid for another host
@@ -189,7 +189,7 @@ class GuardedRows(SealedRows):
         counter = None
         if identity is not None and identity.storage_backend == "tpm2":
             counter = TpmCounter(tcti_name(), owner, keys.counter)
-        return HighWaterFile(server_directory(), keys.high_water, owner, counter)
+        return HighWater(server_directory(), keys.high_water, owner, counter)
 
 
 def database_name(using: str) -> str | None:
@@ -207,7 +207,7 @@ def database_name(using: str) -> str | None:
     return f"{connection.vendor}:{name}"
 
 
-def _objection(marks: HighWaterMarks, name: str, row: SealRow | None) -> AllowListIntegrityFailure | None:
+def _objection(marks: Marks, name: str, row: SealRow | None) -> AllowListIntegrityFailure | None:
     """Return the error for a list that is not known to be the newest, or None if nothing speaks against it."""
     known = marks.lists.get(name)
     if known is None:
@@ -241,7 +241,7 @@ def _objection(marks: HighWaterMarks, name: str, row: SealRow | None) -> AllowLi
     )
 
 
-def _announce(file: HighWaterFile, name: str, before: HighWaterMarks, after: HighWaterMarks) -> None:
+def _announce(file: HighWater, name: str, before: Marks, after: Marks) -> None:
     if after.counter is not None:
         how = "A counter in the TPM proves that the file is the newest one."
     else:

@@ -18,7 +18,7 @@ from amesh_django.models import AllowListChange, AllowListSeal, Device
 from authmesh.device import LocalDevice
 from authmesh.protocol.multiset import MODULUS, encode_row, mask, row_hash
 
-from .high_water import HighWaterMark
+from .high_water import Mark
 from .keys import SealKeys, seal_keys
 
 #: Sealed columns, in the order in which they are hashed. Appending one is a new format: it changes every digest.
@@ -64,9 +64,9 @@ class SealRow(NamedTuple):
         return all(isinstance(value, str if name in texts else int) for name, value in self._asdict().items())
 
     @property
-    def mark(self) -> HighWaterMark:
+    def mark(self) -> Mark:
         """What this host remembers of the list."""
-        return HighWaterMark(self.revision, self.hmac)
+        return Mark(self.revision, self.hmac)
 
 
 class SealedRows:

@@ -15,7 +15,7 @@ from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal
 from amesh_django.trust import current, current_list, high_water, keys, rollback
-from amesh_django.trust.high_water import HighWaterFile, HighWaterMark, HighWaterMarks
+from amesh_django.trust.high_water import HighWater, Mark, Marks
 from authmesh.keystore.tpm import codes as tpm_codes
 from authmesh.keystore.tpm import counter as tpm_counter
 from authmesh.keystore.tpm.connection import Tpm
@@ -135,23 +135,23 @@ def test_a_counter_survives_a_restart_of_the_tpm() -> None:
 
 def test_a_record_that_is_written_while_it_is_read_and_can_t_be_locked(counter: TpmCounter, tmp_path: Path) -> None:
     """Others hold the lock all the time, or this process may not write there: the file and the counter are read apart."""
-    writer, revisions = HighWaterFile(tmp_path, b"k" * 32, "am_x", counter), [4, 3, 2]
-    writer.remember("database", HighWaterMark(1, "seal"))
+    writer, revisions = HighWater(tmp_path, b"k" * 32, "am_x", counter), [4, 3, 2]
+    writer.remember("database", Mark(1, "seal"))
 
-    class Reader(HighWaterFile):
+    class Reader(HighWater):
         def _locked(self) -> Any:
             raise AllowListBusy("Another process holds the lock.")
 
-        def _read_file(self) -> HighWaterMarks:
+        def _read_file(self) -> Marks:
             found = super()._read_file()
             if revisions:
-                writer.remember("database", HighWaterMark(revisions.pop(), "seal"))
+                writer.remember("database", Mark(revisions.pop(), "seal"))
             return found
 
     reader = Reader(tmp_path, b"k" * 32, "am_x", counter)
     assert reader.load().lists["database"].revision == 4
     kept = writer.path.read_text()
-    writer.remember("database", HighWaterMark(5, "seal"))
+    writer.remember("database", Mark(5, "seal"))
     writer.path.write_text(kept)
     with pytest.raises(AllowListIntegrityFailure, match="put back"):
         reader.load()
