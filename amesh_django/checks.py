@@ -16,6 +16,7 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
+from amesh_django.spelling import manage_py
 from amesh_django.trust import keys
 from amesh_django.trust.database import database
 from authmesh.device import default_directory, permission_problems, read_identity
@@ -121,7 +122,7 @@ def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
     except AmeshError as error:
         if path is None or not bootstrap_first.is_due(path):
             return [_failure(error, "amesh.W003")]
-        command = conf.manage_command(Run("bootstrap"))
+        command = manage_py(Run("bootstrap"))
         return [
             Warning(
                 f"{error.message} {_REJECTED}",
@@ -130,13 +131,13 @@ def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
             )
         ]
     return [
-        Warning(found.message, hint=spelled(found.hint, conf.manage_command), id="amesh.W004")
+        Warning(found.message, hint=spelled(found.hint, manage_py), id="amesh.W004")
         for found in permission_problems(path)
     ]
 
 
 def _failure(error: AmeshError, check_id: str) -> CheckMessage:
-    hint = spelled(error.hint, conf.manage_command)
+    hint = spelled(error.hint, manage_py)
     return Warning(f"{error.message} {_REJECTED}", hint=hint or None, id=check_id)
 
 

@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 
-from authmesh.protocol.errors import Run
 from authmesh.protocol.pairing.token import is_relay_address
 
 
@@ -256,11 +255,3 @@ def trusted_proxies(relay: RelaySettings) -> int:
     if said in ("true", "yes"):
         return 1
     return int(said) if said.isascii() and said.isdigit() and len(said) < 3 else 0
-
-
-def manage_command(run: Run) -> str:
-    """Return how a command of amesh is called in a Django project, such as ``manage.py amesh_export_key``.
-
-    Hand it to :meth:`authmesh.protocol.errors.AmeshError.text`.
-    """
-    return f"manage.py amesh_{run.name.replace('-', '_')} {run.arguments}".rstrip()

@@ -16,7 +16,7 @@ from amesh_django.trust.database import database
 from authmesh.protocol.display import clean_line
 
 from . import shown
-from .history import is_genuine, keys_or_none
+from .history import is_genuine, sealed_or_none
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[AllowListChange]
@@ -69,4 +69,4 @@ class ChangeAdmin(ModelAdmin):
     @admin.display(description=_("written by amesh"))
     def genuine(self, change: AllowListChange) -> SafeString:
         words = {True: gettext("yes"), False: gettext("NO: forged"), None: gettext("cannot be verified")}
-        return shown.labelled(_("written by amesh"), words[is_genuine(keys_or_none(), change)])
+        return shown.labelled(_("written by amesh"), words[is_genuine(sealed_or_none(), change)])

@@ -23,7 +23,7 @@ from django.views.decorators.csrf import csrf_protect
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
-from amesh_django.trust import snapshot
+from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
@@ -292,5 +292,5 @@ class DeviceAdmin(RevokingAdmin):
     def save_model(self, request: HttpRequest, obj: Device, form: Any, change: Any) -> None:
         """Map the device to the user. No other field is saved."""
         if "user" in form.changed_data:
-            snapshot.current()  # also detects an older list that was restored, unlike the change
+            current_list().snapshot()  # also detects an older list that was restored, unlike the change
             DatabaseAllowList(by=request.user.get_username()).map_user(obj.device_id, obj.user)

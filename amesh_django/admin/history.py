@@ -15,9 +15,9 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
 from amesh_django.models import AllowListChange, Device
+from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.database import database
-from amesh_django.trust.keys import SealKeys, seal_keys
-from amesh_django.trust.sealing import COLUMNS, journal_line_is_genuine
+from amesh_django.trust.sealing import COLUMNS
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.errors import AmeshError
 
@@ -59,24 +59,24 @@ class JournalLine:
     differences: list[Difference]
 
 
-def keys_or_none() -> SealKeys | None:
-    """Return the keys for the MACs of the journal, or None if they are not available."""
+def sealed_or_none() -> SealedList | None:
+    """Return the list whose keys verify the MACs of the journal, or None if the keys are not available."""
     try:
-        return seal_keys()
+        sealed = current_list()
+        sealed.unlock()
     except (AmeshError, ImproperlyConfigured):
         return None
+    return sealed
 
 
-def is_genuine(keys: SealKeys | None, line: AllowListChange) -> bool | None:
-    """Return True if amesh wrote a line, False if its MAC is wrong, None without keys.
+def is_genuine(sealed: SealedList | None, line: AllowListChange) -> bool | None:
+    """Return True if amesh wrote a line, False if its MAC is wrong, None if it can't be verified.
 
     Args:
-        keys: from :func:`keys_or_none`.
+        sealed: from :func:`sealed_or_none`.
         line: a line of the journal.
     """
-    if keys is None:
-        return None
-    return journal_line_is_genuine(keys, line)
+    return None if sealed is None else sealed.is_genuine_line(line)
 
 
 def history(device_id: str) -> tuple[list[JournalLine], bool]:
@@ -85,9 +85,9 @@ def history(device_id: str) -> tuple[list[JournalLine], bool]:
     Args:
         device_id: device ID of a device in any state.
     """
-    keys = keys_or_none()
+    sealed = sealed_or_none()
     lines = AllowListChange.objects.using(database()).filter(device_id=device_id).order_by("-id")
-    newest_first = [(line, is_genuine(keys, line)) for line in lines[: MAX_LINES + 1]]
+    newest_first = [(line, is_genuine(sealed, line)) for line in lines[: MAX_LINES + 1]]
     rows = [_row(line) if genuine is not False else None for line, genuine in newest_first]
     users = _users(row for row in rows if row)
     found = []

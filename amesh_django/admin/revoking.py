@@ -18,9 +18,9 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.conf import manage_command
 from amesh_django.models import Device
-from amesh_django.trust import snapshot
+from amesh_django.spelling import manage_py
+from amesh_django.trust import current_list
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import DeviceNotFound, Run
 
@@ -131,7 +131,7 @@ class RevokingAdmin(ModelAdmin):
             self.message_user(
                 request,
                 gettext("At most %(max)d devices can be revoked at once. Select fewer devices, or use %(command)s.")
-                % {"max": MAX_DEVICES, "command": manage_command(Run("revoke"))},
+                % {"max": MAX_DEVICES, "command": manage_py(Run("revoke"))},
                 messages.ERROR,
             )
             return self._to("changelist")
@@ -160,7 +160,7 @@ class RevokingAdmin(ModelAdmin):
         """Revoke one device after the other. If one fails, those before it stay revoked."""
         outcome = _Outcome()
         try:
-            snapshot.current()  # also detects an older list that was restored, unlike the change
+            current_list().snapshot()  # also detects an older list that was restored, unlike the change
             allow_list = DatabaseAllowList(by=request.user.get_username())
             for device in devices:
                 try:

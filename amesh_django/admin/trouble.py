@@ -14,8 +14,8 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from amesh_django.conf import manage_command
-from amesh_django.trust import snapshot
+from amesh_django.spelling import manage_py
+from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Run
 
 #: The errors that a change of the list may raise. The admin shows each as a message.
@@ -44,7 +44,7 @@ class Trouble:
     @property
     def commands(self) -> list[tuple[str, str | Promise]]:
         """The steps, with each command as it is typed on the server."""
-        return [(manage_command(run), description) for run, description in self.steps]
+        return [(manage_py(run), description) for run, description in self.steps]
 
 
 _BROKEN = _("The allow list does not match its seal. All signed requests are rejected.")
@@ -86,7 +86,7 @@ _NO_KEYS_ADVICE = _(
 def trouble() -> Trouble | None:
     """Return the reason why the list can't be verified, or None if it matches its seal. Costs one read of the seal row."""
     try:
-        snapshot.current()
+        current_list().snapshot()
     except AllowListIntegrityFailure as error:
         # The steps replace the hint of the error: they say more.
         if error.reason == "allow_list_unavailable":
@@ -148,7 +148,7 @@ def _translated(message: str) -> str:
 
 
 def _command(run: Run, site: str) -> SafeString:
-    command = format_html("<code>{}</code>", manage_command(run))
+    command = format_html("<code>{}</code>", manage_py(run))
     try:
         page = reverse(f"admin:{_PAGES[run.name]}", current_app=site)
     except (KeyError, NoReverseMatch):

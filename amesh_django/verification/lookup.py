@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from amesh_django import server
 from amesh_django.conf import amesh_settings
-from amesh_django.trust import snapshot
+from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListIntegrityFailure, DirectoryError, IdentityMissing, KeyStoreError
 
 from .nonces import store_for
@@ -35,7 +35,7 @@ def database_lookup(public_key: bytes) -> TrustedKey | None:
         else:  # a list with a shared seal secret can be verified without an identity
             with suppress(IdentityMissing):
                 server.ensure_identity()
-        return snapshot.current().by_key.get(public_key)
+        return current_list().snapshot().by_key.get(public_key)
     except (KeyStoreError, DirectoryError) as error:
         raise AllowListIntegrityFailure(error.message, hint=error.hint, reason=error.code) from error
 

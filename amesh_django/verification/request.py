@@ -7,7 +7,8 @@ import logging
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse
 
-from amesh_django.conf import AmeshSettings, amesh_settings, manage_command
+from amesh_django.conf import AmeshSettings, amesh_settings
+from amesh_django.spelling import manage_py
 from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, Unauthorized
 from authmesh.protocol.header import SCHEME
 
@@ -64,7 +65,7 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
             )
     except RequestError as error:
         if error.status >= 500:
-            logger.error("%s: %s (%s). %s", error.code, error.reason, _shown(request), error.text(manage_command))
+            logger.error("%s: %s (%s). %s", error.code, error.reason, _shown(request), error.text(manage_py))
         else:
             logger.warning(
                 "%s: %s (%s, device %s)", error.code, error.reason, _shown(request), error.device_id or "unknown"
