@@ -16,6 +16,7 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
+from amesh_django.relay import conf as relay_conf
 from amesh_django.trust import keys
 from amesh_django.trust.database import database
 from authmesh.device import default_directory, permission_problems, read_identity
@@ -36,7 +37,8 @@ _LEAST_ENTRIES = 100_000
 @register(Tags.security)
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """E001 unknown key, E002 wrong value, E003 nonce window shorter than twice the clock skew."""
-    return [Error(sentence, id=_KINDS[kind]) for kind, sentence in conf.problems()]
+    found = [*conf.problems(), *relay_conf.problems()]
+    return [Error(sentence, id=_KINDS[kind]) for kind, sentence in found]
 
 
 @register(Tags.security)

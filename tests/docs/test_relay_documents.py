@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from amesh_django.conf import RelaySettings
+from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay import reports
 from tests.docs.test_docs import SOURCE
 from tests.relay.relay_world import Raw, asynchronous, converse, dialled, relay, serving
