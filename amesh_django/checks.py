@@ -16,6 +16,7 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
+from amesh_django.relay import conf as relay_conf
 from amesh_django.spelling import manage_py
 from amesh_django.trust import keys
 from amesh_django.trust.database import database
@@ -45,7 +46,8 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     - ``amesh.E002``: a value is wrong.
     - ``amesh.E003``: the nonce window is shorter than twice the clock skew.
     """
-    return [Error(sentence, id=_KINDS[kind]) for kind, sentence in conf.problems()]
+    found = [*conf.problems(), *relay_conf.problems()]
+    return [Error(sentence, id=_KINDS[kind]) for kind, sentence in found]
 
 
 @register(Tags.security)
