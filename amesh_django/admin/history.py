@@ -133,7 +133,7 @@ def _differences(before: dict[str, str] | None, after: dict[str, str], users: di
         new, old = after.get(column, ""), before.get(column, "") if before is not None else ""
         if column in _HIDDEN or new == old or (before is None and column not in _FIRST):
             continue
-        label = getattr(Device._meta.get_field(column.removesuffix("_id")), "verbose_name", column)
+        label = getattr(Device._meta.get_field(column), "verbose_name", column)
         found.append(Difference(capfirst(label), _value(column, old, users), _value(column, new, users)))
     return found
 
@@ -150,7 +150,8 @@ def _value(column: str, text: str, users: dict[str, str]) -> str:
     if column.endswith("_at"):
         with contextlib.suppress(ValueError):
             return shown.full_time(dt.datetime.fromisoformat(text))
-    return clean_line(text)
+    labels = dict(getattr(Device._meta.get_field(column), "flatchoices", ()))
+    return shown.choice(labels.get(text, text))
 
 
 def permissions(text: str) -> str:

@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as AnyDatabaseError
 from django.urls import NoReverseMatch, reverse
 from django.utils.functional import Promise
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -110,9 +110,7 @@ def explain(error: Exception, site: str = "admin") -> str:
     """
     if isinstance(error, AllowListIntegrityFailure):
         return format_html(
-            gettext(
-                "{problem} The change was rejected. After the list was fixed on the server ({command}), try again."
-            ),
+            gettext("{problem} The change was rejected. Fix the list on the server ({command}), then try again."),
             problem=_translated(error.message),
             command=_command(Run("integrity"), site),
         )
@@ -129,22 +127,20 @@ def explain(error: Exception, site: str = "admin") -> str:
 def html_of(error: AmeshError, site: str = "admin") -> SafeString:
     """Return message and hint of an error as HTML, translated. A command to run is a link if the admin has a page for it.
 
-    The translation of a hint is looked up as one text, in which ``{}`` stands for a command.
-
     Args:
         error: the error.
         site: name of the admin site, for links.
     """
     parts = (error.hint,) if isinstance(error.hint, str) else error.hint
-    commands = [_command(part, site) for part in parts if isinstance(part, Run)]
-    hint = "".join("{}" if isinstance(part, Run) else part.replace("{", "{{").replace("}", "}}") for part in parts)
-    message = format_html("{}", _translated(error.message))
-    return format_html("{} {}", message, format_html(_translated(hint), *commands)) if hint else message
+    texts = [
+        _command(part, site) if isinstance(part, Run) else _translated(part) for part in (error.message, " ", *parts)
+    ]
+    return format_html_join("", "{}", ((text,) for text in texts))
 
 
 def _translated(message: str) -> str:
-    """Return a message of the packages below in the language of the page: they know nothing of translation."""
-    return gettext(message) if message else ""
+    """Return a message of ``authmesh`` in the language of the page: that package knows nothing of translation."""
+    return gettext(message) if message.strip() else message
 
 
 def _command(run: Run, site: str) -> SafeString:
