@@ -64,12 +64,12 @@ class _Outcome:
     Attributes:
         revoked: devices that were revoked.
         skipped: devices that were revoked already.
-        refusal: message of the error that ended the request; empty if there was none.
+        error: message of the error that ended the request; empty if there was none.
     """
 
     revoked: list[Device] = dataclasses.field(default_factory=list)
     skipped: list[Device] = dataclasses.field(default_factory=list)
-    refusal: str = ""
+    error: str = ""
 
 
 def _listed(devices: Sequence[Device]) -> str:
@@ -112,7 +112,7 @@ class RevokingAdmin(ModelAdmin):
             return self._ask(request, devices, form, too_many=len(ids) > MAX_DEVICES)
         outcome = self._revoke(request, devices, form.cleaned_data["reason"])
         self._report(request, outcome)
-        if outcome.refusal:
+        if outcome.error:
             done = {device.pk for device in (*outcome.revoked, *outcome.skipped)}
             return self._ask(request, [device for device in devices if device.pk not in done], form)
         if len(devices) == 1:
@@ -173,7 +173,7 @@ class RevokingAdmin(ModelAdmin):
                     outcome.revoked.append(device)
                     self.log_change(request, device, gettext("Revoked. Reason: %(reason)s") % {"reason": reason})
         except CHANGE_ERRORS as error:
-            outcome.refusal = explain(error, self.admin_site.name)
+            outcome.error = explain(error, self.admin_site.name)
         return outcome
 
     def _report(self, request: HttpRequest, outcome: _Outcome) -> None:
@@ -187,5 +187,5 @@ class RevokingAdmin(ModelAdmin):
         if outcome.skipped:
             skipped = gettext("Already revoked, skipped: %(devices)s.") % {"devices": _listed(outcome.skipped)}
             self.message_user(request, skipped, messages.WARNING)
-        if outcome.refusal:
-            self.message_user(request, outcome.refusal, messages.ERROR)
+        if outcome.error:
+            self.message_user(request, outcome.error, messages.ERROR)
