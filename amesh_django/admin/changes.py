@@ -52,7 +52,7 @@ class ChangeAdmin(ModelAdmin):
 
     @admin.display(description=_("at"), ordering="id")
     def shown_at(self, change: AllowListChange) -> str:
-        return shown.labelled(_("at"), shown.full_time(change.at))
+        return shown.labeled(_("at"), shown.full_time(change.at))
 
     @admin.display(description=_("action"), ordering="action")
     def shown_action(self, change: AllowListChange) -> str:
@@ -64,9 +64,9 @@ class ChangeAdmin(ModelAdmin):
 
     @admin.display(description=_("by"), ordering="by")
     def shown_by(self, change: AllowListChange) -> SafeString:
-        return shown.labelled(_("by"), clean_line(change.by) or shown.NOTHING)
+        return shown.labeled(_("by"), clean_line(change.by) or shown.NOTHING)
 
     @admin.display(description=_("written by amesh"))
     def genuine(self, change: AllowListChange) -> SafeString:
         words = {True: gettext("yes"), False: gettext("NO: forged"), None: gettext("cannot be verified")}
-        return shown.labelled(_("written by amesh"), words[is_genuine(sealed_or_none(), change)])
+        return shown.labeled(_("written by amesh"), words[is_genuine(sealed_or_none(), change)])

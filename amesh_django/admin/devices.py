@@ -134,20 +134,20 @@ class DeviceAdmin(RevokingAdmin):
 
     @admin.display(description=_("added"), ordering="added_at")
     def added(self, device: Device) -> SafeString:
-        return shown.labelled(_("added"), shown.day(device.added_at))
+        return shown.labeled(_("added"), shown.day(device.added_at))
 
     @admin.display(description=_("last seen"), ordering=F("last_seen_at").asc(nulls_first=True))
     def last_seen(self, device: Device) -> SafeString:
-        return shown.labelled(_("last seen"), shown.ago(getattr(device, "last_seen_at", None)))
+        return shown.labeled(_("last seen"), shown.ago(getattr(device, "last_seen_at", None)))
 
     @admin.display(description=_("added by"), ordering="added_by")
     def shown_added_by(self, device: Device) -> SafeString:
-        return shown.labelled(_("added by"), shown.choice(device.get_added_by_display()))
+        return shown.labeled(_("added by"), shown.choice(device.get_added_by_display()))
 
     @admin.display(description=_("mapped user"), ordering="user")
     def shown_user(self, device: Device) -> SafeString:
         name = clean_line(device.user.get_username()) if device.user is not None else shown.NOTHING
-        return shown.labelled(_("mapped user"), name)
+        return shown.labeled(_("mapped user"), name)
 
     # --- the page of one device --------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ HELP = gettext_lazy(
 
 
 def mapping_problem(actor: Any, user: Any) -> str | None:
-    """Return why *actor* may not map a device to *user* or remove that mapping, or None if *actor* may.
+    """Return the reason why *actor* may not map a device to *user* or remove that mapping, or None if *actor* may.
 
     Without this rule, a staff user who may change devices could map a device of their own to a superuser, and act as one.
 

@@ -72,6 +72,6 @@ def ago(moment: dt.datetime | None) -> SafeString | str:
     return format_html('<time datetime="{}" title="{}">{}</time>', _local(moment).isoformat(), full_time(moment), words)
 
 
-def labelled(label: str | Promise, value: str) -> SafeString:
+def labeled(label: str | Promise, value: str) -> SafeString:
     """Return a cell with a label, which is visible only if the screen is too narrow for the head of the table."""
     return format_html('<span class="amesh-label">{}</span> {}', label, value)

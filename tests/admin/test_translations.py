@@ -98,7 +98,17 @@ def untranslated(response: HttpResponse, *data: str) -> list[str]:
 
 def shown_of(device: Device) -> tuple[str, ...]:
     """Return the texts about a device that are not to be translated, and a text that Django itself does not translate."""
-    return (device.device_id, device.public_key, device.friendly_name, "root", "robot", "alice", "Amesh:", "amesh", "Search")
+    return (
+        device.device_id,
+        device.public_key,
+        device.friendly_name,
+        "root",
+        "robot",
+        "alice",
+        "Amesh:",
+        "amesh",
+        "Search",
+    )
 
 
 @pytest.mark.usefixtures("marked")

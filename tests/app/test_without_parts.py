@@ -42,6 +42,10 @@ assert list(current_list().snapshot().by_key) == [device.identity.public_key]
 devices.revoke(device.identity.device_id)
 assert devices.read() == []
 assert devices.verify().ok
+
+from django.template import engines
+
+assert engines["django"].from_string("{{% load amesh_admin %}}done").render() == "done"
 print("done")
 """
 

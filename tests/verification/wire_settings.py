@@ -9,7 +9,7 @@ from tests.settings import *  # noqa: F403 -- the same project, with the middlew
 from tests.settings import CACHES, DATABASES, MIDDLEWARE
 
 MIDDLEWARE = [
-    "tests.verification.wire_views.Labelled",
+    "tests.verification.wire_views.Labeled",
     "tests.verification.wire_views.Meddler",
     "amesh_django.middleware.AmeshMiddleware",
     *MIDDLEWARE,

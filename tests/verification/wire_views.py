@@ -116,7 +116,7 @@ class _Middleware:
         return response
 
 
-class Labelled(_Middleware):
+class Labeled(_Middleware):
     """Adds the process ID to each response, so that a test knows the worker that sent it."""
 
     def label(self, response: Any) -> Any:
