@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import django
 from django.apps import AppConfig
 from django.conf import settings as django_settings
 from django.core.cache import InvalidCacheBackendError, caches
@@ -30,10 +31,19 @@ from . import conf
 from .models import AllowListSeal, Device
 from .trust import triggers
 
-__all__ = ["check_directory", "check_nonce_cache", "check_settings", "check_triggers"]
+__all__ = [
+    "SUPPORTED_DJANGO",
+    "check_directory",
+    "check_django",
+    "check_nonce_cache",
+    "check_settings",
+    "check_triggers",
+]
 
 _REJECTED = "Until this is fixed, all signed requests are rejected."
 _KINDS = {"unknown": "amesh.E001", "value": "amesh.E002", "window": "amesh.E003"}
+#: The oldest version of Django that this app supports, and the first one that it does not support yet. As in pyproject.toml.
+SUPPORTED_DJANGO = ((5, 2, 19), (6, 2))
 #: Minimum of ``MAX_ENTRIES`` of a database cache. A cache with fewer entries may delete live nonces.
 _MIN_ENTRIES = 100_000
 
@@ -67,7 +77,8 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     try:
         cache = caches[alias]
     except (InvalidCacheBackendError, ImportError) as error:
-        return [Error(f"AMESH['NONCE_CACHE'] is {alias!r}, which cannot be used: {error}", hint=redis, id="amesh.E004")]
+        hint = f"{redis} To install the package, run pip install 'amesh-django[redis]'."
+        return [Error(f"AMESH['NONCE_CACHE'] is {alias!r}, which cannot be used: {error}", hint=hint, id="amesh.E004")]
     if isinstance(cache, DummyCache):
         return [Error("The nonce store is a dummy cache: any request could be replayed.", hint=redis, id="amesh.E005")]
     if isinstance(cache, FileBasedCache):
@@ -168,5 +179,24 @@ def check_triggers(
             hint="Grant the database user the privilege TRIGGER (for MySQL with a binary log, set log_bin_trust_function_creators), "
             "then run manage.py migrate.",
             id="amesh.W005",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_django(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Check the version of Django.
+
+    - ``amesh.E007``: this version of the app does not support it.
+    """
+    oldest, too_new = SUPPORTED_DJANGO
+    if oldest <= django.VERSION[:3] < too_new:
+        return []
+    supported = f"{'.'.join(map(str, oldest))} or newer, and older than {'.'.join(map(str, too_new))}"
+    return [
+        Error(
+            f"amesh_django does not support Django {django.get_version()}. It supports Django {supported}.",
+            hint="Install a supported version: pip install 'amesh-django[django]'",
+            id="amesh.E007",
         )
     ]

@@ -5,10 +5,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth import get_user_model
-from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import APIException, ErrorDetail
-from rest_framework.permissions import BasePermission, OperationHolderMixin
-from rest_framework.request import Request
+
+try:
+    from rest_framework.authentication import BaseAuthentication
+    from rest_framework.exceptions import APIException, ErrorDetail
+    from rest_framework.permissions import BasePermission, OperationHolderMixin
+    from rest_framework.request import Request
+except ModuleNotFoundError:
+    raise ImportError(
+        "amesh_django.drf needs Django REST framework, which is not installed. Run: pip install 'amesh-django[drf]'"
+    ) from None
 
 from authmesh.protocol.errors import RequestError
 from authmesh.protocol.header import SCHEME, is_amesh

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from rest_framework.test import APIClient
+try:
+    from rest_framework.test import APIClient
+except ModuleNotFoundError:
+    raise ImportError(
+        "AmeshAPIClient needs Django REST framework, which is not installed. Run: pip install 'amesh-django[drf]'"
+    ) from None
 
 from .client import SignedWSGIRequests
 

@@ -2,61 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-import time
-from collections import deque
-from collections.abc import Callable
-
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
 from django.core.cache.backends.locmem import LocMemCache
 
+from authmesh.nonces import InMemoryNonceStore
 from authmesh.protocol.errors import NonceStoreUnavailable
 
 from .types import NonceStore
-
-#: Maximum number of nonces in local memory. A full store rejects requests: forgetting a live nonce would allow a replay.
-MAX_LOCAL_NONCES = 1_000_000
-
-
-class LocalNonceStore:
-    """Nonces in the memory of this process: for development, and for a server with one process.
-
-    Django's own local-memory cache deletes a third of its entries when it has 300, even live nonces, so that a request could be
-    replayed. This store forgets a nonce only when it has expired.
-
-    Args:
-        clock: returns seconds. Monotonic in production.
-        capacity: maximum number of live nonces.
-    """
-
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic, capacity: int = MAX_LOCAL_NONCES) -> None:
-        self._clock = clock
-        self._capacity = capacity
-        self._lock = threading.Lock()
-        self._expiries: dict[str, float] = {}
-        self._order: deque[tuple[float, str]] = deque()
-
-    def record(self, device_id: str, nonce: str, seconds: int) -> bool:
-        key = f"{device_id}:{nonce}"
-        with self._lock:
-            now = self._clock()
-            order = self._order
-            while order and order[0][0] <= now:  # expiries never decrease: all nonces have the same window
-                expiry, old = order.popleft()
-                if self._expiries.get(old) == expiry:
-                    del self._expiries[old]
-            if self._expiries.get(key, now) > now:
-                return False
-            if len(self._expiries) >= self._capacity:
-                raise NonceStoreUnavailable(
-                    "The nonce store in local memory is full. Signed requests are rejected until nonces expire.",
-                    hint="Store nonces in Redis: add a Redis cache to CACHES, and set AMESH['NONCE_CACHE'] to its name.",
-                    reason="nonce_store_full",
-                )
-            self._expiries[key] = now + seconds
-            order.append((now + seconds, key))
-            return True
 
 
 class CacheNonceStore:
@@ -88,14 +41,28 @@ def _unavailable(detail: str) -> NonceStoreUnavailable:
 def store_for(alias: str) -> NonceStore:
     """Return the nonce store for a Django cache.
 
+    Django's own local-memory cache deletes a third of its entries when it has 300, even live nonces, so that a request could be
+    replayed. For such a cache, the nonces are stored in the memory of this process instead.
+
     Args:
-        alias: name of the cache in ``CACHES``. For a local-memory cache, the store is a :class:`LocalNonceStore`.
+        alias: name of the cache in ``CACHES``.
 
     Raises:
         InvalidCacheBackendError: ``CACHES`` has no such cache.
     """
     cache = caches[alias]
-    return LocalNonceStore() if isinstance(cache, LocMemCache) else _PerThread(alias)
+    return _LocalMemory() if isinstance(cache, LocMemCache) else _PerThread(alias)
+
+
+class _LocalMemory(InMemoryNonceStore):
+    """A store in memory whose error names the setting of this app."""
+
+    def record(self, device_id: str, nonce: str, seconds: int) -> bool:
+        try:
+            return super().record(device_id, nonce, seconds)
+        except NonceStoreUnavailable as error:
+            hint = "Store nonces in Redis: add a Redis cache to CACHES, and set AMESH['NONCE_CACHE'] to its name."
+            raise NonceStoreUnavailable(error.message, hint=hint, reason=error.reason) from None
 
 
 class _PerThread:

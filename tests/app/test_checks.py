@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import django
 import pytest
 from django.core.checks import Error, run_checks
 from django.core.exceptions import ImproperlyConfigured
 
+from amesh_django import checks
 from amesh_django.conf import amesh_settings
 from authmesh.device import LocalDevice
+from tests.support.sources import PYPROJECT
 
 pytestmark = pytest.mark.django_db
 BACKENDS = "django.core.cache.backends"
@@ -112,3 +115,28 @@ def test_missing_triggers() -> None:
 def test_a_seal_key_file_that_cannot_be_used(settings: Any, tmp_path: Path) -> None:
     settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILE": str(tmp_path / "missing")}
     assert "openssl rand" in ids()["amesh.W006"]
+
+
+@pytest.mark.parametrize(
+    ("version", "supported"),
+    [
+        ((5, 2, 18, "final", 0), False),
+        ((5, 2, 19, "final", 0), True),
+        ((6, 1, 3, "final", 0), True),
+        ((6, 2, 0, "alpha", 1), False),
+        ((7, 0, 0, "final", 0), False),
+    ],
+)
+def test_a_version_of_django_that_is_not_supported(
+    version: Any, supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(django, "VERSION", version)
+    found = ids()
+    assert list(found) == ([] if supported else ["amesh.E007"])
+    if not supported:
+        assert "5.2.19 or newer, and older than 6.2" in found["amesh.E007"]
+
+
+def test_the_supported_versions_of_django_are_those_of_the_distribution() -> None:
+    oldest, too_new = (".".join(map(str, version)) for version in checks.SUPPORTED_DJANGO)
+    assert f"django>={oldest},<{too_new}" in PYPROJECT["project"]["optional-dependencies"]["django"]

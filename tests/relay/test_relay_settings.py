@@ -15,8 +15,8 @@ from amesh_django.relay import conf, reports
 from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay.exchange.base import Unavailable
 from amesh_django.relay.hub.current import current_hub, stop_hub
-from tests.project.test_house import without
 from tests.relay.relay_world import OTC, asynchronous, relay, until
+from tests.support.sources import without
 
 
 @pytest.mark.parametrize(

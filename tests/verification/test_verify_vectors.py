@@ -21,8 +21,8 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.verification import Verifier
 from amesh_django.verification import request as http
 from amesh_django.verification.lookup import database_lookup
-from amesh_django.verification.nonces import LocalNonceStore
 from amesh_django.verification.types import Lookup
+from authmesh.nonces import InMemoryNonceStore
 from authmesh.protocol import CONTROLLER, DeviceEntry, InvalidInput, RequestError, open_document
 from tests.support.directories import VECTORS
 
@@ -109,7 +109,7 @@ class Clock:
 
 
 def verifier(clock: Clock, lookup: Lookup) -> Verifier:
-    return Verifier(lookup=lookup, nonces=LocalNonceStore(clock=clock), clock=clock)
+    return Verifier(lookup=lookup, nonces=InMemoryNonceStore(clock=clock), clock=clock)
 
 
 def hash_of(body: bytes) -> Callable[[], str]:
@@ -141,7 +141,9 @@ def test_verifier(tag: str) -> None:
 def test_a_window_shorter_than_the_skew_is_an_error() -> None:
     with pytest.raises(InvalidInput, match="twice the clock skew"):
         Verifier(
-            lookup=file_lookup(), nonces=LocalNonceStore(), nonce_window=CASES[IMPOSSIBLE]["opts"]["nonceWindowSeconds"]
+            lookup=file_lookup(),
+            nonces=InMemoryNonceStore(),
+            nonce_window=CASES[IMPOSSIBLE]["opts"]["nonceWindowSeconds"],
         )
 
 
