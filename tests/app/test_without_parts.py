@@ -9,6 +9,8 @@ import pytest
 from tests.support.services import run
 from tests.support.sources import PYPROJECT, without
 
+pytestmark = pytest.mark.process
+
 PROJECT = """
 import django
 from django.conf import settings

@@ -20,6 +20,8 @@ from tests.support.front_ends import HOSTILE
 from tests.support.services import ROOT
 from tests.support.sources import FORBID
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -15,6 +15,8 @@ from django.core.management import call_command
 from tests.support.services import ROOT
 from tests.support.sources import PACKAGES, PYPROJECT, committed, modules, tree, without
 
+pytestmark = [pytest.mark.process, pytest.mark.unversioned]
+
 MAX_LINES = 400
 #: The contracts of import-linter, so that none goes away unnoticed.
 CONTRACTS = {"app", "circles", "device", "front-ends", "ground", "no-django", "package"}
@@ -44,7 +46,6 @@ OPTIONAL = {
 LATE_IMPORTS = {
     "amesh_django/apps.py": "Django's app registry is not ready when this file is imported",
     "amesh_django/management/commands/amesh_relay.py": "what it imports needs the extra relay",
-    "amesh_django/templatetags/amesh_admin.py": "Django loads tags in projects without its admin, too",
     "amesh_django/test/plugin.py": "pytest loads this file in projects without Django, too",
     "cli/authmesh/client/signing.py": "a program that is never enrolled does not load the pairing",
     "cli/authmesh/commands/doctor/command.py": "other commands start without httpx",

@@ -29,6 +29,8 @@ from authmesh.protocol import RequestError
 from tests.verification import mutations
 from tests.verification.wire import Signer
 
+pytestmark = [pytest.mark.slow, pytest.mark.unversioned]
+
 NOW = 1_800_000_000
 #: Number of mutations that must be rejected, of headers and of targets; and number of mutations of one request.
 WANTED, BATCH = 50_000, 200
