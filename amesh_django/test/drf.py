@@ -1,4 +1,4 @@
-"""The test client of REST framework, with every request signed."""
+"""The test client of REST framework, which signs every request."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ except ModuleNotFoundError:
 
 from .client import SignedWSGIRequests
 
+__all__ = ["AmeshAPIClient"]
+
 
 class AmeshAPIClient(SignedWSGIRequests, APIClient):
-    """``rest_framework.test.APIClient``, every request signed by *device*: ``AmeshAPIClient(device).post("/x/", {}, "json")``."""
+    """``rest_framework.test.APIClient`` with every request signed: ``AmeshAPIClient(device).post("/x/", {}, "json")``."""

@@ -1,4 +1,4 @@
-"""Projects that have less than ours: no admin, no REST framework, an extra that is not installed."""
+"""Projects without the admin, without REST framework, or without the package of an extra."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ call_command("migrate", verbosity=0)
 
 import amesh_django.decorators, amesh_django.middleware
 from amesh_django import lifecycle
-from amesh_django.trust import snapshot
+from amesh_django.trust import current_list
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.test.devices import EphemeralDevice
 import pathlib, tempfile
@@ -41,10 +41,14 @@ devices = DatabaseAllowList()
 device = EphemeralDevice("caller")
 devices.add(device.entry("controller"))
 assert devices.verify().ok
-assert list(snapshot.current().by_key) == [device.identity.public_key]
+assert list(current_list().snapshot().by_key) == [device.identity.public_key]
 devices.revoke(device.identity.device_id)
 assert devices.read() == []
 assert devices.verify().ok
+
+from django.template import engines
+
+assert engines["django"].from_string("{{% load amesh_admin %}}done").render() == "done"
 print("done")
 """
 

@@ -22,7 +22,7 @@ from django.test import Client
 
 from amesh_django import verification
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.trust import snapshot
+from amesh_django.trust import current_list
 from amesh_django.trust.keys import seal_keys
 from amesh_django.verification import Verifier
 from amesh_django.verification.lookup import database_lookup
@@ -107,7 +107,7 @@ def _body_hash() -> str:
 
 @functools.cache
 def _verifiers() -> dict[str, Verifier]:
-    known = snapshot.current().by_key
+    known = current_list().snapshot().by_key
     return {
         "without I/O": Verifier(lookup=known.get, nonces=InMemoryNonceStore()),
         "local nonces": Verifier(lookup=database_lookup, nonces=InMemoryNonceStore()),
@@ -229,7 +229,7 @@ class _Statements:
 def change() -> float:
     """One change of the list: a device's permissions."""
     number = next(_numbers)
-    known = snapshot.current().by_key[_signers()[number % SIGNING].public_key]
+    known = current_list().snapshot().by_key[_signers()[number % SIGNING].public_key]
     allow_list = DatabaseAllowList(by="bench")
     return _timed(
         lambda device_id: allow_list.set_permissions(device_id, {"shell": number % 20 < 10}), [known.device_id]

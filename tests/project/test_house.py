@@ -46,7 +46,6 @@ OPTIONAL = {
 LATE_IMPORTS = {
     "amesh_django/apps.py": "Django's app registry is not ready when this file is imported",
     "amesh_django/management/commands/amesh_relay.py": "what it imports needs the extra relay",
-    "amesh_django/templatetags/amesh_admin.py": "Django loads tags in projects without its admin, too",
     "amesh_django/test/plugin.py": "pytest loads this file in projects without Django, too",
     "cli/authmesh/client/signing.py": "a program that is never enrolled does not load the pairing",
     "cli/authmesh/commands/doctor/command.py": "other commands start without httpx",

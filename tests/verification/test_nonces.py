@@ -1,4 +1,4 @@
-"""Nonce stores: atomic, never too forgetful, and closed when they can't tell."""
+"""Nonce stores: atomic, they forget no live nonce, and they fail closed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Clock:
         return self.now
 
 
-def test_a_nonce_is_new_once_until_its_time_is_up() -> None:
+def test_a_nonce_is_new_once_until_it_expires() -> None:
     clock = Clock()
     store = InMemoryNonceStore(clock=clock)
     assert store.record("am_a", "n", 61)
@@ -42,7 +42,7 @@ def test_local_memory_forgets_no_live_nonce() -> None:
     assert not any(store.record("am_a", str(n), 61) for n in range(5000))
 
 
-def test_local_memory_full_of_live_nonces_refuses_and_recovers() -> None:
+def test_a_full_local_memory_rejects_until_nonces_expire() -> None:
     clock = Clock()
     store = InMemoryNonceStore(clock=clock, capacity=3)
     assert all(store.record("am_a", str(n), 61) for n in range(3))
@@ -71,7 +71,7 @@ def test_redis(redis: Redis, settings: Any, backend: str) -> None:
 
 @pytest.mark.parametrize("ignore", [False, True])
 @pytest.mark.parametrize("backend", [DJANGO_REDIS, "django.core.cache.backends.redis.RedisCache"])
-def test_redis_down_is_an_outage_and_no_replay(redis: Redis, settings: Any, backend: str, ignore: bool) -> None:
+def test_redis_down_is_an_outage_not_a_replay(redis: Redis, settings: Any, backend: str, ignore: bool) -> None:
     options = {"IGNORE_EXCEPTIONS": ignore} if backend == DJANGO_REDIS else {}
     settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": redis.url, "OPTIONS": options}}
     store = store_for("default")
