@@ -85,7 +85,7 @@ class DatabaseAllowList(AllowList):
         return sum(known.role == role and not known.revoked for known in list(found.by_key.values()))
 
     def add(self, entry: DeviceEntry, *, replacing: str | None = None) -> None:
-        """Trust a device, also one that was revoked; its mapped user stays. See :meth:`AllowList.add`."""
+        """Trust a device, even one that was revoked. Its mapped user stays."""
         limit = self.controller_limit
 
         def work(pending: Change) -> None:
@@ -121,7 +121,7 @@ class DatabaseAllowList(AllowList):
         return self._sealed.change(self._by, work)
 
     def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
-        """Stop trusting a device. Its row stays, with when, who and why; :meth:`purge` removes it. See :meth:`AllowList.revoke`."""
+        """Stop trusting a device. Its row stays, with when, who and why, until :meth:`purge` removes it."""
         by = by or self._by
         return self._sealed.change(by, lambda pending: _revoke(pending, device_id, reason, by).to_entry())
 

@@ -74,7 +74,7 @@ class ChangeableList(VerifiedList):
                 if is_nested:  # the outer transaction must be tried again, and only its owner can do that
                     break
             time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
-        raise AllowListBusy(_("The list was busy with other changes; nothing was changed."), hint=_("Try again."))
+        raise AllowListBusy(_("The list was busy with other changes; nothing was changed."), hint=_("Try again in a moment."))
 
     def _trusted_seal(self) -> SealRow:
         """Return the locked seal, after it was verified that no change from outside Django would be sealed with this one.

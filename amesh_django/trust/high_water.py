@@ -242,10 +242,7 @@ class HighWater:
                 return _NOTHING
             if not hmac.compare_digest(self._mac(document).encode(), mac.encode("utf-8", "replace")):
                 raise _Unusable(_("was changed, or was written with another key"))
-            lists = {
-                name: Mark(int(mark["revision"]), str(mark["seal"]))
-                for name, mark in document["lists"].items()
-            }
+            lists = {name: Mark(int(mark["revision"]), str(mark["seal"])) for name, mark in document["lists"].items()}
             counter = document["counter"]
             return Marks(lists, document["complete"] is True, None if counter is None else int(counter))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -56,7 +56,7 @@ def test_an_empty_list_knows_nobody(devices: DatabaseAllowList) -> None:
 def test_the_first_device_may_come_between_two_reads(
     devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch, in_transaction: bool
 ) -> None:
-    """The seal was read when there was none yet, the rows a moment later: that is no broken list."""
+    """The seal was read when there was none yet, the rows a moment later. The list is not broken."""
     true, stale = SealedList.read_seal, [None]
     devices.add(entry(1))
     current.reset()
@@ -69,7 +69,7 @@ def test_the_first_device_may_come_between_two_reads(
 def test_another_thread_may_go_on_between_two_reads(
     devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It brings up the very snapshot that this thread was about to compare with the seal that it has just read."""
+    """It changes the very snapshot with which this thread was about to compare the seal that it has just read."""
     devices.add(entry(1))
     current_list().snapshot()
     true = SealedList.read_seal
@@ -158,7 +158,7 @@ def test_many_are_added_at_once_and_none_is_revived(devices: DatabaseAllowList) 
 def test_a_database_that_returns_no_keys_of_many_rows(
     devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MySQL does not; the keys are part of what is sealed."""
+    """MySQL returns none; the keys are sealed too."""
     monkeypatch.setattr(type(connection.features), "can_return_rows_from_bulk_insert", False)
     devices.add(entry(1))
     devices.add_all([entry(n) for n in range(2, 9)])
@@ -190,7 +190,7 @@ def test_a_database_that_returns_no_keys_of_many_rows(
         "DELETE FROM amesh_allowlistseal",
     ],
 )
-def test_any_change_past_the_app_is_noticed_by_all(
+def test_any_change_outside_django_is_detected_by_all(
     devices: DatabaseAllowList, statement: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     get_user_model().objects.create_user("root")
@@ -235,7 +235,7 @@ def test_the_report_names_what_differs(devices: DatabaseAllowList) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "mend"),
+    ("damage", "fix"),
     [
         ("UPDATE amesh_device SET public_key = x'00'", "DELETE FROM amesh_device"),
         ("UPDATE amesh_device SET added_at = '2026-99-99 00:00:00'", "DELETE FROM amesh_device"),
@@ -246,7 +246,7 @@ def test_the_report_names_what_differs(devices: DatabaseAllowList) -> None:
     ],
 )
 def test_what_sqlite_lets_into_a_column_is_a_failure_and_no_traceback(
-    devices: DatabaseAllowList, damage: str, mend: str
+    devices: DatabaseAllowList, damage: str, fix: str
 ) -> None:
     if connection.vendor != "sqlite":
         return  # PostgreSQL keeps it out
@@ -257,10 +257,10 @@ def test_what_sqlite_lets_into_a_column_is_a_failure_and_no_traceback(
         assert reason_of_failure() in ("rows_mismatch", "seal_mismatch")
         current.reset()
     assert not devices.verify().ok
-    if mend:
+    if fix:
         with pytest.raises(AllowListError, match="SQL"):
             devices.reseal()
-        sql(mend)
+        sql(fix)
     devices.reseal()
     assert devices.verify().ok
     current_list().snapshot()
@@ -285,7 +285,7 @@ def test_what_gets_in_the_way_of_a_check_is_tried_again(
     assert devices.verify().ok
 
 
-def test_a_row_put_back_to_an_older_state_is_noticed(devices: DatabaseAllowList) -> None:
+def test_a_row_restored_to_an_older_state_is_detected(devices: DatabaseAllowList) -> None:
     devices.add(entry(1))
     old = Device.objects.values().get()
     devices.revoke(entry(1).device_id)
@@ -335,10 +335,10 @@ def test_an_older_list_with_a_good_seal_is_refused(devices: DatabaseAllowList) -
     assert not current_list().snapshot().by_key[entry(1).public_key].revoked
 
 
-def test_a_list_put_back_and_changed_to_the_same_revision_is_refused(
+def test_a_list_restored_and_changed_to_the_same_revision_is_rejected(
     devices: DatabaseAllowList, amesh_server: LocalDevice
 ) -> None:
-    """Else a revoked device would come back with the next change after a restored backup."""
+    """Otherwise a revoked device would come back with the next change after a backup was restored."""
     devices.add(entry(1))
     row, seal = Device.objects.values().get(), AllowListSeal.objects.values().get()
     devices.revoke(entry(1).device_id)

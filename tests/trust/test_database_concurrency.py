@@ -1,4 +1,4 @@
-"""Processes that change the sealed list at once, and processes that are killed while they do; SQLite and PostgreSQL."""
+"""Processes that change the sealed list at once, and processes that are killed meanwhile; on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ def test_after_a_change_that_was_undone_others_may_go_on_all_the_time(
 def test_keys_that_are_derived_while_all_is_forgotten(
     amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither thread waits for the other for ever."""
+    """Neither thread waits for the other forever."""
     forget, secret = threading.Thread(target=lifecycle.reset, daemon=True), keys._seal_secret
     derive = threading.Thread(target=keys.seal_keys, daemon=True)
 

@@ -1,4 +1,4 @@
-"""A list in the database that was put back, without a TPM: who notices, and what a person can do; SQLite and PostgreSQL."""
+"""An older list that was restored in the database, without a TPM; on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def entry(number: int, role: Any = "controller") -> DeviceEntry:
 
 
 def reason() -> str:
-    """Why this process refuses the list."""
+    """Return why this process rejects the list."""
     with pytest.raises(AllowListIntegrityFailure) as caught:
         current_list().snapshot()
     return caught.value.reason
@@ -52,7 +52,7 @@ def record(device: LocalDevice) -> dict[str, Any]:
 
 
 def noted(device: LocalDevice) -> dict[str, Any]:
-    """What the record says of the one database."""
+    """Return the high-water mark of the one database."""
     (found,) = record(device)["lists"].values()
     return dict(found)
 
@@ -68,7 +68,7 @@ def devices() -> DatabaseAllowList:
 
 
 @pytest.fixture
-def put_back(devices: DatabaseAllowList) -> Backup:
+def restored(devices: DatabaseAllowList) -> Backup:
     """A device was revoked, and the backup from before was restored."""
     devices.add(entry(1))
     backup = Backup()
@@ -79,7 +79,7 @@ def put_back(devices: DatabaseAllowList) -> Backup:
 
 
 def test_a_process_that_starts_later_refuses_it(
-    put_back: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
+    restored: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
 ) -> None:
     assert reason() == "rolled_back"
     assert look(default_database, amesh_server.path) == "rolled_back"
@@ -97,7 +97,7 @@ def test_a_process_that_starts_later_refuses_it(
 
 
 def test_a_person_accepts_it(
-    put_back: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
+    restored: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
 ) -> None:
     devices.reseal()
     assert is_newest(amesh_server)
@@ -106,7 +106,7 @@ def test_a_person_accepts_it(
     devices.revoke(entry(1).device_id)
     assert devices.verify().ok
     assert look(default_database, amesh_server.path) == "ok"
-    put_back.restore()
+    restored.restore()
     assert look(default_database, amesh_server.path) == "rolled_back"
 
 
@@ -155,14 +155,14 @@ def test_a_database_that_was_emptied_is_refused(devices: DatabaseAllowList, ames
     backup.restore()
     current.reset()
     assert reason() == "rolled_back"
-    with pytest.raises(AllowListIntegrityFailure, match="older"):
+    with pytest.raises(AllowListIntegrityFailure, match="contains no list"):
         devices.add(entry(2))
     devices.reseal()
     devices.add(entry(2))
     assert current_list().snapshot().revision > 1
 
 
-def test_an_idle_process_that_knows_the_very_list_that_was_put_back(
+def test_an_idle_process_that_knows_the_very_list_that_was_restored(
     devices: DatabaseAllowList,
     default_database: dict[str, str],
     amesh_server: LocalDevice,
@@ -196,10 +196,10 @@ def test_an_installation_from_before_goes_on(
 
 
 @pytest.mark.parametrize("damage", ["{", "", "{}", '{"owner": 1}', "\udcff", "forged", "moved", "an older format"])
-def test_a_damaged_record_is_begun_anew_with_a_warning(
+def test_a_damaged_record_is_written_again_with_a_warning(
     devices: DatabaseAllowList, amesh_server: LocalDevice, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
-    """Without a TPM it could have been removed as well: that is the limit of this, and documented."""
+    """Without a TPM it could as well have been removed: that is the documented limit."""
     devices.add(entry(1))
     found = record(amesh_server)
     if damage == "forged":
@@ -214,14 +214,14 @@ def test_a_damaged_record_is_begun_anew_with_a_warning(
     current.reset()
     caplog.clear()
     current_list().snapshot()
-    assert any("begun anew" in r.getMessage() and r.levelno == logging.WARNING for r in caplog.records)
+    assert any("A new one will be written" in r.getMessage() and r.levelno == logging.WARNING for r in caplog.records)
     assert is_newest(amesh_server)
 
 
 def test_the_record_of_another_identity_says_nothing(
     devices: DatabaseAllowList, amesh_server: LocalDevice, settings: Any, tmp_path: Path
 ) -> None:
-    """Nor does a server whose secret another host knows: each has its own."""
+    """Nor does the one of another host with the same secret: each host has its own."""
     key = tmp_path / "seal.key"
     key.write_text("ab" * 32)
     key.chmod(0o600)
@@ -268,7 +268,7 @@ def test_two_hosts_with_a_shared_secret(
 
 
 def test_a_reseal_with_a_clock_that_is_wrong(
-    put_back: Backup, devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
+    restored: Backup, devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = noted(amesh_server)["revision"]
     monkeypatch.setattr("time.time_ns", lambda: 0)
@@ -280,9 +280,9 @@ def test_a_reseal_with_a_clock_that_is_wrong(
 def test_a_file_that_was_copied_back(
     devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str], tmp_path: Path
 ) -> None:
-    """The SQLite file; and together with the device directory, which without a TPM is the documented limit."""
+    """The SQLite file alone; and together with the device directory, which is the documented limit without a TPM."""
     if connection.vendor != "sqlite":
-        return  # of PostgreSQL the rows are put back, above
+        return  # on PostgreSQL the rows are restored, above
     database, copy = Path(default_database["NAME"]), tmp_path / "backup.sqlite3"
     devices.add(entry(1))
     connection.close()
@@ -370,7 +370,7 @@ def test_others_go_on_all_the_time(
 
 
 @pytest.mark.parametrize("forged", [False, True])
-def test_a_newer_seal_that_stands_there_for_a_moment_is_no_excuse(
+def test_a_newer_seal_that_is_there_for_a_moment_is_no_excuse(
     devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch, forged: bool
 ) -> None:
     devices.add(entry(1))
@@ -406,7 +406,7 @@ def test_a_transaction_that_began_before_the_others_went_on(
     assert current_list().snapshot().revision == 2
 
 
-def test_where_nothing_can_be_written_nobody_is_locked_out(
+def test_requests_are_accepted_if_the_mark_cannot_be_written(
     devices: DatabaseAllowList,
     amesh_server: LocalDevice,
     monkeypatch: pytest.MonkeyPatch,
@@ -415,7 +415,7 @@ def test_where_nothing_can_be_written_nobody_is_locked_out(
     devices.add(entry(1))
     lock = amesh_server.path / ".lock"
     lock.unlink()
-    lock.mkdir()  # as root too is refused
+    lock.mkdir()  # which stops root too
     monkeypatch.setattr(snapshot, "_LOOK_SECONDS", 0.0)
     caplog.clear()
     for number in (2, 3):
@@ -424,7 +424,7 @@ def test_where_nothing_can_be_written_nobody_is_locked_out(
         current_list().snapshot()
     assert noted(amesh_server)["revision"] == 1
     (line,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert "A process that starts later does not notice" in line.getMessage()
+    assert "A process that starts later cannot detect" in line.getMessage()
     current.reset()
     backup = Backup()
     devices.add(entry(4))
@@ -439,7 +439,7 @@ def test_where_nothing_can_be_written_nobody_is_locked_out(
     assert is_newest(amesh_server)
 
 
-def test_it_is_noted_later_where_it_could_not_be_written(
+def test_a_mark_that_could_not_be_written_is_written_later(
     devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
@@ -469,7 +469,7 @@ def test_a_request_opens_no_file_while_nothing_changes(
         current_list().snapshot()
     assert opened == []
     current_list()._look_at = 0.0
-    current_list().snapshot()  # nobody has noted anything: a look at the folder is enough
+    current_list().snapshot()  # no process has stored a mark: one stat is enough
     assert opened == []
     devices.add(entry(2))
     opened.clear()
@@ -501,7 +501,7 @@ def test_a_second_database_is_begun_with_a_warning(
     assert len(record(amesh_server)["lists"]) == 2
 
 
-def test_the_command_shows_it_and_accepts_it(put_back: Backup, amesh_server: LocalDevice) -> None:
+def test_the_command_shows_it_and_accepts_it(restored: Backup, amesh_server: LocalDevice) -> None:
     def call(*words: str) -> tuple[int, str]:
         out = io.StringIO()
         try:
@@ -512,7 +512,7 @@ def test_the_command_shows_it_and_accepts_it(put_back: Backup, amesh_server: Loc
 
     code, text = call()
     assert code == 1
-    assert "older (revision 1) than one that this server has seen (2)" in text
+    assert "older (revision 1) than one that this server has seen (revision 2)" in text
     assert f"  {entry(1).device_id} (caller) as controller" in text
     code, text = call("--json")
     assert (code, json.JSONDecoder().raw_decode(text)[0]["newest"]) == (1, {"revision": 2, "kept": "file"})
