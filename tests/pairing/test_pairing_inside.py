@@ -291,7 +291,7 @@ def test_a_clock_that_is_far_off(
 ) -> None:
     import datetime as dt
 
-    from authmesh.device.allow_list import utc_now
+    from authmesh.files.clock import utc_now
 
     coming = background.submit(_come(background, typing, capsys, now=lambda: utc_now() + dt.timedelta(minutes=2)))
     failure = listen(context_of(tmp_path / "device", MemoryAllowList()), background.relay.url)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from authmesh.device import LocalDevice, permission_problems
-from authmesh.device.allow_list import utc_now
-from authmesh.device.directory import passphrase_file
+from authmesh.device.passphrase import passphrase_file
+from authmesh.files.clock import utc_now
 from authmesh.pairing import Blocking, Timeouts
 
 from .home import Home
@@ -49,7 +49,7 @@ class Context:
         """Warn about each file of this device that other users can read or write."""
         directory = self.home.directory
         for problem in permission_problems(directory, passphrase_file(directory)):
-            self.console.warn(problem)
+            self.console.warn(str(problem))
 
     def ask_pin(self) -> str:
         """Return the PIN of this device's key, typed on the terminal.

@@ -12,7 +12,7 @@ from authmesh.device import Identity, init_device, read_identity
 from authmesh.keystore import KeyStore
 from authmesh.keystore.tpm.pin import read_pin_file
 from authmesh.protocol.display import clean
-from authmesh.protocol.errors import DirectoryError, InvalidInput, Run
+from authmesh.protocol.errors import DirectoryError, InvalidInput, KeyStoreError, Run
 from authmesh.protocol.keys import encode_public_key
 
 from .context import Context
@@ -109,11 +109,12 @@ class _Search:
         self._console = console
         self.tried: list[dict[str, str | bool | None]] = []
 
-    def report(self, backend: str, why_not: str | None) -> None:
-        """Show one back end and whether this machine can use it."""
+    def report(self, backend: str, problem: KeyStoreError | None) -> None:
+        """Show one back end, and why this machine cannot use it, or that it can."""
         if not self.tried:
             self._console.say("Looking for the best place for the key", tone="title")
-        self.tried.append({"backend": backend, "usable": why_not is None, "reason": why_not})
+        why_not = problem.text(self._console.spell) if problem else ""
+        self.tried.append({"backend": backend, "usable": problem is None, "reason": why_not or None})
         width = max(map(len, keystore.BACKENDS))
         self._console.say(Styled(f"no: {why_not}" if why_not else "yes", label=backend.ljust(width)))
 
@@ -173,7 +174,7 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--name", metavar="NAME", required=True, help="Name that people give this device.")
     parser.add_argument(
         "--backend",
-        choices=keystore.BACKENDS,
+        choices=tuple(keystore.BACKENDS),
         help="Where the key is stored. Defaults to the best back end of this machine.",
     )
     parser.add_argument(

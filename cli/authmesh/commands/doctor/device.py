@@ -132,7 +132,7 @@ class DeviceChecks:
         reasons: dict[str, list[str]] = {}
         for backend, why in why_not.items():
             if why is not None:
-                reasons.setdefault(why, []).append(backend)
+                reasons.setdefault(why.text(self._context.console.spell), []).append(backend)
         others = "; ".join(f"{' and '.join(backends)}: {why}" for why, backends in reasons.items())
         hint = f"Not available: {others}" if others else ""
         yield Finding("backends", "ok", f"A new key would be stored in {best}.", hint)
