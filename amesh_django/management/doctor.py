@@ -20,7 +20,7 @@ from amesh_django.models import Device
 from amesh_django.trust.database import database
 from amesh_django.verification.nonces import CacheNonceStore
 from authmesh.commands.doctor.command import Further
-from authmesh.commands.doctor.findings import Finding
+from authmesh.commands.doctor.findings import Finding, Status
 from authmesh.protocol.errors import NonceStoreUnavailable
 
 #: System checks about settings, identity and permissions, which other checks of doctor report.
@@ -44,7 +44,7 @@ def system_checks() -> Iterator[Finding]:
             messages += check(app_configs=None, databases=[database()])
     reported = [message for message in messages if message.id not in _REPORTED_OTHERWISE]
     for message in reported:
-        status = "problem" if message.level >= ERROR else "warning"
+        status: Status = "problem" if message.level >= ERROR else "warning"
         yield Finding("system-checks", status, f"{message.id}: {message.msg}", str(message.hint or ""))
     if not reported:
         yield Finding("system-checks", "ok", "manage.py check reports nothing else about amesh.")

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from django.core.management import CommandError, call_command, load_command_class
 from django.db import connection
 from django.test import override_settings
@@ -27,7 +26,6 @@ from amesh_django.management.base import AmeshCommand
 from amesh_django.models import Device as DeviceRow
 from amesh_django.test.devices import EphemeralDevice
 from authmesh import commands
-from authmesh.commands.app import amesh
 from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.protocol.allow_list import open_document
 from authmesh.protocol.header import parse_authorization

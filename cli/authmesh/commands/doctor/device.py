@@ -201,11 +201,12 @@ class DeviceChecks:
             return
         soonest = min(token.expires_at for token in waiting) - now
         open_tokens = f"{counted(len(waiting), 'bootstrap token')} open, the first for {_minutes(soonest)} more."
+        resume = Run("provision", "--resume")
         if soonest < _SOON_SECONDS:
-            hint = ("Serve it now with ", Run("provision", "--resume"), ", or make another token.")
+            hint: Hint = ("Serve it now with ", resume, ", or make another token.")
             yield Finding("tokens", "warning", open_tokens, hint)
         else:
-            hint = ("A token works only while this device waits for it: ", Run("provision", "--resume"))
+            hint = ("A token works only while this device waits for it: ", resume)
             yield Finding("tokens", "ok", open_tokens, hint)
 
     def _device(self) -> LocalDevice:
