@@ -35,7 +35,11 @@ def import_list(context: Context, *, file: str, owner: str | None) -> None:
     console.say(Styled(f"Imported {counted(len(imported), 'device')}: {new} new, {refreshed} refreshed.", "good"))
     for entry in skipped:
         console.warn(
-            (f"{named(entry)} was revoked earlier and was not imported. To trust it again, run ", Run("trust"), ".")
+            (
+                f"{named(entry)} was revoked earlier and was not imported. To trust it again, run ",
+                Run("trust"),
+                " with the line that export-key prints on that device.",
+            )
         )
     if len(others) < len(entries):
         console.warn(f"{own.identity.device_id} is this device itself and was not imported.")

@@ -133,9 +133,11 @@ class DeviceChecks:
         for backend, why in why_not.items():
             if why is not None:
                 reasons.setdefault(why.text(self._context.console.spell), []).append(backend)
-        others = "; ".join(f"{' and '.join(backends)}: {why}" for why, backends in reasons.items())
-        hint = f"Not available: {others}" if others else ""
-        yield Finding("backends", "ok", f"A new key would be stored in {best}.", hint)
+        others = [
+            f"{' and '.join(backends)} {'are' if len(backends) > 1 else 'is'} not available: {why}"
+            for why, backends in reasons.items()
+        ]
+        yield Finding("backends", "ok", f"A new key would be stored in {best}.", " ".join(others))
 
     def asks_pin(self) -> bool:
         """Return True if the key has a PIN and no file provides it, so that a person must be asked."""
