@@ -228,7 +228,7 @@ def test_another_program_in_the_place_of_our_session_is_noticed(swtpm: Swtpm, fo
 
 def test_a_tpm_that_signs_wrongly_makes_no_key(swtpm: Swtpm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tpm_objects, "raw_signature", lambda made: bytes(31) + b"\1" + bytes(31) + b"\1")
-    with pytest.raises(KeyStoreError, match="does not sign with the key that it made"):
+    with pytest.raises(KeyStoreError, match="does not sign with the key that it created"):
         store_of(swtpm, folder).create()
     assert os.listdir(folder) == []
 
@@ -352,7 +352,7 @@ def test_a_key_on_another_tpm(swtpm: Swtpm, folder: Path) -> None:
     with running_swtpm() as other:
         store = TpmKeyStore(folder, other.tcti, no_pin)
         for use in (lambda: store.sign(alias, b"m"), lambda: store.seal_secret(alias)):
-            with pytest.raises(KeyStoreError, match="made by another TPM, or this machine's TPM was cleared"):
+            with pytest.raises(KeyStoreError, match="created by another TPM, or the TPM of this machine was cleared"):
                 use()
         assert store.public_key(alias) == public_key
         assert other.loaded() == []
@@ -377,7 +377,7 @@ def test_an_owner_password(folder: Path) -> None:
         alias = store.create().alias
         swtpm.set_owner_password("secret")
         forget(swtpm.tcti)
-        assert "owner hierarchy of this TPM has a password" in (unavailable(swtpm.tcti) or "")
+        assert "owner hierarchy of this TPM has a password" in str(unavailable(swtpm.tcti))
         with pytest.raises(BackendUnavailable, match="owner hierarchy of this TPM has a password"):
             store_of(swtpm, folder).sign(alias, b"m")
         with pytest.raises(BackendUnavailable, match="owner hierarchy of this TPM has a password"):
@@ -390,7 +390,7 @@ def test_a_tpm_that_was_not_started_up(folder: Path) -> None:
         swtpm.stop()
         swtpm.argv = [word.replace(",startup-clear", "") for word in swtpm.argv]
         swtpm.start()
-        assert "was not started up" in (unavailable(swtpm.tcti) or "")
+        assert "was not started" in str(unavailable(swtpm.tcti))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -455,7 +455,7 @@ def test_files_that_can_not_be_read(swtpm: Swtpm, folder: Path) -> None:
         store.public_key("k")
     with pytest.raises(KeyStoreError, match="can't be read"):
         store.public_key("d")
-    with pytest.raises(StorageError, match="can't be removed"):
+    with pytest.raises(StorageError, match="can't be deleted"):
         store.delete("d")
 
 

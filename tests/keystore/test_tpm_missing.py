@@ -27,13 +27,13 @@ AMESH = [sys.executable, "-m", "authmesh"]
 
 #: Reason → what AMESH_TPM_TCTI says, and what must be said about it.
 REASONS = {
-    "no device": ("device:/dev/no-tpm", r"needs a TPM 2\.0, and /dev/no-tpm is missing: .*firmware.*AMESH_TPM_TCTI"),
-    "a folder": ("device:/dev", r"/dev is a folder and no TPM; correct AMESH_TPM_TCTI"),
-    "not wanted": ("none", r"AMESH_TPM_TCTI says none; unset it to use this machine's TPM"),
-    "no module": ("nosuch:x=1", r"no module for 'nosuch'; install it \(apt-get install libtss2-tcti-nosuch0\)"),
-    "a path": ("/dev/tpmrm0", r"AMESH_TPM_TCTI says '/dev/tpmrm0', .*write device:/dev/tpmrm0"),
-    "no answer": ("swtpm:port=1", r"TPM \(swtpm:port=1\) does not answer .*\. Start it, .*correct AMESH_TPM_TCTI"),
-    "no tpm": ("device:/dev/null", r"TPM \(device:/dev/null\) does not answer"),
+    "no device": ("device:/dev/no-tpm", r"No TPM 2\.0 was found: /dev/no-tpm is missing\. .*firmware.*AMESH_TPM_TCTI"),
+    "a folder": ("device:/dev", r"/dev is a folder, not a TPM\. Correct AMESH_TPM_TCTI"),
+    "not wanted": ("none", r"AMESH_TPM_TCTI is set to none, .*Unset AMESH_TPM_TCTI to use the TPM of this machine"),
+    "no module": ("nosuch:x=1", r"no TSS module for 'nosuch'\. Install it \(apt-get install libtss2-tcti-nosuch0\)"),
+    "a path": ("/dev/tpmrm0", r"AMESH_TPM_TCTI is set to '/dev/tpmrm0', .*Use device:/dev/tpmrm0"),
+    "no answer": ("swtpm:port=1", r"TPM \(swtpm:port=1\) does not respond .*\. Start it, .*correct AMESH_TPM_TCTI"),
+    "no tpm": ("device:/dev/null", r"TPM \(device:/dev/null\) does not respond"),
 }
 
 
@@ -59,10 +59,12 @@ def process(code: str, *, stub: Path | None = None, environ: dict[str, str] | No
 
 @pytest.mark.parametrize(("tcti", "sentence"), REASONS.values(), ids=REASONS)
 def test_each_reason_has_its_sentence(tcti: str, sentence: str) -> None:
-    found = unavailable(tcti)
-    assert found and re.search(sentence, found)
-    tried: list[tuple[str, str | None]] = []
-    chosen = keystore.choose(report=lambda *one: tried.append(one), environ={"AMESH_TPM_TCTI": tcti})
+    found = str(unavailable(tcti))
+    assert re.search(sentence, found)
+    tried: list[tuple[str, str]] = []
+    chosen = keystore.choose(
+        report=lambda name, problem: tried.append((name, str(problem))), environ={"AMESH_TPM_TCTI": tcti}
+    )
     assert ("tpm2", found) in tried
     assert chosen == tried[-1][0] == "encrypted-file" or sys.platform == "darwin"
     with pytest.raises(BackendUnavailable, match=re.escape(found)):
@@ -96,16 +98,16 @@ def test_no_permission(swtpm: Swtpm) -> None:
             os.chown(device, 0, 0)
         drop = f"import os\nif os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         code = (
-            "from authmesh import keystore\nfrom authmesh.device import LocalDevice\nfrom authmesh.keystore import tpm\n"
-            "tpm.load_library()\n"
+            "from authmesh import keystore\nfrom authmesh.device import LocalDevice\n"
+            "from authmesh.keystore.tpm.place import load_library\nload_library()\n"
             f"{drop}environ = {{'AMESH_TPM_TCTI': 'device:{device}'}}\n"
             "print(keystore.unavailable('tpm2', environ))\n"
             f"try: LocalDevice({str(folder / 'amesh')!r}, environ=environ).sign(b'm')\nexcept Exception as error: print(error)\n"
         )
         lines = process(code).splitlines()
     for line in lines:
-        assert f"no permission for {device}: add this user to its group (usermod -aG tss " in line
-    assert lines[1].startswith("This key lives in a TPM 2.0, which can't be used now: ")
+        assert f"no permission for {device}. Add the user to the group of the device (usermod -aG tss " in line
+    assert lines[1].startswith("This key is in a TPM 2.0 that can't be used. ")
 
 
 def test_no_folder_for_temporary_files(swtpm: Swtpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,17 +118,17 @@ def test_no_folder_for_temporary_files(swtpm: Swtpm, tmp_path: Path, monkeypatch
 
     forget(swtpm.tcti)
     monkeypatch.setattr("tempfile.gettempdir", none)
-    assert "Set TMPDIR, or use /dev/tpmrm0" in (unavailable(swtpm.tcti) or "")
+    assert "Set TMPDIR, or use /dev/tpmrm0" in str(unavailable(swtpm.tcti))
     assert make(tmp_path, environ=swtpm.environ).storage_backend == "encrypted-file"
 
 
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        (None, r"the Python package tpm2-pytss is missing; install it: pip install 'amesh-django\[tpm\]'"),
+        (None, r"The Python package tpm2-pytss is missing\. Install it: pip install 'amesh-django\[tpm\]'"),
         (
             "raise ImportError('libtss2-esys.so.0: cannot open shared object file')",
-            r"the library libtss2 is missing or does not fit \(libtss2-esys.so.0: cannot open .*apt-get install libtss2-dev",
+            r"The library libtss2 is missing or has the wrong version \(libtss2-esys.so.0: cannot open .*apt-get install libtss2-dev",
         ),
     ],
     ids=["no package", "no library"],
@@ -140,7 +142,7 @@ def test_nothing_is_installed(swtpm: Swtpm, tmp_path: Path, body: str | None, se
         block = ""
     make(tmp_path / "amesh", backend="tpm2", environ=swtpm.environ)
     code = (
-        f"{block}from pathlib import Path\nimport datetime as dt\nfrom amesh_django import keystore\n"
+        f"{block}from pathlib import Path\nimport datetime as dt\nfrom authmesh import keystore\n"
         "from authmesh.device import LocalDevice, init_device\n"
         f"print(keystore.unavailable('tpm2'))\n"
         f"try: LocalDevice({str(tmp_path / 'amesh')!r}).sign(b'm')\nexcept Exception as error: print(error)\n"
@@ -148,7 +150,7 @@ def test_nothing_is_installed(swtpm: Swtpm, tmp_path: Path, body: str | None, se
     )
     why, use, backend = process(code, stub=stub, environ=swtpm.environ).splitlines()
     assert re.search(sentence, why)
-    assert use.startswith("This key lives in a TPM 2.0, which can't be used now: ") and re.search(sentence, use)
+    assert use.startswith("This key is in a TPM 2.0 that can't be used. ") and re.search(sentence, use)
     assert backend == "encrypted-file"
 
 
@@ -201,7 +203,7 @@ def test_a_device_that_another_program_has_open(swtpm: Swtpm, tmp_path: Path, mo
 
     monkeypatch.setattr(os, "open", busy)
     store = TpmKeyStore(tmp_path / "keys", f"device:{device}", str)
-    with pytest.raises(KeyStoreError, match="does not answer"):  # in the end it is a plain file
+    with pytest.raises(KeyStoreError, match="does not respond"):  # in the end it is a plain file
         store.create()
     assert len(tries) > 6
     forget(f"device:{device}")

@@ -69,7 +69,7 @@ def read_until(process: subprocess.Popen[str], count: int, *, good: bool) -> lis
         assert line, "the worker has ended"
         is_error = line.startswith("KeyStoreError ")
         if is_error:
-            assert "does not answer" in line, line
+            assert "does not respond" in line, line
         else:
             signatures.append(line.strip())
         count -= is_error is not good
@@ -162,7 +162,7 @@ def test_the_tpm_is_restarted_in_between(swtpm: Swtpm, store: TpmKeyStore, tmp_p
         assert verify_signature(public_key, b"m", store.sign(alias, b"m"))
         with swtpm.down():
             for _ in range(2):
-                with pytest.raises(KeyStoreError, match="does not answer"):
+                with pytest.raises(KeyStoreError, match="does not respond"):
                     store.sign(alias, b"m")
         assert verify_signature(public_key, b"m", store.sign(alias, b"m"))
     assert TpmKeyStore(tmp_path, swtpm.tcti, no_pin).seal_secret(alias) == secret

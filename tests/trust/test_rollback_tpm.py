@@ -14,9 +14,8 @@ import pytest
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal
-from amesh_django.trust import high_water as newest_lists
-from amesh_django.trust import rollback, snapshot
-from amesh_django.trust.high_water import NewestLists, Seen
+from amesh_django.trust import high_water, rollback, snapshot
+from amesh_django.trust.high_water import HighWater, Mark
 from amesh_django.trust.keys import seal_keys
 from authmesh.keystore.tpm import codes as tpm_codes
 from authmesh.keystore.tpm import counter as tpm_counter
@@ -66,7 +65,7 @@ def test_a_counter_only_grows(counter: TpmCounter) -> None:
     counter.remove()
     assert counter.read() is None
     assert counter.make() > first + 3
-    with pytest.raises(KeyStoreError, match="gone"):
+    with pytest.raises(KeyStoreError, match="counter in the TPM is missing"):
         TpmCounter(counter._tcti, "nobody", PASSWORD).advance_to(1)
 
 
@@ -127,7 +126,7 @@ def test_a_counter_survives_a_restart_of_the_tpm() -> None:
         counter = TpmCounter(tpm.tcti, "am_x", PASSWORD)
         value = counter.make()
         tpm.stop(signal.SIGKILL)
-        with pytest.raises(KeyStoreError, match="does not answer"):
+        with pytest.raises(KeyStoreError, match="does not respond"):
             counter.read()
         tpm.start()
         assert counter.read() == value
@@ -137,30 +136,30 @@ def test_a_counter_survives_a_restart_of_the_tpm() -> None:
 
 def test_a_record_that_is_written_while_it_is_read_and_can_t_be_locked(counter: TpmCounter, tmp_path: Path) -> None:
     """Others hold the lock all the time, or this process may not write there: the file and the counter are read apart."""
-    writer, revisions = NewestLists(tmp_path, b"k" * 32, "am_x", counter), [4, 3, 2]
-    writer.remember("database", Seen(1, "seal"))
+    writer, revisions = HighWater(tmp_path, b"k" * 32, "am_x", counter), [4, 3, 2]
+    writer.remember("database", Mark(1, "seal"))
 
-    class Reader(NewestLists):
+    class Reader(HighWater):
         def _locked(self) -> Any:
             raise AllowListBusy("Another process holds the lock.")
 
-        def _read_file(self) -> newest_lists.Record:
+        def _read_file(self) -> high_water.Marks:
             found = super()._read_file()
             if revisions:
-                writer.remember("database", Seen(revisions.pop(), "seal"))
+                writer.remember("database", Mark(revisions.pop(), "seal"))
             return found
 
     reader = Reader(tmp_path, b"k" * 32, "am_x", counter)
     assert reader.load().lists["database"].revision == 4
     kept = writer.path.read_text()
-    writer.remember("database", Seen(5, "seal"))
+    writer.remember("database", Mark(5, "seal"))
     writer.path.write_text(kept)
-    with pytest.raises(AllowListIntegrityFailure, match="put back"):
+    with pytest.raises(AllowListIntegrityFailure, match="an old copy was restored"):
         reader.load()
 
 
 def test_no_tpm_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailable, match=r"A counter in a TPM 2\.0 says which list is the newest"):
+    with pytest.raises(BackendUnavailable, match=r"The counter that identifies the newest allow list is in a TPM 2\.0"):
         TpmCounter("none", "am_x", PASSWORD).read()
 
 
@@ -246,7 +245,7 @@ def test_the_whole_disk_put_back(devices: DatabaseAllowList, home: Path, default
     backup.restore()
     (home / RECORD).write_text(text)
     assert reason() == look(default_database, home) == "rolled_back"
-    with pytest.raises(AllowListIntegrityFailure, match="is not the newest one, says the counter"):
+    with pytest.raises(AllowListIntegrityFailure, match="is older than the TPM counter"):
         devices.add(entry(2))
     report = devices.verify()
     assert (report.reason, report.is_old, len(report.trusted)) == ("rolled_back", True, 1)
@@ -347,7 +346,7 @@ def test_without_the_tpm_nobody_is_let_in(
     monkeypatch.setenv("AMESH_TPM_TCTI", "none")
     snapshot.reset()
     monkeypatch.setattr(snapshot, "seal_keys", lambda: keys)  # of a process that unsealed it before
-    with pytest.raises(KeyStoreError, match="can't be used now: AMESH_TPM_TCTI says none"):
+    with pytest.raises(KeyStoreError, match=r"can't be used\. AMESH_TPM_TCTI is set to none"):
         snapshot.current()
     assert look(default_database, home).startswith("backend_unavailable")
 
@@ -358,7 +357,7 @@ def test_a_counter_is_not_spent_where_nothing_can_be_written(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise StorageError("The disk is full.")
 
-    monkeypatch.setattr(newest_lists, "atomic_write", refuse)
+    monkeypatch.setattr(high_water, "atomic_write", refuse)
     devices.add(entry(1))
     snapshot.current()
     assert counter_of(home).read() is None
@@ -423,7 +422,7 @@ def test_an_identity_that_is_said_to_be_elsewhere_does_not_hide_the_counter(
     (home / "identity.json").write_text(json.dumps({**identity, "storageBackend": "encrypted-file"}))
     lifecycle.reset()
     assert reason() == "revision_lost"
-    with pytest.raises(AllowListIntegrityFailure, match=r"identity\.json says"):
+    with pytest.raises(AllowListIntegrityFailure, match=r"according to identity\.json"):
         devices.add(entry(2))
     (home / "identity.json").write_text(json.dumps(identity))
     lifecycle.reset()
