@@ -485,6 +485,7 @@ def test_fetch_shows_no_password_of_a_url(directory: Path) -> None:
 # --- as a process -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_every_command_prints_one_json_document(directory: Path) -> None:
     device = EphemeralDevice()
     with answering() as server:
@@ -504,6 +505,7 @@ def test_every_command_prints_one_json_document(directory: Path) -> None:
             assert isinstance(json.loads(done.stdout), dict)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "code"),
     [(["list", "--jsno"], None), (["revoke"], "usage"), (["grant", "x"], "usage"), (["nothing"], "usage")],
@@ -515,6 +517,7 @@ def test_wrong_usage_ends_with_2(directory: Path, words: list[str], code: str | 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], ["trust", "-h"]])
 def test_help_and_version_end_with_0(words: list[str]) -> None:
     done = process(*words)
@@ -522,15 +525,18 @@ def test_help_and_version_end_with_0(words: list[str]) -> None:
     assert "amesh" in done.stdout
 
 
+@pytest.mark.process
 def test_without_a_terminal_nothing_is_styled(directory: Path) -> None:
     assert "\x1b" not in process("list", env={"TERM": "xterm-256color"}).stdout
 
 
+@pytest.mark.process
 def test_an_id_is_never_broken_into_two_lines(directory: Path) -> None:
     done = process("list", env={"COLUMNS": "20"})
     assert read_identity(directory).device_id in done.stdout.split()
 
 
+@pytest.mark.process
 def test_characters_that_the_terminal_lacks_do_not_end_the_command(directory: Path) -> None:
     allow(directory, EphemeralDevice("größer"))
     done = process("list", env={"PYTHONIOENCODING": "ascii"})
@@ -538,6 +544,7 @@ def test_characters_that_the_terminal_lacks_do_not_end_the_command(directory: Pa
     assert "gr\\xf6\\xdfer" in done.stdout
 
 
+@pytest.mark.process
 def test_whoever_stops_reading_causes_no_complaint(directory: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -546,6 +553,7 @@ def test_whoever_stops_reading_causes_no_complaint(directory: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.process
 def test_files_are_private_under_any_umask(tmp_path: Path) -> None:
     subprocess.run(
         [*AMESH, "--dir", tmp_path / "new", "init", "--name", "x"], umask=0, check=True, capture_output=True, cwd=ROOT
@@ -555,12 +563,14 @@ def test_files_are_private_under_any_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
 
 
+@pytest.mark.process
 def test_the_command_line_never_imports_django(directory: Path) -> None:
     code = "import sys; from authmesh.commands.app import run; run(['list']); sys.exit('django' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 def test_a_missing_library_is_named_with_its_extra() -> None:
     code = "import sys; sys.modules['rich'] = None; from authmesh.commands.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
@@ -570,18 +580,21 @@ def test_a_missing_library_is_named_with_its_extra() -> None:
     )
 
 
+@pytest.mark.process
 def test_without_a_command_the_help_is_shown() -> None:
     done = process()
     assert (done.returncode, done.stdout) == (2, "")
     assert "usage: amesh" in done.stderr and "sign-test" in done.stderr
 
 
+@pytest.mark.process
 def test_an_option_is_not_shortened(directory: Path) -> None:
     done = process("trust", line_of(EphemeralDevice()), "--rol", "target", "--yes")
     assert done.returncode == 2
     assert not trusted(directory)
 
 
+@pytest.mark.process
 def test_wrong_usage_names_the_command(directory: Path) -> None:
     done = process("list", "--jsno")
     assert "usage: amesh list" in done.stderr
