@@ -8,19 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
 
-from amesh_django.device import AllowList
-from amesh_django.device.allow_list import limit_reached, not_found
-from amesh_django.protocol.allow_list import CONTROLLER, DeviceEntry, Role
-from amesh_django.protocol.encoding import parse_time
-from amesh_django.protocol.errors import AllowListError, InvalidInput
-from amesh_django.protocol.keys import decode_public_key, encode_public_key
-from amesh_django.protocol.seal import canonical_json
+from amesh_django.trust.database import database
+from authmesh.device import AllowList
+from authmesh.device.allow_list import limit_reached, not_found
+from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
+from authmesh.protocol.encoding import parse_time
+from authmesh.protocol.errors import AllowListError, InvalidInput
+from authmesh.protocol.keys import decode_public_key, encode_public_key
+from authmesh.protocol.seal import canonical_json
 
-from . import integrity, rollback, snapshot
-from .change import Change, change, now, storable
 from .models import AllowListChange, Device
-from .server import controller_limit
-from .verified_list import Snapshot
+from .trust import integrity, rollback, snapshot
+from .trust.change import Change, change, now, storable
+from .trust.owner import controller_limit
+from .trust.verified import Snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -60,7 +61,7 @@ class DatabaseAllowList(AllowList):
 
     def __init__(self, *, by: str = "", using: str | None = None) -> None:
         self._by = by
-        self._using = using or snapshot.database()
+        self._using = using or database()
 
     @property
     def controller_limit(self) -> int:  # type: ignore[override]

@@ -19,7 +19,8 @@ class AmeshConfig(AppConfig):
 
     def ready(self) -> None:
         """Connect what happens by itself."""
-        from . import activity, checks  # noqa: F401 -- registers the checks
+        from . import checks  # noqa: F401 -- registers the checks
+        from .verification import activity
 
         post_migrate.connect(_after_migrate, sender=self, dispatch_uid="amesh_triggers")
         request_finished.connect(activity.flush_after_request, dispatch_uid="amesh_last_seen")
@@ -27,7 +28,7 @@ class AmeshConfig(AppConfig):
 
 
 def _after_migrate(using: str, **kwargs: Any) -> None:
-    from . import snapshot, triggers
+    from .trust import snapshot, triggers
 
     triggers.install(using)
     snapshot.reset()
@@ -35,6 +36,6 @@ def _after_migrate(using: str, **kwargs: Any) -> None:
 
 def _setting_changed(setting: str, **kwargs: Any) -> None:
     if setting in ("AMESH", "CACHES", "DATABASES", "DATABASE_ROUTERS"):
-        from . import server
+        from . import lifecycle
 
-        server.reset()
+        lifecycle.reset()

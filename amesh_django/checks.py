@@ -16,14 +16,17 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
-from amesh_django.device import default_directory, permission_problems, read_identity
-from amesh_django.device.storage import expanded
-from amesh_django.device.tokens import TOKEN_VARIABLE
-from amesh_django.pairing import bootstrap_first
-from amesh_django.protocol.errors import AmeshError
+from amesh_django.trust import keys
+from amesh_django.trust.database import database
+from authmesh.device import default_directory, permission_problems, read_identity
+from authmesh.device.tokens import TOKEN_VARIABLE
+from authmesh.files.storage import expanded
+from authmesh.pairing.bootstrap import background as bootstrap_first
+from authmesh.protocol.errors import AmeshError
 
-from . import conf, server, snapshot, triggers
+from . import conf
 from .models import AllowListSeal, Device
+from .trust import triggers
 
 _KINDS = {"unknown": "amesh.E001", "value": "amesh.E002", "window": "amesh.E003"}
 #: A database cache that culls below this many entries may forget live nonces.
@@ -83,7 +86,7 @@ def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
     shared = conf.amesh_settings().SEAL_KEY_FILE
     if shared is not None:
         try:
-            server.read_seal_key_file(expanded(shared))
+            keys.read_seal_key_file(expanded(shared))
         except AmeshError as error:
             return [Warning(str(error), hint="Until then every signed request is refused.", id="amesh.W006")]
     configured = conf.amesh_settings().DIR
@@ -104,7 +107,7 @@ def check_triggers(
     app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
     """W005 the triggers that notice changes past the app are missing. Runs with ``check --database`` and ``migrate``."""
-    using = snapshot.database()
+    using = database()
     if using not in (databases or ()):
         return []
     try:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 
-from amesh_django.protocol.bootstrap import is_relay_address
+from authmesh.protocol.pairing.token import is_relay_address
 
 
 @dataclass(frozen=True, slots=True)

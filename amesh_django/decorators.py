@@ -10,7 +10,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http import HttpRequest
 from django.utils.cache import patch_vary_headers
 
-from .http import accept
+from .verification.request import accept
 
 
 def _vary(response: Any) -> Any:

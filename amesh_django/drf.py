@@ -11,12 +11,12 @@ from rest_framework.exceptions import APIException, ErrorDetail
 from rest_framework.permissions import BasePermission, OperationHolderMixin
 from rest_framework.request import Request
 
-from amesh_django.protocol.errors import RequestError
-from amesh_django.protocol.header import SCHEME, is_amesh
+from authmesh.protocol.errors import RequestError
+from authmesh.protocol.header import SCHEME, is_amesh
 
-from .http import authenticate, logger
-from .users import DeviceUser
 from .verification import VerifiedDevice
+from .verification.request import authenticate, logger
+from .verification.users import DeviceUser
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser

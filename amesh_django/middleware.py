@@ -11,7 +11,7 @@ from django.http.response import HttpResponseBase
 from django.utils.cache import patch_vary_headers
 
 from .conf import amesh_settings
-from .http import accept
+from .verification.request import accept
 
 
 def is_protected(path: str) -> bool:

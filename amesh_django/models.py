@@ -10,9 +10,9 @@ from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from amesh_django.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
-from amesh_django.protocol.encoding import format_time
-from amesh_django.protocol.keys import decode_public_key
+from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
+from authmesh.protocol.encoding import format_time
+from authmesh.protocol.keys import decode_public_key
 
 
 class SealedModelError(TypeError):

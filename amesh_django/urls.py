@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from amesh_django.protocol.check import CHECK_PATH
+from authmesh.protocol.check import CHECK_PATH
 
 from . import views
 

@@ -8,7 +8,7 @@ from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
-from amesh_django.protocol.check import CheckAnswer
+from authmesh.protocol.check import CheckAnswer
 
 from .decorators import device_required
 from .verification import VerifiedDevice

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from amesh_django.keystore import encrypted_file
 from amesh_django.test.devices import CHEAP_ARGON2
-from tests import databases, services
-from tests.wire import wire, wire_server, world  # noqa: F401 -- fixtures
+from authmesh.keystore import encrypted_file
+from tests.support import databases, services
+from tests.verification.wire import wire, wire_server, world  # noqa: F401 -- fixtures
 
 if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter

@@ -51,7 +51,7 @@ TEMPLATES = [
 ]
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
-# In memory for pytest; `tests.databases` hands a server process the file or the PostgreSQL it is to use.
+# In memory for pytest; `tests.support.databases` hands a server process the file or the PostgreSQL it is to use.
 DATABASES: dict[str, dict[str, Any]] = {
     "default": {
         "ENGINE": os.environ.get("TEST_DB_ENGINE", "django.db.backends.sqlite3"),

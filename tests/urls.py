@@ -8,5 +8,5 @@ from django.urls import include, path
 urlpatterns = [
     path("admin/", admin.site.urls),
     path("", include("amesh_django.urls")),
-    path("", include("tests.wire_views")),
+    path("", include("tests.verification.wire_views")),
 ]

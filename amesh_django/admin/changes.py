@@ -11,9 +11,9 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as text
 from django.utils.translation import gettext_lazy as _
 
-from amesh_django import snapshot
 from amesh_django.models import AllowListChange
-from amesh_django.protocol.display import clean_line
+from amesh_django.trust.database import database
+from authmesh.protocol.display import clean_line
 
 from . import shown
 from .history import is_genuine, keys_or_none
@@ -51,7 +51,7 @@ class ChangeAdmin(ModelAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AllowListChange]:
         """From the database that is written to, as everything about trust."""
-        return AllowListChange.objects.using(snapshot.database()).order_by("-id")
+        return AllowListChange.objects.using(database()).order_by("-id")
 
     @admin.display(description=_("at"), ordering="id")
     def shown_at(self, change: AllowListChange) -> str:

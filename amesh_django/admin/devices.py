@@ -21,13 +21,14 @@ from django.utils.translation import gettext as text
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.csrf import csrf_protect
 
-from amesh_django import snapshot
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
-from amesh_django.protocol.allow_list import CONTROLLER, TARGET
-from amesh_django.protocol.display import clean_line
-from amesh_django.protocol.errors import InvalidInput
-from amesh_django.protocol.keys import decode_public_key, encode_public_key
+from amesh_django.trust import snapshot
+from amesh_django.trust.database import database
+from authmesh.protocol.allow_list import CONTROLLER, TARGET
+from authmesh.protocol.display import clean_line
+from authmesh.protocol.errors import InvalidInput
+from authmesh.protocol.keys import decode_public_key, encode_public_key
 
 from . import mapping, shown
 from .filters import LastSeenFilter, StateFilter, UserFilter
@@ -92,7 +93,7 @@ class DeviceAdmin(RevokingAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
         """From the database that is written to: a replica that lags would show a revoked device as trusted."""
-        devices = Device.objects.using(snapshot.database()).select_related("user", "activity")
+        devices = Device.objects.using(database()).select_related("user", "activity")
         return devices.annotate(last_seen_at=F("activity__last_seen_at")).order_by(*self.ordering)
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
@@ -268,7 +269,7 @@ class DeviceAdmin(RevokingAdmin):
     def get_urls(self) -> list[URLPattern]:
         """Not inside of a transaction of ATOMIC_REQUESTS: a change of the list tries again by itself, which needs its own."""
         urls = super().get_urls()
-        alone = transaction.non_atomic_requests(using=snapshot.database())
+        alone = transaction.non_atomic_requests(using=database())
         for pattern in urls:
             if pattern.name in {
                 f"{self.opts.app_label}_{self.opts.model_name}_{name}" for name in ("change", "revoke")

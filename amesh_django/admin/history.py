@@ -14,12 +14,12 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
-from amesh_django import snapshot
 from amesh_django.models import AllowListChange, Device
-from amesh_django.protocol.display import clean, clean_line
-from amesh_django.protocol.errors import AmeshError
-from amesh_django.sealing import COLUMNS, journal_line_is_genuine
-from amesh_django.server import SealKeys, seal_keys
+from amesh_django.trust.database import database
+from amesh_django.trust.keys import SealKeys, seal_keys
+from amesh_django.trust.sealing import COLUMNS, journal_line_is_genuine
+from authmesh.protocol.display import clean, clean_line
+from authmesh.protocol.errors import AmeshError
 
 from . import shown
 
@@ -77,7 +77,7 @@ def history(device_id: str) -> tuple[list[Line], bool]:
         device_id: of the device, trusted or not.
     """
     keys = keys_or_none()
-    lines = AllowListChange.objects.using(snapshot.database()).filter(device_id=device_id).order_by("-id")
+    lines = AllowListChange.objects.using(database()).filter(device_id=device_id).order_by("-id")
     newest_first = [(line, is_genuine(keys, line)) for line in lines[: MOST + 1]]
     rows = [_row(line) if genuine is not False else None for line, genuine in newest_first]
     users = _users(row for row in rows if row)

@@ -10,7 +10,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from amesh_django.models import Device
-from amesh_django.protocol.display import clean_line
+from authmesh.protocol.display import clean_line
 
 if TYPE_CHECKING:
     Form = forms.ModelForm[Device]

@@ -18,11 +18,11 @@ from django.utils.translation import gettext as text
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
-from amesh_django import snapshot
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
-from amesh_django.protocol.display import clean_line
-from amesh_django.protocol.errors import DeviceNotFound
+from amesh_django.trust import snapshot
+from authmesh.protocol.display import clean_line
+from authmesh.protocol.errors import DeviceNotFound
 
 from . import shown
 from .trouble import REFUSALS, explain

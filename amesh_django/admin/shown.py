@@ -12,7 +12,7 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 
 from amesh_django.models import Device
-from amesh_django.protocol.display import clean, clean_line
+from authmesh.protocol.display import clean, clean_line
 
 NOTHING = "–"
 

@@ -11,8 +11,8 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext as text
 from django.utils.translation import gettext_lazy as _
 
-from amesh_django import snapshot
-from amesh_django.protocol.errors import AllowListIntegrityFailure, AmeshError
+from amesh_django.trust import snapshot
+from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError
 
 #: What a change of the list may raise; the admin makes a message of each.
 REFUSALS = (AmeshError, AnyDatabaseError, ImproperlyConfigured)

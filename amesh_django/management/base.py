@@ -11,18 +11,18 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import Error, connections
 
-from amesh_django import snapshot
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.device import commands
-from amesh_django.device.commands import words
-from amesh_django.enrolment import not_by_itself, server_directory, server_enrolment
 from amesh_django.models import Device
-from amesh_django.pairing import Blocking
-from amesh_django.protocol.display import clean, without_tokens
-from amesh_django.protocol.encoding import format_time
-from amesh_django.protocol.errors import AllowListIntegrityFailure, AmeshError
-from amesh_django.protocol.keys import encode_public_key
-from amesh_django.server import server_device
+from amesh_django.server import server_enrolment
+from amesh_django.trust.database import database
+from amesh_django.trust.owner import open_device, server_directory
+from authmesh import commands
+from authmesh.commands import words
+from authmesh.pairing import Blocking
+from authmesh.protocol.display import clean, without_tokens
+from authmesh.protocol.encoding import format_time
+from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError
+from authmesh.protocol.keys import encode_public_key
 
 from .console import DjangoConsole
 from .worker import DatabaseThread
@@ -58,7 +58,7 @@ def explain(error: Exception) -> AmeshError | None:
         return None
     first_line = str(error).partition("\n")[0]
     try:
-        tables = connections[snapshot.database()].introspection.table_names()
+        tables = connections[database()].introspection.table_names()
     except Error:
         return DatabaseProblem(f"The database can't be used ({first_line}). Check DATABASES, and that it runs.")
     if Device._meta.db_table not in tables:
@@ -74,7 +74,7 @@ def _actor() -> str:
 
 
 def _past(public_key: bytes) -> str | None:
-    row = Device.objects.using(snapshot.database()).filter(public_key=encode_public_key(public_key)).first()
+    row = Device.objects.using(database()).filter(public_key=encode_public_key(public_key)).first()
     if row is None or row.revoked_at is None:
         return None
     by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
@@ -149,7 +149,7 @@ class AmeshCommand(BaseCommand):
         return commands.Context(
             console=console,
             directory=server_directory(),
-            device=server_device,
+            device=open_device,
             allow_list=lambda: DatabaseAllowList(by=actor),
             command=call_of,
             actor=actor,
@@ -192,7 +192,7 @@ class AmeshCommand(BaseCommand):
             if option.multiple:
                 own[option.name] = tuple(own[option.name] or ())
         try:
-            with DatabaseThread() as blocking, not_by_itself():
+            with DatabaseThread() as blocking:
                 context = self.context(console, blocking)
                 return commands.attempt(self.spec, context, own, translate=explain)
         except ImproperlyConfigured as error:

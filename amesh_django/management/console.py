@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand
 from django.core.management.color import color_style, no_style
 from django.utils.termcolors import make_style
 
-from amesh_django.device.commands import Console, Line, Tone
+from authmesh.commands import Console, Line, Tone
 
 _STYLES: dict[Tone, str] = {
     "plain": "",

@@ -15,13 +15,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.migrations.executor import MigrationExecutor
 from django.urls import NoReverseMatch, reverse
 
-from amesh_django import checks, conf, snapshot
+from amesh_django import checks, conf
 from amesh_django.conf import amesh_settings
-from amesh_django.device.commands.doctor import Further
-from amesh_django.device.commands.doctor_findings import Finding, of_sentence
 from amesh_django.models import Device
-from amesh_django.nonces import CacheNonceStore
-from amesh_django.protocol.errors import NonceStoreUnavailable
+from amesh_django.trust.database import database
+from amesh_django.verification.nonces import CacheNonceStore
+from authmesh.commands.doctor.command import Further
+from authmesh.commands.doctor.findings import Finding, of_sentence
+from authmesh.protocol.errors import NonceStoreUnavailable
 
 #: What other checks of doctor say: settings, identity, permissions.
 _SAID = frozenset({"amesh.E001", "amesh.E002", "amesh.E003", "amesh.W003", "amesh.W004"})
@@ -52,7 +53,7 @@ def system_checks() -> Iterator[Finding]:
     messages: list[CheckMessage] = []
     for check in registry.get_checks():
         if check.__module__ == checks.__name__:
-            messages += check(app_configs=None, databases=[snapshot.database()])
+            messages += check(app_configs=None, databases=[database()])
     told = [message for message in messages if message.id not in _SAID]
     for message in told:
         found = of_sentence("system-checks", str(message.msg), "problem" if message.level >= ERROR else "warning")
@@ -67,7 +68,7 @@ def system_checks() -> Iterator[Finding]:
 
 def migrations() -> Iterator[Finding]:
     """Are the tables what this version wants?"""
-    connection = connections[snapshot.database()]
+    connection = connections[database()]
     label = Device._meta.app_label
     executor = MigrationExecutor(connection)
     leaves = [node for node in executor.loader.graph.leaf_nodes() if node[0] == label]

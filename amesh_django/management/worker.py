@@ -42,7 +42,7 @@ class DatabaseThread:
                 self._lent.pop().dec_thread_sharing()
 
     def __call__(self, function: Callable[..., T], /, *args: Any) -> Awaitable[T]:
-        """See :class:`amesh_django.pairing.Blocking`."""
+        """See :class:`authmesh.pairing.Blocking`."""
         if self._pool is None:
             self._pool = ThreadPoolExecutor(1, "amesh-database", initializer=self._take_over)
         return asyncio.get_running_loop().run_in_executor(self._pool, function, *args)

@@ -6,7 +6,7 @@ from typing import Any
 
 from . import reports
 from .consumer import RelayConsumer
-from .hubs import current_hub
+from .hub.current import current_hub
 from .reports import Report
 
 _websocket = RelayConsumer.as_asgi()

@@ -7,12 +7,13 @@ from typing import Any
 
 from amesh_django import conf
 
-from . import messages, need_extra
+from . import need_extra
 from .addresses import client_address
 from .failures import report
-from .hub import Hub
-from .hubs import current_hub
-from .sockets import FAILED, RESTART, TOO_BIG, Socket
+from .hub import messages
+from .hub.current import current_hub
+from .hub.hub import Hub
+from .hub.sockets import FAILED, RESTART, TOO_BIG, Socket
 
 try:
     from channels.consumer import AsyncConsumer

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from .exchange import Unavailable
-from .hub import Hub
+from .exchange.base import Unavailable
+from .hub.hub import Hub
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

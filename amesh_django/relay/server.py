@@ -20,8 +20,8 @@ from amesh_django import conf
 
 from . import need_extra
 from .addresses import LOCAL, network
-from .hubs import current_hub, stop_hub
-from .sockets import TOO_BIG
+from .hub.current import current_hub, stop_hub
+from .hub.sockets import TOO_BIG
 
 try:
     from daphne.server import Server  # before the rest of Twisted, for it decides on the reactor

@@ -7,7 +7,7 @@ from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_safe
 
 from . import reports
-from .hubs import current_hub
+from .hub.current import current_hub
 from .reports import Report
 
 _NEEDS_ASGI = Report(

@@ -7,7 +7,7 @@ from typing import Any
 from django import template
 
 from amesh_django.models import Device
-from amesh_django.protocol.display import clean_line
+from authmesh.protocol.display import clean_line
 
 register = template.Library()
 

@@ -11,8 +11,8 @@ from urllib.parse import quote, urlsplit
 from django.test import AsyncClient, Client
 from django.test.client import FakePayload
 
-from amesh_django.client import Signer
-from amesh_django.client.signing import sign_request
+from authmesh.client import Signer
+from authmesh.client.signing import sign_request
 
 from .devices import EphemeralDevice
 

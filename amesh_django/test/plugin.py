@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from amesh_django.device import Device
-    from amesh_django.protocol import Role
+    from authmesh.device import LocalDevice
+    from authmesh.protocol import Role
 
     from .client import AmeshAsyncClient, AmeshClient
     from .devices import EphemeralDevice
@@ -28,13 +28,14 @@ def amesh_device() -> EphemeralDevice:
 
 
 @pytest.fixture
-def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Iterator[Device]:
+def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Iterator[LocalDevice]:
     """This project's server with a new identity in a temporary directory; takes 100 controllers. Needs pytest-django.
 
     It notes no "last seen" unless ``AMESH["LAST_SEEN_SECONDS"]`` says so: Django's async test client would have that written by
     a thread of its own, beside the transaction of the test.
     """
-    from amesh_django import server
+
+    from amesh_django import lifecycle
 
     from .devices import EphemeralDevice
 
@@ -42,13 +43,13 @@ def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Ite
     device = EphemeralDevice("test server").write(path, max_controllers=100)
     theirs = getattr(settings, "AMESH", {})
     settings.AMESH = {"LAST_SEEN_SECONDS": 0, **theirs, "DIR": str(path), "SEAL_KEY_FILE": None}
-    server.reset()
+    lifecycle.reset()
     yield device
-    server.reset()
+    lifecycle.reset()
 
 
 @pytest.fixture
-def amesh_trust(db: None, amesh_server: Device) -> Callable[..., EphemeralDevice]:
+def amesh_trust(db: None, amesh_server: LocalDevice) -> Callable[..., EphemeralDevice]:
     """``amesh_trust(device=None, role="controller", permissions=None)`` adds a device to the allow list and returns it."""
     from amesh_django.allow_list import DatabaseAllowList
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from django.conf import settings
 
-from amesh_django.keystore.tpm_place import NONE, VARIABLE
+from authmesh.keystore.tpm.place import NONE, VARIABLE
 
 from .screen import Screen, screen
 from .stage import DemoError, Stage
@@ -23,7 +23,7 @@ from .stage import DemoError, Stage
 HOST = "127.0.0.1"
 _START_SECONDS, _STOP_SECONDS = 30.0, 10.0
 _MANAGE = [sys.executable, str(settings.BASE_DIR / "manage.py")]
-_AMESH = [sys.executable, "-m", "amesh_cli"]
+_AMESH = [sys.executable, "-m", "authmesh"]
 #: A developer's own device, database and settings have no part in the demo.
 _NOT_OURS = ("AMESH_", "AUTH_MESH_", "DJANGO_", "REDIS_URL", "GUNICORN_", "WEB_CONCURRENCY", "SCRIPT_NAME")
 

@@ -15,11 +15,11 @@ from django.db import connection
 from django.utils import timezone
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from amesh_django import server
+from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device, DeviceActivity
 from amesh_django.test.devices import EphemeralDevice
-from tests import databases, services
+from tests.support import databases, services
 
 T = TypeVar("T")
 
@@ -112,7 +112,7 @@ class Site:
 def running(database: dict[str, str], directory: Path, settings: Any) -> Iterator[Site]:
     EphemeralDevice("server").write(directory, max_controllers=100)
     settings.AMESH = {"DIR": str(directory)}
-    server.reset()
+    lifecycle.reset()
     ids = fill()
     env = {
         **databases.environment(database),
@@ -121,7 +121,7 @@ def running(database: dict[str, str], directory: Path, settings: Any) -> Iterato
     }
     with services.serve(services.runserver("--insecure"), env=env) as process:  # --insecure: the admin's static files
         yield Site(process.url, ids)
-    server.reset()
+    lifecycle.reset()
 
 
 @pytest.fixture

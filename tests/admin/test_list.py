@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device, DeviceActivity
-from amesh_django.protocol.encoding import b64url_encode
+from authmesh.protocol.encoding import b64url_encode
 from tests.admin.people import (
     JOURNAL,
     LIST,

@@ -11,7 +11,7 @@ from django.urls import reverse
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListChange, Device
-from amesh_django.protocol.errors import AllowListBusy
+from authmesh.protocol.errors import AllowListBusy
 from tests.admin.people import (
     Trust,
     assign,

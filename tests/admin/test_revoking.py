@@ -13,7 +13,7 @@ from django.test import Client
 from amesh_django.admin import revoking
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListChange, Device
-from amesh_django.protocol.errors import AllowListBusy
+from authmesh.protocol.errors import AllowListBusy
 from tests.admin.people import (
     LIST,
     REVOKE,

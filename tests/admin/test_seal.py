@@ -8,7 +8,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.urls import reverse
 
-from amesh_django import server
+from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
 from tests.admin.people import (
@@ -77,7 +77,7 @@ def test_a_server_without_its_key_says_so_and_advises_against_resealing(
 ) -> None:
     device = trust()
     settings.AMESH = {"DIR": str(tmp_path / "nothing")}
-    server.reset()
+    lifecycle.reset()
     page = root.get(LIST)
     assert "can’t be checked" in text_of(page)
     assert "There is no identity in" in text_of(page)
@@ -89,7 +89,7 @@ def test_a_server_without_its_key_says_so_and_advises_against_resealing(
     assert "There is no identity in" in text_of(response)
     assert "There is no identity in" in text_of(assign(root, device, staff("robot")))
     settings.AMESH = {"NO_SUCH": 1}
-    server.reset()
+    lifecycle.reset()
     assert "AMESH['NO_SUCH'] is not a setting" in text_of(root.get(LIST))
     assert "AMESH['NO_SUCH'] is not a setting" in text_of(revoke(root, device))
     assert not Device.objects.get(pk=device.pk).is_revoked

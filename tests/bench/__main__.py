@@ -19,7 +19,7 @@ from cryptography.hazmat.backends.openssl import backend
 from tests.bench import keys, listing, pairing, relay, sending, serving, verifying
 from tests.bench.figures import Section, write_json
 from tests.bench.world import SCALES, World, running_world
-from tests.services import ROOT
+from tests.support.services import ROOT
 
 SECTIONS: dict[str, Callable[[World, Callable[[str], None]], Section]] = {
     "verifier": verifying.measure,

@@ -14,15 +14,15 @@ from typing import Any
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from amesh_django.keystore import EncryptedFileKeyStore, KeyStore
-from amesh_django.keystore.tpm import TpmKeyStore
-from amesh_django.keystore.tpm_blob import key_template
-from amesh_django.keystore.tpm_link import link_to
-from amesh_django.keystore.tpm_objects import parent_key
-from amesh_django.protocol import load_private_key
+from authmesh.keystore import EncryptedFileKeyStore, KeyStore
+from authmesh.keystore.tpm.blob import key_template
+from authmesh.keystore.tpm.link import link_to
+from authmesh.keystore.tpm.objects import parent_key
+from authmesh.keystore.tpm.store import TpmKeyStore
+from authmesh.protocol import load_private_key
 from tests.bench.figures import Row, Section, Target, interleave, ratio
 from tests.bench.world import World
-from tests.tpms import Swtpm, forget, running_swtpm
+from tests.keystore.tpms import Swtpm, forget, running_swtpm
 
 LIMIT = 1.3
 ROUNDS = 30

@@ -20,10 +20,15 @@ from django.contrib.auth import get_user_model
 from django.db import connection
 from django.test import Client
 
-from amesh_django import snapshot, verification
+from amesh_django import verification
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.nonces import LocalNonceStore, NonceStore, store_for
-from amesh_django.protocol import (
+from amesh_django.trust import snapshot
+from amesh_django.trust.keys import seal_keys
+from amesh_django.verification import Verifier
+from amesh_django.verification.lookup import database_lookup
+from amesh_django.verification.nonces import LocalNonceStore, store_for
+from amesh_django.verification.types import NonceStore
+from authmesh.protocol import (
     CONTROLLER,
     Authorization,
     DeviceEntry,
@@ -31,12 +36,10 @@ from amesh_django.protocol import (
     public_key_bytes,
     verify_signature,
 )
-from amesh_django.protocol.canonical import target_ambiguity
-from amesh_django.protocol.encoding import b64decode_any
-from amesh_django.protocol.keys import decode_public_key, load_public_key
-from amesh_django.protocol.scheme import SCHEMES
-from amesh_django.server import seal_keys
-from amesh_django.verification import Verifier, database_lookup
+from authmesh.protocol.canonical import target_ambiguity
+from authmesh.protocol.encoding import b64decode_any
+from authmesh.protocol.keys import decode_public_key, load_public_key
+from authmesh.protocol.schemes.registry import SCHEMES
 from tests.bench.figures import percentile
 from tests.bench.signing import BODY, BODY_HASH, METHOD, TARGET, Signed, read_signers, signature_to_der, signed
 

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests import services
 from tests.bench.figures import Row, Section, Target, ratio
 from tests.bench.relay_load import UPGRADE
 from tests.bench.world import World
-from tests.relay_world import memory, serving
-from tests.services import ROOT
+from tests.relay.relay_world import memory, serving
+from tests.support import services
+from tests.support.services import ROOT
 
 #: Pairings a second that one process has to reach, and how many times as many two.
 LEAST = 500.0

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from tests.bench.figures import Row, Section, Target, interleave, ratio
 from tests.bench.signing import BODY, METHOD, TARGET, Signer, read_signers, signed
 from tests.bench.world import World
-from tests.services import HOST, gunicorn, serve
+from tests.support.services import HOST, gunicorn, serve
 
 #: Path → what stands in the table.
 PEERS = {

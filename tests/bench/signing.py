@@ -12,8 +12,8 @@ from typing import NamedTuple
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from amesh_django.protocol import b64url_encode, build_authorization, load_private_key, public_key_bytes, sign
-from amesh_django.protocol.scheme import SCHEMES
+from authmesh.protocol import b64url_encode, build_authorization, load_private_key, public_key_bytes, sign
+from authmesh.protocol.schemes.registry import SCHEMES
 
 METHOD = "POST"
 TARGET = "/amesh/?page=2&sort=name"

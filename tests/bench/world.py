@@ -18,10 +18,10 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from amesh_django.device import init_device
-from tests import databases
+from authmesh.device import init_device
 from tests.bench.signing import make_signers
-from tests.services import ROOT, Postgres, Redis, run, running_postgres, running_redis
+from tests.support import databases
+from tests.support.services import ROOT, Postgres, Redis, run, running_postgres, running_redis
 
 SETTINGS = "tests.bench.settings"
 BACKENDS = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}

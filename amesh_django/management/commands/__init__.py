@@ -1,1 +1,1 @@
-"""SECOND: the commands of ``manage.py``. What they do and say is in ``amesh_django.device.commands``."""
+"""SECOND: the commands of ``manage.py``. What they do and say is in ``authmesh.commands``."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from amesh_django import server
-from amesh_django.device import commands
+from amesh_django import lifecycle
 from amesh_django.management.base import AmeshCommand
+from authmesh import commands
 
 
 def _bootstrap(context: commands.Context, **options: Any) -> None:
     try:
         commands.BOOTSTRAP.run(context, **options)
     finally:
-        server.reset()
+        lifecycle.reset()
 
 
 class Command(AmeshCommand):
-    """See :mod:`amesh_django.device.commands`."""
+    """See :mod:`authmesh.commands`."""
 
     spec: ClassVar[commands.Command] = dataclasses.replace(commands.BOOTSTRAP, run=_bootstrap)

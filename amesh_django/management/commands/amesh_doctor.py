@@ -8,12 +8,13 @@ from typing import Any, ClassVar
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from amesh_django.device import commands, default_directory
-from amesh_django.device.commands.doctor import FrontEnd, examine
 from amesh_django.management import doctor
 from amesh_django.management.base import AmeshCommand, Misconfigured, call_of, explain
 from amesh_django.management.console import DjangoConsole
-from amesh_django.pairing import Blocking
+from authmesh import commands
+from authmesh.commands.doctor.command import FrontEnd, examine
+from authmesh.device import default_directory
+from authmesh.pairing import Blocking
 
 
 def _doctor(context: commands.Context, **options: Any) -> None:
@@ -22,7 +23,7 @@ def _doctor(context: commands.Context, **options: Any) -> None:
 
 
 class Command(AmeshCommand):
-    """See :mod:`amesh_django.device.commands`."""
+    """See :mod:`authmesh.commands`."""
 
     spec: ClassVar[commands.Command] = dataclasses.replace(commands.DOCTOR, run=_doctor)
 

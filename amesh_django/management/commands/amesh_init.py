@@ -8,11 +8,12 @@ from typing import Any, ClassVar
 
 from django.db import Error
 
-from amesh_django import server, snapshot
+from amesh_django import lifecycle
 from amesh_django.conf import amesh_settings
-from amesh_django.device import commands
 from amesh_django.management.base import AmeshCommand, call_of
-from amesh_django.sealing import read_seal
+from amesh_django.trust.database import database
+from amesh_django.trust.sealing import read_seal
+from authmesh import commands
 
 #: What becomes of the list in the database.
 _RESEAL = (
@@ -26,11 +27,11 @@ def _init(context: commands.Context, **options: Any) -> None:
     try:
         commands.INIT.run(dataclasses.replace(context, fate=fate), **options)
     finally:
-        server.reset()
+        lifecycle.reset()
     is_sealed = False
     if amesh_settings().SEAL_KEY_FILE is None:
         with contextlib.suppress(Error):  # not migrated yet: then no list is there either
-            is_sealed = read_seal(snapshot.database()) is not None
+            is_sealed = read_seal(database()) is not None
     if is_sealed:
         context.console.warn(
             "The database holds a list of trusted devices that was sealed by another identity. Nobody on it is let in until you "
@@ -39,6 +40,6 @@ def _init(context: commands.Context, **options: Any) -> None:
 
 
 class Command(AmeshCommand):
-    """See :mod:`amesh_django.device.commands`."""
+    """See :mod:`authmesh.commands`."""
 
     spec: ClassVar[commands.Command] = dataclasses.replace(commands.INIT, run=_init)

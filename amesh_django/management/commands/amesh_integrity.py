@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.device import commands
-from amesh_django.device.commands import YES, Context, Line, Option
-from amesh_django.integrity import IntegrityReport
 from amesh_django.management.base import AmeshCommand
-from amesh_django.protocol.errors import AllowListIntegrityFailure, AmeshError
-from amesh_django.rollback import Memory
+from amesh_django.trust.integrity import IntegrityReport
+from amesh_django.trust.rollback import Memory
+from authmesh import commands
+from authmesh.commands import YES, Context, Line, Option
+from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError
 
 
 def integrity(context: Context, *, reseal: bool, yes: bool) -> None:

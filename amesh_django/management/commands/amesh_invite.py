@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from amesh_django.device import commands
 from amesh_django.management.base import AmeshCommand
+from authmesh import commands
 
 
 class Command(AmeshCommand):
-    """See :mod:`amesh_django.device.commands`."""
+    """See :mod:`authmesh.commands`."""
 
     spec: ClassVar[commands.Command] = commands.INVITE

@@ -54,7 +54,7 @@ class Command(BaseCommand):
             raise CommandError(f"{port!r} is no port. Say --port, or set PORT, to a number from 1 to 65535.")
         try:
             settings = conf.relay_settings()
-            from amesh_django.relay.hubs import make_exchange
+            from amesh_django.relay.hub.current import make_exchange
             from amesh_django.relay.server import OTHER_FILES, RelayServer
 
             make_exchange(settings)  # so that what is wrong with it is said now

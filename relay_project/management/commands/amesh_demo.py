@@ -11,8 +11,8 @@ from typing import Any, NoReturn
 import httpx
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from amesh_django import keystore
-from amesh_django.protocol.errors import AmeshError
+from authmesh import keystore
+from authmesh.protocol.errors import AmeshError
 from relay_project.demo.play import LAPTOP, USER, Play
 from relay_project.demo.stage import DemoError, Stage
 

@@ -1,0 +1,230 @@
+"""The exchange of a relay of several processes: in Redis."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import secrets
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+
+from amesh_django.conf import RelaySettings
+
+from ..failures import report
+from . import redis_scripts as scripts
+from .base import Event, Joined, Local, Ref, Unavailable
+from .redis_link import Link
+
+_BEAT_SECONDS: Final = 2.0
+#: After so long without a beat a process is dead, even if Redis has not noticed.
+_DEAD_MILLISECONDS: Final = 15_000
+_FRESH_SECONDS: Final = 0.25
+
+
+class RedisExchange:
+    """See :class:`.exchange.Exchange`.
+
+    Args:
+        settings: the limits.
+        url: of Redis.
+    """
+
+    def __init__(self, settings: RelaySettings, url: str) -> None:
+        self.process = secrets.token_hex(8)
+        self.others = 0
+        self._settings = settings
+        self._local: Local | None = None
+        self._beaten = -_BEAT_SECONDS
+        self._told = 0
+        self._beating: asyncio.Task[None] | None = None
+        # In braces: a cluster keeps together what one script touches.
+        self._prefix = f"{{{settings.REDIS_PREFIX}}}:"
+        self._link = Link(
+            url,
+            channel=lambda process: f"{self._prefix}inbox:{process}",
+            process=self.process,
+            scripts=scripts.ALL,
+            most=settings.MAX_UNSENT_BYTES_IN_ALL,
+        )
+
+    def _key(self, kind: str, name: str = "") -> str:
+        return f"{self._prefix}{kind}:{name}" if name else f"{self._prefix}{kind}"
+
+    def start(self, local: Local) -> None:
+        """See :class:`.exchange.Exchange`."""
+        self._local = local
+        self._link.start(arrive=local.arrive, hello=self._beat, on_return=local.on_return, on_loss=local.on_loss)
+        self._beating = asyncio.get_running_loop().create_task(self._keep_beating())
+
+    async def stop(self) -> None:
+        """See :class:`.exchange.Exchange`."""
+        if self._beating is not None:
+            self._beating.cancel()
+            await asyncio.gather(self._beating, return_exceptions=True)
+        await self._link.stop()
+
+    # Processes.
+
+    async def refresh(self) -> None:
+        """See :class:`.exchange.Exchange`."""
+        if time.monotonic() - self._beaten > _FRESH_SECONDS:
+            with suppress(Unavailable):
+                await self._beat()
+
+    async def _beat(self) -> set[str]:
+        self._beaten = time.monotonic()
+        self._told = count = self._local.connection_count() if self._local is not None else 0
+        others, *alive = await self._link.script(
+            scripts.BEAT, [self._key("p")], self.process, count, _DEAD_MILLISECONDS
+        )
+        self.others = others
+        return {name.decode() for name in alive}
+
+    async def _keep_beating(self) -> None:
+        """Now and then; soon, if the others count with a number of connections that is no longer true."""
+        looked = time.monotonic()
+        while True:
+            await asyncio.sleep(min(_FRESH_SECONDS, _BEAT_SECONDS))
+            try:
+                if time.monotonic() - looked >= _BEAT_SECONDS:
+                    looked = time.monotonic()
+                    await self._look_around()
+                elif self._local is not None and self._local.connection_count() != self._told:
+                    await self._beat()
+            except Unavailable:
+                pass
+            except Exception as error:  # a bug is not to stop the beats: the others would take this process for dead
+                report(error)
+
+    async def _look_around(self) -> None:
+        """Beat, and find out which of the processes that matter here are dead."""
+        alive = await self._beat()
+        local = self._local
+        matter = local.remote_processes() if local is not None else set()
+        if local is None or not matter:
+            return
+        names = sorted(matter)
+        answer = await self._link.command("PUBSUB", "NUMSUB", *(f"{self._prefix}inbox:{name}" for name in names))
+        gone = {name for name, listeners in zip(names, answer[1::2], strict=True) if not listeners or name not in alive}
+        if gone:
+            await local.on_gone(gone)
+
+    async def send(self, to: Ref, event: Event) -> bool:
+        """See :class:`.exchange.Exchange`."""
+        return bool(await self._link.send(to, event))
+
+    # Sessions.
+
+    async def open(self, code: str, session: str, me: Ref, address: str) -> str | None:
+        """See :class:`.exchange.Exchange`."""
+        answer = await self._link.script(
+            scripts.OPEN,
+            [self._key("t", address), self._key("s", code), self._key("f", code), self._key("n")],
+            self._settings.TRIES_PER_MINUTE,
+            self._settings.MATCH_SECONDS * 1000,
+            self._settings.MAX_SESSIONS,
+            self._settings.TRIES_PER_CODE,
+            session,
+            *me,
+        )
+        return answer.decode() or None
+
+    async def join(self, code: str, me: Ref, address: str) -> Joined | str:
+        """See :class:`.exchange.Exchange`."""
+        answer = (
+            await self._link.script(
+                scripts.JOIN,
+                [self._key("t", address), self._key("s", code), self._key("f", code), self._key("n")],
+                self._settings.TRIES_PER_MINUTE,
+                self._settings.FINISH_SECONDS * 1000,
+                self._settings.BURNT_SECONDS * 1000,
+            )
+        ).decode()
+        if " " not in answer:
+            return str(answer)
+        _, session, process, number = answer.split(" ")
+        return Joined(session, Ref(process, int(number)))
+
+    async def end(self, code: str, session: str) -> None:
+        """See :class:`.exchange.Exchange`."""
+        await self._link.script(scripts.END, [self._key("s", code), self._key("n")], session)
+
+    async def sessions(self) -> int:
+        """See :class:`.exchange.Exchange`."""
+        return int(await self._link.script(scripts.COUNT, [self._key("n")]))
+
+    async def restore_sessions(self, sessions: Sequence[tuple[str, str, Ref, float]]) -> list[str]:
+        """See :class:`.exchange.Exchange`."""
+        answers = await asyncio.gather(
+            *(
+                self._link.script(
+                    scripts.RESTORE_SESSION, [self._key("s", code), self._key("n")], int(left * 1000) or 1, name, *me
+                )
+                for code, name, me, left in sessions
+            )
+        )
+        return [name for (_, name, _, _), free in zip(sessions, answers, strict=True) if not free]
+
+    # Tokens.
+
+    async def watch(self, jti: str, me: Ref, address: str) -> str | None:
+        """See :class:`.exchange.Exchange`."""
+        token = _token(jti)
+        answer = await self._link.script(
+            scripts.WATCH,
+            [self._key("a", address), self._key("w", token), self._key("v"), self._key("p")],
+            self._settings.WATCHES_PER_MINUTE,
+            self._settings.WATCH_SECONDS * 1000,
+            self._settings.MAX_SESSIONS,
+            token,
+            *me,
+        )
+        return answer.decode() or None
+
+    async def unwatch(self, jti: str, me: Ref) -> None:
+        """See :class:`.exchange.Exchange`."""
+        token = _token(jti)
+        await self._link.script(scripts.UNWATCH, [self._key("w", token), self._key("v")], token, *me)
+
+    async def use(self, jti: str) -> Ref | str:
+        """See :class:`.exchange.Exchange`."""
+        token = _token(jti)
+        answer = (
+            await self._link.script(
+                scripts.USE,
+                [self._key("u"), self._key("w", token)],
+                self._settings.USED_TOKEN_SECONDS * 1000,
+                self._settings.MAX_USED_TOKENS,
+                token,
+            )
+        ).decode()
+        if " " not in answer:
+            return str(answer)
+        process, number = answer.split(" ")
+        return Ref(process, int(number))
+
+    async def unuse(self, jti: str) -> None:
+        """See :class:`.exchange.Exchange`."""
+        await self._link.command("ZREM", self._key("u"), _token(jti))
+
+    async def restore_watches(self, watches: Sequence[tuple[str, Ref, float]]) -> None:
+        """See :class:`.exchange.Exchange`."""
+        await asyncio.gather(
+            *(
+                self._link.script(
+                    scripts.RESTORE_WATCH,
+                    [self._key("w", token := _token(jti)), self._key("v")],
+                    int(left * 1000) or 1,
+                    token,
+                    *me,
+                )
+                for jti, me, left in watches
+            )
+        )
+
+
+def _token(jti: str) -> str:
+    """What stands in Redis for a token: its name is not for whoever reads there, and may be long."""
+    return hashlib.sha256(jti.encode("utf-8", "surrogatepass")).hexdigest()[:32]

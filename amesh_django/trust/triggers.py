@@ -1,0 +1,89 @@
+"""Database triggers that count changes of device rows in the seal row, so that one past the app is noticed at once.
+
+They are a hint, not the protection: whoever can switch them off still can't make a list that matches its seal, and a process
+goes on with the list that it verified. They are set up after every ``migrate``, because SQLite drops them with a remade table.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from django.db import DatabaseError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from amesh_django.models import AllowListSeal, Device
+
+logger = logging.getLogger("amesh_django.allow_list")
+
+_EVENTS = ("insert", "update", "delete")
+
+
+def _name(event: str) -> str:
+    return f"amesh_django_touched_{event}"
+
+
+def _statements(connection: BaseDatabaseWrapper) -> list[str]:
+    quote = connection.ops.quote_name
+    devices, seal = quote(Device._meta.db_table), quote(AllowListSeal._meta.db_table)
+    touch = f"UPDATE {seal} SET touched = touched + 1 WHERE id = 1"  # noqa: S608 -- names of our own tables
+    if connection.vendor == "sqlite":
+        return [
+            f"CREATE TRIGGER IF NOT EXISTS {_name(event)} AFTER {event.upper()} ON {devices} BEGIN {touch}; END"
+            for event in _EVENTS
+        ]
+    if connection.vendor == "mysql":
+        created = [
+            f"CREATE TRIGGER {_name(event)} AFTER {event.upper()} ON {devices} FOR EACH ROW {touch}"
+            for event in _EVENTS
+        ]
+        return [*(f"DROP TRIGGER IF EXISTS {_name(event)}" for event in _EVENTS), *created]
+    if connection.vendor == "postgresql":
+        function = quote("amesh_django_touch")
+        return [
+            f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {touch}; RETURN NULL; END $$",
+            *(f"DROP TRIGGER IF EXISTS {_name(event)} ON {devices}" for event in (*_EVENTS, "truncate")),
+            *(
+                f"CREATE TRIGGER {_name(event)} AFTER {event.upper()} ON {devices} FOR EACH STATEMENT "
+                f"EXECUTE FUNCTION {function}()"
+                for event in (*_EVENTS, "truncate")
+            ),
+        ]
+    return []
+
+
+def install(using: str) -> bool:
+    """Set up the triggers. False, with a line in the log, where the database does not let us (see :mod:`.checks`)."""
+    connection = connections[using]
+    statements = _statements(connection)
+    if not statements or not {Device._meta.db_table, AllowListSeal._meta.db_table} <= set(
+        connection.introspection.table_names()
+    ):
+        return False
+    try:
+        with connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+    except DatabaseError as error:
+        logger.warning("The triggers that notice changes past the app can't be made in %s: %s", using, error)
+        return False
+    return True
+
+
+_INSTALLED = {
+    "sqlite": "SELECT COUNT(*) FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'amesh_django_touched_%%'",
+    "postgresql": "SELECT COUNT(*) FROM pg_trigger WHERE tgname LIKE 'amesh_django_touched_%%' AND tgenabled <> 'D'",
+    "mysql": "SELECT COUNT(*) FROM information_schema.triggers "
+    "WHERE trigger_schema = DATABASE() AND trigger_name LIKE 'amesh_django_touched_%%'",
+}
+
+
+def installed(using: str) -> bool:
+    """True if all triggers are there and enabled."""
+    connection = connections[using]
+    query = _INSTALLED.get(connection.vendor)
+    if query is None:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(query, [])
+        expected = len(_EVENTS) + (connection.vendor == "postgresql")  # and TRUNCATE
+        return bool(cursor.fetchone()[0] >= expected)

@@ -1,0 +1,66 @@
+"""The raw target of a request, and whether Django reads it as it was signed (design.md, decision 2)."""
+
+from __future__ import annotations
+
+from urllib.parse import quote, unquote_to_bytes
+
+from django.conf import settings as django_settings
+from django.http import HttpRequest
+from django.utils.encoding import repercent_broken_unicode
+
+from amesh_django.conf import AmeshSettings
+
+#: What stays literal in a path that has to be quoted again (RFC 3986 §3.3: pchar and "/").
+_PATH_LITERALS = "/:@!$&'()*+,;=~-._"
+
+
+def raw_target(request: HttpRequest, settings: AmeshSettings) -> str:
+    """The request target as the client sent it: path with its percent-encoding, ``?`` and query.
+
+    ASGI ``raw_path``; WSGI ``RAW_URI`` (gunicorn) or ``REQUEST_URI`` (mod_wsgi, uWSGI, waitress). Where the server gives
+    neither (``runserver``), the decoded path is quoted again, and an encoded slash can't be told from a plain one.
+    """
+    scope = getattr(request, "scope", None)
+    if scope is not None:
+        raw_path = scope.get("raw_path")
+        path = raw_path.decode("latin-1").partition("?")[0] if raw_path else quote(scope["path"], safe=_PATH_LITERALS)
+        query = scope.get("query_string", b"")
+        query = query.decode("latin-1") if isinstance(query, bytes) else query
+        target = f"{path}?{query}" if query else path
+    else:
+        environ = request.META
+        target = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
+        if not target:
+            path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")  # which Django has decoded
+            query = environ.get("QUERY_STRING", "")
+            target = quote(path, safe=_PATH_LITERALS) + (f"?{query}" if query else "")
+    added, stripped = settings.PROXY_ADDED_PREFIX.rstrip("/"), settings.PROXY_STRIPPED_PREFIX.rstrip("/")
+    if added and target.startswith((f"{added}/", f"{added}?")):
+        target = target[len(added) :]
+    return stripped + target
+
+
+def query_has_one_reading(request: HttpRequest) -> bool:
+    """Django decodes the query by the charset of Content-Type, which is not signed; only UTF-8 is what was signed."""
+    charset = (request.content_params or {}).get("charset", "utf-8").lower().replace("_", "-")
+    return charset in ("utf-8", "utf8") or "%" not in request.META.get("QUERY_STRING", "")
+
+
+def is_routed_as_sent(request: HttpRequest) -> bool:
+    """Django's routes begin after the script name, and a header can set that: Daphne-Root-Path, gunicorn's SCRIPT_NAME.
+
+    So it counts only where the project says it (FORCE_SCRIPT_NAME), and what is left must be the path on the wire.
+    """
+    if request.META.get("SCRIPT_NAME", "").rstrip("/") != (django_settings.FORCE_SCRIPT_NAME or "").rstrip("/"):
+        return False
+    scope = getattr(request, "scope", None)
+    if scope is not None:
+        raw = (scope.get("raw_path") or b"").decode("latin-1")
+    else:
+        raw = request.META.get("RAW_URI") or request.META.get("REQUEST_URI") or ""
+    if not raw:  # the target was made from the decoded path
+        return True
+    sent, routed = unquote_to_bytes(raw.partition("?")[0]), (request.path, request.path_info)
+    if sent.decode("utf-8", "replace") in routed or repercent_broken_unicode(sent).decode() in routed:
+        return True
+    return sent.decode("latin-1") in routed  # Django's AsyncClient, in tests

@@ -1,0 +1,129 @@
+"""The one verifier: (method, raw target, header, raw body) becomes a VerifiedDevice, or an error that says why not."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+
+from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.canonical import target_ambiguity
+from authmesh.protocol.encoding import b64decode_any
+from authmesh.protocol.errors import (
+    InvalidInput,
+    MissingHeader,
+    TimestampOutOfRange,
+    Unauthorized,
+    UnsupportedVersion,
+)
+from authmesh.protocol.header import Authorization, parse_authorization
+from authmesh.protocol.keys import decode_public_key, device_id, load_public_key, verify_signature
+from authmesh.protocol.schemes.registry import SCHEMES
+
+from .types import BodyHash, Lookup, NonceStore, TrustedKey, VerifiedDevice
+
+#: A skew above this, in seconds, that is still accepted is logged as ``clock_drift_warning``.
+DRIFT_SECONDS = 20
+
+
+@functools.lru_cache(maxsize=8192)
+def _loaded_key(public_key: bytes) -> EllipticCurvePublicKey:
+    return load_public_key(public_key)
+
+
+class Verifier:
+    """Verifies requests (protocol.md §3). Nothing else in this package does a step of it.
+
+    Args:
+        lookup: finds the trusted device of a public key.
+        nonces: remembers nonces.
+        clock: Unix seconds.
+        clock_skew: how far a device's clock may be off, seconds.
+        nonce_window: how long a nonce is remembered, seconds; at least twice *clock_skew*.
+
+    Raises:
+        InvalidInput: the window is too short, so that a request could be replayed.
+    """
+
+    def __init__(
+        self,
+        *,
+        lookup: Lookup,
+        nonces: NonceStore,
+        clock: Callable[[], float] = time.time,
+        clock_skew: int = 30,
+        nonce_window: int = 60,
+    ) -> None:
+        if nonce_window < 2 * clock_skew:
+            raise InvalidInput("The nonce window must be at least twice the clock skew; make it longer.")
+        self._lookup = lookup
+        self._nonces = nonces
+        self._clock = clock
+        self._skew = clock_skew
+        # A time stamp is good up to and including the last second, whatever fraction of it has passed.
+        self._remember = nonce_window + 1
+
+    def verify(self, method: str, target: str, authorization: str | None, body_hash: BodyHash) -> VerifiedDevice:
+        """Verify one request.
+
+        Args:
+            method: HTTP method.
+            target: the raw request target: path as on the wire, ``?`` and query.
+            authorization: value of the Authorization header, None or empty where there is none.
+            body_hash: returns the lower-case hex SHA-256 of the raw body; called only for a known device.
+
+        Raises:
+            RequestError: one of its subclasses, with status, public code and private reason.
+        """
+        if not authorization:
+            raise MissingHeader()
+        header = parse_authorization(authorization)
+        scheme = SCHEMES.get(header.v)
+        if scheme is None:
+            raise UnsupportedVersion()
+        public_key, device = self._trusted(header)
+        ambiguity = target_ambiguity(target)
+        if ambiguity is not None:
+            raise Unauthorized(reason=f"ambiguous_target ({ambiguity})", device_id=device.device_id)
+        try:
+            message = scheme.signed_message(
+                method=method, target=target, timestamp=header.ts, nonce=header.nonce, body_hash=body_hash()
+            )
+            genuine = verify_signature(_loaded_key(public_key), message, b64decode_any(header.sig))
+        except InvalidInput:
+            genuine = False
+        if not genuine:
+            raise Unauthorized(reason="invalid_signature", device_id=device.device_id)
+        now = int(self._clock())
+        skew = int(header.ts) - now
+        if abs(skew) > self._skew:
+            raise TimestampOutOfRange(device_id=device.device_id)
+        if not self._nonces.record(device.device_id, header.nonce, self._remember):
+            raise Unauthorized(reason="replay_detected", device_id=device.device_id)
+        return VerifiedDevice(
+            device_id=device.device_id,
+            friendly_name=device.friendly_name,
+            verified_at=now,
+            role=device.role,
+            permissions=device.permissions,
+            public_key=public_key,
+            user_id=device.user_id,
+            pk=device.pk,
+            clock_skew=skew,
+        )
+
+    def _trusted(self, header: Authorization) -> tuple[bytes, TrustedKey]:
+        try:
+            public_key = decode_public_key(header.id)
+        except InvalidInput:
+            raise Unauthorized(reason="unknown_device (not a public key)") from None
+        device = self._lookup(public_key)
+        if device is None:
+            raise Unauthorized(reason="unknown_device", device_id=device_id(public_key))
+        if device.revoked:
+            raise Unauthorized(reason="device_revoked", device_id=device.device_id)
+        if device.role != CONTROLLER:
+            raise Unauthorized(reason="role_rejected", device_id=device.device_id)
+        return public_key, device

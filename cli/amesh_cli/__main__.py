@@ -1,5 +1,0 @@
-"""``python -m amesh_cli``."""
-
-from .main import main
-
-main()

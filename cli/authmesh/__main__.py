@@ -1,0 +1,5 @@
+"""``python -m amesh_cli``."""
+
+from .commands.main import main
+
+main()

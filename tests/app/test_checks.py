@@ -1,0 +1,114 @@
+"""Settings and system checks: each id provoked, and silence where all is well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import Error, run_checks
+from django.core.exceptions import ImproperlyConfigured
+
+from amesh_django.conf import amesh_settings
+from authmesh.device import LocalDevice
+
+pytestmark = pytest.mark.django_db
+BACKENDS = "django.core.cache.backends"
+DJANGO_REDIS = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1"}
+
+
+def ids(**options: Any) -> dict[str, str]:
+    found = [message for message in run_checks(**options) if str(message.id).startswith("amesh.")]
+    assert all(message.hint or str(message.id) != "amesh.W001" for message in found)
+    assert all(isinstance(message, Error) == (".E" in str(message.id)) for message in found)
+    return {str(message.id): message.msg for message in found}
+
+
+@pytest.fixture(autouse=True)
+def _healthy(amesh_server: LocalDevice, settings: Any) -> None:
+    settings.CACHES = {"default": DJANGO_REDIS}
+
+
+def test_nothing_to_say_where_all_is_well() -> None:
+    assert ids(databases=["default"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("amesh", "expected", "words"),
+    [
+        ({"CLOCKSKEW": 1}, "amesh.E001", "Known: DIR"),
+        ([], "amesh.E002", "must be a dict"),
+        ({"CLOCK_SKEW_SECONDS": "30"}, "amesh.E002", "whole number"),
+        ({"CLOCK_SKEW_SECONDS": True}, "amesh.E002", "whole number"),
+        ({"CLOCK_SKEW_SECONDS": 0}, "amesh.E002", "from 1"),
+        ({"MAX_BODY_BYTES": None}, "amesh.E002", "None"),
+        ({"PROTECT": "/api/"}, "amesh.E002", "list"),
+        ({"PROTECT": ["api/"]}, "amesh.E002", "begin with /"),
+        ({"DIR": 5}, "amesh.E002", "text"),
+        ({"NONCE_WINDOW_SECONDS": 59}, "amesh.E003", "replayed"),
+        ({"CLOCK_SKEW_SECONDS": 31}, "amesh.E003", "Set it to 62"),
+    ],
+)
+def test_wrong_settings(settings: Any, amesh: Any, expected: str, words: str) -> None:
+    settings.AMESH = amesh
+    found = ids()
+    assert list(found) == [expected]
+    assert words in found[expected]
+    with pytest.raises(ImproperlyConfigured):
+        amesh_settings()
+
+
+@pytest.mark.parametrize(
+    ("cache", "expected"),
+    [
+        ({"BACKEND": f"{BACKENDS}.dummy.DummyCache"}, "amesh.E005"),
+        ({"BACKEND": f"{BACKENDS}.filebased.FileBasedCache", "LOCATION": "/nowhere"}, "amesh.E006"),
+        ({"BACKEND": f"{BACKENDS}.locmem.LocMemCache"}, "amesh.W001"),
+        ({"BACKEND": f"{BACKENDS}.db.DatabaseCache", "LOCATION": "nonces"}, "amesh.W002"),
+    ],
+)
+def test_unfit_nonce_stores(settings: Any, cache: dict[str, str], expected: str) -> None:
+    settings.CACHES = {"default": cache}
+    found = ids()
+    assert list(found) == [expected]
+    if expected == "amesh.W001":
+        assert found[expected].startswith("Using in-memory nonce store")
+        settings.DEBUG = True
+        assert ids() == {}
+
+
+def test_a_large_database_cache_will_do(settings: Any) -> None:
+    options = {"MAX_ENTRIES": 100_000}
+    settings.CACHES = {"default": {"BACKEND": f"{BACKENDS}.db.DatabaseCache", "LOCATION": "n", "OPTIONS": options}}
+    assert ids() == {}
+
+
+def test_a_cache_that_is_not_there(settings: Any) -> None:
+    settings.AMESH = {**settings.AMESH, "NONCE_CACHE": "nonces"}
+    assert list(ids()) == ["amesh.E004"]
+
+
+def test_no_identity(settings: Any, tmp_path: Path) -> None:
+    settings.AMESH = {"DIR": str(tmp_path)}
+    found = ids()
+    assert list(found) == ["amesh.W003"]
+    assert "amesh_init" in found["amesh.W003"]
+
+
+def test_a_directory_open_to_others(amesh_server: LocalDevice) -> None:
+    amesh_server.path.chmod(0o755)
+    assert "chmod 700" in ids()["amesh.W004"]
+
+
+def test_missing_triggers() -> None:
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TRIGGER amesh_django_touched_insert")
+    assert list(ids(databases=["default"])) == ["amesh.W005"]
+    assert ids() == {}
+
+
+def test_a_seal_key_file_that_cant_be_used(settings: Any, tmp_path: Path) -> None:
+    settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILE": str(tmp_path / "missing")}
+    assert "openssl rand" in ids()["amesh.W006"]

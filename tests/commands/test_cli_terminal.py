@@ -1,0 +1,194 @@
+"""Both front ends on a real pseudo-terminal: questions, Ctrl-C, colours, widths."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from amesh_django.test.devices import EphemeralDevice
+from authmesh.device import FileAllowList, LocalDevice
+from tests.support import databases
+from tests.support.front_ends import HOSTILE, answering, id_of, line_of
+from tests.support.services import ROOT
+from tests.support.terminal import terminal
+
+
+class FrontEnd:
+    """One of the two front ends, with a device directory and whatever else it needs."""
+
+    def __init__(self, django: bool, env: dict[str, str]) -> None:
+        self.django = django
+        self.env = env
+
+    def argv(self, name: str, *words: str) -> list[str]:
+        if self.django:
+            return [sys.executable, "-m", "django", f"amesh_{name.replace('-', '_')}", *words]
+        return [sys.executable, "-m", "authmesh", name, *words]
+
+    def run(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(self.argv(name, *words), env=self.env, capture_output=True, text=True, input="", cwd=ROOT)
+
+    def trust(self, device: EphemeralDevice) -> str:
+        done = self.run("trust", line_of(device), "--role", "controller", "--yes")
+        assert done.returncode == 0, done.stderr
+        return id_of(device)
+
+    def trusted(self) -> list[str]:
+        return [entry["deviceId"] for entry in json.loads(self.run("list", "--json").stdout)["devices"]]
+
+
+@pytest.fixture(params=["amesh", "manage.py"])
+def front_end(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FrontEnd]:
+    EphemeralDevice("server").write(tmp_path / "amesh")
+    env = {**os.environ, "AUTH_MESH_DIR": str(tmp_path / "amesh"), "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    if request.param == "manage.py":
+        env |= databases.environment(request.getfixturevalue("sqlite_database"))
+    yield FrontEnd(request.param == "manage.py", env)
+
+
+def test_a_person_is_asked_and_answers(front_end: FrontEnd) -> None:
+    device = EphemeralDevice("phone")
+    argv = front_end.argv("trust", line_of(device), "--role", "controller")
+    with terminal(argv, front_end.env) as person:
+        person.expect(id_of(device))
+        person.expect("Trust this device? [y/N] ")
+        person.type("m\udcffybe\n")
+        person.expect("Please answer y or n.")
+        person.expect("Trust this device? [y/N] ")
+        person.type("y\n")
+        person.expect(f"Trusted: {id_of(device)} (phone) as controller")
+        assert person.end() == 0
+    assert front_end.trusted() == [id_of(device)]
+
+
+@pytest.mark.parametrize("key", ["\n", "n\n", "\x03", "\x04"])
+def test_enter_no_ctrl_c_and_ctrl_d_change_nothing(front_end: FrontEnd, key: str) -> None:
+    old = front_end.trust(EphemeralDevice("old"))
+    questions = {
+        "revoke": [old],
+        "trust": [line_of(EphemeralDevice("new")), "--role", "controller"],
+    }
+    for name, words in questions.items():
+        with terminal(front_end.argv(name, *words), front_end.env) as person:
+            person.expect("[y/N] ")
+            person.type(key)
+            assert person.end() == (130 if key == "\x03" else 1)
+            assert "othing was changed" in person.shown
+            assert "Traceback" not in person.shown
+    assert front_end.trusted() == [old]
+
+
+def test_ctrl_c_at_a_later_question_changes_nothing(tmp_path: Path) -> None:
+    EphemeralDevice().write(tmp_path, max_controllers=2)
+    front_end = FrontEnd(False, {**os.environ, "AUTH_MESH_DIR": str(tmp_path)})
+    old = [front_end.trust(EphemeralDevice(f"old {n}")) for n in (1, 2)]
+    argv = front_end.argv("trust", line_of(EphemeralDevice("new")), "--role", "controller")
+    with terminal(argv, front_end.env) as person:
+        person.expect("Which one is to be revoked? [1-2, Enter for none] ")
+        person.type("2\n")
+        person.expect("[y/N] ")
+        person.type("\x03")
+        assert person.end() == 130
+        assert person.shown.endswith("Interrupted. Nothing was changed.\n")
+    assert front_end.trusted() == old
+
+
+def test_ctrl_c_while_something_runs_is_one_line(front_end: FrontEnd) -> None:
+    with answering() as server:
+        server.delay.clear()
+        with terminal(front_end.argv("fetch", server.url), front_end.env) as person:
+            assert server.asked.wait(30)
+            person.type("\x03")
+            assert person.end() == 130
+            assert person.shown.replace("^C", "").strip() == "Interrupted."
+        server.delay.set()
+
+
+def test_a_line_from_a_pipe_leaves_the_question_to_the_terminal(front_end: FrontEnd) -> None:
+    device = EphemeralDevice()
+    argv = front_end.argv("trust", "-", "--role", "target")
+    with terminal(argv, front_end.env, stdin=line_of(device).encode()) as person:
+        person.expect("Trust this device? [y/N] ")
+        person.type("y\n")
+        assert person.end() == 0
+    assert front_end.trusted() == [id_of(device)]
+
+
+def test_a_line_may_be_pasted(front_end: FrontEnd) -> None:
+    device = EphemeralDevice()
+    with terminal(front_end.argv("trust", "-", "--role", "target", "--yes"), front_end.env) as person:
+        person.expect("Ctrl-D")
+        person.type(f"{line_of(device)}\n\x04")
+        assert person.end() == 0
+    assert front_end.trusted() == [id_of(device)]
+
+
+def test_a_question_is_asked_with_json_too(front_end: FrontEnd) -> None:
+    device = EphemeralDevice()
+    argv = front_end.argv("trust", line_of(device), "--role", "target", "--json")
+    with terminal(argv, front_end.env) as person:
+        about = person.expect("[y/N] ")
+        assert id_of(device) in about
+        person.type("y\n")
+        assert person.end() == 0
+        assert json.loads(person.shown.partition("[y/N] ")[2].partition("\n")[2])["refreshed"] is False
+
+
+def test_colours_where_there_is_a_terminal_and_nobody_objects(front_end: FrontEnd) -> None:
+    for env, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+        with terminal(front_end.argv("list"), {**front_end.env, **env}) as person:
+            assert person.end() == 0
+            # NO_COLOR is about colours; bold and dim are none.
+            assert ("\x1b[" in person.raw) is coloured or "\x1b[3" not in person.raw
+
+
+def test_a_narrow_terminal_breaks_no_id_and_no_word(front_end: FrontEnd) -> None:
+    device = EphemeralDevice("a name of several words that is longer than the terminal is wide")
+    with terminal(front_end.argv("trust", line_of(device), "--role", "target"), front_end.env, columns=48) as person:
+        shown = person.expect("[y/N] ")
+        person.type("n\n")
+        assert person.end() == 1
+    assert f"Device id    {id_of(device)}\n" in shown
+    prose = shown[shown.index("Compare") :]
+    assert max(map(len, prose.split("\n"))) < 48
+    assert " ".join(prose.split()).startswith(
+        "Compare the device id with the one on its own screen: export-key and list show"
+    )
+
+
+def test_hostile_names_and_bodies_do_not_steer_the_terminal(front_end: FrontEnd) -> None:
+    device = EphemeralDevice(HOSTILE)
+    front_end.trust(device)
+    with answering() as server:
+        server.body = b"\x1b[2J\x1b]0;title\x07body\xff\n"
+        for words in (["list"], ["fetch", server.url], ["revoke", id_of(device), "--yes"]):
+            with terminal(front_end.argv(*words), front_end.env) as person:
+                assert person.end() == 0
+            assert "\x1b[2J" not in person.raw
+            assert "\x1b" not in person.shown, "only styles may be there"
+            assert not set("\x07\x9b\u202e") & set(person.raw)
+
+
+def test_nothing_is_half_done_after_ctrl_c_in_init(tmp_path: Path) -> None:
+    """Wherever Ctrl-C comes: either there is an identity that works, or init can be run again."""
+    for number, text in enumerate(["Looking", "secure-enclave", "keychain", "tpm2", "encrypted-file", "This device"]):
+        path = tmp_path / str(number)
+        argv = [sys.executable, "-m", "authmesh", "--dir", str(path), "init", "--name", "x"]
+        with terminal(argv, {}) as person:
+            person.expect(text)
+            person.type("\x03", at_once=True)
+            code = person.end()
+            assert "Traceback" not in person.shown
+        if (path / "identity.json").exists():
+            assert LocalDevice(path, environ={}).sign(b"x")
+            assert FileAllowList(LocalDevice(path, environ={})).read() == []
+        else:
+            assert code == 130
+            again = subprocess.run(argv, capture_output=True, cwd=ROOT)
+            assert again.returncode == 0, again.stderr

@@ -1,0 +1,104 @@
+"""The passphrase: where it is looked up, and how it moves out of identity.json."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from amesh_django.test import EphemeralDevice
+from amesh_django.test.devices import PASSPHRASE
+from authmesh.device import LocalDevice, find_passphrase
+from authmesh.protocol import verify_signature
+from authmesh.protocol.errors import PassphraseRequired
+from tests.support.directories import folder_of_nobody, give_to_nobody, legacy, mode, python
+
+
+def test_the_order_in_which_it_is_looked_up(tmp_path: Path) -> None:
+    legacy(tmp_path, "legacy")
+    moved = tmp_path / "moved"
+    environ = {"AUTH_MESH_PASSPHRASE": "variable", "AMESH_PASSPHRASE_FILE": str(moved)}
+    moved.write_text("moved file\n")
+    (tmp_path / ".passphrase").write_text(" file \n")
+    assert find_passphrase(tmp_path, environ) == "variable"
+    assert find_passphrase(tmp_path, {**environ, "AUTH_MESH_PASSPHRASE": ""}) == "moved file"
+    assert find_passphrase(tmp_path, {}) == "file"
+    (tmp_path / ".passphrase").unlink()
+    assert find_passphrase(tmp_path, {}) == "legacy"
+
+
+def test_an_old_passphrase_is_moved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    device = legacy(tmp_path)
+    before = json.loads((tmp_path / "identity.json").read_text())
+    assert verify_signature(device.identity.public_key, b"m", LocalDevice(tmp_path, environ={}).sign(b"m"))
+    assert (tmp_path / ".passphrase").read_text() == PASSPHRASE
+    assert (mode(tmp_path / ".passphrase"), mode(tmp_path / "identity.json")) == (0o400, 0o600)
+    del before["passphrase"]
+    assert (tmp_path / "identity.json").read_text() == json.dumps(before, indent=2)
+    assert "was moved" in caplog.text
+    assert PASSPHRASE not in caplog.text
+    caplog.clear()
+    assert LocalDevice(tmp_path, environ={}).sign(b"m")
+    assert not caplog.records
+
+
+def test_a_move_that_was_ended_half_way_is_finished(tmp_path: Path) -> None:
+    legacy(tmp_path)
+    (tmp_path / ".passphrase").write_text(PASSPHRASE)
+    assert find_passphrase(tmp_path, {}) == PASSPHRASE
+    assert "passphrase" not in json.loads((tmp_path / "identity.json").read_text())
+
+
+def test_a_passphrase_that_a_file_can_not_hold_stays_where_it_is(tmp_path: Path) -> None:
+    """The reference reads the file without the white space round it."""
+    legacy(tmp_path, " spaced ")
+    assert find_passphrase(tmp_path, {}) == find_passphrase(tmp_path, {}) == " spaced "
+    assert not (tmp_path / ".passphrase").exists()
+
+
+def test_a_move_that_can_not_be_is_no_reason_to_stop() -> None:
+    """A read-only folder: the passphrase is used as it is, with a warning that does not show it."""
+    with folder_of_nobody() as folder:
+        legacy(folder)
+        give_to_nobody(folder)
+        folder.chmod(0o500)
+        said = python(
+            "import logging, sys; logging.basicConfig(stream=sys.stdout)\n"
+            f"print(len(LocalDevice({str(folder)!r}, environ={{}}).sign(b'm')))",
+            unprivileged=True,
+        )
+        assert "could not be moved" in said
+        assert said.endswith("64\n")
+        assert PASSPHRASE not in said
+        assert "passphrase" in json.loads((folder / "identity.json").read_text())
+
+
+def test_no_passphrase(tmp_path: Path) -> None:
+    device = EphemeralDevice().write(tmp_path)
+    file = tmp_path / ".passphrase"
+    file.unlink()
+    with pytest.raises(PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: set it, or put .*mode 0400"):
+        device.sign(b"m")
+    for text in (b"", b" \n"):
+        file.write_bytes(text)
+        with pytest.raises(PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .* is empty"):
+            device.sign(b"m")
+    file.write_bytes(b"\xff")
+    with pytest.raises(PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .* can't be read \(not UTF-8 text\)"):
+        device.sign(b"m")
+    for none in ("", 5, None, ["x"]):
+        legacy(tmp_path / "legacy", none)
+        with pytest.raises(PassphraseRequired):
+            find_passphrase(tmp_path / "legacy", {})
+        (tmp_path / "legacy" / "identity.json").unlink()
+
+
+def test_looking_for_a_passphrase_makes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(PassphraseRequired):
+        find_passphrase(tmp_path / "none" / "at all", {})
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(PassphraseRequired):
+        find_passphrase(tmp_path, {})
+    assert os.listdir(tmp_path) == []

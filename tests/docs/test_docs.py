@@ -1,0 +1,318 @@
+"""The documents are true: what they show is run, what they name exists, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import get_commands, load_command_class
+
+from amesh_django.conf import AmeshSettings, RelaySettings
+from amesh_django.test import plugin
+from authmesh.commands.app import amesh
+from authmesh.protocol import device_id
+from authmesh.protocol.errors import AmeshError
+from authmesh.protocol.key_line import parse_key_line
+from tests.support import services
+from tests.support.documents import DOCUMENTS, PLANS, Stage, anchors, blocks, prose
+from tests.support.services import ROOT
+
+PLAYED = {"README.md", "docs/guide.md", "docs/integration.md"}
+PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SOURCE = {
+    ".".join(path.relative_to(base).with_suffix("").parts): path.read_text()
+    for base, package in ((ROOT, "amesh_django"), (ROOT / "cli", "authmesh"), (ROOT, "relay_project"))
+    for path in (base / package).rglob("*.py")
+}
+#: Rooms that are being built and have no documents yet; whoever finishes one takes it out of here.
+LATER = ("amesh_django.shell",)
+#: What begins like a command and is none: packages, and tables.
+PACKAGES = {"amesh_django", "authmesh", "amesh_device"}
+
+
+def text(name: str) -> str:
+    return (ROOT / name).read_text()
+
+
+# --- what is shown is run --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _programs() -> None:
+    """What the documents call besides our own commands."""
+    for name in ("curl", "openssl"):
+        services.program(name, package=name)
+
+
+def new_project(stage: Stage, machine: str = "server") -> None:
+    stage.execute(machine, "django-admin startproject mysite .")
+
+
+def test_the_readme(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        new_project(stage)
+        for block in blocks(ROOT / "README.md"):
+            stage.play(block)
+
+
+def test_the_guide(tmp_path: Path, redis: services.Redis) -> None:
+    with Stage(tmp_path, {"6379": redis.port}) as stage:
+        new_project(stage)
+        for block in blocks(ROOT / "docs" / "guide.md"):
+            stage.play(block)
+
+
+def test_the_integration_guide(tmp_path: Path) -> None:
+    with Stage(tmp_path) as stage:
+        new_project(stage)
+        new_project(stage, "desk")
+        for block in blocks(ROOT / "docs" / "guide.md"):
+            if block.section[:2] in ("1.", "2.", "3.", "4.", "5."):
+                stage.play(block)
+        for block in blocks(ROOT / "docs" / "integration.md"):
+            stage.play(block)
+
+
+def test_examples_of_settings(tmp_path: Path) -> None:
+    found = [block for block in blocks(ROOT / "docs" / "settings.md") if block.kind == "settings"]
+    assert found
+    for block in found:
+        Stage(tmp_path).play(block)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_every_block_is_run_or_says_why_not(path: Path) -> None:
+    for block in blocks(path):
+        if str(path.relative_to(ROOT)) in PLAYED:
+            assert block.kind, f"{block} has no comment above it that says how it is run"
+        else:
+            assert block.kind in ("settings", "not run"), f"{block} is in a document that no test plays"
+        assert block.kind != "not run" or len(block.words) > 5, f"{block} does not say why it is not run"
+
+
+def test_a_wrong_document_is_noticed(tmp_path: Path) -> None:
+    """The stage itself: what is not printed, ends otherwise, or is not explained, fails."""
+    path = tmp_path / "wrong.md"
+    for marker, body in {
+        "run: here": "$ echo one\ntwo",
+        "run: here, exit 1": "$ true",
+        "python: here": "raise SystemExit(3)",
+        "run": "$ true",
+        "": "$ true",
+    }.items():
+        path.write_text(f"<!-- {marker} -->\n```console\n{body}\n```\n" if marker else f"```console\n{body}\n```\n")
+        with Stage(tmp_path / re.sub(r"\W", "", marker)) as stage, pytest.raises(AssertionError):
+            for block in blocks(path, root=tmp_path):
+                stage.play(block)
+    path.write_text("<!-- run: here -->\n```console\n$ echo am_0123456789abcdef; echo am_0123456789abcdef\n"
+                    "am_AAAAAAAAAAAAAAAA\nam_AAAAAAAAAAAAAAAA\n```\n")  # fmt: skip
+    with Stage(tmp_path / "right") as stage:
+        stage.play(blocks(path, root=tmp_path)[0])
+
+
+# --- what is named exists --------------------------------------------------------------------------------------------
+
+
+def code(path: Path) -> Iterator[str]:
+    """Command lines and inline code of a document, one at a time."""
+    for block in blocks(path):
+        yield from (command for command, _ in block.commands)
+    yield from (match[1] for match in re.finditer(r"`([^`\n]+)`", prose(path)))
+
+
+def words(line: str) -> list[str]:
+    """The words of a command up to where another one begins."""
+    line = re.split(r"[|;&)]|\s#|\"$", line)[0]
+    try:
+        return shlex.split(line)
+    except ValueError:  # cut inside of quotes
+        return line.split()
+
+
+def manage_options(name: str) -> set[str]:
+    command = load_command_class(get_commands()[name], name)
+    return set(command.create_parser("manage.py", name)._option_string_actions)
+
+
+def amesh_options(name: str | None = None) -> set[str]:
+    params = (amesh.commands[name] if name else amesh).params
+    return {"--help", "--version"}.union(*([*param.opts, *param.secondary_opts] for param in params))
+
+
+def check_options(line: str, given: list[str], known: set[str]) -> None:
+    for word in given:
+        if re.match(r"--?[a-zA-Z]", word):
+            assert word.partition("=")[0] in known, f"`{line}`: there is no option {word}"
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_commands_and_options_exist(path: Path) -> None:
+    for line in code(path):
+        for match in re.finditer(r"manage\.py (\S.*)", line):
+            name, *given = words(match[1])
+            if name == "amesh_*":
+                continue
+            assert name in get_commands(), f"`{line}`: there is no command {name}"
+            check_options(line, given, manage_options(name))
+        for match in re.finditer(r"(?:^|(?<=[\s(|]))amesh (\S.*)", line):
+            given = words(match[1])
+            if given[0] == "--dir":
+                given = given[2:] or ["list"]
+            assert given[0] in amesh.commands, f"`{line}`: there is no command {given[0]}"
+            check_options(line, given[1:], amesh_options(given[0]) | amesh_options())
+        if bare := re.match(r"(amesh_[a-z_]+)(?: (--.*))?$", line):
+            fixture = hasattr(plugin, bare[1])
+            assert bare[1] in PACKAGES or fixture or bare[1] in get_commands(), f"`{line}`: there is no {bare[1]}"
+            if bare[2]:
+                check_options(line, words(bare[2]), manage_options(bare[1]))
+        if short := re.match(r"([a-z-]+) (--[a-z0-9-]+)", line):
+            if short[1] in amesh.commands:
+                check_options(line, [short[2]], amesh_options(short[1]))
+
+
+def test_the_guide_names_every_command() -> None:
+    guide = text("docs/guide.md")
+    ours = {name for name, app in get_commands().items() if app == "amesh_django"}
+    missing = {f"`amesh {name}`" for name in amesh.commands} | {f"`{name}`" for name in ours}
+    missing = {name for name in missing if name not in guide}
+    assert not missing, f"docs/guide.md, Commands: {missing}"
+
+
+def test_every_setting_is_documented_with_its_default() -> None:
+    rows = dict(re.findall(r"^\| `([A-Z_]+)` \| `([^`]*)`", text("docs/settings.md"), re.MULTILINE))
+    known = (*fields(AmeshSettings), *fields(RelaySettings))
+    assert rows == {field.name: repr(field.default).replace("'", '"') for field in known}
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_settings_that_are_named_exist(path: Path) -> None:
+    known = {field.name for field in fields(AmeshSettings)}
+    named = set(re.findall(r"""AMESH\[["'](\w+)["']\]""", path.read_text()))
+    assert named <= known, f"{path.name} names {named - known}"
+
+
+def test_every_system_check_is_documented() -> None:
+    known = set(re.findall(r"amesh\.[EW]\d{3}", SOURCE["amesh_django.checks"]))
+    assert set(re.findall(r"^\| `(amesh\.[EW]\d{3})`", text("docs/settings.md"), re.MULTILINE)) == known
+    for path in DOCUMENTS:
+        assert set(re.findall(r"amesh\.[EW]\d{3}", path.read_text())) <= known, path.name
+
+
+def every_error(base: type[AmeshError] = AmeshError) -> set[type[AmeshError]]:
+    return {base}.union(*(every_error(below) for below in base.__subclasses__()))
+
+
+def test_every_error_and_reason_is_in_troubleshooting() -> None:
+    page = text("docs/troubleshooting.md")
+    sources = {name: source for name, source in SOURCE.items() if not name.startswith(LATER)}
+    for name in [name for name, source in sources.items() if "(AmeshError)" in source]:
+        importlib.import_module(name)
+    codes = {error.code for error in every_error() if not error.__module__.startswith(LATER)}
+    found = re.findall(r"""reason=f?["']([a-z]+_[a-z_]+)""", "\n".join(sources.values()))
+    reasons = {*found, "clock_drift_warning", "user_inactive"}
+    missing = {name for name in codes | reasons if not re.search(rf"`{name}\b", page)}
+    assert not missing, f"docs/troubleshooting.md has no `{'`, `'.join(sorted(missing))}`"
+    table = {(int(status), code) for status, code in re.findall(r"^\| (\d{3}) \| `(\w+)` \|", page, re.MULTILINE)}
+    assert table == {
+        (error.status, error.code) for error in every_error() if error.status and error.__name__ != "RequestError"
+    }
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_names_of_python_exist(path: Path) -> None:
+    for dotted in set(re.findall(r"`(amesh_django(?:\.\w+)+)(?:\(\))?`", prose(path))):
+        module, rest = dotted, list[str]()
+        while True:
+            try:
+                found: Any = importlib.import_module(module)
+                break
+            except ModuleNotFoundError:
+                module, _, last = module.rpartition(".")
+                rest.insert(0, last)
+        for name in rest:
+            if found.__name__ == "amesh_django" or name in ("verification", "activity"):
+                pytest.fail(f"{path.name}: there is no {dotted}")
+            found = getattr(found, name)
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_variables_extras_and_targets_exist(path: Path) -> None:
+    page = path.read_text()
+    for name in set(re.findall(r"\b(?:AUTH_MESH|AMESH)_[A-Z_]+\b", page)):
+        assert any(f'"{name}"' in source for source in SOURCE.values()), f"{path.name}: nothing reads {name}"
+    for extras in re.findall(r"amesh-django\[([\w,]+)\]", page):
+        assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"]), f"{path.name}: {extras}"
+    for target in re.findall(r"`make (\w+)|^\$ make (\w+)", page, re.MULTILINE):
+        assert f"\n{''.join(target)}:" in text("Makefile"), f"{path.name}: make {''.join(target)}"
+
+
+def test_permissions_and_fixtures_exist() -> None:
+    from amesh_django.models import AllowListChange, Device
+
+    known = {
+        f"{action}_{model._meta.model_name}"
+        for model in (Device, AllowListChange)
+        for action in model._meta.default_permissions
+    }
+    known |= {name for name, _ in Device._meta.permissions}
+    named = {name for path in DOCUMENTS for name in re.findall(r"`amesh\.([a-z]+_[a-z]+)`", path.read_text())}
+    assert named and named <= known
+    page = text("docs/integration.md").partition("| Fixture |")[2].partition("\n\n")[0]
+    fixtures = {name for name in vars(plugin) if name.startswith("amesh_")}
+    assert set(re.findall(r"`(amesh_\w+)`", page)) == fixtures
+
+
+def test_versions_are_those_of_the_package() -> None:
+    page = text("README.md")
+    for what in ("Python", "Django"):
+        pattern = re.compile(rf"(?:Programming Language|Framework) :: {what} :: (\d\.\d+)")
+        versions = [match[1] for line in PROJECT["classifiers"] if (match := pattern.fullmatch(line))]
+        assert f"| {what} | {', '.join(versions)} |" in page
+    assert f"version {PROJECT['version']}" in page
+    assert f"## {PROJECT['version']}" in text("CHANGELOG.md")
+    for pair in re.findall(r'suite "\$(\w+)" \S+ (\S+)', text(".ci/run")):
+        version = re.search(rf"{pair[0]}=\$\(interpreter (\S+)\)", text(".ci/run"))
+        assert version and f"Python {version[1]} with Django {pair[1]}" in page
+
+
+def test_keys_that_are_shown_are_real() -> None:
+    """Whoever compares a line with its device id in a document finds that they belong together."""
+    for path in DOCUMENTS:
+        page = path.read_text()
+        for line in set(re.findall(r"amesh-key-v1\.[\w-]{44}\.\S+?\.[0-9a-f]{8}", page)):
+            found = parse_key_line(line)
+            assert device_id(found.public_key) in page, (
+                f"{path.name}: {line[:40]}… is not the key of an id on that page"
+            )
+
+
+# --- links -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        other = Path(os.path.normpath(path.parent / name)) if name else path
+        assert other.is_file() and other.is_relative_to(ROOT), f"{path.name}: {target} leads nowhere"
+        assert not anchor or anchor in anchors(other), f"{path.name}: {other.name} has no heading for #{anchor}"
+
+
+def test_every_document_can_be_found_from_the_readme() -> None:
+    page = text("README.md")
+    missing = [
+        path.name
+        for path in (*DOCUMENTS, *PLANS)
+        if path.name != "README.md" and f"({path.relative_to(ROOT)})" not in page
+    ]
+    assert not missing

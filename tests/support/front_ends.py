@@ -1,0 +1,83 @@
+"""What the tests of both front ends share: devices, lines of export-key, a server that answers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from amesh_django.test.devices import EphemeralDevice
+from authmesh.protocol.key_line import build_key_line
+
+HOSTILE = "\x1b[2Jbad\x07\u202ename\nError: forged\x9b31m [bold]x[/bold]"
+HOSTILE_SHOWN = "badname Error: forged [bold]x[/bold]"
+
+
+def line_of(device: EphemeralDevice) -> str:
+    """What export-key prints there."""
+    return build_key_line(device.identity.public_key, device.identity.friendly_name)
+
+
+def id_of(device: EphemeralDevice) -> str:
+    return device.identity.device_id
+
+
+@dataclass
+class Answering:
+    """A server that keeps what it was sent and answers as it is told."""
+
+    url: str = ""
+    status: int = 200
+    body: bytes = b"hello"
+    method: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    received: bytes = b""
+    #: Set once a request is there; while `delay` is cleared it gets no answer.
+    asked: threading.Event = field(default_factory=threading.Event)
+    delay: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self.delay.set()
+
+
+class _Server(ThreadingHTTPServer):
+    answering: Answering
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Nothing on stderr."""
+
+    def answer(self) -> None:
+        answering = self.server.answering
+        answering.method, answering.headers = self.command, {k.lower(): v for k, v in self.headers.items()}
+        answering.received = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        answering.asked.set()
+        answering.delay.wait()
+        with suppress(ConnectionError):
+            self.send_response(answering.status)
+            self.send_header("Content-Length", str(len(answering.body)))
+            self.end_headers()
+            self.wfile.write(answering.body)
+
+    do_GET = do_POST = do_PUT = do_DELETE = answer
+
+
+@contextmanager
+def answering() -> Iterator[Answering]:
+    """A server on a free port."""
+    state = Answering()
+    with _Server(("127.0.0.1", 0), _Handler) as server:
+        server.answering = state
+        state.url = f"http://127.0.0.1:{server.server_address[1]}/path?b=2&a=1"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield state
+        finally:
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,121 @@
+"""A program on a pseudo-terminal of its own: what it shows, keys typed, Ctrl-C."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import select
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.services import ROOT
+
+SECONDS = 30.0
+_STYLE = re.compile(r"\x1b\[[0-9;]*m")
+
+# Makes the terminal on stderr the controlling one, so that Ctrl-C is a signal and /dev/tty leads there.
+_ON_TERMINAL = """
+import fcntl, os, sys, termios
+os.setsid()
+fcntl.ioctl(2, termios.TIOCSCTTY, 0)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+
+
+@dataclass
+class Terminal:
+    """The side where a person sits."""
+
+    process: subprocess.Popen[bytes]
+    master: int
+    raw: str = ""
+    _looked_at: int = 0
+
+    @property
+    def shown(self) -> str:
+        """All that was shown so far, without colours, with plain line ends."""
+        return _STYLE.sub("", self.raw).replace("\r\n", "\n")
+
+    def expect(self, text: str) -> str:
+        """Wait until `text` is shown after what was expected before; what was shown up to its end."""
+        deadline = time.monotonic() + SECONDS
+        while (at := self.shown.find(text, self._looked_at)) < 0:
+            if time.monotonic() > deadline or not self._read():
+                raise AssertionError(f"{text!r} was not shown. The terminal shows:\n{self.shown[self._looked_at :]}")
+        start, self._looked_at = self._looked_at, at + len(text)
+        return self.shown[start : self._looked_at]
+
+    def type(self, text: str, *, at_once: bool = False) -> None:
+        """Press keys; `\\n` is Enter, `\\x03` is Ctrl-C, `\\x04` is Ctrl-D. Ctrl-C comes while the program waits, unless `at_once`."""
+        if text == "\x03" and not at_once:
+            self._wait_until_it_waits()
+        os.write(self.master, os.fsencode(text))
+
+    def _wait_until_it_waits(self) -> None:
+        """A signal in the microseconds before a system call waits with it: Python looks for signals before and after."""
+        deadline = time.monotonic() + SECONDS
+        while self.process.poll() is None and time.monotonic() < deadline:
+            state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            if state == "S":
+                return
+            time.sleep(0.01)
+
+    def end(self) -> int:
+        """Read to the end; the exit code."""
+        while self._read():
+            pass
+        return self.process.wait(SECONDS)
+
+    def _read(self) -> bool:
+        ready, _, _ = select.select([self.master], [], [], SECONDS)
+        try:
+            found = os.read(self.master, 65536) if ready else b""
+        except OSError:  # Linux says so where the last program has closed the terminal
+            found = b""
+        self.raw += found.decode(errors="replace")
+        return bool(found)
+
+
+@contextmanager
+def terminal(
+    argv: Sequence[str | os.PathLike[str]],
+    env: Mapping[str, str],
+    *,
+    columns: int = 100,
+    stdin: bytes | None = None,
+    cwd: Path = ROOT,
+) -> Iterator[Terminal]:
+    """Run a program on a terminal of that width. With `stdin` it reads these bytes from a pipe; the terminal stays its own."""
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+    environment = {**os.environ, **env, "TERM": "xterm-256color"}
+    for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
+        if env.get(name) == os.environ.get(name):  # what surrounds the tests is not what they ask for
+            environment.pop(name, None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _ON_TERMINAL, *argv],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.PIPE if stdin is not None else slave,
+        stdout=slave,
+        stderr=slave,
+    )
+    os.close(slave)
+    if process.stdin is not None and stdin is not None:
+        process.stdin.write(stdin)
+        process.stdin.close()
+    try:
+        yield Terminal(process, master)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(master)

@@ -1,0 +1,123 @@
+"""The REST framework class and permissions, in process; the same over real servers stands in test_wire_*."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.contrib.auth import get_user_model
+from django.test import override_settings
+from django.urls import path
+from rest_framework.authentication import BasicAuthentication
+from rest_framework.permissions import IsAuthenticated
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.test import APIClient
+from rest_framework.throttling import UserRateThrottle
+from rest_framework.views import APIView
+
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.drf import AmeshAuthentication, HasDevicePermission, IsTrustedDevice
+from amesh_django.test.devices import EphemeralDevice
+from amesh_django.test.drf import AmeshAPIClient
+from amesh_django.verification import VerifiedDevice
+from amesh_django.verification.users import DeviceUser
+
+
+class OnePerDevice(UserRateThrottle):
+    rate = "1/min"
+
+
+class Who(APIView):
+    authentication_classes = (AmeshAuthentication, BasicAuthentication)
+    permission_classes: Any = (IsAuthenticated,)
+
+    def get(self, request: Request) -> Response:
+        device = request.auth if isinstance(request.auth, VerifiedDevice) else None
+        return Response(
+            {
+                "user": str(request.user),
+                "device": device.friendly_name if device else None,
+                "same": device is getattr(request, "amesh", None),
+                "row": not isinstance(request.user, DeviceUser),
+            }
+        )
+
+    post = get
+
+
+urlpatterns = [
+    path("who/", Who.as_view()),
+    path("trusted/", Who.as_view(permission_classes=[IsTrustedDevice])),
+    path("shell/", Who.as_view(permission_classes=[IsTrustedDevice & HasDevicePermission("shell")])),
+    path("no-shell/", Who.as_view(permission_classes=[~HasDevicePermission("shell")])),
+    path("throttled/", Who.as_view(throttle_classes=[OnePerDevice])),
+]
+pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
+Trust = Callable[..., EphemeralDevice]
+
+
+def test_a_device_without_a_user(amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice) -> None:
+    response = amesh_api_client.get("/who/?a=1&b=%C3%BC")
+    assert response.status_code == 200
+    assert response.json() == {
+        "user": amesh_device.identity.device_id,
+        "device": amesh_device.identity.friendly_name,
+        "same": True,
+        "row": False,
+    }
+
+
+def test_a_mapped_user(amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice) -> None:
+    user = get_user_model().objects.create_user("bob")
+    DatabaseAllowList().map_user(amesh_device.identity.device_id, user)
+    assert amesh_api_client.get("/who/").json()["user"] == "bob"
+    get_user_model().objects.filter(pk=user.pk).update(is_active=False)
+    response = amesh_api_client.get("/who/")
+    assert (response.status_code, response.json()) == (401, {"error": "unauthorized"})
+    assert response["WWW-Authenticate"] == "AuthMesh"
+
+
+def test_without_our_header_the_next_class_gets_its_turn(amesh_server: Any) -> None:
+    get_user_model().objects.create_user("carol", password="pw")
+    client = APIClient()
+    assert client.get("/who/").status_code == 401
+    assert client.get("/who/")["WWW-Authenticate"] == "AuthMesh"
+    client.credentials(HTTP_AUTHORIZATION="Basic Y2Fyb2w6cHc=")
+    assert client.get("/who/").json()["user"] == "carol"
+    assert client.get("/trusted/").status_code == 403
+
+
+@pytest.mark.parametrize("value", ["AuthMesh x", "authmesh v=1", "AUTHMESH", "AuthMesh"])
+def test_a_header_meant_for_us_is_refused_by_us(amesh_server: Any, value: str) -> None:
+    response = APIClient().get("/who/", HTTP_AUTHORIZATION=value)
+    assert (response.status_code, response.json()) == (400, {"error": "malformed_header"})
+
+
+def test_an_unknown_device(amesh_server: Any) -> None:
+    response = AmeshAPIClient(EphemeralDevice()).post("/who/", {"a": 1}, format="json")
+    assert (response.status_code, response.json()) == (401, {"error": "unauthorized"})
+
+
+def test_permissions(amesh_trust: Trust) -> None:
+    plain, shell = amesh_trust(), amesh_trust(permissions={"shell": True})
+    odd = amesh_trust(permissions={"shell": "yes"})
+    expected = {"/trusted/": (200, 200, 200), "/shell/": (403, 200, 403), "/no-shell/": (200, 403, 200)}
+    for url, statuses in expected.items():
+        found = tuple(AmeshAPIClient(device).get(url).status_code for device in (plain, shell, odd))
+        assert found == statuses, url
+
+
+def test_throttles_count_by_device(amesh_trust: Trust) -> None:
+    clients = [AmeshAPIClient(amesh_trust()) for _ in range(2)]
+    assert [client.get("/throttled/").status_code for client in clients * 2] == [200, 200, 429, 429]
+
+
+def test_behind_the_middleware_a_request_is_verified_once(amesh_trusted_device: EphemeralDevice) -> None:
+    from django.conf import settings
+
+    with override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, "amesh_django.middleware.AmeshMiddleware"]):
+        response = AmeshAPIClient(amesh_trusted_device).get("/who/")
+        assert response.status_code == 200, response.content
+        assert response.json()["same"]

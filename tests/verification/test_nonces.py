@@ -1,0 +1,111 @@
+"""Nonce stores: atomic, never too forgetful, and closed when they can't tell."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from django.core.cache import caches
+from redis import Redis as Client
+
+from amesh_django.verification.nonces import CacheNonceStore, LocalNonceStore, store_for
+from authmesh.protocol.errors import NonceStoreUnavailable
+from tests.support.services import Redis
+
+DJANGO_REDIS = "django_redis.cache.RedisCache"
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_nonce_is_new_once_until_its_time_is_up() -> None:
+    clock = Clock()
+    store = LocalNonceStore(clock=clock)
+    assert store.record("am_a", "n", 61)
+    assert not store.record("am_a", "n", 61)
+    assert store.record("am_b", "n", 61)
+    clock.now += 60.99
+    assert not store.record("am_a", "n", 61)
+    clock.now += 0.01
+    assert store.record("am_a", "n", 61)
+
+
+def test_local_memory_forgets_no_live_nonce() -> None:
+    store = LocalNonceStore()
+    assert all(store.record("am_a", str(n), 61) for n in range(5000))
+    assert not any(store.record("am_a", str(n), 61) for n in range(5000))
+
+
+def test_local_memory_full_of_live_nonces_refuses_and_recovers() -> None:
+    clock = Clock()
+    store = LocalNonceStore(clock=clock, capacity=3)
+    assert all(store.record("am_a", str(n), 61) for n in range(3))
+    with pytest.raises(NonceStoreUnavailable):
+        store.record("am_a", "4", 61)
+    clock.now += 61
+    assert store.record("am_a", "4", 61)
+    assert len(store._expiries) == len(store._order) == 1
+
+
+def test_a_local_memory_cache_is_replaced_by_one_that_does_not_cull() -> None:
+    assert isinstance(store_for("default"), LocalNonceStore)
+
+
+@pytest.mark.parametrize("backend", [DJANGO_REDIS, "django.core.cache.backends.redis.RedisCache"])
+def test_redis(redis: Redis, settings: Any, backend: str) -> None:
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": redis.url}}
+    store = store_for("default")
+    assert store.record("am_a", "n", 61)
+    assert not store.record("am_a", "n", 61)
+    assert store.record("am_b", "n", 61)
+    with Client.from_url(redis.url) as client:
+        (key,) = client.keys("*am_a:n*")
+        assert 59 <= client.ttl(key) <= 61
+
+
+@pytest.mark.parametrize("ignore", [False, True])
+@pytest.mark.parametrize("backend", [DJANGO_REDIS, "django.core.cache.backends.redis.RedisCache"])
+def test_redis_down_is_an_outage_and_no_replay(redis: Redis, settings: Any, backend: str, ignore: bool) -> None:
+    options = {"IGNORE_EXCEPTIONS": ignore} if backend == DJANGO_REDIS else {}
+    settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": redis.url, "OPTIONS": options}}
+    store = store_for("default")
+    assert store.record("am_a", "before", 61)
+    with redis.down(), pytest.raises(NonceStoreUnavailable):
+        store.record("am_a", "during", 61)
+    caches["default"].close()
+
+
+@pytest.mark.parametrize("answer", [None, "OK", 1, 0])
+def test_an_answer_that_is_neither_yes_nor_no_is_an_outage(answer: object) -> None:
+    class Odd:
+        def add(self, *args: Any, **kwargs: Any) -> object:
+            return answer
+
+    with pytest.raises(NonceStoreUnavailable):
+        CacheNonceStore(Odd()).record("am_a", "n", 61)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["local", "redis"])
+def test_of_many_threads_one_wins(kind: str, request: pytest.FixtureRequest, settings: Any) -> None:
+    if kind == "redis":
+        redis = request.getfixturevalue("redis")
+        settings.CACHES = {"default": {"BACKEND": DJANGO_REDIS, "LOCATION": redis.url}}
+    store = store_for("default")
+    barrier, won = threading.Barrier(16), []
+
+    def try_it() -> None:
+        barrier.wait()
+        if store.record("am_a", "n", 61):
+            won.append(1)
+
+    threads = [threading.Thread(target=try_it) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won == [1]

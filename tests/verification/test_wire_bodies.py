@@ -1,0 +1,228 @@
+"""Bodies of every kind over HTTP: what is verified is what the view gets, whatever the client says about its length."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from tests.support.services import SERVERS, Server
+from tests.verification.wire import (
+    DOORS,
+    LIMIT,
+    Answer,
+    Wire,
+    World,
+    exchange,
+    forget_peak,
+    head,
+    multipart,
+    resident_memory,
+    send,
+    sha256,
+    signed,
+)
+
+BINARY = bytes(range(256)) * 300
+FORM, FORM_BODY = "application/x-www-form-urlencoded", "name=Käthe+B%C3%B6ll&tag=1&tag=2&empty=".encode()
+
+MEBIBYTE = 1 << 20
+#: How much a server process may grow while an upload of 200 MB goes through it.
+GROWTH = 60 * MEBIBYTE
+
+
+#: runserver hands no chunks on.
+CHUNKED = [name for name in SERVERS if name != "runserver"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+@pytest.mark.parametrize("kind", [*SERVERS, *(f"{name} chunked" for name in CHUNKED)])
+def test_bodies_reach_the_view(wire: Wire, kind: str, door: str) -> None:
+    name, _, chunked = kind.partition(" ")
+    server = wire.server(name)
+    parts = {"photo": ("ö.jpg", BINARY), "nothing": ("empty", b"")}
+    kind, form = multipart({"title": "Käthe", "note": "a\r\nb"}, parts)
+
+    def sent(content_type: str, body: bytes) -> dict[str, object]:
+        headers = {"Content-Type": content_type}
+        answer = signed(server, wire.laptop, "POST", door, headers, body, chunked=bool(chunked))
+        assert answer.status == 200, answer.body
+        found: dict[str, object] = answer.json
+        return found
+
+    for body in (b"", b"{}", BINARY, bytes(LIMIT)):
+        expected = {"length": len(body), "sha256": sha256(body)}
+        assert sent("application/octet-stream", body)["body"] == expected
+    assert sent(FORM, FORM_BODY)["fields"] == {"name": ["Käthe Böll"], "tag": ["1", "2"], "empty": [""]}
+    found = sent(kind, form)
+    assert found["fields"] == {"title": ["Käthe"], "note": ["a\r\nb"]}
+    assert found["files"] == {
+        name: {"name": filename, "length": len(content), "sha256": sha256(content)}
+        for name, (filename, content) in parts.items()
+    }
+    document = {"naïve": ["☃", 1.5, None]}
+    raw = json.dumps(document).encode()
+    found = sent("application/json", raw)
+    assert found["data"] == document if door == "/drf" else found["body"] == {"length": len(raw), "sha256": sha256(raw)}
+
+
+def test_chunks_that_runserver_does_not_hand_on_are_refused(wire: Wire) -> None:
+    for door in DOORS:
+        answer = signed(wire.server("runserver"), wire.laptop, "POST", door, body=b"hello", chunked=True)
+        assert (answer.status, answer.error) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize("kind", CHUNKED)
+def test_chunks_over_the_limit_are_refused(wire: Wire, kind: str) -> None:
+    for door in DOORS:
+        answer = signed(wire.server(kind), wire.laptop, "POST", door, body=bytes(LIMIT + 1), chunked=True)
+        assert (answer.status, answer.error) == (413, "payload_too_large")
+
+
+@pytest.mark.parametrize("kind", ["gunicorn", "runserver"])
+def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes(wire: Wire, kind: str) -> None:
+    for door in DOORS:
+        headers = {"Authorization": wire.laptop.header("POST", door), "Content-Length": str(10**12)}
+        answer = exchange(wire.server(kind).port, [head("POST", door, headers)], seconds=5)
+        assert (answer.status, answer.error) == (413, "payload_too_large")
+
+
+# --- a client that lies about the length ----------------------------------------------------------------------------
+
+
+def claim(
+    wire: Wire, server: Server, door: str, body: bytes, claimed: str, signed_body: bytes, *, end: bool = True
+) -> Answer:
+    headers = {"Authorization": wire.laptop.header("POST", door, signed_body), "Content-Length": claimed}
+    return exchange(server.port, [head("POST", door, headers), body], end=end, seconds=10)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_more_declared_than_sent(wire: Wire, wire_server: Server, door: str) -> None:
+    for signed_body in (b"hello", b"hello" + bytes(5), b""):
+        status = claim(wire, wire_server, door, b"hello", "10", signed_body).status
+        # An ASGI server waits for the rest, which never comes, and hangs up without a word.
+        assert status in ((0, 400) if "daphne" in wire_server.argv or "uvicorn" in wire_server.argv else (401,))
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_less_declared_than_sent(wire: Wire, wire_server: Server, door: str) -> None:
+    answer = claim(wire, wire_server, door, b"hello world", "5", b"hello world", end=False)
+    assert (answer.status, answer.error) == (401, "unauthorized")
+    answer = claim(wire, wire_server, door, b"hello world", "5", b"hello", end=False)
+    assert (answer.status, answer.json["body"]) == (200, {"length": 5, "sha256": sha256(b"hello")})
+
+
+@pytest.mark.parametrize("claimed", ["-5", "abc", "5, 6", "5\r\nContent-Length: 6", "0x5", "5_0", "1e1", "\u0665", ""])
+def test_lengths_that_are_none(wire: Wire, wire_server: Server, claimed: str) -> None:
+    for signed_body in (b"hello", b""):
+        answer = claim(wire, wire_server, "/decorator/sync", b"hello", claimed, signed_body)
+        if answer.status == 200:  # a server that takes it for some length: the view got what was signed
+            assert answer.json["body"] == {"length": len(signed_body), "sha256": sha256(signed_body)}
+        else:
+            assert answer.status in (0, 400, 401)
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_length_and_chunks_at_once(wire: Wire, wire_server: Server, door: str) -> None:
+    """What request smuggling is made of: whoever believes the one must not verify what the other says."""
+    wire_body = b"5\r\nhello\r\n0\r\n\r\n"
+    for signed_body in (b"hello", b"", wire_body):
+        authorization = wire.laptop.header("POST", door, signed_body)
+        pairs = [("Authorization", authorization), ("Content-Length", str(len(wire_body)))]
+        raw = [head("POST", door, [*pairs, ("Transfer-Encoding", "chunked")]), wire_body]
+        answer = exchange(wire_server.port, raw, end=True, seconds=10)
+        if answer.status == 200:
+            assert answer.json["body"] == {"length": len(signed_body), "sha256": sha256(signed_body)}
+        else:
+            assert answer.status in (0, 400, 401)
+
+
+# --- another middleware was there first -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_body_that_was_kept_is_verified(wire: Wire, wire_server: Server, door: str) -> None:
+    def sent(meddle: str, content_type: str, body: bytes, method: str = "POST") -> int:
+        headers = {"X-Meddle": meddle, "Content-Type": content_type}
+        return signed(wire_server, wire.laptop, method, door, headers, body).status
+
+    assert sent("body", "application/octet-stream", BINARY) == 200
+    assert sent("body", FORM, FORM_BODY) == 200
+    assert sent("post", FORM, FORM_BODY) == 200
+    # Asked for, but there was nothing to parse: the raw body is whole.
+    assert sent("post", "application/json", b"{}") == 200
+    assert sent("post", "application/json", b"", "GET") == 200
+    tampered = {"X-Meddle": "body", "Authorization": wire.laptop.header("POST", door, b"hello")}
+    assert send(wire_server, "POST", door, tampered, b"hallo").error == "unauthorized"
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_a_body_that_was_consumed_is_an_error_of_ours(wire: Wire, wire_server: Server, door: str) -> None:
+    kind, form = multipart({"title": "Käthe"}, {"photo": ("ö.jpg", BINARY)})
+    for meddle, content_type, body in (("post", kind, form), ("read", "text/plain", b"hello")):
+        headers = {"X-Meddle": meddle, "Content-Type": content_type}
+        answer = signed(wire_server, wire.laptop, "POST", door, headers, body)
+        assert (answer.status, answer.error) == (500, "body_parser_ordering_error")
+
+
+# --- 200 MB ---------------------------------------------------------------------------------------------------------
+
+
+class Upload:
+    """A multipart form with one large file, which is made while it is sent."""
+
+    def __init__(self, mebibytes: int) -> None:
+        self.content_type, form = multipart({"title": "large"}, {"file": ("large.bin", b"SPLIT")})
+        self._before, self._after = form.split(b"SPLIT")
+        self._piece = bytes(range(256)) * (MEBIBYTE // 256)
+        self._pieces = mebibytes
+        self.length = len(self._before) + mebibytes * MEBIBYTE + len(self._after)
+        self.file = {"name": "large.bin", "length": mebibytes * MEBIBYTE, "sha256": _sha256([self._piece] * mebibytes)}
+        self.body_hash = _sha256(self)
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from (self._before, *[self._piece] * self._pieces, self._after)
+
+    def sent(self, server: Server, world: World, door: str) -> Answer:
+        headers = [("Content-Type", self.content_type), ("Content-Length", str(self.length))]
+        headers.append(("Authorization", world.laptop.header("POST", door, self.body_hash)))
+        return exchange(server.port, [head("POST", door, headers), *self])
+
+
+def _sha256(pieces: Iterable[bytes]) -> str:
+    found = hashlib.sha256()
+    for piece in pieces:
+        found.update(piece)
+    return found.hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["gunicorn", "uvicorn", "runserver"])
+def test_200_megabytes_are_verified_and_parsed_without_being_held(world: World, kind: str) -> None:
+    upload = Upload(200)
+    with world.serve(kind) as server:
+        assert signed(server, world.laptop, "POST", "/drf", body=bytes(4 * MEBIBYTE)).status == 200  # all is imported
+        for door in ("/middleware/async", "/decorator/sync", "/drf"):
+            before = resident_memory(server, "VmRSS")
+            forget_peak(server)
+            answer = upload.sent(server, world, door)
+            assert (answer.status, answer.json["files"]["file"]) == (200, upload.file)
+            assert resident_memory(server, "VmHWM") - before < GROWTH
+
+
+def test_a_large_upload_through_daphne(world: World) -> None:
+    """Without a bound on memory: daphne itself keeps a body in it, many times over, also for an open view."""
+    upload = Upload(20)
+    with world.serve("daphne") as server:
+        for door in ("/middleware/async", "/decorator/sync", "/drf"):
+            answer = upload.sent(server, world, door)
+            assert (answer.status, answer.json["files"]["file"]) == (200, upload.file)
+
+
+def test_one_wrong_byte_in_a_large_upload_is_refused(world: World) -> None:
+    upload = Upload(20)
+    upload.body_hash = _sha256([b"x", *upload])
+    with world.serve("gunicorn") as server:
+        assert upload.sent(server, world, "/decorator/sync").error == "unauthorized"

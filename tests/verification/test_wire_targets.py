@@ -1,0 +1,191 @@
+"""Request targets over HTTP: what travels on the request line is what was signed, and what has two readings is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.support import services
+from tests.support.services import SERVERS, Server
+from tests.verification.wire import Wire, World, said, send, signed
+
+RAW = [name for name in SERVERS if name != "runserver"]
+
+PLAIN = {
+    "utf-8": ("/k%C3%A4the/%E2%98%83", "/käthe/☃", {}),
+    "space and plus": ("/a%20b+c", "/a b+c", {}),
+    "percent": ("/100%25", "/100%", {}),
+    "quoted question mark": ("/a%3Fb?c=d", "/a?b", {"c": ["d"]}),
+    "semicolon": ("/a;x=1/b", "/a;x=1/b", {}),
+    "sub-delims": ("/!$&'()*+,=:@", "/!$&'()*+,=:@", {}),
+    "double slash inside": ("/a//b", "/a//b", {}),
+    "dots that are no segments": ("/a..b/...", "/a..b/...", {}),
+    "repeated": ("?a=2&b=3&a=1&a=", "", {"a": ["2", "1", ""], "b": ["3"]}),
+    "plus": ("?a=b+c&d=%2B&e=%20", "", {"a": ["b c"], "d": ["+"], "e": [" "]}),
+    "utf-8 query": ("?n=K%C3%A4the&%E2%98%83=1", "", {"n": ["Käthe"], "☃": ["1"]}),
+    "empty query": ("?", "", {}),
+    "nameless": ("?=1&&x", "", {"": ["1"], "x": [""]}),
+    "question mark in value": ("?a=b?c", "", {"a": ["b?c"]}),
+    "slash in query": ("?next=/a/../b", "", {"next": ["/a/../b"]}),
+    "null byte": ("?a=%00", "", {"a": ["\x00"]}),
+}
+#: What runserver decodes without a trace, so that it is not the target that was signed.
+HIDDEN = {
+    "encoded slash": ("/a%2Fb", "/a/b"),
+    "lower-case encoded slash": ("/a%2fb/%2f", "/a/b//"),
+    "needless quoting": ("/%41%7E", "/A~"),
+    "lower-case hex": ("/k%c3%a4the", "/käthe"),
+    "quoted plus": ("/a%2Bb", "/a+b"),
+    "not utf-8": ("/%FF", None),
+}
+VIEWS = ("/middleware/async", "/decorator/sync", "/drf")
+
+
+@pytest.mark.parametrize("door", VIEWS)
+@pytest.mark.parametrize("case", PLAIN)
+def test_targets_verify_as_they_travel(wire: Wire, wire_server: Server, case: str, door: str) -> None:
+    rest, path, query = PLAIN[case]
+    answer = signed(wire_server, wire.laptop, "POST", door + rest)
+    assert answer.status == 200, answer.body
+    assert (answer.json["path"], answer.json["query"]) == (door + path, query)
+
+
+@pytest.mark.parametrize("door", VIEWS)
+@pytest.mark.parametrize("case", HIDDEN)
+def test_what_a_server_must_not_hide(wire: Wire, wire_server: Server, case: str, door: str) -> None:
+    rest, path = HIDDEN[case]
+    answer = signed(wire_server, wire.laptop, "POST", door + rest)
+    if "runserver" in wire_server.argv:
+        assert (answer.status, answer.error) == (401, "unauthorized")
+    else:
+        assert answer.status == 200, answer.body
+        assert path is None or answer.json["path"] == door + path
+
+
+def test_an_encoded_slash_is_not_a_slash(wire: Wire, wire_server: Server) -> None:
+    """Whoever sits on the way can't turn the one into the other."""
+    for sent, other in (("/drf/a%2Fb", "/drf/a/b"), ("/drf/a/b", "/drf/a%2Fb")):
+        answer = send(wire_server, "GET", sent, {"Authorization": wire.laptop.header("GET", other)})
+        if "runserver" in wire_server.argv and other == "/drf/a/b":
+            assert answer.json["path"] == other  # the same to it, and to the view
+        else:
+            assert (answer.status, answer.error) == (401, "unauthorized")
+
+
+#: Targets that two parsers read differently. `{}` is a door.
+AMBIGUOUS = [
+    "//127.0.0.1{}",
+    "/{}",
+    "//",
+    "//a:b/x",
+    "{}\\x",
+    "{}#x",
+    "{}?a=#x",
+    "{}?a=\\x",
+    "{}/a/../b",
+    "{}/./b",
+    "{}/..",
+    "{}/.",
+    "{}/%2e%2e/b",
+    "{}/%2E/b",
+    "{}/.%2e/b",
+    "{}/a/..%2fb",
+    "{}/a%5C..%5Cb",
+    "{}/a\\..\\b",
+    "{}??a=1",
+    "{}?\u00e9=1",
+    "{}/\u00e9",
+    "{}/\x01",
+    "{}/\x7f",
+    "{}/a\tb",
+    "{}/a b",
+    "{} ",
+    "{}?a=b c",
+    "{}\x0bx",
+    "{}\x00",
+    "http://127.0.0.1{}",
+    "https://elsewhere{}",
+    "HTTP://127.0.0.1{}?a=b",
+    "*",
+    "",
+    "?a=b",
+    "drf",
+    "127.0.0.1:80",
+    "javascript:alert(1)",
+]
+
+
+@pytest.mark.parametrize("target", AMBIGUOUS)
+def test_targets_with_two_readings_are_refused(wire: Wire, wire_server: Server, target: str) -> None:
+    for door in VIEWS:
+        for method in ("GET", "POST", "OPTIONS"):
+            sent = target.format(door)
+            answer = signed(wire_server, wire.laptop, method, sent)
+            assert answer.status == 0 or 400 <= answer.status < 500, (answer.status, answer.body)
+
+
+@pytest.mark.parametrize("kind", RAW)
+@pytest.mark.parametrize("target", AMBIGUOUS)
+def test_they_are_refused_whatever_was_signed(wire: Wire, kind: str, target: str) -> None:
+    for door in VIEWS:
+        for meant in (door, f"{door}/b", f"{door}/x", f"{door}?a=b", f"{door}?a=1"):
+            headers = {"Authorization": wire.laptop.header("GET", meant)}
+            answer = send(wire.server(kind), "GET", target.format(door), headers)
+            assert answer.status == 0 or 400 <= answer.status < 500, (answer.status, answer.body)
+
+
+def test_the_log_says_why(wire: Wire, wire_server: Server) -> None:
+    with said(wire_server) as log:
+        assert signed(wire_server, wire.laptop, "GET", "/drf/a/../b").status == 401
+    assert any("ambiguous_target (dot segment)" in line and wire.laptop.device_id in line for line in log)
+
+
+def test_a_query_in_another_charset_has_two_readings(wire: Wire, wire_server: Server) -> None:
+    """Django would read the query by the charset of Content-Type, which nobody signed."""
+    for door in VIEWS:
+        latin = {"Content-Type": "text/plain; charset=latin-1"}
+        assert signed(wire_server, wire.laptop, "POST", f"{door}?a=%C3%A4", latin).error == "unauthorized"
+        assert signed(wire_server, wire.laptop, "POST", f"{door}?a=b", latin).status == 200
+        utf8 = {"Content-Type": "text/plain; charset=UTF-8"}
+        assert signed(wire_server, wire.laptop, "POST", f"{door}?a=%C3%A4", utf8).json["query"] == {"a": ["ä"]}
+
+
+@pytest.mark.parametrize("name", ["Daphne-Root-Path", "SCRIPT_NAME", "Script-Name", "PATH_INFO"])
+def test_a_header_does_not_lead_to_another_view(wire: Wire, wire_server: Server, name: str) -> None:
+    """daphne takes the first of them from anybody, gunicorn the second from a proxy on the same machine."""
+    target = "/middleware/sync/drf"
+    taken = {"Daphne-Root-Path": "daphne", "SCRIPT_NAME": "gunicorn"}.get(name, "none")
+    with said(wire_server) as log:
+        answer = signed(
+            wire_server, wire.laptop, "GET", target, {name: "/drf" if name == "PATH_INFO" else "/middleware/sync"}
+        )
+    if taken in wire_server.argv:
+        assert (answer.status, answer.error) == (401, "unauthorized")
+        assert any("ambiguous_target (script name" in line for line in log)
+    else:
+        assert (answer.status, "user" in answer.json) == (200, False)
+
+
+#: Server → options and environment that mount it below /mesh, and what it is sent for /mesh/drf there.
+MOUNTED: dict[str, tuple[list[str], dict[str, str], str]] = {
+    "gunicorn": ([], {"SCRIPT_NAME": "/mesh"}, "/mesh/drf"),
+    "uvicorn": (["--root-path", "/mesh"], {}, "/drf"),
+    "daphne": (["--root-path", "/mesh"], {}, "/mesh/drf"),
+}
+
+
+@pytest.mark.parametrize("kind", MOUNTED)
+def test_mounted_below_a_path(world: World, kind: str) -> None:
+    """As Django asks for it: FORCE_SCRIPT_NAME. What a header says besides does not count."""
+    options, environment, sent = MOUNTED[kind]
+    argv = services.SERVERS[kind]()
+    argv = [*argv[:-1], *options, argv[-1]] if kind == "daphne" else [*argv, *options]
+    with services.serve(argv, world.environment(TEST_SCRIPT_NAME="/mesh", **environment)) as server:
+        for rest in ("", "/a%2Fb?x=%C3%A4"):
+            headers = {"Authorization": world.laptop.header("GET", f"/mesh/drf{rest}")}
+            answer = send(server, "GET", sent + rest, headers)
+            assert (answer.status, "user" in answer.json) == (200, True), answer.body
+        target = "/mesh/middleware/sync/drf"
+        for name in ("Daphne-Root-Path", "SCRIPT_NAME"):
+            headers = {"Authorization": world.laptop.header("GET", target), name: "/mesh/middleware/sync"}
+            answer = send(server, "GET", target if sent.startswith("/mesh") else target.removeprefix("/mesh"), headers)
+            assert answer.status == 401 or "user" not in answer.json
