@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -223,6 +224,42 @@ def test_every_error_and_reason_is_in_troubleshooting() -> None:
     assert table == {
         (error.status, error.code) for error in every_error() if error.status and error.__name__ != "RequestError"
     }
+
+
+def strings(name: str, source: str) -> str:
+    """Return the literals of a module as text, one on each line. Literals that Python joins are one."""
+    constants = (node.value for node in ast.walk(ast.parse(source, name)) if isinstance(node, ast.Constant))
+    texts = (value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in constants)
+    return "\n".join(" ".join(value.split()) for value in texts)
+
+
+#: Tables of docs/troubleshooting.md that quote messages, by heading and by the title of the column.
+QUOTING = [
+    ("What doctor finds", "`known` says"),
+    ("Other lines in the log", "Line"),
+    ("The relay", "Line"),
+    ("The relay", "Message"),
+    ("Keys in a TPM", "Message"),
+    ("Keys on a Mac", "Message"),
+    ("Errors of the client library", "Error"),
+]
+
+
+@pytest.mark.parametrize(("heading", "column"), QUOTING, ids=[" ".join(pair) for pair in QUOTING])
+def test_messages_that_troubleshooting_quotes_exist(heading: str, column: str) -> None:
+    """Each piece of a quotation, between its ellipses, is in a string of the source."""
+    known = "\n".join(strings(name, source) for name, source in SOURCE.items())
+    page = re.split(r"^## ", text("docs/troubleshooting.md"), flags=re.MULTILINE)
+    (section,) = (part for part in page if part.startswith(f"{heading}\n"))
+    tables = re.findall(rf"^\| {re.escape(column)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", section, re.MULTILINE)
+    cells = [line.split(" | ")[0].removeprefix("| ") for table in tables for line in table.splitlines()]
+    assert cells
+    quoted = [quote for cell in cells for quote in re.findall(r"`([^`]+)`", cell) or [cell]]
+    pieces = {
+        piece.strip(" .,;:()[]-") for quote in quoted for piece in re.split(r"…|(?<=\d), (?=errSec)|NUMBER", quote)
+    }
+    missing = {piece for piece in pieces if len(piece) > 3 and piece not in known}
+    assert not missing, f"docs/troubleshooting.md, {heading}: nothing says {missing}"
 
 
 def look_up(dotted: str) -> Any:

@@ -146,9 +146,7 @@ class Stage:
     def play(self, block: Block) -> None:
         """Play a block as its comment says."""
         try:
-            assert block.words or block.kind in ("output", "settings"), (
-                "the comment above it is incomplete or missing"
-            )
+            assert block.words or block.kind in ("output", "settings"), "the comment above it is incomplete or missing"
             match block.kind:
                 case "run":
                     self._run(block)
