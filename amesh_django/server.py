@@ -62,7 +62,7 @@ class DatabaseTrust(Trust):
             known = allow_list.find(controller.public_key)
             is_counted = known is not None and known.role == CONTROLLER
             if not is_counted and allow_list.count(CONTROLLER) >= allow_list.controller_limit:
-                raise limit_reached(allow_list.controller_limit)
+                raise limit_reached(allow_list.controller_limit, 'AMESH["MAX_CONTROLLERS"]')
 
     def add(self, device: LocalDevice, controller: DeviceEntry) -> None:
         """See :class:`Trust`."""

@@ -10,15 +10,15 @@ from typing import Any
 
 from authmesh.device import Identity, LocalDevice
 from authmesh.files.storage import atomic_write, json_text, make_private_directory
-from authmesh.keystore.encrypted_file import encrypt_key_file
+from authmesh.keystore.encrypted_file import Argon2Cost, encrypt_key_file
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.keys import device_id, generate_private_key, load_private_key, public_key_bytes, sign
 from authmesh.protocol.seal import hkdf_sha256
 
 PASSPHRASE = "throw-away"  # noqa: S105
-#: The real parameters take a tenth of a second and 64 MiB, which nothing here is worth.
-CHEAP_ARGON2 = {"t": 1, "m": 8, "p": 1}
+#: The default cost takes a tenth of a second and 64 MiB, which throw-away keys are not worth.
+CHEAP_ARGON2 = Argon2Cost(t=1, m=8, p=1)
 
 
 class EphemeralDevice:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from authmesh.device import FileAllowList, LocalDevice, init_device
-from authmesh.device.allow_list import utc_now
+from authmesh.files.clock import utc_now
 from authmesh.pairing import ControllerOperator, Met, Pairing, TargetOperator, Timeouts
 from tests.bench.figures import Row, Section, Target, interleave, percentile
 from tests.bench.world import World

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.device import FileAllowList, LocalDevice
-from authmesh.device.allow_list import utc_now
+from authmesh.files.clock import utc_now
 from authmesh.pairing import ControllerOperator, Met, Pairing, TargetOperator, Timeouts
 from authmesh.protocol.allow_list import DeviceEntry
 from tests.pairing.hostile_relay import HostileRelay

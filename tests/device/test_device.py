@@ -24,7 +24,7 @@ from authmesh.device import (
     read_identity,
 )
 from authmesh.files.storage import atomic_write, json_text
-from authmesh.keystore.tpm.pin import find_pin, nobody_to_ask, open_pin_file
+from authmesh.keystore.tpm.pin import cannot_ask, find_pin, pin_file_problems
 from authmesh.protocol import InvalidInput, KeyStoreError, b64encode, verify_signature
 from authmesh.protocol.errors import (
     DirectoryError,
@@ -216,7 +216,7 @@ def test_init_in_a_read_only_folder() -> None:
             unprivileged=True,
         )
         assert said.startswith("StorageError ")
-        assert "heck owner and permissions" in said
+        assert "heck the owner and permissions" in said
         assert os.listdir(folder) == []
 
 
@@ -232,20 +232,20 @@ def test_the_default_directory() -> None:
 def test_a_user_without_a_home() -> None:
     """As in a container that runs under a number."""
     with pytest.raises(
-        StorageError, match=r"There is no home folder for ~nobody-of-that-name/x\. Write the whole path"
+        StorageError, match=r"~nobody-of-that-name/x can't be resolved .* no home folder\. Use an absolute path"
     ):
         default_directory({"AUTH_MESH_DIR": "~nobody-of-that-name/x"})
 
 
 @pytest.mark.parametrize("variable", ["AMESH_PASSPHRASE_FILE", "AMESH_TPM_PIN_FILE"])
 def test_a_file_in_a_home_that_is_not_there(tmp_path: Path, variable: str) -> None:
-    with pytest.raises(StorageError, match="no home folder for ~nobody-of-that-name/x"):
+    with pytest.raises(StorageError, match="~nobody-of-that-name/x can't be resolved because there is no home folder"):
         (find_passphrase if "PASS" in variable else find_pin_there)(tmp_path, {variable: "~nobody-of-that-name/x"})
 
 
 def find_pin_there(path: Path, environ: dict[str, str]) -> str:
-    assert open_pin_file(environ) == []  # a device that signs nothing needs no PIN
-    return find_pin(environ, nobody_to_ask)
+    assert pin_file_problems(environ) == []  # a device that signs nothing needs no PIN
+    return find_pin(environ, cannot_ask)
 
 
 def test_no_identity(tmp_path: Path) -> None:
@@ -278,7 +278,9 @@ DAMAGED: dict[str, Any] = {
 def test_a_damaged_identity(tmp_path: Path, value: Any) -> None:
     raw = value if isinstance(value, bytes) else (value if isinstance(value, str) else json.dumps(value)).encode()
     (tmp_path / "identity.json").write_bytes(raw)
-    with pytest.raises(DirectoryError, match=r"Restore it from a backup|Check owner and permissions") as caught:
+    with pytest.raises(
+        DirectoryError, match=r"Restore it from a backup|Check (the|its) owner and permissions"
+    ) as caught:
         LocalDevice(tmp_path, environ={})
     assert "identity.json" in str(caught.value)
 
@@ -373,7 +375,7 @@ def test_what_is_open_to_others_is_reported(
     path.chmod(to)
     LocalDevice(tmp_path, environ=environ)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert f"{path} is open to others (mode {to:03o}). Close it: {fix} {path}" in caplog.text
+    assert f"{path} is accessible to other users (mode {to:03o}). Make it private: {fix} {path}" in caplog.text
 
 
 # --- what the reference made ----------------------------------------------------------------------------------------

@@ -92,12 +92,12 @@ import datetime as dt
 from dataclasses import replace
 from pathlib import Path
 from authmesh.device import LocalDevice, FileAllowList, init_device
-from authmesh.keystore import encrypted_file
 from amesh_django.test import EphemeralDevice
 from amesh_django.test.devices import CHEAP_ARGON2
+from tests.support import cheap_keys
 
 path, what = Path(sys.argv[1]), sys.argv[2]
-encrypted_file.encrypt_key_file.__defaults__ = (CHEAP_ARGON2,)
+cheap_keys.use(CHEAP_ARGON2)
 known = EphemeralDevice("0")
 
 def lists(done):

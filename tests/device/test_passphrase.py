@@ -79,14 +79,18 @@ def test_no_passphrase(tmp_path: Path) -> None:
     device = EphemeralDevice().write(tmp_path)
     file = tmp_path / ".passphrase"
     file.unlink()
-    with pytest.raises(PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: set it, or put .*mode 0400"):
+    with pytest.raises(
+        PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .*Set AUTH_MESH_PASSPHRASE, or restore .*mode 0400"
+    ):
         device.sign(b"m")
     for text in (b"", b" \n"):
         file.write_bytes(text)
         with pytest.raises(PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .* is empty"):
             device.sign(b"m")
     file.write_bytes(b"\xff")
-    with pytest.raises(PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .* can't be read \(not UTF-8 text\)"):
+    with pytest.raises(
+        PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .* can't be read \(it is not UTF-8 text\)"
+    ):
         device.sign(b"m")
     for none in ("", 5, None, ["x"]):
         legacy(tmp_path / "legacy", none)

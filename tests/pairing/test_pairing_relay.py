@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from authmesh.device import FileAllowList, LocalDevice, init_device
-from authmesh.device.allow_list import utc_now
+from authmesh.files.clock import utc_now
 from authmesh.pairing import Paired, Timeouts
 from authmesh.protocol.pairing.errors import (
     CodeInUse,

@@ -23,8 +23,7 @@ from django.db import connection, transaction
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal
-from amesh_django.trust import high_water as newest_lists
-from amesh_django.trust import rollback, snapshot
+from amesh_django.trust import high_water, rollback, snapshot
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry
 from authmesh.protocol.errors import AllowListIntegrityFailure, StorageError
@@ -446,7 +445,7 @@ def test_it_is_noted_later_where_it_could_not_be_written(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise StorageError("The disk is full.")
 
-    monkeypatch.setattr(newest_lists, "locked", refuse)
+    monkeypatch.setattr(high_water, "locked", refuse)
     devices.add(entry(1))
     snapshot.current()
     monkeypatch.undo()

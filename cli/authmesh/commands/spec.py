@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from authmesh.device import AllowList, LocalDevice, permission_problems
-from authmesh.device.allow_list import utc_now
+from authmesh.files.clock import utc_now
 from authmesh.pairing import Blocking, Timeouts
 from authmesh.pairing.bootstrap.enrolment import Enrolment
 from authmesh.protocol.errors import AmeshError
@@ -109,7 +109,7 @@ class Context:
         """
         device = self.device()
         for problem in permission_problems(device.path):
-            self.console.warn(problem)
+            self.console.warn(str(problem))
         device.ask_pin_by(lambda: self.console.ask_secret("PIN of this device's key: ", instead="AMESH_TPM_PIN_FILE"))
         return device
 

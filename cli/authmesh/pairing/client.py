@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
 from authmesh.device import AllowList, LocalDevice
-from authmesh.device.allow_list import utc_now
+from authmesh.files.clock import utc_now
 from authmesh.protocol.display import clean
 from authmesh.protocol.pairing.codes import CODE_SECONDS, generate_code, parse_code
 from authmesh.protocol.pairing.errors import (

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from authmesh.device import AllowList, LocalDevice
-from authmesh.device.allow_list import utc_now
 from authmesh.device.tokens import StoredToken, TokenStore
+from authmesh.files.clock import utc_now
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import b64decode, b64encode

@@ -19,8 +19,8 @@ from typing import Any
 
 import authmesh.files.storage as files
 from authmesh.device import FileAllowList, Identity, LocalDevice, init_device, read_identity
-from authmesh.device.allow_list import utc_now
 from authmesh.device.tokens import TOKEN_VARIABLE
+from authmesh.files.clock import utc_now
 from authmesh.files.storage import expanded
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import AmeshError, IdentityExists, InvalidInput, StorageError
