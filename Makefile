@@ -29,6 +29,10 @@ system: ## install the Debian packages that the tests need
 test: system venv ## run every test; ARGS="-k name" picks some
 	$(RUN) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
+.PHONY: quick
+quick: venv ## run in under a minute the tests that start no process; what one runs while working
+	$(RUN) -m pytest -q -n $(JOBS) --dist worksteal -m "not process and not slow" $(ARGS)
+
 .PHONY: demo
 demo: venv ## show the main job for real; KEEP=1 leaves the server up, BACKEND=tpm2 keeps all keys in the TPM
 	$(RUN) manage.py amesh_demo $(if $(KEEP),--keep) $(if $(BACKEND),--backend $(BACKEND))

@@ -21,6 +21,8 @@ from amesh_django.models import Device, DeviceActivity
 from amesh_django.test.devices import EphemeralDevice
 from tests.support import databases, services
 
+pytestmark = pytest.mark.process
+
 T = TypeVar("T")
 
 LIST = "/admin/amesh/device/"

@@ -318,11 +318,13 @@ def test_nobody(db, amesh_server, amesh_device):
 """
 
 
+@pytest.mark.process
 def test_a_project_that_knows_nothing_of_these_tests(project: Callable[[str, str], str]) -> None:
     said = project(THEIR_SETTINGS, THEIR_TESTS)
     assert "2 passed" in said, said
 
 
+@pytest.mark.process
 def test_a_project_without_django(project: Callable[[str, str], str]) -> None:
     said = project(
         "",

@@ -8,6 +8,8 @@ import pytest
 
 from tests.support.services import run
 
+pytestmark = pytest.mark.process
+
 PROJECT = """
 import django
 from django.conf import settings

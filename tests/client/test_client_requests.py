@@ -186,6 +186,7 @@ def test_cookies_survive_the_redirect(server: Recorder, session: requests.Sessio
     all_genuine(server.seen)
 
 
+@pytest.mark.process
 def test_without_requests_the_message_says_what_to_install() -> None:
     code = (
         "import sys; sys.modules['requests'] = None\n"

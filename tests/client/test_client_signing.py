@@ -180,6 +180,7 @@ print("after it is unlocked:", child())
 """
 
 
+@pytest.mark.process
 def test_a_forked_process_signs_too(directory: Path) -> None:
     """Also where another thread was in the middle of unlocking the key when the process forked."""
     DEVICE.write(directory)
@@ -222,6 +223,7 @@ def test_the_clock_of_the_auth_is_the_callers() -> None:
     assert parse_authorization(sent[0].headers["Authorization"]).ts == str(int(now))
 
 
+@pytest.mark.process
 def test_importing_the_client_is_quiet() -> None:
     code = textwrap.dedent(
         """

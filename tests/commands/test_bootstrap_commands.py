@@ -49,6 +49,7 @@ def laptop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Laptop:
     return Laptop(tmp_path / "laptop")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     "words",
     [["bootstrap", "TOKEN"], ["bootstrap", "--token-file", "TOKEN"], ["bootstrap", "--timeout", "TOKEN"], ["TOKEN"]],

@@ -487,6 +487,7 @@ def test_fetch_shows_no_password_of_a_url(directory: Path) -> None:
 # --- as a process -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_every_command_prints_one_json_document(directory: Path) -> None:
     device = EphemeralDevice()
     with answering() as server:
@@ -506,6 +507,7 @@ def test_every_command_prints_one_json_document(directory: Path) -> None:
             assert isinstance(json.loads(done.stdout), dict)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("words", "code"),
     [(["list", "--jsno"], None), (["revoke"], "usage"), (["grant", "x"], "usage"), (["nothing"], "usage")],
@@ -517,6 +519,7 @@ def test_wrong_usage_ends_with_2(directory: Path, words: list[str], code: str | 
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("words", [["--help"], ["-h"], ["--version"], ["trust", "-h"]])
 def test_help_and_version_end_with_0(words: list[str]) -> None:
     done = process(*words)
@@ -524,15 +527,18 @@ def test_help_and_version_end_with_0(words: list[str]) -> None:
     assert "amesh" in done.stdout
 
 
+@pytest.mark.process
 def test_without_a_terminal_nothing_is_styled(directory: Path) -> None:
     assert "\x1b" not in process("list", env={"TERM": "xterm-256color"}).stdout
 
 
+@pytest.mark.process
 def test_an_id_is_never_broken_into_two_lines(directory: Path) -> None:
     done = process("list", env={"COLUMNS": "20"})
     assert read_identity(directory).device_id in done.stdout.split()
 
 
+@pytest.mark.process
 def test_characters_that_the_terminal_lacks_do_not_end_the_command(directory: Path) -> None:
     allow(directory, EphemeralDevice("größer"))
     done = process("list", env={"PYTHONIOENCODING": "ascii"})
@@ -540,6 +546,7 @@ def test_characters_that_the_terminal_lacks_do_not_end_the_command(directory: Pa
     assert "gr\\xf6\\xdfer" in done.stdout
 
 
+@pytest.mark.process
 def test_whoever_stops_reading_causes_no_complaint(directory: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -548,6 +555,7 @@ def test_whoever_stops_reading_causes_no_complaint(directory: Path) -> None:
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.process
 def test_files_are_private_under_any_umask(tmp_path: Path) -> None:
     subprocess.run(
         [*AMESH, "--dir", tmp_path / "new", "init", "--name", "x"], umask=0, check=True, capture_output=True, cwd=ROOT
@@ -557,12 +565,14 @@ def test_files_are_private_under_any_umask(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o700
 
 
+@pytest.mark.process
 def test_the_command_line_never_imports_django(directory: Path) -> None:
     code = "import sys; from authmesh.commands.app import run; run(['list']); sys.exit('django' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("missing", ["click", "rich"])
 def test_a_missing_library_is_named_with_its_extra(missing: str) -> None:
     code = f"import sys; sys.modules[{missing!r}] = None; from authmesh.commands.main import main; main()"

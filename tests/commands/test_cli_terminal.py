@@ -18,6 +18,8 @@ from tests.support.front_ends import HOSTILE, answering, id_of, line_of
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
 
+pytestmark = pytest.mark.process
+
 
 class FrontEnd:
     """One of the two front ends, with a device directory and whatever else it needs."""

@@ -16,6 +16,8 @@ from tests.support.directories import contents
 from tests.support.front_ends import HOSTILE, HOSTILE_SHOWN, id_of
 from tests.support.terminal import Terminal, terminal
 
+pytestmark = pytest.mark.process
+
 QUESTION = "Replace this identity? [y/N] "
 
 

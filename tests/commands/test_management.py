@@ -431,6 +431,7 @@ def manage(sqlite_database: dict[str, str], tmp_path: Path) -> Any:
     return run
 
 
+@pytest.mark.process
 def test_every_command_prints_one_json_document(manage: Any, tmp_path: Path) -> None:
     device = EphemeralDevice()
     with answering() as there:
@@ -455,6 +456,7 @@ def test_every_command_prints_one_json_document(manage: Any, tmp_path: Path) -> 
     assert (done.code, json.loads(done.out)["friendlyName"]) == (0, "x")
 
 
+@pytest.mark.process
 def test_errors_go_to_stderr_with_their_exit_codes(manage: Any) -> None:
     done = manage("revoke", "am_nobody", "--yes")
     assert (done.code, done.out) == (1, "")
@@ -468,6 +470,7 @@ def test_errors_go_to_stderr_with_their_exit_codes(manage: Any) -> None:
     assert manage("grant", "am_nobody").code == 2
 
 
+@pytest.mark.process
 def test_a_database_that_is_not_migrated_is_told_so(manage: Any, tmp_path: Path) -> None:
     for words in (
         ["list"],
@@ -482,6 +485,7 @@ def test_a_database_that_is_not_migrated_is_told_so(manage: Any, tmp_path: Path)
         assert "manage.py migrate" in done.err
 
 
+@pytest.mark.process
 def test_a_database_that_is_down_is_told_so(manage: Any) -> None:
     engine = "django.db.backends.postgresql"
     done = manage("list", TEST_DB_ENGINE=engine, TEST_DB_NAME="x", TEST_DB_HOST="127.0.0.1", TEST_DB_PORT="1")
@@ -489,6 +493,7 @@ def test_a_database_that_is_down_is_told_so(manage: Any) -> None:
     assert "Check DATABASES" in done.err
 
 
+@pytest.mark.process
 def test_init_needs_no_database(manage: Any, tmp_path: Path) -> None:
     done = manage("init", "--name", "x", AUTH_MESH_DIR=str(tmp_path / "new"), TEST_DB_NAME=str(tmp_path / "empty"))
     assert (done.code, done.err) == (0, "")
@@ -503,6 +508,7 @@ def test_wrong_settings_are_told(amesh_server: LocalDevice) -> None:
     assert "DIRR" in done.err
 
 
+@pytest.mark.process
 def test_what_the_project_logs_stays_out_of_the_words(manage: Any, tmp_path: Path) -> None:
     """The shipped project logs to stderr; a command's warning must not come twice, nor spoil JSON."""
     (tmp_path / "amesh").chmod(0o755)

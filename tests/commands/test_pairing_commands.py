@@ -25,6 +25,8 @@ from tests.relay.relay_world import address, serving
 from tests.support import services
 from tests.support.front_ends import HOSTILE, HOSTILE_SHOWN
 
+pytestmark = pytest.mark.process
+
 VERIFIED = "Does the other screen say “Verified”? [y/N] "
 
 

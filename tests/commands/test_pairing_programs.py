@@ -20,6 +20,8 @@ from tests.relay.relay_world import address, serving
 from tests.support.front_ends import HOSTILE
 from tests.support.services import ROOT
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture(scope="module")
 def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:

@@ -35,6 +35,8 @@ from tests.support.directories import contents, make, mode
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
 
+pytestmark = pytest.mark.process
+
 PIN = "correct horse"
 PIN_QUESTION = "PIN of this device's key: "
 

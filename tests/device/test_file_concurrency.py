@@ -13,6 +13,8 @@ from amesh_django.test import EphemeralDevice
 from authmesh.device import FileAllowList
 from tests.support.services import ROOT
 
+pytestmark = pytest.mark.process
+
 
 def names(allow_list: FileAllowList) -> set[str]:
     return {entry.friendly_name for entry in allow_list.read()}

@@ -26,6 +26,8 @@ from tests.support import services
 from tests.support.documents import DOCUMENTS, PLANS, Stage, anchors, blocks, prose
 from tests.support.services import ROOT
 
+pytestmark = pytest.mark.process
+
 PLAYED = {"README.md", "docs/guide.md", "docs/integration.md"}
 PROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 SOURCE = {

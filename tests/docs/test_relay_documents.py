@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import pytest
 
 from amesh_django.conf import RelaySettings
 from amesh_django.relay import reports
@@ -22,6 +23,8 @@ from tests.relay.relay_world import Raw, asynchronous, converse, dialled, relay,
 from tests.support import services
 from tests.support.documents import Block, Stage, blocks
 from tests.support.services import ROOT
+
+pytestmark = pytest.mark.process
 
 PAGE = ROOT / "docs" / "relay.md"
 

@@ -31,6 +31,8 @@ from authmesh.protocol.errors import (
 from authmesh.protocol.keys import GROUP_ORDER, HALF_ORDER, load_public_key
 from tests.keystore.tpms import Swtpm, forget, running_swtpm
 
+pytestmark = [pytest.mark.process, pytest.mark.unversioned]
+
 PIN = "correct horse"
 
 

@@ -23,6 +23,8 @@ from tests.keystore.tpms import Swtpm, forget, running_swtpm
 from tests.support.directories import NOBODY, folder_of_nobody, give_to_nobody, make
 from tests.support.services import ROOT, free_port
 
+pytestmark = pytest.mark.process
+
 AMESH = [sys.executable, "-m", "authmesh"]
 
 #: Reason → what AMESH_TPM_TCTI says, and what must be said about it.

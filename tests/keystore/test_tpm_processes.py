@@ -24,6 +24,8 @@ from tests.keystore.tpm_worker import MESSAGE
 from tests.keystore.tpms import Swtpm, forget, running_abrmd, running_swtpm
 from tests.support.services import ROOT, program
 
+pytestmark = [pytest.mark.process, pytest.mark.unversioned]
+
 
 def no_pin() -> str:
     raise AssertionError("asked for a PIN")

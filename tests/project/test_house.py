@@ -16,6 +16,8 @@ from django.core.management import call_command
 
 from tests.support.services import ROOT, run
 
+pytestmark = [pytest.mark.process, pytest.mark.unversioned]
+
 PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PACKAGES = ("amesh_django", "cli/authmesh", "relay_project")
 MOST_LINES = 400

@@ -26,6 +26,8 @@ from websockets.exceptions import InvalidStatus
 from tests.relay.relay_world import JTI, PATIENCE, Clock, asynchronous, converse, dialled, match, serving, until
 from tests.support import services
 
+pytestmark = pytest.mark.process
+
 UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

@@ -192,6 +192,7 @@ async def test_metrics_where_they_are_not_installed(monkeypatch: pytest.MonkeyPa
         assert b"pip install 'amesh-django[metrics]'" in report.body
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("package", "module"),
     [("channels", "amesh_django.relay.routing"), ("daphne", "amesh_django.relay.server")],
@@ -208,6 +209,7 @@ def test_without_the_extra(package: str, module: str) -> None:
     )
 
 
+@pytest.mark.process
 def test_redis_without_the_extra() -> None:
     without(
         {"redis"},

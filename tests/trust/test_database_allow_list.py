@@ -44,6 +44,7 @@ def devices() -> DatabaseAllowList:
     return DatabaseAllowList(by="alice")
 
 
+@pytest.mark.process
 def test_an_empty_list_knows_nobody(devices: DatabaseAllowList) -> None:
     assert devices.read() == []
     assert devices.count("controller") == devices.count("target") == 0

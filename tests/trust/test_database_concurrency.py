@@ -55,6 +55,7 @@ def start(default_database: dict[str, str], amesh_server: LocalDevice) -> Iterat
         process.communicate()
 
 
+@pytest.mark.process
 def test_no_change_is_lost_and_nothing_is_revived(start: Start, amesh_server: Any) -> None:
     for process in [start("add", "a", 12), start("add", "b", 12), start("add", "shared", 1)]:
         _, errors = process.communicate(timeout=120)
@@ -189,6 +190,7 @@ def test_keys_that_are_derived_while_all_is_forgotten(
     assert not derive.is_alive() and not forget.is_alive()
 
 
+@pytest.mark.process
 def test_kill_9_leaves_the_old_or_the_new_list(start: Start, amesh_server: Any) -> None:
     chance = random.Random(5)
     done: dict[str, int] = {}

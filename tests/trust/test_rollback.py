@@ -78,6 +78,7 @@ def put_back(devices: DatabaseAllowList) -> Backup:
     return backup
 
 
+@pytest.mark.process
 def test_a_process_that_starts_later_refuses_it(
     put_back: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_process_that_starts_later_refuses_it(
     assert report.trusted == [f"{entry(1).device_id} (caller) as controller"]
 
 
+@pytest.mark.process
 def test_a_person_accepts_it(
     put_back: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
 ) -> None:
@@ -162,6 +164,7 @@ def test_a_database_that_was_emptied_is_refused(devices: DatabaseAllowList, ames
     assert snapshot.current().revision > 1
 
 
+@pytest.mark.process
 def test_an_idle_process_that_knows_the_very_list_that_was_put_back(
     devices: DatabaseAllowList,
     default_database: dict[str, str],
@@ -237,6 +240,7 @@ def test_the_record_of_another_identity_says_nothing(
     snapshot.current()
 
 
+@pytest.mark.process
 def test_two_hosts_with_a_shared_secret(
     devices: DatabaseAllowList,
     amesh_server: LocalDevice,
@@ -277,6 +281,7 @@ def test_a_reseal_with_a_clock_that_is_wrong(
     snapshot.current()
 
 
+@pytest.mark.process
 def test_a_file_that_was_copied_back(
     devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str], tmp_path: Path
 ) -> None:
@@ -296,6 +301,7 @@ def test_a_file_that_was_copied_back(
     assert look(default_database, amesh_server.path) == "ok"
 
 
+@pytest.mark.process
 def test_killed_between_the_change_and_the_note(
     devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str]
 ) -> None:
@@ -311,6 +317,7 @@ def test_killed_between_the_change_and_the_note(
     assert look(default_database, amesh_server.path) == "rolled_back"
 
 
+@pytest.mark.process
 def test_four_processes_leave_a_right_record(
     devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str]
 ) -> None:
@@ -386,6 +393,7 @@ def test_a_newer_seal_that_stands_there_for_a_moment_is_no_excuse(
     assert reason() == ("rolled_back" if forged else "rows_mismatch")
 
 
+@pytest.mark.process
 def test_a_transaction_that_began_before_the_others_went_on(
     devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str]
 ) -> None:

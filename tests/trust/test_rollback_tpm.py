@@ -36,6 +36,8 @@ from tests.support.database_worker import WHEN, public_key
 from tests.support.directories import make
 from tests.trust.rollbacks import RECORD, Backup, look, new_process
 
+pytestmark = pytest.mark.process
+
 PASSWORD = b"p" * 32
 
 

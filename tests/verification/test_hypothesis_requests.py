@@ -30,6 +30,8 @@ from authmesh.protocol import RequestError
 from tests.verification import mutations
 from tests.verification.wire import Signer
 
+pytestmark = [pytest.mark.slow, pytest.mark.unversioned]
+
 NOW = 1_800_000_000
 #: How many mutations must be refused, of headers and again of targets; and how many of one request.
 WANTED, BATCH = 50_000, 200

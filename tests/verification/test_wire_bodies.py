@@ -25,6 +25,8 @@ from tests.verification.wire import (
     signed,
 )
 
+pytestmark = pytest.mark.process
+
 BINARY = bytes(range(256)) * 300
 FORM, FORM_BODY = "application/x-www-form-urlencoded", "name=Käthe+B%C3%B6ll&tag=1&tag=2&empty=".encode()
 

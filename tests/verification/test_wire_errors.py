@@ -10,6 +10,8 @@ import pytest
 from tests.support.services import SERVERS, Server, free_port
 from tests.verification.wire import DOORS, LIMIT, Answer, Wire, World, said, send, signed
 
+pytestmark = pytest.mark.process
+
 #: Error → (status, what provokes it at a door).
 Provocation = Callable[[Wire, Server, str], Answer]
 

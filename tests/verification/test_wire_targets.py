@@ -8,6 +8,8 @@ from tests.support import services
 from tests.support.services import SERVERS, Server
 from tests.verification.wire import Wire, World, said, send, signed
 
+pytestmark = pytest.mark.process
+
 RAW = [name for name in SERVERS if name != "runserver"]
 
 PLAIN = {

@@ -20,6 +20,8 @@ from tests.verification.wire import DOORS, Answer, Signer, World, said, signed
 if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
 
+pytestmark = pytest.mark.process
+
 #: Servers with several processes: kind → options, and how many processes answer.
 MANY = {"gunicorn": (("-w", "3"), 3), "uvicorn": (("--workers", "2"), 2)}
 

@@ -22,6 +22,8 @@ from tests.relay import relay_world
 from tests.support.directories import contents
 from tests.support.terminal import terminal
 
+pytestmark = pytest.mark.process
+
 LOCAL = ("versions", "directory", "permissions", "identity", "backends", "key-store", "key", "allow-list")
 
 

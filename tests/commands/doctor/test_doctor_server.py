@@ -84,6 +84,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- a real server ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("name", SERVED)
 def test_a_server_knows_this_device_until_it_is_revoked(
     name: str, device: FrontEnd, sqlite_database: dict[str, str], tmp_path: Path
@@ -114,6 +115,7 @@ def test_a_server_knows_this_device_until_it_is_revoked(
         assert "Traceback" not in server.output()
 
 
+@pytest.mark.process
 def test_a_server_asks_another_one(sqlite_database: dict[str, str], tmp_path: Path, liar: Told) -> None:
     """`manage.py amesh_doctor URL`, by the identity of the server."""
     front_end = FrontEnd(tmp_path, sqlite_database)
@@ -130,6 +132,7 @@ def test_a_server_asks_another_one(sqlite_database: dict[str, str], tmp_path: Pa
     assert "manage.py amesh_invite" in front_end.doctor(liar.url).text("known")
 
 
+@pytest.mark.process
 def test_the_shipped_project_offers_it(device: FrontEnd, tmp_path: Path) -> None:
     env = {"DJANGO_SETTINGS_MODULE": "relay_project.settings", "DJANGO_DATA_DIR": str(tmp_path / "data")}
     env |= {"AUTH_MESH_DIR": str(tmp_path / "there")}
@@ -167,6 +170,7 @@ def test_a_clock_that_is_off(liar: Told, ahead: int, status: str, text: str) -> 
         assert seconds and abs(int(seconds[1]) - 3600) < 30
 
 
+@pytest.mark.process
 def test_a_clock_that_is_off_is_the_exit_code(device: FrontEnd, liar: Told) -> None:
     liar.ahead = 120
     liar.refuses(401, "timestamp_out_of_range")
@@ -191,6 +195,7 @@ def test_a_server_without_a_date(liar: Told) -> None:
 # --- the way there ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.process
 def test_certificates(device: FrontEnd, certificate: Path) -> None:
     with told(certificate) as server:
         found = device.doctor(server.url)
@@ -204,6 +209,7 @@ def test_certificates(device: FrontEnd, certificate: Path) -> None:
         assert found.problems() == {"server"} and "http://" in found.text("server")
 
 
+@pytest.mark.process
 def test_what_never_answers(device: FrontEnd, liar: Told) -> None:
     liar.go_on.clear()
     found = device.doctor(liar.url, "--timeout", "0.3")
@@ -227,12 +233,14 @@ def test_no_tls_to_another_machine(monkeypatch: pytest.MonkeyPatch, liar: Told) 
     assert found["server"].status == "warning" and "https" in found["server"].advice
 
 
+@pytest.mark.process
 def test_without_a_key_network_and_clock_are_looked_at(device: FrontEnd, liar: Told) -> None:
     found = device.doctor(liar.url, AUTH_MESH_PASSPHRASE="wrong")
     assert found.problems() == {"key-store"} and found.status("server") == found.status("clock") == "ok"
     assert found.status("known") == "skipped" and liar.authorization == [None]
 
 
+@pytest.mark.process
 def test_a_url_with_secrets(device: FrontEnd, liar: Told) -> None:
     url = liar.url.replace("//", "//user:hunter2@") + "/x?token=hunter3"
     found = device.doctor(url)
@@ -292,6 +300,7 @@ def test_each_status_has_its_sentence(liar: Told, status: int, text: str) -> Non
     assert liar.paths == [CHECK_PATH], "no redirect is followed"
 
 
+@pytest.mark.process
 def test_a_server_does_not_steer_the_terminal(device: FrontEnd, liar: Told) -> None:
     known = EphemeralDevice("laptop")
     known.write(device.path)
@@ -303,12 +312,14 @@ def test_a_server_does_not_steer_the_terminal(device: FrontEnd, liar: Told) -> N
     assert done.returncode == 1 and "\x1b" not in done.stdout + done.stderr
 
 
+@pytest.mark.process
 def test_a_name_that_can_be_none(device: FrontEnd) -> None:
     for host in ("a..b", "a" * 64 + ".invalid"):
         found = device.doctor(f"http://{host}")
         assert "There is no server of the name" in found.text("server")
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("variable", "value", "scheme", "what"),
     [
@@ -340,6 +351,7 @@ def test_variables_that_are_in_the_way(
     assert device.run("fetch", url, **{variable: value, "NO_PROXY": "", "no_proxy": ""}).returncode == 1
 
 
+@pytest.mark.process
 def test_no_part_of_a_proxy_s_password_is_shown(device: FrontEnd) -> None:
     for value in ("http://user:s3cr/et@h:1", "ftp://user:s3cret@h"):
         for words in (("fetch", "http://x.invalid/"), ("doctor", "--no-relay", "http://x.invalid/")):
@@ -348,6 +360,7 @@ def test_no_part_of_a_proxy_s_password_is_shown(device: FrontEnd) -> None:
             assert "s3cr" not in done.stdout + done.stderr
 
 
+@pytest.mark.process
 def test_it_works_beside_a_proxy_that_is_not_there(device: FrontEnd, liar: Told) -> None:
     found = device.doctor(liar.url, HTTP_PROXY="http://127.0.0.1:1", NO_PROXY="")
     assert found.problems() == {"server"}

@@ -18,6 +18,8 @@ from tests.keystore.tpms import Swtpm, forget, running_swtpm
 from tests.support.directories import make, mode
 from tests.support.terminal import terminal
 
+pytestmark = pytest.mark.process
+
 PIN = "correct horse"
 
 

@@ -27,6 +27,8 @@ from tests.support.recording import recording
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
 
+pytestmark = pytest.mark.process
+
 #: How long a step may take on a busy machine.
 SECONDS = 90.0
 
