@@ -11,8 +11,7 @@ from django.db import Error
 from amesh_django import lifecycle
 from amesh_django.conf import amesh_settings
 from amesh_django.management.base import AmeshCommand, call_of
-from amesh_django.trust.database import database
-from amesh_django.trust.sealing import read_seal
+from amesh_django.trust import current_list
 from authmesh import commands
 
 #: What becomes of the list in the database.
@@ -31,7 +30,7 @@ def _init(context: commands.Context, **options: Any) -> None:
     is_sealed = False
     if amesh_settings().SEAL_KEY_FILE is None:
         with contextlib.suppress(Error):  # not migrated yet: then no list is there either
-            is_sealed = read_seal(database()) is not None
+            is_sealed = current_list().read_seal() is not None
     if is_sealed:
         context.console.warn(
             "The database holds a list of trusted devices that was sealed by another identity. Nobody on it is let in until you "

@@ -34,7 +34,7 @@ def relay(given: str | None, seconds: float) -> Iterator[Finding]:
             "relay",
             "skipped",
             "Not asked: that needs the package websockets.",
-            "To pair over a relay, install it: pip install 'amesh-django[pairing]'",
+            "To pair over a relay, install it: pip install 'amesh-django[cli]'",
         )
         return
     try:

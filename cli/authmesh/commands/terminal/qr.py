@@ -35,8 +35,7 @@ def check(encoding: str) -> None:
         import segno  # noqa: F401
     except ImportError:
         raise MissingPackage(
-            "Drawing a QR code needs the package segno. Install it: pip install 'amesh-django[pairing]' (or [cli]); or leave "
-            "--qr out."
+            "Drawing a QR code needs the package segno. Install it: pip install 'amesh-django[cli]'; or leave --qr out."
         ) from None
     if not can_show("".join(_HALVES.values()), encoding):
         raise CannotDraw(f"A QR code can't be drawn in the encoding of this terminal ({encoding}). Leave --qr out.")
