@@ -21,8 +21,8 @@ from authmesh.protocol.multiset import MODULUS
 from .high_water import reseal_hint
 from .sealing import SealedRows, SealRow, is_active_controller
 
-#: What reading a row raises if a column holds a value that amesh cannot have written, such as a text that is not a time.
-UNREADABLE = (TypeError, ValueError, AttributeError)
+#: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
+UNREADABLE = (TypeError, ValueError)
 
 
 class KnownDevice(NamedTuple):
