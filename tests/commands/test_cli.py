@@ -63,7 +63,7 @@ def test_init_makes_an_identity_and_says_all_about_it(tmp_path: Path) -> None:
         "encrypted-file  yes",
         identity.device_id,
         "laptop",
-        "software protection",
+        "protected by software",
         "amesh listen",
         "amesh invite CODE",
         str(tmp_path / "new"),

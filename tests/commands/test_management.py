@@ -355,7 +355,7 @@ def test_import_keeps_to_the_limit(listed: DatabaseAllowList, tmp_path: Path) ->
     FileAllowList(other).add_all([EphemeralDevice().entry() for _ in range(101)])
     done = call("import", tmp_path / "allow_list.json", "--owner", tmp_path)
     assert done.code == 1
-    assert "takes 100 controllers" in done.err
+    assert "accepts 100 controllers" in done.err
     assert listed.read() == []
 
 
@@ -518,5 +518,5 @@ def test_what_the_project_logs_stays_out_of_the_words(manage: Any, tmp_path: Pat
         done = manage("fetch", there.url, "--json", **env)
     assert done.code == 0
     assert [json.loads(line)["warning"] for line in done.err.splitlines()] == [
-        f"{tmp_path / 'amesh'} is open to others (mode 755). Close it: chmod 700 {tmp_path / 'amesh'}"
+        f"{tmp_path / 'amesh'} is accessible to other users (mode 755). Make it private: chmod 700 {tmp_path / 'amesh'}"
     ]

@@ -304,7 +304,7 @@ def test_a_terminal_without_blocks(either: Machine) -> None:
         (["invite", "012345"], 1, "The one-time code has six digits"),
         (["listen", "--relay", "https://relay.example/"], 1, "This is not the address of a relay"),
         (["invite", "482916", "--relay", "relay.example"], 1, "This is not the address of a relay"),
-        (["listen", "--replace", "am_nobody"], 1, "No trusted device has the id"),
+        (["listen", "--replace", "am_nobody"], 1, "No trusted device has the device ID"),
         (["listen", "482916"], 2, ""),
         (["invite", "482916", "--shell"], 2, ""),
     ],
