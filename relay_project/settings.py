@@ -21,7 +21,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from amesh_django.conf import RelaySettings
+from amesh_django.relay.conf import RelaySettings
 from relay_project.environment import flag, numbers, private_directory, secret_key, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from amesh_django import conf
-
-from . import need_extra
+from . import conf, need_extra
 from .addresses import client_address
 from .failures import report
 from .hub import messages

@@ -16,9 +16,7 @@ from functools import partial
 from types import FunctionType
 from typing import Any, Final
 
-from amesh_django import conf
-
-from . import need_extra
+from . import conf, need_extra
 from .addresses import LOCAL, network
 from .hub.current import current_hub, stop_hub
 from .hub.sockets import TOO_BIG

@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from amesh_django.conf import RelaySettings
 from amesh_django.relay import reports
+from amesh_django.relay.conf import RelaySettings
 from tests.docs.test_docs import SOURCE
 from tests.relay.relay_world import Raw, asynchronous, converse, dialled, relay, serving
 from tests.support import services

@@ -1,4 +1,4 @@
-"""The key stores of macOS, against a stand-in of Apple's Security framework. They have not run on a Mac."""
+"""The key stores of macOS, with a replacement of Apple's Security framework. They have not run on a Mac."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_signatures_are_low_s_whatever_macos_gives(mac: Security, store: MacKeyS
         assert len(signature) == 64
         assert int.from_bytes(signature[32:], "big") <= HALF_ORDER
         assert verify_signature(key, message, signature)
-    assert 50 < mac.high < 150  # the stand-in gave both kinds
+    assert 50 < mac.high < 150  # the replacement returned both kinds
 
 
 def test_stale_items_of_the_same_name_are_removed_first(
@@ -236,7 +236,7 @@ def test_an_empty_secret_without_an_object(mac: Security, store: MacKeyStore, mo
 
 
 def test_a_file_does_not_replace_the_secret_of_the_key_chain(mac: Security, store: MacKeyStore, tmp_path: Path) -> None:
-    """Who can write files, and nothing else, must not be able to seal a list."""
+    """Someone who can only write files must not be able to seal a list."""
     alias = store.create().alias
     secret = store.seal_secret(alias)
     (tmp_path / f"{alias}.hmac").write_bytes(bytes(32))
@@ -266,7 +266,7 @@ def test_a_file_that_can_not_be_read_or_removed(
     type(store)(tmp_path / "file").delete("k")
 
 
-# --- macOS refuses ----------------------------------------------------------------------------------------------------
+# --- errors of macOS ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -396,7 +396,7 @@ def test_threads_look_the_key_up_once(mac: Security, store: MacKeyStore, tmp_pat
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_gets_its_own_key(mac: Security, store: MacKeyStore) -> None:
-    """The stand-in refuses what another process looked up; the lock may be held while the parent forks."""
+    """The replacement rejects references of another process. The lock may be held while the parent forks."""
     alias, public_key = store.create()
     store.sign(alias, b"m")
     with store._lock:
@@ -407,7 +407,7 @@ def test_a_forked_child_gets_its_own_key(mac: Security, store: MacKeyStore) -> N
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-# --- which one ---------------------------------------------------------------------------------------------------------
+# --- choosing ---------------------------------------------------------------------------------------------------------
 
 
 def tried_here(**environ: str) -> tuple[str, dict[str, KeyStoreError | None]]:
@@ -436,7 +436,7 @@ def test_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
         BackendUnavailable, match=r"keychain can't be used on this machine. No key can be created .* locked"
     ):
         keystore.choose("keychain")
-    assert items(mac) == []  # what was tried leaves nothing
+    assert items(mac) == []  # nothing remains of the keys that were tried
 
 
 def test_a_trial_that_was_killed_is_cleaned_up_by_the_next(mac: Security) -> None:
@@ -543,7 +543,7 @@ def test_nothing_secret_is_shown(store: MacKeyStore, caplog: pytest.LogCaptureFi
         assert form not in caplog.text + repr(store) + repr(store.chain)
 
 
-# --- the stand-in itself ------------------------------------------------------------------------------------------------
+# --- the replacement itself ------------------------------------------------------------------------------------------------
 
 
 def test_the_stand_in_is_strict(mac: Security) -> None:

@@ -1,4 +1,4 @@
-"""Where there is no TPM to be used: each reason has its own sentence, with the fix, in `init` and for an identity that is there."""
+"""Machines without a usable TPM: each reason has its own message and hint, for `init` and for an existing identity."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.process
 
 AMESH = [sys.executable, "-m", "authmesh"]
 
-#: Reason → what AMESH_TPM_TCTI says, and what must be said about it.
+#: Reason → the value of AMESH_TPM_TCTI, and the text of the error.
 REASONS = {
     "no device": ("device:/dev/no-tpm", r"No TPM 2\.0 was found: /dev/no-tpm is missing\. .*firmware.*AMESH_TPM_TCTI"),
     "a folder": ("device:/dev", r"/dev is a folder, not a TPM\. Correct AMESH_TPM_TCTI"),
@@ -46,7 +46,7 @@ def swtpm() -> Iterator[Swtpm]:
 
 
 def process(code: str, *, stub: Path | None = None, environ: dict[str, str] | None = None) -> str:
-    """What a piece of Python prints, in a process of its own, with a folder before all others on the path."""
+    """Return the output of Python code in a separate process, with a folder in front of the path."""
     paths = [str(path) for path in (stub, ROOT) if path]
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -76,7 +76,7 @@ def test_each_reason_has_its_sentence(tcti: str, sentence: str) -> None:
 
 @pytest.mark.parametrize(("tcti", "sentence"), REASONS.values(), ids=REASONS)
 def test_an_identity_says_what_is_missing(swtpm: Swtpm, tmp_path: Path, tcti: str, sentence: str) -> None:
-    """It opens: who it is and what is public can be seen without the TPM. Making a new one is not the advice."""
+    """The device opens, because its identity is readable without the TPM. The hint is not to make a new identity."""
     identity = make(tmp_path, backend="tpm2", environ=swtpm.environ)
     device = LocalDevice(tmp_path, environ={"AMESH_TPM_TCTI": tcti})
     assert device.identity == identity
@@ -113,7 +113,7 @@ def test_no_permission(swtpm: Swtpm) -> None:
 
 
 def test_no_folder_for_temporary_files(swtpm: Swtpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container whose root can't be written."""
+    """As in a container with a read-only root."""
 
     def none() -> str:
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
@@ -162,7 +162,7 @@ def test_importing_the_app_needs_no_tpm_library() -> None:
 
 
 def test_the_library_is_silent(tmp_path: Path) -> None:
-    """Every error is raised: the C library's own lines about it would go between those of the command."""
+    """Every error is raised. Lines that the C library prints would appear between those of the command."""
     env = {**os.environ, "AMESH_TPM_TCTI": f"swtpm:port={free_port()}", "AUTH_MESH_DIR": str(tmp_path / "a")}
     done = subprocess.run([*AMESH, "init", "--name", "n", "--json"], env=env, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stderr == ""
@@ -190,7 +190,7 @@ def test_names_of_tpms(said: str | None, name: str, manager: bool, many: bool) -
 
 
 def test_a_device_that_another_program_has_open(swtpm: Swtpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """/dev/tpm0 takes one program at a time: it is tried again until it is free."""
+    """/dev/tpm0 accepts one program at a time, so opening it is repeated until it is free."""
     device = tmp_path / "tpm0"
     device.touch()
     tries = []
@@ -205,7 +205,7 @@ def test_a_device_that_another_program_has_open(swtpm: Swtpm, tmp_path: Path, mo
 
     monkeypatch.setattr(os, "open", busy)
     store = TpmKeyStore(tmp_path / "keys", f"device:{device}", str)
-    with pytest.raises(KeyStoreError, match="does not respond"):  # in the end it is a plain file
+    with pytest.raises(KeyStoreError, match="does not respond"):  # the file is not a TPM
         store.create()
     assert len(tries) > 6
     forget(f"device:{device}")

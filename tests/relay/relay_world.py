@@ -16,7 +16,7 @@ from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from websockets.asyncio.client import ClientConnection, connect
 
-from amesh_django.conf import RelaySettings
+from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay.exchange.base import Exchange
 from amesh_django.relay.exchange.memory import MemoryExchange
 from amesh_django.relay.hub.current import make_hub, set_hub, stop_hub

@@ -231,7 +231,7 @@ async def test_redis_is_restarted_in_mid_pairing(redis: services.Redis, tmp_path
             await local_controller.send("done")
             assert await local_target.receive() == {"type": "done"}
         for server in (one, other):
-            assert "Redis can't be reached" in server.output()
+            assert "Cannot reach Redis" in server.output()
             assert "Redis can be reached again." in server.output()
             assert "2000" not in server.output()
             assert "Traceback" not in server.output()

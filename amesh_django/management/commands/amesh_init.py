@@ -8,8 +8,7 @@ from django.db import Error
 from amesh_django import lifecycle
 from amesh_django.conf import amesh_settings
 from amesh_django.management.base import AmeshCommand
-from amesh_django.trust.database import database
-from amesh_django.trust.sealing import read_seal
+from amesh_django.trust import current_list
 from authmesh.commands.context import Context
 from authmesh.commands.init import INIT
 from authmesh.protocol.errors import Run
@@ -39,5 +38,5 @@ def _has_foreign_seal() -> bool:
     if amesh_settings().SEAL_KEY_FILE is not None:
         return False
     with contextlib.suppress(Error):  # not migrated, so there is no list
-        return read_seal(database()) is not None
+        return current_list().read_seal() is not None
     return False

@@ -10,7 +10,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils.module_loading import import_string
 
-from amesh_django import conf
+from amesh_django.relay import conf
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 3001

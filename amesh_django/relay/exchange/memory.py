@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from amesh_django.conf import RelaySettings
-
+from ..conf import RelaySettings
 from .base import Event, Joined, Local, Ref
 
 V = TypeVar("V")

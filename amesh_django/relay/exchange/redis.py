@@ -10,12 +10,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from amesh_django.conf import RelaySettings
-
+from ..conf import RelaySettings
 from ..failures import report
 from . import redis_scripts as scripts
 from .base import Event, Joined, Local, Ref, Unavailable
-from .redis_link import Link
+from .redis_link import RedisLink
 
 _BEAT_SECONDS: Final = 2.0
 #: After so long without a beat a process is dead, even if Redis has not noticed.
@@ -41,12 +40,12 @@ class RedisExchange:
         self._beating: asyncio.Task[None] | None = None
         # In braces: a cluster keeps together what one script touches.
         self._prefix = f"{{{settings.REDIS_PREFIX}}}:"
-        self._link = Link(
+        self._link = RedisLink(
             url,
             channel=lambda process: f"{self._prefix}inbox:{process}",
             process=self.process,
             scripts=scripts.ALL,
-            most=settings.MAX_UNSENT_BYTES_IN_ALL,
+            max_unsent=settings.MAX_UNSENT_BYTES_IN_ALL,
         )
 
     def _key(self, kind: str, name: str = "") -> str:

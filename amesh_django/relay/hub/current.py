@@ -9,11 +9,9 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
-from amesh_django import conf
-
+from .. import conf
 from ..exchange.base import Exchange
 from ..exchange.memory import MemoryExchange
-from ..exchange.redis import RedisExchange
 from .hub import Hub
 from .pairings import Pairings
 from .tokens import Tokens
@@ -37,7 +35,11 @@ def make_exchange(settings: conf.RelaySettings) -> Exchange:
         ImproperlyConfigured: REDIS_URL is wrong, or Redis for Python is not installed.
     """
     url = conf.redis_url(settings)
-    return RedisExchange(settings, url) if url else MemoryExchange(settings, time.monotonic)
+    if not url:
+        return MemoryExchange(settings, time.monotonic)
+    from ..exchange.redis import RedisExchange  # redis is optional: a relay of one process does without it
+
+    return RedisExchange(settings, url)
 
 
 def current_hub() -> Hub:

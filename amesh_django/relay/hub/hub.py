@@ -8,8 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final, Protocol, TypeVar
 
-from amesh_django.conf import RelaySettings
-
+from ..conf import RelaySettings
 from ..exchange.base import Event, Exchange, Ref, Unavailable
 from ..failures import report
 from . import messages

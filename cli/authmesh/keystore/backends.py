@@ -23,7 +23,7 @@ Report = Callable[[str, KeyStoreError | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a back end needs to open the key store of a device directory.
+    """The parameters with which a back end opens the key store of a device directory.
 
     Attributes:
         folder: the ``keys`` folder.

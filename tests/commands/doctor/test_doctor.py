@@ -233,7 +233,7 @@ def test_without_websockets_the_relay_is_not_asked(tmp_path: Path) -> None:
     paths = os.pathsep.join([str(blocked), front_end.env["PYTHONPATH"]])
     found = front_end.doctor("--relay", "ws://127.0.0.1:1/ws", PYTHONPATH=paths)
     assert found.code == 0 and found.status("relay") == "skipped"
-    assert "amesh-django[pairing]" in found.text("relay")
+    assert "amesh-django[cli]" in found.text("relay")
 
 
 # --- at a terminal ----------------------------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ def relay(given: str | None, seconds: float) -> Iterator[Finding]:
             "relay",
             "skipped",
             "Not examined: this needs the package websockets, which is not installed.",
-            "To pair over a relay, install it with pip install 'amesh-django[pairing]'.",
+            "To pair over a relay, install it with pip install 'amesh-django[cli]'.",
         )
         return
     try:

@@ -33,11 +33,11 @@ def check(encoding: str) -> None:
         CannotDraw: the encoding of the terminal has no blocks.
     """
     try:
-        import segno  # noqa: F401 -- optional: extras [cli] and [pairing]
+        import segno  # noqa: F401 -- optional: extra [cli]
     except ImportError:
         raise MissingPackage(
             "Drawing a QR code needs the package segno, which is not installed.",
-            hint="Install it with pip install 'amesh-django[pairing]' (or [cli]), or omit --qr.",
+            hint="Install it with pip install 'amesh-django[cli]', or omit --qr.",
         ) from None
     if not can_show(_BLOCKS, encoding):
         raise CannotDraw(f"The encoding of this terminal ({encoding}) cannot show a QR code.", hint="Omit --qr.")
@@ -49,7 +49,7 @@ def draw(text: str) -> list[str]:
     Args:
         text: what a reader finds in the code.
     """
-    import segno  # optional: extras [cli] and [pairing]
+    import segno  # optional: extra [cli]
 
     drawing = io.StringIO()
     segno.make_qr(text, error="m").terminal(drawing, border=BORDER, compact=True)
