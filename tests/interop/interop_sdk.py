@@ -37,7 +37,7 @@ from authmesh.protocol.key_line import build_key_line
 from authmesh.protocol.keys import decode_public_key
 from tests.interop.interop import OURS, THEIRS, Machine
 from tests.support import databases, services
-from tests.verification.wire import Signer, send
+from tests.verification.wire import Caller, send
 
 CLIENT = """
 import { readFileSync } from 'node:fs';
@@ -376,7 +376,7 @@ class Report:
 def errors(url: str, device: LocalDevice) -> dict[str, tuple[int, str]]:
     """Status and code for requests that nobody lets in."""
     target, late = urlsplit(url).path, time.time() - 120
-    stranger = Signer("stranger")
+    stranger = Caller("stranger")
     headers = {
         "no header": None,
         "another scheme": "Bearer x",
