@@ -415,7 +415,7 @@ def test_requests_to_a_project_may_take_their_time(monkeypatch: pytest.MonkeyPat
     from twisted.internet.testing import StringTransport
     from twisted.web.http import HTTPFactory
 
-    from amesh_django.relay import server
+    from amesh_django.relay import private, server
 
     clock = Clock()
     monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=clock))
@@ -433,21 +433,21 @@ def test_requests_to_a_project_may_take_their_time(monkeypatch: pytest.MonkeyPat
 
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
     silent, asking, relay = (
-        connected(server.PatientRequest),
-        connected(server.PatientRequest),
-        connected(server.WebRequest),
+        connected(private.PatientRequest),
+        connected(private.PatientRequest),
+        connected(private.WebRequest),
     )
     silent[0].dataReceived(head)
     for connection in (asking, relay):
         connection[0].dataReceived(head + b"\r\n")
     clock.now += 20
-    gate.turn_out()
+    gate.close_silent()
     assert [transport.disconnected for _, transport in (silent, asking, relay)] == [True, False, True]
     (request,) = asking[0].wrappedProtocol._channel.requests
     request.finish()
     for seconds, cut in ((10, False), (10, True)):
         clock.now += seconds
-        gate.turn_out()
+        gate.close_silent()
         assert asking[1].disconnected is cut
 
 

@@ -11,8 +11,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import AsyncClient, override_settings
 
-from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay import conf, reports
+from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay.exchange.base import Unavailable
 from amesh_django.relay.hub.current import current_hub, stop_hub
 from tests.project.test_house import without
