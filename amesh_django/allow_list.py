@@ -113,7 +113,7 @@ class DatabaseAllowList(AllowList):
                 _revoke(pending, replacing, f"replaced by {entry.device_id}", self._by)
             _put(pending, entry)
             if entry.role == CONTROLLER and pending.controllers > limit:
-                raise limit_reached(limit)
+                raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
 
         change(self._using, self._by, work)
 
@@ -136,7 +136,7 @@ class DatabaseAllowList(AllowList):
                     pending.update(row, **_columns(unique[name]))
             pending.insert(Device(**_columns(entry)) for name, entry in unique.items() if name not in known)
             if pending.controllers > limit and pending.changed:
-                raise limit_reached(limit)
+                raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
             return skipped
 
         return change(self._using, self._by, work)

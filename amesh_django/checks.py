@@ -101,7 +101,7 @@ def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
         if path is not None and bootstrap_first.is_due(path):
             hint += f" The first one enrols this server with the token in {TOKEN_VARIABLE}, and so does manage.py amesh_bootstrap."
         return [Warning(str(error), hint=hint, id="amesh.W003")]
-    return [Warning(problem, id="amesh.W004") for problem in permission_problems(path)]
+    return [Warning(found.message, hint=found.hint, id="amesh.W004") for found in permission_problems(path)]
 
 
 @register(Tags.database)

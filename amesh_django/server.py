@@ -7,7 +7,7 @@ from typing import Any
 
 from django.db import connections
 
-from authmesh.device import Device
+from authmesh.device import LocalDevice
 from authmesh.device.allow_list import limit_reached
 from authmesh.pairing.bootstrap import background as first
 from authmesh.pairing.bootstrap.enrolment import Enrolment, allowed_relays
@@ -25,7 +25,7 @@ BOOTSTRAP_SECONDS = 5.0
 _settled: AmeshSettings | None = None
 
 
-def server_device() -> Device:
+def server_device() -> LocalDevice:
     """Return this server's own device, from ``AMESH["DIR"]``; its key is unlocked once per process.
 
     If there is no identity but a bootstrap token in ``AMESH_BOOTSTRAP_TOKEN``, a thread enrols this server with the token; this
@@ -33,7 +33,7 @@ def server_device() -> Device:
 
     Raises:
         BootstrapPending, BootstrapFailed: there is no identity yet, or none can be had with this token. Both are IdentityMissing.
-        IdentityMissing, DirectoryError, KeyStoreError: as :class:`authmesh.device.Device`.
+        IdentityMissing, DirectoryError, KeyStoreError: as :class:`authmesh.device.LocalDevice`.
     """
     ensure_identity()
     return open_device()
@@ -55,16 +55,16 @@ class DatabaseTrust(Trust):
     def _allow_list(self) -> DatabaseAllowList:
         return DatabaseAllowList(by=self._by)
 
-    def check(self, device: Device, controller: DeviceEntry) -> None:
+    def check(self, device: LocalDevice, controller: DeviceEntry) -> None:
         """See :class:`Trust`. A list that another identity has sealed does not hold."""
         with acting_as(device):
             allow_list = self._allow_list()
             known = allow_list.find(controller.public_key)
             is_counted = known is not None and known.role == CONTROLLER
             if not is_counted and allow_list.count(CONTROLLER) >= allow_list.controller_limit:
-                raise limit_reached(allow_list.controller_limit)
+                raise limit_reached(allow_list.controller_limit, 'AMESH["MAX_CONTROLLERS"]')
 
-    def add(self, device: Device, controller: DeviceEntry) -> None:
+    def add(self, device: LocalDevice, controller: DeviceEntry) -> None:
         """See :class:`Trust`."""
         with acting_as(device):
             self._allow_list().add(controller)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from amesh_django.test.devices import CHEAP_ARGON2
-from authmesh.keystore import encrypted_file
 from tests.support import databases, services
+from tests.support.cheap_keys import keys_that_cost
 from tests.verification.wire import wire, wire_server, world  # noqa: F401 -- fixtures
 
 if TYPE_CHECKING:
@@ -53,9 +53,8 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _cheap_keys() -> Iterator[None]:
-    """Key files that this process makes cost next to nothing; those of commands are as dear as users'."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encrypted_file.encrypt_key_file, "__defaults__", (CHEAP_ARGON2,))
+    """Create cheap key files in this process. Programs that a test starts create those of users, unless the test says otherwise."""
+    with keys_that_cost(CHEAP_ARGON2):
         yield
 
 

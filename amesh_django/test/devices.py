@@ -8,21 +8,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from authmesh.device import Device, Identity
+from authmesh.device import Identity, LocalDevice
 from authmesh.files.storage import atomic_write, json_text, make_private_directory
-from authmesh.keystore.encrypted_file import encrypt_key_file
+from authmesh.keystore.encrypted_file import Argon2Cost, encrypt_key_file
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.keys import device_id, generate_private_key, load_private_key, public_key_bytes, sign
 from authmesh.protocol.seal import hkdf_sha256
 
 PASSPHRASE = "throw-away"  # noqa: S105
-#: The real parameters take a tenth of a second and 64 MiB, which nothing here is worth.
-CHEAP_ARGON2 = {"t": 1, "m": 8, "p": 1}
+#: The default cost takes a tenth of a second and 64 MiB, which throw-away keys are not worth.
+CHEAP_ARGON2 = Argon2Cost(t=1, m=8, p=1)
 
 
 class EphemeralDevice:
-    """A device whose key lives in memory only. Signs like a :class:`~authmesh.device.Device`.
+    """A device whose key lives in memory only. Signs like a :class:`~authmesh.device.LocalDevice`.
 
     Args:
         name: friendly name.
@@ -58,7 +58,7 @@ class EphemeralDevice:
             permissions=permissions,
         )
 
-    def write(self, path: Path, *, max_controllers: int | None = None) -> Device:
+    def write(self, path: Path, *, max_controllers: int | None = None) -> LocalDevice:
         """Make a device directory with this key, as a real one but for a key file that opens at once.
 
         Args:
@@ -78,4 +78,4 @@ class EphemeralDevice:
         key_file = encrypt_key_file(self._private_key, PASSPHRASE, CHEAP_ARGON2)
         atomic_write(path / "keys" / f"{self.identity.key_alias}.key.json", key_file)
         atomic_write(path / "identity.json", json_text(self.identity.to_json()))
-        return Device(path, environ={})
+        return LocalDevice(path, environ={})

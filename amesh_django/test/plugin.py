@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from authmesh.device import Device
+    from authmesh.device import LocalDevice
     from authmesh.protocol import Role
 
     from .client import AmeshAsyncClient, AmeshClient
@@ -28,7 +28,7 @@ def amesh_device() -> EphemeralDevice:
 
 
 @pytest.fixture
-def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Iterator[Device]:
+def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Iterator[LocalDevice]:
     """This project's server with a new identity in a temporary directory; takes 100 controllers. Needs pytest-django.
 
     It notes no "last seen" unless ``AMESH["LAST_SEEN_SECONDS"]`` says so: Django's async test client would have that written by
@@ -49,7 +49,7 @@ def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Ite
 
 
 @pytest.fixture
-def amesh_trust(db: None, amesh_server: Device) -> Callable[..., EphemeralDevice]:
+def amesh_trust(db: None, amesh_server: LocalDevice) -> Callable[..., EphemeralDevice]:
     """``amesh_trust(device=None, role="controller", permissions=None)`` adds a device to the allow list and returns it."""
     from amesh_django.allow_list import DatabaseAllowList
 

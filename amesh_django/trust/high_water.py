@@ -1,4 +1,4 @@
-"""What this host remembers of the lists in databases: the newest that it has seen, so that an older one is known for what it is."""
+"""The high-water marks of this host: the newest allow list that it has seen in each database. An older list is thus detected."""
 
 from __future__ import annotations
 
@@ -20,56 +20,61 @@ logger = logging.getLogger("amesh_django.allow_list")
 
 FILE_NAME: Final = "list_revision.json"
 FILE_VERSION: Final = "1"
-#: How long a process waits for another one that writes the file.
+#: Seconds that a process waits for another one that writes the file.
 LOCK_SECONDS: Final = 5.0
-#: How often the file is read again, without the lock, where others write it in between.
+#: Times that the file is read without the lock while other processes write it.
 _ATTEMPTS: Final = 10
-RESEAL: Final = "Run manage.py amesh_integrity --reseal: it shows who would be trusted, and asks. Then revoke again what was revoked since."
+#: Hint of the errors that a person can resolve by accepting the list.
+RESEAL: Final = (
+    "To accept the list in the database, for example after a backup was restored, run manage.py amesh_integrity --reseal. It shows which "
+    "devices would be trusted, and asks. Then revoke again the devices that were revoked since."
+)
 
 
-class Seen(NamedTuple):
-    """A list that was seen: its revision, and its seal, which tells two lists of the same revision apart."""
+class Mark(NamedTuple):
+    """A list that was seen: its revision, and its seal, which distinguishes two lists with the same revision."""
 
     revision: int
     seal: str
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """What the file says.
+class Marks:
+    """The contents of the file.
 
     Attributes:
-        lists: database → the newest list seen there.
-        complete: False after an older file was put back or lost: a database that it does not name may have been known before.
-        counter: value of the TPM's counter that belongs to it; None where there is none.
-        exists: False where there is no file yet, or only that of another identity.
+        lists: database → the newest list that was seen there.
+        complete: False after an older file was restored, or the file was lost. A database that is not in *lists* may then have been
+            seen before.
+        counter: value of the TPM counter that belongs to the file; None if there is no counter.
+        exists: False if there is no file, or only the file of another identity.
     """
 
-    lists: Mapping[str, Seen] = field(default_factory=dict)
+    lists: Mapping[str, Mark] = field(default_factory=dict)
     complete: bool = True
     counter: int | None = None
     exists: bool = True
 
 
-_NOTHING: Final = Record(exists=False)
+_NOTHING: Final = Marks(exists=False)
 
 
 class _Damaged(Exception):
-    """The file can't be read, or was not written with our key."""
+    """The file can't be read, or was not written with this key. The text is the end of a sentence."""
 
 
-class NewestLists:
-    """The record in a device directory: a file under a MAC and, with a TPM, a counter there that says which file is the newest.
+class HighWater:
+    """The marks in a device directory: a file under a MAC and, with a TPM, a counter that identifies the newest file.
 
-    The file is written with the value that the counter will have, then the counter is counted up. So a file with the value of the
-    counter is the newest one, and so is one that is ahead by one: something ended the process in between, and the counter is
-    brought up. Any other was put back.
+    The file is written with the value that the counter will have, then the counter is increased. So the newest file has the value of
+    the counter, or a value that is greater by one if the process was interrupted in between; the counter is then increased. Any other
+    file is an old copy that was restored.
 
     Args:
         folder: the device directory.
         key: 32 secret bytes, for the MAC.
-        owner: whose it is; a file of another one counts as none.
-        counter: in this machine's TPM; None for an identity whose key is elsewhere.
+        owner: name of the owner. The file of another owner is treated as no file.
+        counter: the counter in the TPM of this machine; None if the key of the identity is not in a TPM.
     """
 
     def __init__(self, folder: Path, key: bytes, owner: str, counter: TpmCounter | None) -> None:
@@ -84,29 +89,29 @@ class NewestLists:
         """True if a counter in the TPM belongs to the file."""
         return self._counter is not None
 
-    def load(self) -> Record:
-        """What was seen so far.
+    def load(self) -> Marks:
+        """Return the marks.
 
         Raises:
-            AllowListIntegrityFailure: the TPM says that this file was put back (``rolled_back``), or that there was one
+            AllowListIntegrityFailure: according to the TPM, the file is an old copy (``rolled_back``) or was lost
                 (``revision_lost``).
             KeyStoreError: the TPM can't be used.
         """
         try:
-            record, is_ahead = self._load()
+            marks, is_ahead = self._load()
             if not is_ahead:
-                return record
+                return marks
         except AllowListIntegrityFailure:
             pass
-        try:  # another process may be between writing the file and counting up
+        try:  # another process may be between writing the file and increasing the counter
             with self._locked():
-                record, _ = self._settled()
-        except (StorageError, AllowListBusy):  # nobody can write here, or others do all the time
-            record = self._load_unlocked()
-        return record
+                marks, _ = self._settled()
+        except (StorageError, AllowListBusy):  # the folder can't be written, or other processes write all the time
+            marks = self._load_unlocked()
+        return marks
 
-    def _load_unlocked(self) -> Record:
-        """The record; again where it was written between a look at the file and one at the counter."""
+    def _load_unlocked(self) -> Marks:
+        """Return the marks. Read again if the file was written between reading it and reading the counter."""
         for _ in range(_ATTEMPTS):
             before = self.stamp()
             try:
@@ -117,110 +122,115 @@ class NewestLists:
         return self._load()[0]
 
     def stamp(self) -> object:
-        """What changes when a process of this host notes something; costs no more than a look at the folder."""
+        """Return a value that changes when a process of this host writes the file. It costs one ``stat``."""
         try:
             found = self.path.stat()
         except OSError:
             return None
         return found.st_ino, found.st_mtime_ns, found.st_size
 
-    def _load(self) -> tuple[Record, bool]:
-        """The record, and whether the counter has yet to be counted up for it."""
+    def _load(self) -> tuple[Marks, bool]:
+        """Return the marks, and True if the counter must still be increased for them."""
         try:
-            record = self._read_file()
+            marks = self._read_file()
         except _Damaged as error:
             if self._value() is not None:
                 raise self._lost(str(error)) from None
             logger.warning(
-                "%s %s. It is begun anew: this server takes the list in the database for the newest one.",
+                "%s %s. A new one will be written: this server accepts the list in the database as the newest.",
                 self.path,
                 error,
             )
             return _NOTHING, False
         if self._counter is None:
-            if record.counter is not None:  # of another key of the same owner there is none
+            if marks.counter is not None:  # the owner is the same, and a key outside a TPM has no counter
                 raise AllowListIntegrityFailure(
-                    f"{self.path} belongs to a counter in the TPM, and identity.json says that this server's key is elsewhere: it was "
-                    f"changed. Nobody is let in. Put it back. Otherwise: {RESEAL}",
+                    f"{self.path} belongs to a counter in the TPM, but according to identity.json the key of this server is not in "
+                    "a TPM. identity.json was changed. All signed requests are rejected.",
+                    hint=f"Restore identity.json. {RESEAL}",
                     reason="revision_lost",
                 )
-            return record, False
+            return marks, False
         value = self._value()
-        if not record.exists:
+        if not marks.exists:
             if value is not None:
                 raise self._lost("is missing")
-            return record, False
+            return marks, False
         if value is None:
-            if record.counter is not None:
+            if marks.counter is not None:
                 raise AllowListIntegrityFailure(
-                    f"The counter in the TPM that {self.path} names is gone: somebody removed it. Nobody is let in. {RESEAL}",
+                    f"The counter in the TPM that {self.path} names was removed. All signed requests are rejected.",
+                    hint=RESEAL,
                     reason="revision_lost",
                 )
-            return record, False
-        if record.counter is None or record.counter not in (value, value + 1):
+            return marks, False
+        if marks.counter is None or marks.counter not in (value, value + 1):
             raise AllowListIntegrityFailure(
-                f"{self.path} is not the newest one, says the counter in the TPM: it was put back, perhaps together with the "
-                f"list in the database. Nobody is let in. Was a backup put back? {RESEAL}",
+                f"{self.path} is older than the TPM counter: an old copy was restored, perhaps together with the list in the "
+                "database. All signed requests are rejected.",
+                hint=RESEAL,
                 reason="rolled_back",
             )
-        return record, record.counter == value + 1
+        return marks, marks.counter == value + 1
 
     def _value(self) -> int | None:
         try:
             return self._counter.read() if self._counter is not None else None
         except NotOurs:
             raise AllowListIntegrityFailure(
-                "The counter in the TPM that says which list is the newest has another password: the secret of the seal was "
-                f"changed, or another program has put its own there. Nobody is let in. {RESEAL}",
+                "The counter in the TPM that identifies the newest list has another password: the secret of the seal was changed, or "
+                "another program has replaced the counter. All signed requests are rejected.",
+                hint=RESEAL,
                 reason="revision_lost",
             ) from None
 
     def _lost(self, why: str) -> AllowListIntegrityFailure:
         return AllowListIntegrityFailure(
-            f"{self.path} {why}, and the TPM says that there was one: which list is the newest is not known. Nobody is let in. "
-            f"{RESEAL}",
+            f"{self.path} {why}, although the TPM has a counter for it, so the newest list is not known. All signed requests are "
+            "rejected.",
+            hint=RESEAL,
             reason="revision_lost",
         )
 
-    def _settled(self) -> tuple[Record, int | None]:
-        """The record, and the value of the counter, which is brought up to it. Inside the lock."""
-        record, is_ahead = self._load()
-        if is_ahead and self._counter is not None and record.counter is not None:
-            self._counter.advance_to(record.counter)
-        return record, record.counter
+    def _settled(self) -> tuple[Marks, int | None]:
+        """Return the marks and the value of the counter, after increasing it if that is due. Called inside the lock."""
+        marks, is_ahead = self._load()
+        if is_ahead and self._counter is not None and marks.counter is not None:
+            self._counter.advance_to(marks.counter)
+        return marks, marks.counter
 
-    def remember(self, database: str, seen: Seen) -> tuple[Record, Record]:
-        """Note that *seen* is in the database, unless a newer one is known; the record as it was and as it is then.
+    def remember(self, database: str, mark: Mark) -> tuple[Marks, Marks]:
+        """Set the mark of a database unless a newer list is known. Return the marks before and after that.
 
         Raises:
-            AllowListIntegrityFailure: as :meth:`load`.
-            StorageError: it can't be written here.
-            AllowListBusy: another process held the lock too long.
+            AllowListIntegrityFailure: as for :meth:`load`.
+            StorageError: the folder can't be written.
+            AllowListBusy: another process held the lock for too long.
             KeyStoreError: the TPM can't be used.
         """
         with self._locked():
-            record, value = self._settled()
-            known = record.lists.get(database)
-            if known is not None and known.revision >= seen.revision:
-                return record, record
-            return record, self._write(replace(record, lists={**record.lists, database: seen}), value)
+            marks, value = self._settled()
+            known = marks.lists.get(database)
+            if known is not None and known.revision >= mark.revision:
+                return marks, marks
+            return marks, self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
-    def accept(self, database: str, seen: Seen) -> Record:
-        """Take *seen* for the newest list, whatever was known before: a person said so.
+    def accept(self, database: str, mark: Mark) -> Marks:
+        """Set the mark of a database even if a newer list is known, because a person has accepted the list.
 
         Raises:
-            StorageError, AllowListBusy, KeyStoreError: as :meth:`remember`.
+            StorageError, AllowListBusy, KeyStoreError: as for :meth:`remember`.
         """
         with self._locked():
             try:
-                record, value = self._settled()
+                marks, value = self._settled()
             except AllowListIntegrityFailure:
-                record = Record(complete=False)  # what it says of other databases may be old
-                value = self._counter_anyhow()
-            return self._write(replace(record, lists={**record.lists, database: seen}), value)
+                marks = Marks(complete=False)  # the marks of other databases may be old
+                value = self._next_counter()
+            return self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
-    def _counter_anyhow(self) -> int | None:
-        """One above its value: somebody may keep a record that was written for that one and never counted."""
+    def _next_counter(self) -> int | None:
+        """Return the value of the counter plus one. A file with that value may exist that was written and never counted."""
         try:
             value = self._counter.read() if self._counter is not None else None
             return None if value is None else value + 1
@@ -235,42 +245,42 @@ class NewestLists:
         with locked(self._folder, LOCK_SECONDS):
             yield
 
-    def _write(self, record: Record, value: int | None) -> Record:
+    def _write(self, marks: Marks, value: int | None) -> Marks:
         is_new = False
         if value is not None:
             value += 1
         elif self._counter is not None:
             try:
-                # Whoever is killed between this and the file leaves a counter without one, and a person has to reseal; that the
-                # other way round would let anybody begin anew who keeps the first file.
+                # A process that is killed between this line and the file leaves a counter without a file, and a person must reseal.
+                # In the other order, anyone who keeps the first file could start from it again.
                 value, is_new = self._counter.make(), True
             except NoSpace as error:
-                logger.warning("%s Until then %s alone tells which list is the newest.", error, self.path)
-        record = replace(record, counter=value, exists=True)
+                logger.warning("%s Until then, only %s identifies the newest list.", error, self.path)
+        marks = replace(marks, counter=value, exists=True)
         try:
-            atomic_write(self.path, self._text(record))
+            atomic_write(self.path, self._text(marks))
         except StorageError:
             if is_new and self._counter is not None:
                 self._counter.remove()
             raise
         if value is not None and self._counter is not None and not is_new:
             self._counter.advance_to(value)
-        return record
+        return marks
 
     def _mac(self, document: Mapping[str, Any]) -> str:
         return hmac.digest(self._key, b"amesh-newest-lists-v1\0" + canonical_json(document), "sha256").hex()
 
-    def _text(self, record: Record) -> str:
+    def _text(self, marks: Marks) -> str:
         document = {
             "version": FILE_VERSION,
             "owner": self._owner,
-            "lists": {name: seen._asdict() for name, seen in sorted(record.lists.items())},
-            "complete": record.complete,
-            "counter": record.counter,
+            "lists": {name: mark._asdict() for name, mark in sorted(marks.lists.items())},
+            "complete": marks.complete,
+            "counter": marks.counter,
         }
         return json_text({**document, "hmac": self._mac(document)})
 
-    def _read_file(self) -> Record:
+    def _read_file(self) -> Marks:
         try:
             text = self.path.read_text("utf-8")
         except (FileNotFoundError, NotADirectoryError):
@@ -284,18 +294,19 @@ class NewestLists:
                 return _NOTHING
             if not hmac.compare_digest(self._mac(document).encode(), mac.encode("utf-8", "replace")):
                 raise _Damaged("was changed, or was written with another key")
-            lists = {name: Seen(int(seen["revision"]), str(seen["seal"])) for name, seen in document["lists"].items()}
+            lists = {name: Mark(int(mark["revision"]), str(mark["seal"])) for name, mark in document["lists"].items()}
             counter = document["counter"]
-            return Record(lists, document["complete"] is True, None if counter is None else int(counter))
+            return Marks(lists, document["complete"] is True, None if counter is None else int(counter))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise _Damaged("is damaged") from None
 
 
-def is_older(found: Seen | None, known: Seen) -> bool:
-    """True if *found* is an older list than *known*, or another one of the same revision: a list put back and changed.
+def is_older(found: Mark | None, known: Mark) -> bool:
+    """Return True if *found* is older than *known*, or a different list with the same revision: a restored list with changes.
 
     Args:
-        found: None where there is no list.
+        found: the list in the database; None if there is none.
+        known: the high-water mark.
     """
     if found is None or found.revision != known.revision:
         return known.revision > (found.revision if found is not None else -1)

@@ -8,16 +8,16 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from amesh_django.conf import amesh_settings
-from authmesh.device import Device, Identity, default_directory, read_identity
+from authmesh.device import Identity, LocalDevice, default_directory, read_identity
 from authmesh.files.locks import ForkSafeLock
 from authmesh.files.storage import expanded
 from authmesh.protocol.errors import IdentityMissing
 
 _device_lock = ForkSafeLock()
-_device: Device | None = None
+_device: LocalDevice | None = None
 
 #: The device that the running code acts as, if that is not the one in the directory.
-_acting: ContextVar[Device | None] = ContextVar("amesh_acting", default=None)
+_acting: ContextVar[LocalDevice | None] = ContextVar("amesh_acting", default=None)
 
 
 def server_directory() -> Path:
@@ -30,13 +30,13 @@ def server_directory() -> Path:
     return expanded(configured) if configured else default_directory()
 
 
-def acting_device() -> Device | None:
+def acting_device() -> LocalDevice | None:
     """The device that :func:`acting_as` names here."""
     return _acting.get()
 
 
 @contextmanager
-def acting_as(device: Device) -> Iterator[None]:
+def acting_as(device: LocalDevice) -> Iterator[None]:
     """Inside the block this thread is *device*: what it stores is sealed with that key. For an identity that is not in place yet."""
     token = _acting.set(device)
     try:
@@ -45,11 +45,11 @@ def acting_as(device: Device) -> Iterator[None]:
         _acting.reset(token)
 
 
-def open_device() -> Device:
+def open_device() -> LocalDevice:
     """Return this server's own device, from ``AMESH["DIR"]``. Its key is unlocked once per process; it is never enrolled here.
 
     Raises:
-        IdentityMissing, DirectoryError, KeyStoreError: as :class:`authmesh.device.Device`.
+        IdentityMissing, DirectoryError, KeyStoreError: as :class:`authmesh.device.LocalDevice`.
     """
     global _device
     acting = acting_device()
@@ -58,7 +58,7 @@ def open_device() -> Device:
     if _device is None:
         with _device_lock:
             if _device is None:
-                _device = Device(amesh_settings().DIR)
+                _device = LocalDevice(amesh_settings().DIR)
     return _device
 
 

@@ -13,7 +13,7 @@ from authmesh.keystore.tpm.counter import TpmCounter
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, AmeshError, StorageError
 
-from .high_water import RESEAL, NewestLists, Record, Seen, is_older
+from .high_water import RESEAL, HighWater, Mark, Marks, is_older
 from .keys import SHARED_OWNER, SealKeys, seal_keys
 from .owner import acting_device, own_identity, server_directory
 from .sealing import SealRow, read_seal, read_seal_by, seal_is_genuine
@@ -54,7 +54,7 @@ def _name(using: str) -> str | None:
     return f"{connection.vendor}:{name}"
 
 
-def _lists(keys: SealKeys) -> NewestLists:
+def _lists(keys: SealKeys) -> HighWater:
     folder = server_directory()
     identity = own_identity()
     # Hosts that share a secret have a record each, and one is not good for another.
@@ -62,18 +62,18 @@ def _lists(keys: SealKeys) -> NewestLists:
     counter = None
     if identity is not None and identity.storage_backend == "tpm2":
         counter = TpmCounter(tcti_name(), owner, keys.counter)
-    return NewestLists(folder, keys.record, owner, counter)
+    return HighWater(folder, keys.record, owner, counter)
 
 
-def _place(using: str, keys: SealKeys) -> tuple[NewestLists, str] | None:
+def _place(using: str, keys: SealKeys) -> tuple[HighWater, str] | None:
     if acting_device() is not None:  # an identity that is not in place yet has seen nothing
         return None
     name = _name(using)
     return None if name is None else (_lists(keys), name)
 
 
-def _seen(row: SealRow | None) -> Seen | None:
-    return None if row is None else Seen(row.revision, row.hmac)
+def _seen(row: SealRow | None) -> Mark | None:
+    return None if row is None else Mark(row.revision, row.hmac)
 
 
 def check(using: str, keys: SealKeys, row: SealRow | None) -> tuple[SealRow | None, bool]:
@@ -103,7 +103,7 @@ def check(using: str, keys: SealKeys, row: SealRow | None) -> tuple[SealRow | No
     return row, record.lists.get(name) == _seen(row)
 
 
-def _objection(record: Record, name: str, row: SealRow | None) -> str | None:
+def _objection(record: Marks, name: str, row: SealRow | None) -> str | None:
     known = record.lists.get(name)
     if known is None:
         if record.complete:
@@ -149,7 +149,7 @@ def remember(using: str, keys: SealKeys, row: SealRow) -> bool:
         return True
     lists, name = place
     try:
-        before, after = lists.remember(name, Seen(row.revision, row.hmac))
+        before, after = lists.remember(name, Mark(row.revision, row.hmac))
     except (StorageError, AllowListBusy) as error:
         if str(lists.path) not in _warned:
             _warned.add(str(lists.path))
@@ -167,7 +167,7 @@ def remember(using: str, keys: SealKeys, row: SealRow) -> bool:
     return True
 
 
-def _announce(lists: NewestLists, name: str, before: Record, record: Record) -> None:
+def _announce(lists: HighWater, name: str, before: Marks, record: Marks) -> None:
     if record.counter is not None:
         how = "A counter in the TPM tells whether that file was put back."
     else:
@@ -217,7 +217,7 @@ def accept_on_commit(using: str, keys: SealKeys, row: SealRow) -> None:
 
     def accept() -> None:
         try:
-            lists.accept(name, Seen(row.revision, row.hmac))
+            lists.accept(name, Mark(row.revision, row.hmac))
         except (StorageError, AllowListBusy) as error:
             if lists.has_counter:  # it would go on being refused
                 raise

@@ -28,7 +28,8 @@ def _keep(spool: _Spool, chunk: bytes) -> None:
     except OSError as error:
         place = django_settings.FILE_UPLOAD_TEMP_DIR or tempfile.gettempdir()
         raise BodyStorageUnavailable(
-            f"The body can't be kept in {place} ({error.strerror}). Make room there, or set FILE_UPLOAD_TEMP_DIR to another folder."
+            f"The request body cannot be stored in {place} ({error.strerror}).",
+            hint="Free disk space there, or set FILE_UPLOAD_TEMP_DIR to another folder.",
         ) from None
 
 
@@ -66,7 +67,7 @@ def body_hash(request: HttpRequest, limit: int) -> str:
             raise PayloadTooLarge()
         return hashlib.sha256(request.body).hexdigest()
     if request._read_started:  # type: ignore[attr-defined]
-        raise BodyParserOrderingError()
+        raise BodyParserOrderingError(hint="Put the amesh middleware first in MIDDLEWARE.")
     stream = _body_stream(request, declared)
     if stream is None:
         return EMPTY_BODY_HASH

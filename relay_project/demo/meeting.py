@@ -8,7 +8,7 @@ from collections.abc import Callable
 import httpx
 
 from authmesh.client import authorization_header
-from authmesh.device import Device
+from authmesh.device import LocalDevice
 
 from .programs import Programs
 from .stage import Stage
@@ -65,7 +65,7 @@ class Meeting:
                 )
                 return here.text, there.text
 
-    def by_token(self, laptop: Device, name: str) -> None:
+    def by_token(self, laptop: LocalDevice, name: str) -> None:
         """A second server, with nobody at it: it enrols itself on the first request."""
         stage, run = self._stage, self._run
         stage.act("A second server starts, with nobody at it but a token in its environment")

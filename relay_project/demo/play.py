@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 
 from authmesh.client import authorization_header
-from authmesh.device import Device
+from authmesh.device import LocalDevice
 from authmesh.protocol.display import clean_line
 
 from .browser import Browser
@@ -81,8 +81,8 @@ class Play:
             if afterwards is not None:
                 afterwards(server.url)
 
-    def _device(self, name: str) -> Device:
-        return Device(self._folder / name, environ={**self._run.tpm, "HOME": str(self._folder)})
+    def _device(self, name: str) -> LocalDevice:
+        return LocalDevice(self._folder / name, environ={**self._run.tpm, "HOME": str(self._folder)})
 
     def _made(self, name: str) -> None:
         self._id[name] = self._device(name).identity.device_id
@@ -165,7 +165,7 @@ class Requests:
         devices: name → who signs.
     """
 
-    def __init__(self, stage: Stage, server: Server, client: httpx.Client, devices: dict[str, Device]) -> None:
+    def __init__(self, stage: Stage, server: Server, client: httpx.Client, devices: dict[str, LocalDevice]) -> None:
         self._stage = stage
         self._server = server
         self._client = client

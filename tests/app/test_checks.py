@@ -10,7 +10,7 @@ from django.core.checks import Error, run_checks
 from django.core.exceptions import ImproperlyConfigured
 
 from amesh_django.conf import amesh_settings
-from authmesh.device import Device as ThisDevice
+from authmesh.device import LocalDevice
 
 pytestmark = pytest.mark.django_db
 BACKENDS = "django.core.cache.backends"
@@ -25,7 +25,7 @@ def ids(**options: Any) -> dict[str, str]:
 
 
 @pytest.fixture(autouse=True)
-def _healthy(amesh_server: ThisDevice, settings: Any) -> None:
+def _healthy(amesh_server: LocalDevice, settings: Any) -> None:
     settings.CACHES = {"default": DJANGO_REDIS}
 
 
@@ -95,7 +95,7 @@ def test_no_identity(settings: Any, tmp_path: Path) -> None:
     assert "amesh_init" in found["amesh.W003"]
 
 
-def test_a_directory_open_to_others(amesh_server: ThisDevice) -> None:
+def test_a_directory_open_to_others(amesh_server: LocalDevice) -> None:
     amesh_server.path.chmod(0o755)
     assert "chmod 700" in ids()["amesh.W004"]
 

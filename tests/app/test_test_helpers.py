@@ -27,7 +27,7 @@ from amesh_django.server import server_device
 from amesh_django.test import AmeshAPIClient, AmeshAsyncClient, AmeshClient, EphemeralDevice
 from amesh_django.verification.target import raw_target
 from authmesh.client import authorization_header
-from authmesh.device import Device, FileAllowList
+from authmesh.device import FileAllowList, LocalDevice
 from authmesh.protocol import b64encode, verify_signature
 
 pytestmark = pytest.mark.urls(__name__)
@@ -200,7 +200,7 @@ def test_redirects_are_signed_anew(amesh_client: AmeshClient, amesh_api_client: 
 
 
 @pytest.mark.django_db
-def test_a_device_that_nobody_trusts(door: str, amesh_server: Device) -> None:
+def test_a_device_that_nobody_trusts(door: str, amesh_server: LocalDevice) -> None:
     refusals = [
         AmeshClient().get(f"/{door}/"),
         AmeshAPIClient(EphemeralDevice()).get(f"/{door}/"),
@@ -262,7 +262,7 @@ def test_two_ephemeral_devices_are_two() -> None:
     assert b64encode(key) not in repr(vars(EphemeralDevice())["identity"])
 
 
-def test_the_server_of_the_test_is_the_server(amesh_server: Device, settings: Any) -> None:
+def test_the_server_of_the_test_is_the_server(amesh_server: LocalDevice, settings: Any) -> None:
     assert server_device().identity == amesh_server.identity
     assert settings.AMESH["DIR"] == str(amesh_server.path)
 
@@ -335,7 +335,7 @@ def test_a_project_without_django(project: Callable[[str, str], str]) -> None:
 
 
 @pytest.mark.django_db
-def test_django_s_own_client_is_refused(amesh_server: Device, door: str) -> None:
+def test_django_s_own_client_is_refused(amesh_server: LocalDevice, door: str) -> None:
     """So that what the signed ones reach is really closed."""
     response = Client().get(f"/{door}/")
     assert (response.status_code, door) in ((400, door), (401, "rest"))

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from authmesh.device import Device, FileAllowList, init_device
-from authmesh.device.allow_list import utc_now
+from authmesh.device import FileAllowList, LocalDevice, init_device
+from authmesh.files.clock import utc_now
 from authmesh.pairing import ControllerOperator, Met, Pairing, TargetOperator, Timeouts
 from tests.bench.figures import Row, Section, Target, interleave, percentile
 from tests.bench.world import World
@@ -56,7 +56,7 @@ async def _pair(relay: str, server: Path, laptop: Path, version: Any) -> None:
     """From two closed directories to two stored entries; what a key costs to unlock is in it, on both sides."""
     loop = asyncio.get_running_loop()
     code, verification = loop.create_future(), loop.create_future()
-    devices = [Device(path, environ={"HOME": str(path)}) for path in (server, laptop)]
+    devices = [LocalDevice(path, environ={"HOME": str(path)}) for path in (server, laptop)]
     target, controller = [
         Pairing(relay=relay, device=device, allow_list=FileAllowList(device), version=version, timeouts=_TIMEOUTS)
         for device in devices
@@ -82,7 +82,7 @@ def _unlocked(folder: Path) -> float:
     start = time.perf_counter()
     for name in ("server", "laptop"):
         path = folder / name
-        Device(path, environ={"HOME": str(path)}).sign(os.urandom(32))
+        LocalDevice(path, environ={"HOME": str(path)}).sign(os.urandom(32))
     return time.perf_counter() - start
 
 

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 import httpx
 
 from authmesh.client import AmeshAuth
-from authmesh.device import Device
+from authmesh.device import LocalDevice
 from tests.bench.figures import Row, Section, Target, interleave, ratio
 from tests.bench.signing import BODY, TARGET
 from tests.bench.world import World
@@ -51,7 +51,7 @@ def _each(client: httpx.Client, url: str, count: int) -> float:
 def measure(world: World, say: Callable[[str], None]) -> Section:
     """Run the rounds and make the figures."""
     say("client")
-    device = Device(world.directory("sqlite", world.scale.sizes[0]))
+    device = LocalDevice(world.directory("sqlite", world.scale.sizes[0]))
     rounds = min(ROUNDS, world.scale.rounds)
     section = Section(
         "client",

@@ -14,7 +14,8 @@ import pytest
 
 from amesh_django.test import EphemeralDevice
 from authmesh.client import AmeshAuth, fetch
-from authmesh.client.httpx_auth import _origin, may_sign
+from authmesh.client.httpx_auth import _origin_of
+from authmesh.client.origins import may_sign
 from authmesh.protocol import InvalidInput
 from tests.support.recording import Recorder, Seen, recording
 
@@ -263,7 +264,7 @@ def test_through_a_proxy(server: Recorder, send: Send) -> None:
 )
 def test_which_redirects_are_signed(named: str, asked: str, may: bool) -> None:
     """httpx and requests have the same rule, so it takes a change of theirs for this one to matter."""
-    assert may_sign(_origin(httpx.URL(named)), _origin(httpx.URL(asked))) is may
+    assert may_sign(_origin_of(httpx.URL(named)), _origin_of(httpx.URL(asked))) is may
 
 
 # --- transports that have no trace extension ---------------------------------------------------------------------------

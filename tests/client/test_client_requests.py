@@ -120,7 +120,7 @@ def test_a_file_is_hashed_from_where_it_stands(server: Recorder, session: reques
 
 
 def test_what_can_be_read_but_once_is_refused(session: requests.Session) -> None:
-    with pytest.raises(InvalidInput, match="Give bytes or a seekable file"):
+    with pytest.raises(InvalidInput, match="Pass bytes or a seekable file"):
         session.post("http://127.0.0.1:1/", data=(piece for piece in [b"a", b"b"]))
     with pytest.raises(InvalidInput, match="'rb'"):
         session.post("http://127.0.0.1:1/", data=io.StringIO("text"))

@@ -18,7 +18,7 @@ import pytest
 
 from amesh_django.test import EphemeralDevice
 from authmesh.client import AmeshAuth, authorization_header, default_device, forget_devices
-from authmesh.device import Device, FileAllowList
+from authmesh.device import FileAllowList, LocalDevice
 from authmesh.keystore import encrypted_file
 from authmesh.protocol import (
     InvalidInput,
@@ -191,7 +191,7 @@ def test_a_forked_process_signs_too(directory: Path) -> None:
 
 def test_no_secret_gets_into_the_log(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     key = bytes(range(1, 33))
-    device: Device = EphemeralDevice(private_key=key).write(directory)
+    device: LocalDevice = EphemeralDevice(private_key=key).write(directory)
     with caplog.at_level(logging.DEBUG):
         allow_list = FileAllowList(device)
         allow_list.add(DEVICE.entry())

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from amesh_django.test.devices import EphemeralDevice
-from authmesh.device import Device, FileAllowList
-from authmesh.device.allow_list import utc_now
+from authmesh.device import FileAllowList, LocalDevice
+from authmesh.files.clock import utc_now
 from authmesh.pairing import ControllerOperator, Met, Pairing, TargetOperator, Timeouts
 from authmesh.protocol.allow_list import DeviceEntry
 from tests.pairing.hostile_relay import HostileRelay
@@ -117,7 +117,7 @@ class Machine:
     def listed(self) -> dict[str, DeviceEntry]:
         """Whom it trusts, as another process finds it."""
         if self.database is None:
-            entries = FileAllowList(Device(self.path, environ={})).read()
+            entries = FileAllowList(LocalDevice(self.path, environ={})).read()
         else:
             entries = [
                 DeviceEntry.from_json(entry) for entry in json.loads(self.run("list", "--json").stdout)["devices"]
@@ -269,7 +269,7 @@ class Background:
         """A device that is nowhere, and how it pairs."""
         return Pairing(
             relay=self.relay.url,
-            device=cast("Device", MemoryDevice(name)),
+            device=cast("LocalDevice", MemoryDevice(name)),
             allow_list=MemoryAllowList(9),
             **{"timeouts": PATIENT, "now": utc_now, **options},
         )

@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.commands.app import amesh
-from authmesh.device import Device, FileAllowList, read_identity
+from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.header import parse_authorization
 from tests.support.front_ends import HOSTILE, HOSTILE_SHOWN, answering, id_of, line_of
@@ -43,11 +43,11 @@ def process(*words: str | Path, env: dict[str, str] | None = None) -> subprocess
 
 
 def trusted(directory: Path) -> dict[str, DeviceEntry]:
-    return {entry.device_id: entry for entry in FileAllowList(Device(directory)).read()}
+    return {entry.device_id: entry for entry in FileAllowList(LocalDevice(directory)).read()}
 
 
 def allow(directory: Path, device: EphemeralDevice, role: Any = "controller", **more: Any) -> str:
-    FileAllowList(Device(directory)).add(device.entry(role, **more))
+    FileAllowList(LocalDevice(directory)).add(device.entry(role, **more))
     return id_of(device)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from amesh_django.test.devices import EphemeralDevice
-from authmesh.device import Device, FileAllowList
+from authmesh.device import FileAllowList, LocalDevice
 from tests.support import databases
 from tests.support.front_ends import HOSTILE, answering, id_of, line_of
 from tests.support.services import ROOT
@@ -186,8 +186,8 @@ def test_nothing_is_half_done_after_ctrl_c_in_init(tmp_path: Path) -> None:
             code = person.end()
             assert "Traceback" not in person.shown
         if (path / "identity.json").exists():
-            assert Device(path, environ={}).sign(b"x")
-            assert FileAllowList(Device(path, environ={})).read() == []
+            assert LocalDevice(path, environ={}).sign(b"x")
+            assert FileAllowList(LocalDevice(path, environ={})).read() == []
         else:
             assert code == 130
             again = subprocess.run(argv, capture_output=True, cwd=ROOT)

@@ -28,7 +28,7 @@ from amesh_django.models import Device as DeviceRow
 from amesh_django.test.devices import EphemeralDevice
 from authmesh import commands
 from authmesh.commands.app import amesh
-from authmesh.device import Device, FileAllowList, read_identity
+from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.protocol.allow_list import open_document
 from authmesh.protocol.header import parse_authorization
 from tests.support import databases
@@ -73,7 +73,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
 
 
 @pytest.fixture
-def listed(db: None, amesh_server: Device) -> DatabaseAllowList:
+def listed(db: None, amesh_server: LocalDevice) -> DatabaseAllowList:
     return DatabaseAllowList()
 
 
@@ -247,7 +247,7 @@ def test_ctrl_c_reaches_whoever_calls(listed: DatabaseAllowList, monkeypatch: py
     assert listed.read() == []
 
 
-def test_the_requests_of_the_server_are_signed_by_its_own_device(amesh_server: Device) -> None:
+def test_the_requests_of_the_server_are_signed_by_its_own_device(amesh_server: LocalDevice) -> None:
     with answering() as there:
         done = call("fetch", there.url, "-d", "x", "-H", "A: b", "-H", "C: d")
         assert (done.code, done.out) == (0, "hello")
@@ -259,7 +259,7 @@ def test_the_requests_of_the_server_are_signed_by_its_own_device(amesh_server: D
 # --- import and export ------------------------------------------------------------------------------------------------
 
 
-def test_a_list_goes_to_a_file_and_back(listed: DatabaseAllowList, amesh_server: Device, tmp_path: Path) -> None:
+def test_a_list_goes_to_a_file_and_back(listed: DatabaseAllowList, amesh_server: LocalDevice, tmp_path: Path) -> None:
     one, two = EphemeralDevice(HOSTILE), EphemeralDevice("two")
     listed.add(one.entry(permissions={"shell": True}))
     listed.add(two.entry("target"))
@@ -276,12 +276,14 @@ def test_a_list_goes_to_a_file_and_back(listed: DatabaseAllowList, amesh_server:
     assert listed.read() == before
 
 
-def test_the_file_of_the_same_identity_serves_the_command_line(phone: EphemeralDevice, amesh_server: Device) -> None:
+def test_the_file_of_the_same_identity_serves_the_command_line(
+    phone: EphemeralDevice, amesh_server: LocalDevice
+) -> None:
     assert call("export", amesh_server.path / "allow_list.json").code == 0
     assert [entry.device_id for entry in FileAllowList(amesh_server).read()] == [id_of(phone)]
 
 
-def test_export_to_stdout(phone: EphemeralDevice, amesh_server: Device) -> None:
+def test_export_to_stdout(phone: EphemeralDevice, amesh_server: LocalDevice) -> None:
     for words in ([], ["-"], ["--json"]):
         text = call("export", *words).out
         entries, _ = open_document(
@@ -317,7 +319,7 @@ def test_revoked_devices_stay_revoked_and_are_named(
 
 
 def test_the_list_of_another_device_needs_its_directory(
-    listed: DatabaseAllowList, amesh_server: Device, tmp_path: Path
+    listed: DatabaseAllowList, amesh_server: LocalDevice, tmp_path: Path
 ) -> None:
     known = EphemeralDevice("known")
     other = EphemeralDevice("laptop").write(tmp_path / "laptop", max_controllers=5)
@@ -492,7 +494,7 @@ def test_init_needs_no_database(manage: Any, tmp_path: Path) -> None:
     assert (done.code, done.err) == (0, "")
 
 
-def test_wrong_settings_are_told(amesh_server: Device) -> None:
+def test_wrong_settings_are_told(amesh_server: LocalDevice) -> None:
     with override_settings(AMESH={"DIRR": "x"}):
         lifecycle.reset()
         done = call("list")

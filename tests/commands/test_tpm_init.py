@@ -17,7 +17,7 @@ import pytest
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.client import AmeshAuth
-from authmesh.device import Device, FileAllowList, permission_problems, read_identity
+from authmesh.device import FileAllowList, LocalDevice, permission_problems, read_identity
 from authmesh.keystore.tpm.store import TpmKeyStore
 from authmesh.protocol import verify_signature
 from authmesh.protocol.errors import (
@@ -252,9 +252,11 @@ def test_a_pin_where_there_can_be_none(front_end: FrontEnd, pin_file: Path) -> N
 def test_a_device_in_a_tpm(swtpm: Swtpm, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     identity = make(tmp_path, backend="tpm2", environ=swtpm.environ, pin=PIN)
-    device = Device(tmp_path, environ=swtpm.environ)
+    device = LocalDevice(tmp_path, environ=swtpm.environ)
     FileAllowList(device).add(EphemeralDevice("phone").entry())
-    assert [entry.friendly_name for entry in FileAllowList(Device(tmp_path, environ=swtpm.environ)).read()] == ["phone"]
+    assert [entry.friendly_name for entry in FileAllowList(LocalDevice(tmp_path, environ=swtpm.environ)).read()] == [
+        "phone"
+    ]
     with pytest.raises(PinRequired, match="AMESH_TPM_PIN_FILE"):
         device.sign(b"m")
     device.ask_pin_by(lambda: "wrong")
@@ -271,10 +273,10 @@ def test_a_device_in_a_tpm(swtpm: Swtpm, tmp_path: Path, caplog: pytest.LogCaptu
 def test_a_list_of_another_device_is_not_taken(swtpm: Swtpm, tmp_path: Path) -> None:
     for name in ("a", "b"):
         make(tmp_path / name, backend="tpm2", environ=swtpm.environ)
-        FileAllowList(Device(tmp_path / name, environ=swtpm.environ)).add(EphemeralDevice(name).entry())
+        FileAllowList(LocalDevice(tmp_path / name, environ=swtpm.environ)).add(EphemeralDevice(name).entry())
     (tmp_path / "a" / "allow_list.json").replace(tmp_path / "b" / "allow_list.json")
     with pytest.raises(AllowListIntegrityFailure):
-        FileAllowList(Device(tmp_path / "b", environ=swtpm.environ)).read()
+        FileAllowList(LocalDevice(tmp_path / "b", environ=swtpm.environ)).read()
 
 
 def test_the_key_must_be_the_identity_s(swtpm: Swtpm, tmp_path: Path) -> None:
@@ -283,7 +285,7 @@ def test_the_key_must_be_the_identity_s(swtpm: Swtpm, tmp_path: Path) -> None:
         tmp_path / "a" / "keys" / f"{identities[0].device_id}.tpm"
     )
     with pytest.raises(KeyStoreError, match="not the one in identity"):
-        Device(tmp_path / "a", environ=swtpm.environ).sign(b"m")
+        LocalDevice(tmp_path / "a", environ=swtpm.environ).sign(b"m")
 
 
 def test_init_that_can_not_make_the_key_leaves_nothing(
@@ -306,7 +308,7 @@ def test_init_that_can_not_make_the_key_leaves_nothing(
     with pytest.raises(IdentityExists):
         make(tmp_path, backend="tpm2", environ=swtpm.environ)
     assert contents(tmp_path) == before
-    assert Device(tmp_path, environ=swtpm.environ).identity == old
+    assert LocalDevice(tmp_path, environ=swtpm.environ).identity == old
     forget(swtpm.tcti)
     assert swtpm.loaded() == []
 
@@ -342,7 +344,7 @@ def test_a_signed_request_between_two_tpm_identities(swtpm: Swtpm, sqlite_databa
         shown = manage("amesh_init", "--name", "server", "--max-controllers", "5")
         assert re.search(r"tpm2 +yes", shown)
         make(tmp_path / "laptop", backend="tpm2", environ=laptop_tpm.environ)
-        laptop = Device(tmp_path / "laptop", environ=laptop_tpm.environ)
+        laptop = LocalDevice(tmp_path / "laptop", environ=laptop_tpm.environ)
         line = build_key_line(laptop.identity.public_key, "laptop")
         manage("amesh_trust", line, "--role", "controller", "--yes")
         with services.serve(services.gunicorn("tests.wsgi:application", 2), server_env) as server:

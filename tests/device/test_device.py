@@ -14,9 +14,9 @@ import pytest
 from amesh_django.test import EphemeralDevice
 from amesh_django.test.devices import PASSPHRASE
 from authmesh.device import (
-    Device,
     FileAllowList,
     Identity,
+    LocalDevice,
     default_directory,
     find_passphrase,
     init_device,
@@ -24,7 +24,7 @@ from authmesh.device import (
     read_identity,
 )
 from authmesh.files.storage import atomic_write, json_text
-from authmesh.keystore.tpm.pin import find_pin, nobody_to_ask, open_pin_file
+from authmesh.keystore.tpm.pin import cannot_ask, find_pin, pin_file_problems
 from authmesh.protocol import InvalidInput, KeyStoreError, b64encode, verify_signature
 from authmesh.protocol.errors import (
     DirectoryError,
@@ -78,7 +78,7 @@ def test_init_makes_what_the_protocol_says(tmp_path: Path) -> None:
     ]
     passphrase = (path / ".passphrase").read_text()
     assert len(bytes.fromhex(passphrase)) == 32
-    device = Device(path, environ={})
+    device = LocalDevice(path, environ={})
     assert device.identity == identity == read_identity(path)
     assert verify_signature(identity.public_key, b"m", device.sign(b"m"))
 
@@ -93,7 +93,7 @@ class TestInit:
 
     def test_force_replaces_it_and_keeps_the_old_list(self, tmp_path: Path) -> None:
         old = make(tmp_path, max_controllers=2)
-        FileAllowList(Device(tmp_path, environ={})).add(EphemeralDevice().entry())
+        FileAllowList(LocalDevice(tmp_path, environ={})).add(EphemeralDevice().entry())
         sealed = (tmp_path / "allow_list.json").read_bytes()
         new = make(tmp_path, force=True)
         assert new.device_id != old.device_id
@@ -104,20 +104,20 @@ class TestInit:
             f"allow_list.{old.device_id}.json",
         }
         assert (tmp_path / f"allow_list.{old.device_id}.json").read_bytes() == sealed
-        device = Device(tmp_path, environ={})
+        device = LocalDevice(tmp_path, environ={})
         assert FileAllowList(device).read() == []
         assert (old.controller_limit, device.identity.controller_limit) == (2, 1)
 
     @pytest.mark.parametrize("damage", ["{", '{"deviceId": "../../x", "keyAlias": "../x"}', None])
     def test_a_list_of_an_unknown_identity_does_not_stop_the_new_one(self, tmp_path: Path, damage: str | None) -> None:
         make(tmp_path)
-        FileAllowList(Device(tmp_path, environ={})).add(EphemeralDevice().entry())
+        FileAllowList(LocalDevice(tmp_path, environ={})).add(EphemeralDevice().entry())
         if damage is None:
             (tmp_path / "identity.json").unlink()
         else:
             (tmp_path / "identity.json").write_text(damage)
         new = make(tmp_path, force=damage is not None)
-        assert FileAllowList(Device(tmp_path, environ={})).read() == []
+        assert FileAllowList(LocalDevice(tmp_path, environ={})).read() == []
         assert (tmp_path / f"allow_list.before-{new.device_id}.json").exists()
 
     def test_an_old_alias_that_is_none_is_left_alone(self, tmp_path: Path) -> None:
@@ -148,16 +148,16 @@ class TestInit:
         environ = {"AUTH_MESH_PASSPHRASE": "from outside"}
         make(tmp_path, environ=environ)
         assert not (tmp_path / ".passphrase").exists()
-        assert Device(tmp_path, environ=environ).sign(b"m")
+        assert LocalDevice(tmp_path, environ=environ).sign(b"m")
         with pytest.raises(PassphraseRequired):
-            Device(tmp_path, environ={}).sign(b"m")
+            LocalDevice(tmp_path, environ={}).sign(b"m")
 
     def test_the_passphrase_file_can_live_elsewhere(self, tmp_path: Path) -> None:
         environ = {"AMESH_PASSPHRASE_FILE": str(tmp_path / "elsewhere")}
         make(tmp_path / "d", environ=environ)
         assert not (tmp_path / "d" / ".passphrase").exists()
         assert mode(tmp_path / "elsewhere") == 0o400
-        assert Device(tmp_path / "d", environ=environ).sign(b"m")
+        assert LocalDevice(tmp_path / "d", environ=environ).sign(b"m")
 
     def test_an_empty_passphrase_file_is_not_used(self, tmp_path: Path) -> None:
         (tmp_path / ".passphrase").write_text("\n")
@@ -169,7 +169,7 @@ class TestInit:
         """Whatever step fails, the directory is as before: empty, or with the old identity and its list."""
         empty, used = tmp_path / "empty", tmp_path / "used"
         make(used)
-        FileAllowList(Device(used, environ={})).add(EphemeralDevice().entry())
+        FileAllowList(LocalDevice(used, environ={})).add(EphemeralDevice().entry())
         for path in (empty, used):
             path.mkdir(exist_ok=True)
             before = contents(path)
@@ -196,7 +196,7 @@ class TestInit:
         with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
             patch.setattr("authmesh.device.directory.atomic_write", late)
             make(tmp_path)
-        assert Device(tmp_path, environ={}).sign(b"m")
+        assert LocalDevice(tmp_path, environ={}).sign(b"m")
 
 
 def test_init_where_it_can_not_be(tmp_path: Path) -> None:
@@ -216,7 +216,7 @@ def test_init_in_a_read_only_folder() -> None:
             unprivileged=True,
         )
         assert said.startswith("StorageError ")
-        assert "heck owner and permissions" in said
+        assert "heck the owner and permissions" in said
         assert os.listdir(folder) == []
 
 
@@ -232,27 +232,27 @@ def test_the_default_directory() -> None:
 def test_a_user_without_a_home() -> None:
     """As in a container that runs under a number."""
     with pytest.raises(
-        StorageError, match=r"There is no home folder for ~nobody-of-that-name/x\. Write the whole path"
+        StorageError, match=r"~nobody-of-that-name/x can't be resolved .* no home folder\. Use an absolute path"
     ):
         default_directory({"AUTH_MESH_DIR": "~nobody-of-that-name/x"})
 
 
 @pytest.mark.parametrize("variable", ["AMESH_PASSPHRASE_FILE", "AMESH_TPM_PIN_FILE"])
 def test_a_file_in_a_home_that_is_not_there(tmp_path: Path, variable: str) -> None:
-    with pytest.raises(StorageError, match="no home folder for ~nobody-of-that-name/x"):
+    with pytest.raises(StorageError, match="~nobody-of-that-name/x can't be resolved because there is no home folder"):
         (find_passphrase if "PASS" in variable else find_pin_there)(tmp_path, {variable: "~nobody-of-that-name/x"})
 
 
 def find_pin_there(path: Path, environ: dict[str, str]) -> str:
-    assert open_pin_file(environ) == []  # a device that signs nothing needs no PIN
-    return find_pin(environ, nobody_to_ask)
+    assert pin_file_problems(environ) == []  # a device that signs nothing needs no PIN
+    return find_pin(environ, cannot_ask)
 
 
 def test_no_identity(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
         with pytest.raises(IdentityMissing, match="amesh init --name NAME"):
-            Device(path, environ={})
+            LocalDevice(path, environ={})
     assert os.listdir(tmp_path) == ["file"]
 
 
@@ -278,15 +278,17 @@ DAMAGED: dict[str, Any] = {
 def test_a_damaged_identity(tmp_path: Path, value: Any) -> None:
     raw = value if isinstance(value, bytes) else (value if isinstance(value, str) else json.dumps(value)).encode()
     (tmp_path / "identity.json").write_bytes(raw)
-    with pytest.raises(DirectoryError, match=r"Restore it from a backup|Check owner and permissions") as caught:
-        Device(tmp_path, environ={})
+    with pytest.raises(
+        DirectoryError, match=r"Restore it from a backup|Check (the|its) owner and permissions"
+    ) as caught:
+        LocalDevice(tmp_path, environ={})
     assert "identity.json" in str(caught.value)
 
 
 def test_an_identity_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "identity.json").mkdir()
     with pytest.raises(DirectoryError, match="can't be read"):
-        Device(tmp_path, environ={})
+        LocalDevice(tmp_path, environ={})
 
 
 def test_unknown_members_are_kept_but_the_passphrase_is_not_carried_along(tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_a_key_that_is_not_the_identity_s(tmp_path: Path) -> None:
     other.write(tmp_path / "other")
     stolen = (tmp_path / "other" / "keys" / f"{other.identity.key_alias}.key.json").read_text()
     (tmp_path / "keys" / f"{alias}.key.json").write_text(stolen)
-    device = Device(tmp_path, environ={})
+    device = LocalDevice(tmp_path, environ={})
     for use in (device.seal_secret, lambda: device.sign(b"m")):
         with pytest.raises(KeyStoreError, match="same backup"):
             use()
@@ -325,13 +327,13 @@ def test_an_alias_that_leads_out_of_the_folder(tmp_path: Path) -> None:
     key_file.rename(tmp_path / "d" / "out.key.json")
     (tmp_path / "d" / "identity.json").write_text(json.dumps({**device.identity.to_json(), "keyAlias": "../out"}))
     with pytest.raises(KeyStoreError, match="alias"):
-        Device(tmp_path / "d", environ={}).sign(b"m")
+        LocalDevice(tmp_path / "d", environ={}).sign(b"m")
 
 
 def test_a_wrong_passphrase(tmp_path: Path) -> None:
     EphemeralDevice().write(tmp_path)
     with pytest.raises(WrongPassphrase):
-        Device(tmp_path, environ={"AUTH_MESH_PASSPHRASE": "wrong one"}).sign(b"m")
+        LocalDevice(tmp_path, environ={"AUTH_MESH_PASSPHRASE": "wrong one"}).sign(b"m")
 
 
 def test_a_key_store_of_another_machine(tmp_path: Path) -> None:
@@ -340,7 +342,7 @@ def test_a_key_store_of_another_machine(tmp_path: Path) -> None:
         (tmp_path / "identity.json").write_text(json.dumps({**device.identity.to_json(), "storageBackend": backend}))
         if sys.platform != "darwin" or backend == "floppy":
             with pytest.raises(KeyStoreError):
-                Device(tmp_path, environ={})
+                LocalDevice(tmp_path, environ={})
 
 
 # --- what others can read ---------------------------------------------------------------------------------------------
@@ -367,13 +369,13 @@ def test_what_is_open_to_others_is_reported(
     (tmp_path / "elsewhere").chmod(0o400)
     environ = {"AMESH_PASSPHRASE_FILE": str(tmp_path / "elsewhere")} if name == "elsewhere" else {}
     assert not caplog.records
-    Device(tmp_path, environ=environ)
+    LocalDevice(tmp_path, environ=environ)
     assert not caplog.records
     path = tmp_path / name.replace("KEY", f"{device.identity.key_alias}.key.json")
     path.chmod(to)
-    Device(tmp_path, environ=environ)
+    LocalDevice(tmp_path, environ=environ)
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
-    assert f"{path} is open to others (mode {to:03o}). Close it: {fix} {path}" in caplog.text
+    assert f"{path} is accessible to other users (mode {to:03o}). Make it private: {fix} {path}" in caplog.text
 
 
 # --- what the reference made ----------------------------------------------------------------------------------------
@@ -382,7 +384,7 @@ def test_what_is_open_to_others_is_reported(
 @pytest.mark.parametrize("case", KEY_FILES, ids=[case["device_id"] for case in KEY_FILES])
 def test_a_directory_of_the_reference_signs_and_seals(tmp_path: Path, case: dict[str, Any]) -> None:
     public_key = reference_directory(tmp_path / "d", case)
-    device = Device(tmp_path / "d", environ={})
+    device = LocalDevice(tmp_path / "d", environ={})
     assert permission_problems(tmp_path / "d") == []
     assert verify_signature(public_key, b"m", device.sign(b"m"))
     assert device.seal_secret().hex() == case["expected"]["hmac_key_material_hex"]
@@ -395,4 +397,4 @@ def test_an_identity_without_a_key_alias(tmp_path: Path) -> None:
     device = EphemeralDevice().write(tmp_path)
     value = {name: item for name, item in device.identity.to_json().items() if name != "keyAlias"}
     (tmp_path / "identity.json").write_text(json.dumps(value))
-    assert verify_signature(device.identity.public_key, b"m", Device(tmp_path, environ={}).sign(b"m"))
+    assert verify_signature(device.identity.public_key, b"m", LocalDevice(tmp_path, environ={}).sign(b"m"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from amesh_django.test import EphemeralDevice
-from authmesh.device import Device, FileAllowList, read_identity
+from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.files.storage import atomic_write, locked
 from authmesh.protocol import AmeshError, KeyStoreError
 from authmesh.protocol.errors import AllowListBusy, DirectoryError, StorageError
@@ -33,7 +33,7 @@ except AmeshError as error: print(type(error).__name__, error)
 """
     said = python(code)
     assert said.startswith("StorageError ")
-    assert "the old file is as it was" in said
+    assert "The old file is unchanged" in said
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["file"]
 
@@ -82,14 +82,14 @@ def test_a_really_full_disk(tiny_disk: Path | None) -> None:
     with filler.open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
         while True:
             file.write(bytes(4096))
-    with pytest.raises(StorageError, match="Make room"):
+    with pytest.raises(StorageError, match="Free disk space"):
         allow_list.add(EphemeralDevice("lost").entry())
     assert (tiny_disk / "allow_list.json").read_bytes() == before
     assert [entry.friendly_name for entry in allow_list.read()] == ["kept"]
     with pytest.raises(StorageError):
         make(tiny_disk, force=True)
     assert read_identity(tiny_disk) == device.identity
-    assert [entry.friendly_name for entry in FileAllowList(Device(tiny_disk, environ={})).read()] == ["kept"]
+    assert [entry.friendly_name for entry in FileAllowList(LocalDevice(tiny_disk, environ={})).read()] == ["kept"]
     filler.unlink()
     allow_list.add(EphemeralDevice("next").entry())
     assert len(allow_list.read()) == 2
@@ -131,7 +131,7 @@ def test_the_lock_makes_no_folder_and_hides_no_error(tmp_path: Path) -> None:
         raise PermissionError("mine")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / ".lock").mkdir()
-    with pytest.raises(StorageError, match=r"Check owner|Make room"), locked(tmp_path / "d"):
+    with pytest.raises(StorageError, match=r"Free disk space"), locked(tmp_path / "d"):
         pass
 
 

@@ -20,11 +20,11 @@ def names(allow_list: FileAllowList) -> set[str]:
 
 WRITER = """
 import sys
-from authmesh.device import Device, FileAllowList
+from authmesh.device import LocalDevice, FileAllowList
 from amesh_django.test import EphemeralDevice
 
 path, name, shared = sys.argv[1:]
-allow_list = FileAllowList(Device(path, environ={}))
+allow_list = FileAllowList(LocalDevice(path, environ={}))
 print("ready", flush=True)
 sys.stdin.readline()
 for number in range(12):
@@ -91,13 +91,13 @@ import os, random, signal, sys, time
 import datetime as dt
 from dataclasses import replace
 from pathlib import Path
-from authmesh.device import Device, FileAllowList, init_device
-from authmesh.keystore import encrypted_file
+from authmesh.device import LocalDevice, FileAllowList, init_device
 from amesh_django.test import EphemeralDevice
 from amesh_django.test.devices import CHEAP_ARGON2
+from tests.support import cheap_keys
 
 path, what = Path(sys.argv[1]), sys.argv[2]
-encrypted_file.encrypt_key_file.__defaults__ = (CHEAP_ARGON2,)
+cheap_keys.use(CHEAP_ARGON2)
 known = EphemeralDevice("0")
 
 def lists(done):
@@ -111,11 +111,11 @@ def lists(done):
 def identities(done):
     while True:
         init_device(path, "again", now=dt.datetime.now(dt.UTC), force=True, backend="encrypted-file", environ={})
-        FileAllowList(Device(path, environ={})).add(known.entry())
+        FileAllowList(LocalDevice(path, environ={})).add(known.entry())
         os.write(done, b"1\\n")
 
 if what == "lists":
-    device = Device(path, environ={})
+    device = LocalDevice(path, environ={})
     device.sign(b"unlocked once, for all rounds")
     FileAllowList(device).add(known.entry())
 chance, left_over, rounds = random.Random(7), 0, 40
@@ -137,7 +137,7 @@ for _ in range(rounds):
         finished += more
     os.close(reading)
     left_over += bool([name for name in os.listdir(path) if name.endswith(".amesh-tmp")])
-    opened = device if what == "lists" else Device(path, environ={})
+    opened = device if what == "lists" else LocalDevice(path, environ={})
     assert len(opened.sign(b"m")) == 64
     entries = FileAllowList(opened).read()
     if what == "lists":

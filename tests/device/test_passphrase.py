@@ -10,7 +10,7 @@ import pytest
 
 from amesh_django.test import EphemeralDevice
 from amesh_django.test.devices import PASSPHRASE
-from authmesh.device import Device, find_passphrase
+from authmesh.device import LocalDevice, find_passphrase
 from authmesh.protocol import verify_signature
 from authmesh.protocol.errors import PassphraseRequired
 from tests.support.directories import folder_of_nobody, give_to_nobody, legacy, mode, python
@@ -32,7 +32,7 @@ def test_the_order_in_which_it_is_looked_up(tmp_path: Path) -> None:
 def test_an_old_passphrase_is_moved(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     device = legacy(tmp_path)
     before = json.loads((tmp_path / "identity.json").read_text())
-    assert verify_signature(device.identity.public_key, b"m", Device(tmp_path, environ={}).sign(b"m"))
+    assert verify_signature(device.identity.public_key, b"m", LocalDevice(tmp_path, environ={}).sign(b"m"))
     assert (tmp_path / ".passphrase").read_text() == PASSPHRASE
     assert (mode(tmp_path / ".passphrase"), mode(tmp_path / "identity.json")) == (0o400, 0o600)
     del before["passphrase"]
@@ -40,7 +40,7 @@ def test_an_old_passphrase_is_moved(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "was moved" in caplog.text
     assert PASSPHRASE not in caplog.text
     caplog.clear()
-    assert Device(tmp_path, environ={}).sign(b"m")
+    assert LocalDevice(tmp_path, environ={}).sign(b"m")
     assert not caplog.records
 
 
@@ -66,7 +66,7 @@ def test_a_move_that_can_not_be_is_no_reason_to_stop() -> None:
         folder.chmod(0o500)
         said = python(
             "import logging, sys; logging.basicConfig(stream=sys.stdout)\n"
-            f"print(len(Device({str(folder)!r}, environ={{}}).sign(b'm')))",
+            f"print(len(LocalDevice({str(folder)!r}, environ={{}}).sign(b'm')))",
             unprivileged=True,
         )
         assert "could not be moved" in said
@@ -79,14 +79,18 @@ def test_no_passphrase(tmp_path: Path) -> None:
     device = EphemeralDevice().write(tmp_path)
     file = tmp_path / ".passphrase"
     file.unlink()
-    with pytest.raises(PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: set it, or put .*mode 0400"):
+    with pytest.raises(
+        PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .*Set AUTH_MESH_PASSPHRASE, or restore .*mode 0400"
+    ):
         device.sign(b"m")
     for text in (b"", b" \n"):
         file.write_bytes(text)
         with pytest.raises(PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .* is empty"):
             device.sign(b"m")
     file.write_bytes(b"\xff")
-    with pytest.raises(PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .* can't be read \(not UTF-8 text\)"):
+    with pytest.raises(
+        PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .* can't be read \(it is not UTF-8 text\)"
+    ):
         device.sign(b"m")
     for none in ("", 5, None, ["x"]):
         legacy(tmp_path / "legacy", none)

@@ -1,9 +1,9 @@
-"""`python -m tests.interop.interop_sdk`: requests between the TypeScript SDK and this implementation, both ways, over real HTTP.
+"""`python -m tests.interop.interop.interop.interop_sdk`: requests between the TypeScript SDK and this implementation, both ways, over real HTTP.
 
-As `tests.interop.interop`, it is not part of `make test`. Give it the TypeScript command line, and the folder whose `node_modules` has
+As `tests.interop.interop.interop.interop`, it is not part of `make test`. Give it the TypeScript command line, and the folder whose `node_modules` has
 `@authmesh/sdk`, `@authmesh/core`, `@authmesh/keystore` and `express`; `--runtime` runs what uses them (`bun`, `node`):
 
-    python -m tests.interop.interop_sdk --cli "bun packages/cli/src/sea.ts" --sdk . --runtime bun
+    python -m tests.interop.interop.interop.interop_sdk --cli "bun packages/cli/src/sea.ts" --sdk . --runtime bun
 
 Every client sends its cases to every server, theirs to theirs as well. What is known to be refused there (`refused`,
 docs/compatibility.md) must be refused; all else must be accepted, and arrive as it was sent.
@@ -32,7 +32,7 @@ import httpx
 import requests
 
 from authmesh.client import AmeshAuth, AmeshRequestsAuth, authorization_header
-from authmesh.device import Device
+from authmesh.device import LocalDevice
 from authmesh.protocol.key_line import build_key_line
 from authmesh.protocol.keys import decode_public_key
 from tests.interop.interop import OURS, THEIRS, Machine
@@ -271,7 +271,7 @@ def their_clients(command: Sequence[str], machine: Machine) -> Iterator[dict[str
 @contextmanager
 def our_clients(machine: Machine) -> Iterator[dict[str, Client]]:
     """AmeshAuth, AmeshRequestsAuth, and `amesh fetch` as a process."""
-    device = Device(machine.path)
+    device = LocalDevice(machine.path)
     cli = Machine(OURS, [sys.executable, "-m", "authmesh"], machine.path)
     with httpx.Client(auth=AmeshAuth(device), follow_redirects=True) as by_httpx, requests.Session() as by_requests:
         by_requests.auth = AmeshRequestsAuth(device)
@@ -373,7 +373,7 @@ class Report:
             self.check(f"{client} → {server}, replayed", (first.status, status) == (200, 401), (first.status, status))
 
 
-def errors(url: str, device: Device) -> dict[str, tuple[int, str]]:
+def errors(url: str, device: LocalDevice) -> dict[str, tuple[int, str]]:
     """Status and code for requests that nobody lets in."""
     target, late = urlsplit(url).path, time.time() - 120
     stranger = Signer("stranger")
@@ -441,7 +441,7 @@ def their_servers(
             for name, ask in clients.items():
                 if number == 0 or name not in SLOW:
                     report.cases(name, ask, f"{THEIRS} {kind}", url + "/door", client.device_id)
-            found = errors(url + "/door", Device(client.path))
+            found = errors(url + "/door", LocalDevice(client.path))
             report.check(f"    {THEIRS} {kind}, errors", found == ERRORS, found)
             if number == 0:
                 first = url
@@ -461,7 +461,7 @@ def their_servers(
         report.check("    a target is refused", plain(ask, first) == 401 and len(hands[THEIRS].peers()) == 1)
         path = server.path / "allow_list.json"
         path.write_text(path.read_text("utf-8").replace('"target"', '"controller"'), "utf-8")
-        broken = httpx.get(first, auth=AmeshAuth(Device(client.path)))
+        broken = httpx.get(first, auth=AmeshAuth(LocalDevice(client.path)))
         report.check(f"    a broken seal: {broken.status_code} {broken.text}", broken.status_code == 500)
 
 
@@ -480,7 +480,7 @@ def our_server(report: Report, runtime: Sequence[str], folder: Path, server: Mac
         for name, ask in clients.items():
             followed, wanted = plain(ask, url + "/middleware/moved"), 200 if name.startswith(OURS) else 401
             report.check(f"{name} → {OURS}, redirected: {followed}", followed == wanted)
-        found = errors(url + OUR_DOORS[0], Device(client.path))
+        found = errors(url + OUR_DOORS[0], LocalDevice(client.path))
         ours = {**ERRORS, "a clock that is off": (401, "timestamp_out_of_range")}
         report.check(f"    {OURS}, errors", found == ours, found)
         django.command("amesh_revoke", client.device_id, "--yes")
@@ -491,7 +491,7 @@ def our_server(report: Report, runtime: Sequence[str], folder: Path, server: Mac
 
 def main() -> int:
     """Print a line for each client and server; the exit code is 1 if something is not as it must be."""
-    parser = argparse.ArgumentParser(prog="python -m tests.interop.interop_sdk", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.interop.interop.interop.interop_sdk", description=__doc__)
     parser.add_argument("--cli", required=True, type=shlex.split, help="command that is the TypeScript command line")
     parser.add_argument("--sdk", required=True, type=Path, help="folder whose node_modules has the SDK and express")
     parser.add_argument("--runtime", default=["bun"], type=shlex.split, help="command that runs a script; bun")

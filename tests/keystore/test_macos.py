@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from amesh_django.test.devices import EphemeralDevice
 from authmesh import keystore
 from authmesh.commands.app import amesh
-from authmesh.device import Device, FileAllowList, read_identity
+from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.keystore.macos import chain as macos_chain
 from authmesh.keystore.macos import store as macos
 from authmesh.keystore.macos.store import KeychainKeyStore, MacKeyStore, SecureEnclaveKeyStore
@@ -501,8 +501,8 @@ def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitl
     assert json.loads((tmp_path / "amesh" / "identity.json").read_text())["keyAlias"] == identity.key_alias
     assert not (tmp_path / "amesh" / ".passphrase").exists()
     assert not [name for _, _, names in os.walk(tmp_path / "amesh" / "keys") for name in names]
-    FileAllowList(Device(tmp_path / "amesh")).add(EphemeralDevice("phone").entry())
-    device = Device(tmp_path / "amesh")
+    FileAllowList(LocalDevice(tmp_path / "amesh")).add(EphemeralDevice("phone").entry())
+    device = LocalDevice(tmp_path / "amesh")
     assert [entry.friendly_name for entry in FileAllowList(device).read()] == ["phone"]
     assert verify_signature(identity.public_key, b"m", device.sign(b"m"))
     before = len(items(mac))
@@ -510,7 +510,7 @@ def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitl
     assert done.exit_code == 0, done.output
     replaced = read_identity(tmp_path / "amesh")
     assert replaced.key_alias != identity.key_alias and len(items(mac)) == before
-    assert verify_signature(replaced.public_key, b"m", Device(tmp_path / "amesh").sign(b"m"))
+    assert verify_signature(replaced.public_key, b"m", LocalDevice(tmp_path / "amesh").sign(b"m"))
 
 
 def test_init_that_fails_keeps_the_old_identity(mac: Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,7 +522,7 @@ def test_init_that_fails_keeps_the_old_identity(mac: Security, tmp_path: Path, m
     assert done.exit_code == 1 and "locked" in done.stderr
     mac.fail.clear()
     assert len(items(mac)) == before
-    assert verify_signature(old.public_key, b"m", Device(tmp_path / "amesh").sign(b"m"))
+    assert verify_signature(old.public_key, b"m", LocalDevice(tmp_path / "amesh").sign(b"m"))
 
 
 def test_a_directory_of_another_mac(mac: Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -530,7 +530,7 @@ def test_a_directory_of_another_mac(mac: Security, tmp_path: Path, monkeypatch: 
     assert CliRunner().invoke(amesh, ["init", "--name", "laptop"]).exit_code == 0
     install(monkeypatch, Security(entitled=True))
     with pytest.raises(KeyStoreError, match="the Mac that made it"):
-        Device(tmp_path / "amesh").sign(b"m")
+        LocalDevice(tmp_path / "amesh").sign(b"m")
 
 
 def test_nothing_secret_is_shown(store: MacKeyStore, caplog: pytest.LogCaptureFixture) -> None:

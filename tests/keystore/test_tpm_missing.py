@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from authmesh import keystore
-from authmesh.device import Device
+from authmesh.device import LocalDevice
 from authmesh.keystore.tpm.place import has_manager, takes_many, tcti_name
 from authmesh.keystore.tpm.store import TpmKeyStore, unavailable
 from authmesh.protocol.errors import BackendUnavailable, KeyStoreError
@@ -74,7 +74,7 @@ def test_each_reason_has_its_sentence(tcti: str, sentence: str) -> None:
 def test_an_identity_says_what_is_missing(swtpm: Swtpm, tmp_path: Path, tcti: str, sentence: str) -> None:
     """It opens: who it is and what is public can be seen without the TPM. Making a new one is not the advice."""
     identity = make(tmp_path, backend="tpm2", environ=swtpm.environ)
-    device = Device(tmp_path, environ={"AMESH_TPM_TCTI": tcti})
+    device = LocalDevice(tmp_path, environ={"AMESH_TPM_TCTI": tcti})
     assert device.identity == identity
     for use in (lambda: device.sign(b"m"), device.seal_secret):
         with pytest.raises(KeyStoreError) as caught:
@@ -82,7 +82,7 @@ def test_an_identity_says_what_is_missing(swtpm: Swtpm, tmp_path: Path, tcti: st
         assert re.search(sentence, str(caught.value))
         assert "--force" not in str(caught.value)
     forget(tcti)
-    assert len(Device(tmp_path, environ=swtpm.environ).sign(b"m")) == 64
+    assert len(LocalDevice(tmp_path, environ=swtpm.environ).sign(b"m")) == 64
 
 
 def test_no_permission(swtpm: Swtpm) -> None:
@@ -96,11 +96,11 @@ def test_no_permission(swtpm: Swtpm) -> None:
             os.chown(device, 0, 0)
         drop = f"import os\nif os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         code = (
-            "from authmesh import keystore\nfrom authmesh.device import Device\nfrom authmesh.keystore import tpm\n"
+            "from authmesh import keystore\nfrom authmesh.device import LocalDevice\nfrom authmesh.keystore import tpm\n"
             "tpm.load_library()\n"
             f"{drop}environ = {{'AMESH_TPM_TCTI': 'device:{device}'}}\n"
             "print(keystore.unavailable('tpm2', environ))\n"
-            f"try: Device({str(folder / 'amesh')!r}, environ=environ).sign(b'm')\nexcept Exception as error: print(error)\n"
+            f"try: LocalDevice({str(folder / 'amesh')!r}, environ=environ).sign(b'm')\nexcept Exception as error: print(error)\n"
         )
         lines = process(code).splitlines()
     for line in lines:
@@ -141,9 +141,9 @@ def test_nothing_is_installed(swtpm: Swtpm, tmp_path: Path, body: str | None, se
     make(tmp_path / "amesh", backend="tpm2", environ=swtpm.environ)
     code = (
         f"{block}from pathlib import Path\nimport datetime as dt\nfrom amesh_django import keystore\n"
-        "from authmesh.device import Device, init_device\n"
+        "from authmesh.device import LocalDevice, init_device\n"
         f"print(keystore.unavailable('tpm2'))\n"
-        f"try: Device({str(tmp_path / 'amesh')!r}).sign(b'm')\nexcept Exception as error: print(error)\n"
+        f"try: LocalDevice({str(tmp_path / 'amesh')!r}).sign(b'm')\nexcept Exception as error: print(error)\n"
         f"print(init_device(Path({str(tmp_path / 'new')!r}), 'n', now=dt.datetime.now(dt.UTC)).storage_backend)\n"
     )
     why, use, backend = process(code, stub=stub, environ=swtpm.environ).splitlines()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
-from authmesh.device import Device, Identity
+from authmesh.device import Identity, LocalDevice
 from authmesh.pairing import ControllerOperator, Met, Paired, Pairing, Step, TargetOperator, Timeouts
 from authmesh.protocol import keys
 from authmesh.protocol.allow_list import DeviceEntry
@@ -140,7 +140,7 @@ class Two:
         self.target, self.controller = [
             Pairing(
                 relay=url,
-                device=cast("Device", device),
+                device=cast("LocalDevice", device),
                 allow_list=allow_list,
                 **{"version": version, "timeouts": QUICK, "now": lambda: MOMENT, **options},
             )

@@ -136,7 +136,7 @@ def test_a_controller_that_dies_before_its_last_word_is_never_stored(number: int
     play(target, controller)
     no_controller(target, controller)
     assert isinstance(target.error, PeerGone)
-    assert str(target.error).endswith(("pair again.", "Nothing was stored."))
+    assert "Nothing was stored" in target.error.message
 
 
 @VERSIONS
@@ -349,7 +349,7 @@ def test_a_verdict_has_its_place(
     """A genuine verdict of another step is no better than a forged one."""
     rogue = SimpleNamespace(**vars(pairing_v2))
     rogue.build_verdict = lambda verdict: pairing_v2.build_verdict(verdicts.get(verdict, verdict))
-    monkeypatch.setattr(f"authmesh.pairing.{name}.v2", rogue)
+    monkeypatch.setattr(f"authmesh.pairing.ceremony.{name}.v2", rogue)
     target, controller = sides(2)
     play(target, controller)
     honest = controller if name == "target" else target

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from authmesh.device import Device, FileAllowList, init_device
+from authmesh.device import FileAllowList, LocalDevice, init_device
 from authmesh.pairing import Paired
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import AllowListIntegrityFailure, StorageError, WrongPassphrase
@@ -83,7 +83,7 @@ def test_two_real_devices_pair(tmp_path: Path) -> None:
     environ = {"AUTH_MESH_PASSPHRASE": "a passphrase for tests"}
     for name in ("server", "laptop"):
         init_device(tmp_path / name, name, now=MOMENT, backend="encrypted-file", environ=environ)
-    devices = [Device(tmp_path / name, environ=environ) for name in ("server", "laptop")]
+    devices = [LocalDevice(tmp_path / name, environ=environ) for name in ("server", "laptop")]
     lists = [FileAllowList(device) for device in devices]
 
     async def test() -> None:

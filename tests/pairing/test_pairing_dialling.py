@@ -120,7 +120,7 @@ def http(status: str, *headers: str) -> bytes:
         (http("404 Not Found"), RelayUnreachable, "404"),
         (http("200 OK"), RelayUnreachable, "200"),
         (http("429 Too Many Requests"), RateLimited, "Wait a minute"),
-        (http("503 Service Unavailable"), RelayFull, "full"),
+        (http("503 Service Unavailable"), RelayFull, "no capacity left"),
         (http("301 Moved", "Location: ws://127.0.0.1:1/ws"), RelayUnreachable, "301"),  # and it is not followed
         (b"SSH-2.0-OpenSSH_9.6\r\n", RelayUnreachable, "not a relay"),
         (b"", RelayUnreachable, "not a relay"),

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from authmesh.device import Device, FileAllowList, init_device
-from authmesh.device.allow_list import utc_now
+from authmesh.device import FileAllowList, LocalDevice, init_device
+from authmesh.files.clock import utc_now
 from authmesh.pairing import Paired, Timeouts
 from authmesh.protocol.pairing.errors import (
     CodeInUse,
@@ -80,7 +80,7 @@ async def test_devices_on_disk(tmp_path: Path) -> None:
     """Encrypted keys, sealed files, twice: the second time both know each other."""
     for name in ("server", "laptop"):
         init_device(tmp_path / name, name, now=utc_now(), backend="encrypted-file", environ={"HOME": str(tmp_path)})
-    server, laptop = [Device(tmp_path / name, environ={"HOME": str(tmp_path)}) for name in ("server", "laptop")]
+    server, laptop = [LocalDevice(tmp_path / name, environ={"HOME": str(tmp_path)}) for name in ("server", "laptop")]
     with serving(tmp_path) as relay:
         for again in (False, True):
             two = Two(address(relay), timeouts=PATIENT)
@@ -91,7 +91,7 @@ async def test_devices_on_disk(tmp_path: Path) -> None:
     # As another process finds them.
     listed = {}
     for device, peer, role in ((server, laptop, "controller"), (laptop, server, "target")):
-        (entry,) = FileAllowList(Device(device.path, environ={"HOME": str(tmp_path)})).read()
+        (entry,) = FileAllowList(LocalDevice(device.path, environ={"HOME": str(tmp_path)})).read()
         listed[entry.friendly_name] = entry.role
         assert (entry.public_key, entry.role, entry.added_by) == (peer.identity.public_key, role, "handshake")
     assert listed == {"laptop": "controller", "server": "target"}

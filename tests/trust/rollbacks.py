@@ -81,7 +81,7 @@ def _look() -> str:
 
 def _die(where: str) -> None:
     from amesh_django.allow_list import DatabaseAllowList
-    from amesh_django.trust.high_water import NewestLists
+    from amesh_django.trust.high_water import HighWater
     from authmesh.keystore.tpm.counter import TpmCounter
     from authmesh.protocol import DeviceEntry
     from tests.support.database_worker import WHEN, public_key
@@ -90,7 +90,7 @@ def _die(where: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
     if where == "before noting":
-        NewestLists.remember = die  # type: ignore[method-assign]
+        HighWater.remember = die  # type: ignore[method-assign]
     else:
         TpmCounter.advance_to = die  # type: ignore[method-assign]
     DatabaseAllowList().add(DeviceEntry.new(public_key("die", 1), "late", "target", added_at=WHEN))

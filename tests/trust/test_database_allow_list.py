@@ -16,7 +16,7 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListChange, AllowListSeal, Device, SealedModelError
 from amesh_django.trust import integrity, snapshot, triggers
 from amesh_django.trust.change import Lost
-from authmesh.device import Device as ThisDevice
+from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry, device_id
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, ControllerLimitReached, DeviceNotFound
 from tests.support.database_worker import WHEN, public_key
@@ -335,7 +335,7 @@ def test_an_older_list_with_a_good_seal_is_refused(devices: DatabaseAllowList) -
 
 
 def test_a_list_put_back_and_changed_to_the_same_revision_is_refused(
-    devices: DatabaseAllowList, amesh_server: ThisDevice
+    devices: DatabaseAllowList, amesh_server: LocalDevice
 ) -> None:
     """Else a revoked device would come back with the next change after a restored backup."""
     devices.add(entry(1))
@@ -444,7 +444,7 @@ def test_a_mapped_user_is_sealed_and_cant_be_deleted(devices: DatabaseAllowList)
 
 
 def test_the_seal_of_another_identity_is_refused(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, tmp_path: Any
+    devices: DatabaseAllowList, amesh_server: LocalDevice, tmp_path: Any
 ) -> None:
     from amesh_django.test.devices import EphemeralDevice
 

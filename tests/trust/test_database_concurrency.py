@@ -19,7 +19,7 @@ from pytest_django.plugin import DjangoDbBlocker
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.trust import keys, snapshot
-from authmesh.device import Device as ThisDevice
+from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry, device_id
 from tests.support.database_worker import WHEN, public_key
 from tests.support.databases import as_default, environment
@@ -28,12 +28,12 @@ from tests.support.services import ROOT, run
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def worker_environment(database: dict[str, str], server: ThisDevice) -> dict[str, str]:
+def worker_environment(database: dict[str, str], server: LocalDevice) -> dict[str, str]:
     return {"DJANGO_SETTINGS_MODULE": "tests.settings", "AUTH_MESH_DIR": str(server.path), **environment(database)}
 
 
 @pytest.fixture
-def start(default_database: dict[str, str], amesh_server: ThisDevice) -> Iterator[Start]:
+def start(default_database: dict[str, str], amesh_server: LocalDevice) -> Iterator[Start]:
     """Start a worker process on this database, with this server's identity."""
     started = []
 
@@ -75,7 +75,7 @@ def test_no_change_is_lost_and_nothing_is_revived(start: Start, amesh_server: An
 
 @pytest.fixture
 def first_device_of_another(
-    postgres_database: dict[str, str], amesh_server: ThisDevice, django_db_blocker: DjangoDbBlocker
+    postgres_database: dict[str, str], amesh_server: LocalDevice, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[list[str]]:
     """On PostgreSQL: a process that adds the first device of all just after this one has seen that there is no seal."""
     from amesh_django.trust import change
@@ -110,7 +110,7 @@ def test_a_first_device_that_comes_during_a_check_is_no_manipulation(first_devic
 
 
 def test_a_seal_that_comes_while_it_is_to_be_locked_is_locked(
-    postgres_database: dict[str, str], amesh_server: ThisDevice, django_db_blocker: DjangoDbBlocker
+    postgres_database: dict[str, str], amesh_server: LocalDevice, django_db_blocker: DjangoDbBlocker
 ) -> None:
     """On PostgreSQL: another process makes it after this one has found none to lock, and before it reads."""
     from amesh_django.trust import change
@@ -142,7 +142,7 @@ def add(seed: str) -> None:
 
 def test_after_a_change_that_was_undone_others_may_go_on_all_the_time(
     postgres_database: dict[str, str],
-    amesh_server: ThisDevice,
+    amesh_server: LocalDevice,
     django_db_blocker: DjangoDbBlocker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -171,7 +171,7 @@ def test_after_a_change_that_was_undone_others_may_go_on_all_the_time(
 
 
 def test_keys_that_are_derived_while_all_is_forgotten(
-    amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch
+    amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither thread waits for the other for ever."""
     forget, secret = threading.Thread(target=lifecycle.reset, daemon=True), keys._seal_secret

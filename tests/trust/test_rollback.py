@@ -23,9 +23,8 @@ from django.db import connection, transaction
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal
-from amesh_django.trust import high_water as newest_lists
-from amesh_django.trust import rollback, snapshot
-from authmesh.device import Device as ThisDevice
+from amesh_django.trust import high_water, rollback, snapshot
+from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry
 from authmesh.protocol.errors import AllowListIntegrityFailure, StorageError
 from tests.support.database_worker import WHEN, public_key
@@ -47,18 +46,18 @@ def reason() -> str:
     return caught.value.reason
 
 
-def record(device: ThisDevice) -> dict[str, Any]:
+def record(device: LocalDevice) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((device.path / RECORD).read_text())
     return found
 
 
-def noted(device: ThisDevice) -> dict[str, Any]:
+def noted(device: LocalDevice) -> dict[str, Any]:
     """What the record says of the one database."""
     (found,) = record(device)["lists"].values()
     return dict(found)
 
 
-def is_newest(device: ThisDevice) -> bool:
+def is_newest(device: LocalDevice) -> bool:
     seal = AllowListSeal.objects.get()
     return noted(device) == {"revision": seal.revision, "seal": seal.hmac}
 
@@ -80,7 +79,7 @@ def put_back(devices: DatabaseAllowList) -> Backup:
 
 
 def test_a_process_that_starts_later_refuses_it(
-    put_back: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: ThisDevice
+    put_back: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
 ) -> None:
     assert reason() == "rolled_back"
     assert look(default_database, amesh_server.path) == "rolled_back"
@@ -98,7 +97,7 @@ def test_a_process_that_starts_later_refuses_it(
 
 
 def test_a_person_accepts_it(
-    put_back: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: ThisDevice
+    put_back: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
 ) -> None:
     devices.reseal()
     assert is_newest(amesh_server)
@@ -111,7 +110,7 @@ def test_a_person_accepts_it(
     assert look(default_database, amesh_server.path) == "rolled_back"
 
 
-def test_a_change_is_noted_when_it_is_there_to_stay(devices: DatabaseAllowList, amesh_server: ThisDevice) -> None:
+def test_a_change_is_noted_when_it_is_there_to_stay(devices: DatabaseAllowList, amesh_server: LocalDevice) -> None:
     devices.add(entry(1))
     assert is_newest(amesh_server)
     with transaction.atomic():
@@ -135,7 +134,7 @@ def test_an_empty_list_that_was_sealed_and_undone_was_never_there(devices: Datab
     devices.add(entry(1))
 
 
-def test_another_list_of_the_same_revision_is_refused(devices: DatabaseAllowList, amesh_server: ThisDevice) -> None:
+def test_another_list_of_the_same_revision_is_refused(devices: DatabaseAllowList, amesh_server: LocalDevice) -> None:
     devices.add(entry(1))
     backup = Backup()
     devices.revoke(entry(1).device_id)
@@ -150,7 +149,7 @@ def test_another_list_of_the_same_revision_is_refused(devices: DatabaseAllowList
     assert "same revision (2)" in devices.verify().problems[0]
 
 
-def test_a_database_that_was_emptied_is_refused(devices: DatabaseAllowList, amesh_server: ThisDevice) -> None:
+def test_a_database_that_was_emptied_is_refused(devices: DatabaseAllowList, amesh_server: LocalDevice) -> None:
     backup = Backup()  # of nothing
     devices.add(entry(1))
     backup.restore()
@@ -166,7 +165,7 @@ def test_a_database_that_was_emptied_is_refused(devices: DatabaseAllowList, ames
 def test_an_idle_process_that_knows_the_very_list_that_was_put_back(
     devices: DatabaseAllowList,
     default_database: dict[str, str],
-    amesh_server: ThisDevice,
+    amesh_server: LocalDevice,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     devices.add(entry(1))
@@ -182,7 +181,7 @@ def test_an_idle_process_that_knows_the_very_list_that_was_put_back(
 
 
 def test_an_installation_from_before_goes_on(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, caplog: pytest.LogCaptureFixture
+    devices: DatabaseAllowList, amesh_server: LocalDevice, caplog: pytest.LogCaptureFixture
 ) -> None:
     devices.add(entry(1))
     (amesh_server.path / RECORD).unlink()
@@ -198,7 +197,7 @@ def test_an_installation_from_before_goes_on(
 
 @pytest.mark.parametrize("damage", ["{", "", "{}", '{"owner": 1}', "\udcff", "forged", "moved", "an older format"])
 def test_a_damaged_record_is_begun_anew_with_a_warning(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, caplog: pytest.LogCaptureFixture, damage: str
+    devices: DatabaseAllowList, amesh_server: LocalDevice, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
     """Without a TPM it could have been removed as well: that is the limit of this, and documented."""
     devices.add(entry(1))
@@ -220,7 +219,7 @@ def test_a_damaged_record_is_begun_anew_with_a_warning(
 
 
 def test_the_record_of_another_identity_says_nothing(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, settings: Any, tmp_path: Path
+    devices: DatabaseAllowList, amesh_server: LocalDevice, settings: Any, tmp_path: Path
 ) -> None:
     """Nor does a server whose secret another host knows: each has its own."""
     key = tmp_path / "seal.key"
@@ -240,7 +239,7 @@ def test_the_record_of_another_identity_says_nothing(
 
 def test_two_hosts_with_a_shared_secret(
     devices: DatabaseAllowList,
-    amesh_server: ThisDevice,
+    amesh_server: LocalDevice,
     default_database: dict[str, str],
     settings: Any,
     tmp_path: Path,
@@ -269,7 +268,7 @@ def test_two_hosts_with_a_shared_secret(
 
 
 def test_a_reseal_with_a_clock_that_is_wrong(
-    put_back: Backup, devices: DatabaseAllowList, amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch
+    put_back: Backup, devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = noted(amesh_server)["revision"]
     monkeypatch.setattr("time.time_ns", lambda: 0)
@@ -279,7 +278,7 @@ def test_a_reseal_with_a_clock_that_is_wrong(
 
 
 def test_a_file_that_was_copied_back(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, default_database: dict[str, str], tmp_path: Path
+    devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str], tmp_path: Path
 ) -> None:
     """The SQLite file; and together with the device directory, which without a TPM is the documented limit."""
     if connection.vendor != "sqlite":
@@ -298,7 +297,7 @@ def test_a_file_that_was_copied_back(
 
 
 def test_killed_between_the_change_and_the_note(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, default_database: dict[str, str]
+    devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str]
 ) -> None:
     devices.add(entry(1))
     backup = Backup()
@@ -313,7 +312,7 @@ def test_killed_between_the_change_and_the_note(
 
 
 def test_four_processes_leave_a_right_record(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, default_database: dict[str, str]
+    devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str]
 ) -> None:
     variables = {"DJANGO_SETTINGS_MODULE": "tests.settings", "AUTH_MESH_DIR": str(amesh_server.path)}
     workers = [
@@ -339,7 +338,7 @@ def test_four_processes_leave_a_right_record(
 
 
 def test_a_list_that_was_read_before_others_went_on_is_not_taken_for_an_old_one(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch
+    devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1))
     stale = [snapshot.read_seal("default")]
@@ -351,7 +350,7 @@ def test_a_list_that_was_read_before_others_went_on_is_not_taken_for_an_old_one(
 
 
 def test_others_go_on_all_the_time(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch
+    devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1, "target"))
     stale = [snapshot.read_seal("default")]
@@ -372,7 +371,7 @@ def test_others_go_on_all_the_time(
 
 @pytest.mark.parametrize("forged", [False, True])
 def test_a_newer_seal_that_stands_there_for_a_moment_is_no_excuse(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch, forged: bool
+    devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch, forged: bool
 ) -> None:
     devices.add(entry(1))
     backup = Backup()
@@ -388,7 +387,7 @@ def test_a_newer_seal_that_stands_there_for_a_moment_is_no_excuse(
 
 
 def test_a_transaction_that_began_before_the_others_went_on(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, default_database: dict[str, str]
+    devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str]
 ) -> None:
     devices.add(entry(1))
     if connection.vendor == "sqlite":
@@ -409,7 +408,7 @@ def test_a_transaction_that_began_before_the_others_went_on(
 
 def test_where_nothing_can_be_written_nobody_is_locked_out(
     devices: DatabaseAllowList,
-    amesh_server: ThisDevice,
+    amesh_server: LocalDevice,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -441,12 +440,12 @@ def test_where_nothing_can_be_written_nobody_is_locked_out(
 
 
 def test_it_is_noted_later_where_it_could_not_be_written(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch
+    devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
         raise StorageError("The disk is full.")
 
-    monkeypatch.setattr(newest_lists, "locked", refuse)
+    monkeypatch.setattr(high_water, "locked", refuse)
     devices.add(entry(1))
     snapshot.current()
     monkeypatch.undo()
@@ -458,7 +457,7 @@ def test_it_is_noted_later_where_it_could_not_be_written(
 
 
 def test_a_request_opens_no_file_while_nothing_changes(
-    devices: DatabaseAllowList, amesh_server: ThisDevice, monkeypatch: pytest.MonkeyPatch
+    devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1))
     snapshot.current()
@@ -490,7 +489,7 @@ def test_what_a_database_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_second_database_is_begun_with_a_warning(
     devices: DatabaseAllowList,
-    amesh_server: ThisDevice,
+    amesh_server: LocalDevice,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -502,7 +501,7 @@ def test_a_second_database_is_begun_with_a_warning(
     assert len(record(amesh_server)["lists"]) == 2
 
 
-def test_the_command_shows_it_and_accepts_it(put_back: Backup, amesh_server: ThisDevice) -> None:
+def test_the_command_shows_it_and_accepts_it(put_back: Backup, amesh_server: LocalDevice) -> None:
     def call(*words: str) -> tuple[int, str]:
         out = io.StringIO()
         try:

@@ -14,9 +14,8 @@ import pytest
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal
-from amesh_django.trust import high_water as newest_lists
-from amesh_django.trust import rollback, snapshot
-from amesh_django.trust.high_water import NewestLists, Seen
+from amesh_django.trust import high_water, rollback, snapshot
+from amesh_django.trust.high_water import HighWater, Mark
 from amesh_django.trust.keys import seal_keys
 from authmesh.keystore.tpm import codes as tpm_codes
 from authmesh.keystore.tpm import counter as tpm_counter
@@ -137,23 +136,23 @@ def test_a_counter_survives_a_restart_of_the_tpm() -> None:
 
 def test_a_record_that_is_written_while_it_is_read_and_can_t_be_locked(counter: TpmCounter, tmp_path: Path) -> None:
     """Others hold the lock all the time, or this process may not write there: the file and the counter are read apart."""
-    writer, revisions = NewestLists(tmp_path, b"k" * 32, "am_x", counter), [4, 3, 2]
-    writer.remember("database", Seen(1, "seal"))
+    writer, revisions = HighWater(tmp_path, b"k" * 32, "am_x", counter), [4, 3, 2]
+    writer.remember("database", Mark(1, "seal"))
 
-    class Reader(NewestLists):
+    class Reader(HighWater):
         def _locked(self) -> Any:
             raise AllowListBusy("Another process holds the lock.")
 
-        def _read_file(self) -> newest_lists.Record:
+        def _read_file(self) -> high_water.Marks:
             found = super()._read_file()
             if revisions:
-                writer.remember("database", Seen(revisions.pop(), "seal"))
+                writer.remember("database", Mark(revisions.pop(), "seal"))
             return found
 
     reader = Reader(tmp_path, b"k" * 32, "am_x", counter)
     assert reader.load().lists["database"].revision == 4
     kept = writer.path.read_text()
-    writer.remember("database", Seen(5, "seal"))
+    writer.remember("database", Mark(5, "seal"))
     writer.path.write_text(kept)
     with pytest.raises(AllowListIntegrityFailure, match="put back"):
         reader.load()
@@ -358,7 +357,7 @@ def test_a_counter_is_not_spent_where_nothing_can_be_written(
     def refuse(*arguments: Any, **options: Any) -> None:
         raise StorageError("The disk is full.")
 
-    monkeypatch.setattr(newest_lists, "atomic_write", refuse)
+    monkeypatch.setattr(high_water, "atomic_write", refuse)
     devices.add(entry(1))
     snapshot.current()
     assert counter_of(home).read() is None

@@ -151,7 +151,7 @@ def test_no_room_for_a_body(world: World, tmp_path: Path) -> None:
             with said(server) as log:
                 answer = signed(server, world.laptop, "POST", door, {}, large)
                 assert (answer.status, answer.error) == (503, "body_storage_unavailable")
-            assert any(f"The body can't be kept in {folder} (No such file" in line for line in log), log
+            assert any(f"The request body cannot be stored in {folder} (No such file" in line for line in log), log
             assert signed(server, world.laptop, "POST", door, {}, b"small").status == 200
         folder.mkdir()
         assert signed(server, world.laptop, "POST", "/drf", {}, large).status == 200

@@ -1,7 +1,11 @@
-"""FIRST: sign outgoing requests: httpx (sync and async), requests, :func:`fetch`, or just the header.
+"""Sign outgoing requests: httpx (sync and async), requests, :func:`fetch`, or only the header.
 
-A signature is good for one request: its nonce is used up by it. Retries belong round the whole call, never below it (urllib3's
-``Retry``, a proxy that repeats requests): what repeats a signed request is refused as a replay.
+``httpx_auth`` and ``requests_auth`` hook into the two libraries, hash the body (``spool`` keeps a streamed one) and decide by
+``origins`` which redirects may be signed. All of them call ``signing``, which opens the default device and makes the header; a device
+without an identity is first enrolled by its bootstrap token (:mod:`authmesh.pairing.bootstrap`). ``fetching`` wraps one request.
+
+A signature is valid for one request, because its nonce can be used only once. Retry the whole call, never a part below it: a request
+that is repeated by urllib3's ``Retry`` or by a proxy is rejected as a replay.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""fetch(): one signed request, without a client to keep."""
+"""fetch() sends one signed request without a client object."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .signing import Signer
 
 TIMEOUT_SECONDS = 30.0
 
-#: Headers or query parameters: a mapping, or pairs where a name occurs more than once.
+#: Headers or query parameters: a mapping, or pairs if a name occurs more than once.
 Pairs = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """Reading the certificates costs more than the whole request."""
+    """Return a cached TLS context. Loading the certificates takes longer than the whole request."""
     return httpx.create_ssl_context()
 
 
@@ -39,27 +39,27 @@ def fetch(
     follow_redirects: bool = False,
     verify: bool | ssl.SSLContext = True,
 ) -> httpx.Response:
-    """Send one signed request and read the whole answer. For many requests keep an ``httpx.Client(auth=AmeshAuth())``.
+    """Send one signed request and return the response. For several requests, use one ``httpx.Client(auth=AmeshAuth())``.
 
     Args:
-        url: where to.
+        url: URL of the request.
         method: HTTP method.
-        params: query parameters, in place of the query of *url*.
-        headers: further headers.
-        body: raw body; text is sent as UTF-8, a file or a generator is spooled first.
-        data: fields of a form, in place of *body*.
-        json: value of a JSON body, in place of *body*.
-        files: files of a multipart form, as httpx takes them; may go with *data*.
-        device: who signs; None is :func:`~authmesh.client.default_device`.
-        timeout: seconds for each of connecting, writing and reading; None waits for ever.
-        follow_redirects: as :class:`~authmesh.client.AmeshAuth` says.
-        verify: False accepts any certificate; a context sets authorities, or a certificate of this client.
+        params: query parameters; they replace the query of *url*.
+        headers: additional headers.
+        body: raw body. Text is sent as UTF-8; a file or a generator is spooled first.
+        data: fields of a form, instead of *body*.
+        json: value of a JSON body, instead of *body*.
+        files: files of a multipart form, as for httpx; may be combined with *data*.
+        device: the device that signs. Defaults to :func:`~authmesh.client.default_device`.
+        timeout: seconds for each of connecting, writing and reading; None waits forever.
+        follow_redirects: True follows redirects, signed as :class:`~authmesh.client.AmeshAuth` describes.
+        verify: False accepts any certificate; a context sets the trusted authorities or a client certificate.
 
     Returns:
-        the answer, whatever its status: ``raise_for_status()`` turns 4xx and 5xx into an exception.
+        the response with any status. Call ``raise_for_status()`` to raise an exception for 4xx and 5xx.
 
     Raises:
-        httpx.HTTPError: no answer (connection, timeout, too many redirects).
+        httpx.HTTPError: there was no response (connection, timeout, too many redirects).
         IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
     """
     with httpx.Client(

@@ -1,8 +1,9 @@
-"""AmeshAuth: signs the requests of an httpx client, sync or async, and the redirects that it follows.
+"""AmeshAuth signs the requests of an httpx client, sync or async, and the redirects that the client follows.
 
-httpx asks an Auth once for a whole chain of redirects and copies its header to the next request, where it would be wrong. So a
-redirected request is signed where its head is about to go out, in httpcore's ``trace`` extension. Transports that know no such
-extension (WSGI, ASGI, mock) are served afterwards: what they refused with a copied header is signed and sent again.
+httpx calls an Auth once for a whole chain of redirects and copies the Authorization header to each next request, for which the
+signature is wrong. Therefore a redirected request is signed right before its headers are sent, in the ``trace`` extension of
+httpcore. Transports without that extension (WSGI, ASGI, mock) send the copied header; a request that is rejected with it is signed
+and sent again.
 """
 
 from __future__ import annotations
@@ -17,39 +18,23 @@ import httpx
 from authmesh.protocol.canonical import EMPTY_BODY_HASH
 from authmesh.protocol.errors import InvalidInput
 
+from .origins import Origin, may_sign, origin
 from .signing import PREFIX, Signer, default_device, default_device_async, sign_request
 from .spool import SpooledBody
 
-Origin = tuple[str, str, int | None]
-_PORTS = {"http": 80, "https": 443}
-
-
-def _origin(url: httpx.URL) -> Origin:
-    return url.scheme, url.host, url.port or _PORTS.get(url.scheme)
-
-
-def may_sign(named: Origin, asked: Origin) -> bool:
-    """True if a request that was meant for one origin may be signed for another one that a redirect names.
-
-    The same origin, or the same host over https at the default ports. Anywhere else this device would authenticate itself to
-    somebody whom its owner did not name.
-    """
-    host = named[1]
-    return named == asked or (named, asked) == (("http", host, 80), ("https", host, 443))
-
 
 class AmeshAuth(httpx.Auth):
-    """Signs what an httpx client sends: ``httpx.Client(auth=AmeshAuth())``, the same for ``httpx.AsyncClient``.
+    """Signs the requests of an httpx client: ``httpx.Client(auth=AmeshAuth())`` or ``httpx.AsyncClient(auth=AmeshAuth())``.
 
-    Each request has a signature of its own over exactly the method, target and body that go out. A body that comes in pieces
-    (a file, a generator, a multipart form) is spooled first: in memory up to 1 MiB, then in a temporary file; its length goes
-    out as Content-Length.
+    Each request gets its own signature over exactly the method, target and body that are sent. A streamed body (a file, a
+    generator, a multipart form) is spooled first: in memory up to 1 MiB, then in a temporary file. Its length is sent as
+    Content-Length.
 
-    Redirects that the client follows are signed anew with a fresh nonce while they stay at the origin of the request (or move to
-    https on the same host). A redirect to another origin is sent unsigned, and so is all that follows it.
+    Redirects that the client follows are signed with a fresh nonce as long as they stay at the origin of the request, or move to
+    https on the same host. A redirect to another origin is sent unsigned, and so are all redirects after it.
 
     Args:
-        device: who signs; None is :func:`~authmesh.client.default_device`, looked up at the first request.
+        device: the device that signs. Defaults to :func:`~authmesh.client.default_device`, opened at the first request.
         now: returns Unix seconds.
     """
 
@@ -65,15 +50,18 @@ class AmeshAuth(httpx.Auth):
         return self._device
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Sign *request* and what follows it.
+        """Sign *request* and its redirects.
 
         Raises:
-            InvalidInput: the body can be read by an async client only.
+            InvalidInput: only an async client can read the body.
             IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
         """
         if not isinstance(request.stream, httpx.ByteStream | SpooledBody):
             if not isinstance(request.stream, httpx.SyncByteStream):
-                raise InvalidInput("This body is asynchronous. Send it by httpx.AsyncClient, or give bytes or a file.")
+                raise InvalidInput(
+                    "The body is asynchronous, and the client is not.",
+                    hint="Use httpx.AsyncClient, or pass bytes or a file.",
+                )
             body = SpooledBody()
             for chunk in request.stream:
                 body.write(chunk)
@@ -83,10 +71,17 @@ class AmeshAuth(httpx.Auth):
         yield from chain.flow(request)
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """As :meth:`sync_auth_flow`, for an async client."""
+        """Sign *request* and its redirects, for an async client.
+
+        Raises:
+            InvalidInput: only a sync client can read the body.
+            IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+        """
         if not isinstance(request.stream, httpx.ByteStream | SpooledBody):
             if not isinstance(request.stream, httpx.AsyncByteStream):
-                raise InvalidInput("This body is not asynchronous. Send it by httpx.Client, or give bytes.")
+                raise InvalidInput(
+                    "The body is not asynchronous, and the client is.", hint="Use httpx.Client, or pass bytes."
+                )
             body = SpooledBody()
             async for chunk in request.stream:
                 body.write(chunk)
@@ -105,24 +100,27 @@ class AmeshAuth(httpx.Auth):
                 return
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """As :meth:`sync_auth_flow`."""
         yield from self.sync_auth_flow(request)
+
+
+def _origin_of(url: httpx.URL) -> Origin:
+    return origin(url.scheme, url.host, url.port)
 
 
 def _replace_body(request: httpx.Request, body: SpooledBody) -> None:
     request.stream = body
-    if "Transfer-Encoding" in request.headers:  # the length is known now, and not every server hands chunks on
+    if "Transfer-Encoding" in request.headers:  # the length is known now, and not every server forwards chunks
         del request.headers["Transfer-Encoding"]
         request.headers["Content-Length"] = str(body.length)
 
 
 class _Chain:
-    """One request of the caller, and the redirects that follow it."""
+    """One request of the caller and the redirects after it."""
 
     def __init__(self, signer: Signer, now: Callable[[], float], request: httpx.Request) -> None:
         self._signer = signer
         self._now = now
-        self._origin = _origin(request.url)
+        self._origin = _origin_of(request.url)
         self._stream = request.stream
         if isinstance(request.stream, SpooledBody):
             self._body_hash = request.stream.sha256
@@ -146,9 +144,9 @@ class _Chain:
             request = refused
 
     def before_head(self, request: Any) -> None:
-        """Sign *request*, an ``httpcore.Request``, if a redirect made it; its head goes out right after this."""
+        """Sign *request*, an ``httpcore.Request``, if it is a redirect. Its headers are sent right after this call."""
         index = next((i for i, (name, _) in enumerate(request.headers) if name.lower() == b"authorization"), None)
-        if index is None:  # CONNECT to a proxy, or httpx took the header off: another origin
+        if index is None:  # CONNECT to a proxy; or another origin, for which httpx removed the header
             return
         name, value = request.headers[index]
         value = value.decode("latin-1")
@@ -166,14 +164,14 @@ class _Chain:
             del request.headers[index]
 
     def _follows(self, url: httpx.URL) -> bool:
-        asked = _origin(url)
+        asked = _origin_of(url)
         if not may_sign(self._origin, asked):
             return False
         self._origin = asked
         return True
 
     def _sign(self, method: str, target: bytes, stream: Any) -> str:
-        same_body = stream is self._stream  # else a redirect turned the request into a GET, which has none
+        same_body = stream is self._stream  # if not, a redirect changed the request to a GET without a body
         return sign_request(
             self._signer,
             method=method,
@@ -184,24 +182,23 @@ class _Chain:
 
 
 def _wire_url(url: Any) -> tuple[httpx.URL, bytes]:
-    """The URL of an ``httpcore.Request``, and its target as the server will see it behind a proxy."""
+    """Return the URL of an ``httpcore.Request``, and its target as the server receives it, possibly through a proxy."""
     if url.target.startswith(b"/"):
         port = f":{url.port}" if url.port is not None else ""
         return httpx.URL(f"{url.scheme.decode()}://{url.host.decode()}{port}"), url.target
-    absolute = httpx.URL(url.target.decode("latin-1"))  # what a forward proxy is asked for
+    absolute = httpx.URL(url.target.decode("latin-1"))  # a forward proxy gets the whole URL as target
     return absolute, absolute.raw_path
 
 
 class _Trace:
-    """The ``trace`` extension of a sync request; passes every event on to the caller's own."""
+    """The ``trace`` extension of a sync request. It passes every event on to the caller's own extension."""
 
     _inner: Any
 
     def __init__(self, chain: _Chain, request: httpx.Request) -> None:
         inner = request.extensions.get("trace")
-        self._inner = (
-            inner._inner if isinstance(inner, _Trace) else inner
-        )  # ours, where a request is sent a second time
+        # A request that is sent a second time already has this extension.
+        self._inner = inner._inner if isinstance(inner, _Trace) else inner
         self._chain = chain
 
     def _before(self, event: str, info: dict[str, Any]) -> None:
@@ -215,7 +212,7 @@ class _Trace:
 
 
 class _AsyncTrace(_Trace):
-    """The same for an async request, where httpcore asks for a coroutine."""
+    """The ``trace`` extension of an async request, for which httpcore needs a coroutine."""
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
         self._before(event, info)

@@ -1,4 +1,4 @@
-"""AmeshRequestsAuth: signs what requests sends, and the redirects that it follows."""
+"""AmeshRequestsAuth signs the requests of the library requests, and the redirects that it follows."""
 
 from __future__ import annotations
 
@@ -11,29 +11,27 @@ from urllib.parse import urlsplit
 from authmesh.protocol.canonical import EMPTY_BODY_HASH
 from authmesh.protocol.errors import InvalidInput
 
-from .httpx_auth import Origin, may_sign
+from .origins import Origin, may_sign, origin
 from .signing import PREFIX, Signer, default_device, sign_request
 from .spool import CHUNK_BYTES
 
 if TYPE_CHECKING:
     import requests
 
-_PORTS = {"http": 80, "https": 443}
-
 
 class AmeshRequestsAuth:
-    """Signs what requests sends: ``requests.get(url, auth=AmeshRequestsAuth())``, or ``session.auth = …``.
+    """Signs the requests of requests: ``requests.get(url, auth=AmeshRequestsAuth())``, or ``session.auth = …``.
 
-    Each request has a signature of its own over exactly the method, target and body that go out. The body may be bytes, text, a
-    form, JSON, or a file opened in binary mode, which is read twice. A generator is refused: it can be read but once.
+    Each request gets its own signature over exactly the method, target and body that are sent. The body may be bytes, text, a form,
+    JSON, or a file opened in binary mode, which is read twice. A generator raises InvalidInput, because it can be read only once.
 
-    Redirects that requests follows are signed anew with a fresh nonce while they stay at the origin of the request (or move to
-    https on the same host). A redirect to another origin is sent unsigned, and so is all that follows it.
+    Redirects that requests follows are signed with a fresh nonce as long as they stay at the origin of the request, or move to
+    https on the same host. A redirect to another origin is sent unsigned, and so are all redirects after it.
 
-    A prepared request is good for one ``session.send``; prepare it anew to send it again.
+    A prepared request can be sent only once by ``session.send``. Prepare it again to send it again.
 
     Args:
-        device: who signs; None is :func:`~authmesh.client.default_device`, looked up at the first request.
+        device: the device that signs. Defaults to :func:`~authmesh.client.default_device`, opened at the first request.
         now: returns Unix seconds.
 
     Raises:
@@ -45,20 +43,20 @@ class AmeshRequestsAuth:
             import requests
         except ImportError:
             raise ImportError(
-                "AmeshRequestsAuth needs requests. Install it: pip install 'amesh-django[requests]'"
+                "AmeshRequestsAuth needs the package requests. Install it: pip install 'amesh-django[requests]'"
             ) from None
         self._requests = requests
         self._device = device
         self._now = now
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        """Sign *request*; requests calls this when it has prepared it.
+        """Sign *request*. requests calls this after it has prepared the request.
 
         Raises:
             InvalidInput: the body can't be read twice, or is a file in text mode.
             IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
         """
-        if isinstance(request.body, str):  # as urllib3 encodes it, but known to us
+        if isinstance(request.body, str):  # urllib3 would encode it in the same way, but later
             request.body = request.body.encode()
         body_hash = _hash_body(request.body)
         request.headers["Authorization"] = self._sign(request, body_hash)
@@ -72,14 +70,14 @@ class AmeshRequestsAuth:
         return request
 
     def _sign_redirect(self, response: requests.Response, body: Any, body_hash: str) -> None:
-        """Put the signature of the next request where requests copies its headers from."""
+        """Set the header of the sent request to the signature of the next one, because requests copies its headers from there."""
         sent = response.request
         with self._requests.Session() as session:
             session.trust_env = False
             following = next(session.resolve_redirects(response, sent, yield_requests=True))
-        response.request = sent.copy()  # what was sent stays as it was for whoever looks
-        if may_sign(_origin(sent.url), _origin(following.url)):
-            # requests drops the body where it turns the request into a GET
+        response.request = sent.copy()  # the caller sees the request as it was sent
+        if may_sign(_origin_of(sent.url), _origin_of(following.url)):
+            # requests drops the body if it changes the request to a GET
             sent.headers["Authorization"] = self._sign(
                 following, body_hash if following.body is body else EMPTY_BODY_HASH
             )
@@ -98,14 +96,14 @@ class AmeshRequestsAuth:
         )
 
 
-def _origin(url: str | None) -> Origin:
+def _origin_of(url: str | None) -> Origin:
     parts = urlsplit(url or "")
-    return parts.scheme, parts.hostname or "", parts.port or _PORTS.get(parts.scheme)
+    return origin(parts.scheme, parts.hostname or "", parts.port)
 
 
 def _wire_target(request: requests.PreparedRequest) -> str:
-    """The target as urllib3 puts it on the wire: it re-writes ``%2f`` to ``%2F`` and encodes some more characters."""
-    # Its own function, though private: parse_url() does the same but resolves dot segments, which the wire still has.
+    """Return the target as urllib3 sends it, with ``%2f`` rewritten as ``%2F`` and some more characters encoded."""
+    # A private function: the public parse_url() also resolves dot segments, which are still there on the wire.
     from urllib3.util.url import _encode_target
 
     return _encode_target(request.path_url)
@@ -124,9 +122,9 @@ def _hash_body(body: Any) -> str:
         body.seek(position)
     except (AttributeError, OSError):
         raise InvalidInput(
-            "This body can be read but once, and it must be hashed before it is sent. Give bytes or a seekable file, or use httpx "
-            "with AmeshAuth, which spools it."
+            "The body can be read only once, and it must be hashed before it is sent.",
+            hint="Pass bytes or a seekable file, or use httpx with AmeshAuth, which spools the body.",
         ) from None
     except TypeError:
-        raise InvalidInput("This file is open in text mode. Open it in binary mode, 'rb'.") from None
+        raise InvalidInput("The file is open in text mode.", hint="Open it in binary mode: 'rb'.") from None
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The Authorization header of one request, and which device signs where none is named."""
+"""The Authorization header of one request, and the device that signs by default."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+import anyio.to_thread
 import httpx
 
-from authmesh.device import Device, Identity, default_directory
+from authmesh.device import Identity, LocalDevice, default_directory
 from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.canonical import target_ambiguity
@@ -25,81 +26,83 @@ logger = logging.getLogger("amesh_django.client")
 VERSION = "1"
 #: Length of a nonce, in bytes.
 NONCE_BYTES = 16
-#: How long a first request waits for this device to be enrolled by its bootstrap token, in seconds.
+#: Seconds that the first request waits until this device is enrolled by its bootstrap token.
 BOOTSTRAP_SECONDS = 8.0
-#: What the header of a signed request begins with.
+#: Start of the Authorization header of a signed request.
 PREFIX = f"{SCHEME} "
 
-_devices: dict[Path, Device] = {}
+_devices: dict[Path, LocalDevice] = {}
 _lock = ForkSafeLock()
 
 
 class Signer(Protocol):
-    """What signs: a :class:`~authmesh.device.Device`, or in tests an ``EphemeralDevice``."""
+    """A device that can sign: a :class:`~authmesh.device.LocalDevice`, or an ``EphemeralDevice`` in tests."""
 
     @property
     def identity(self) -> Identity:
-        """Who signs."""
+        """The identity of the device."""
         ...
 
     def sign(self, message: bytes) -> bytes:
-        """``r || s``, low-S, 64 bytes."""
+        """Return the signature of *message*: ``r || s``, low-S, 64 bytes."""
         ...
 
 
-def default_device() -> Device:
-    """The device of ``AUTH_MESH_DIR`` (``~/.amesh``), opened once per process and directory, its key unlocked once.
+def default_device() -> LocalDevice:
+    """Return the device of ``AUTH_MESH_DIR`` (``~/.amesh``). It is opened, and its key unlocked, once per process and directory.
 
-    Where there is no identity but a bootstrap token in ``AMESH_BOOTSTRAP_TOKEN``, a thread enrols this device with it; that is waited
-    for a few seconds. Async code calls :func:`default_device_async`, which does not block the loop.
+    If the directory has no identity and ``AMESH_BOOTSTRAP_TOKEN`` has a bootstrap token, a thread enrols this device with the token,
+    and this function waits a few seconds for it. Async code calls :func:`default_device_async`, which does not block the event loop.
 
     Raises:
-        BootstrapPending: it is not enrolled yet; the sentence says why. Both this and the next are IdentityMissing.
-        BootstrapFailed: it can't be enrolled with this token; its code says why.
-        IdentityMissing: there is no identity in the directory.
-        DirectoryError, BackendUnavailable: it can't be read, or its key store can't be used here.
+        BootstrapPending: the device is not enrolled yet; the message has the reason. A subclass of IdentityMissing.
+        BootstrapFailed: the device can't be enrolled with this token; its code has the reason. A subclass of IdentityMissing.
+        IdentityMissing: the directory has no identity.
+        DirectoryError, BackendUnavailable: the identity can't be read, or its key store can't be used on this machine.
     """
     path = default_directory().absolute()
     device = _devices.get(path)
     if device is None:
-        _bootstrap(path)
+        _enrol(path)
         with _lock:
             device = _devices.get(path)
             if device is None:
-                device = _devices[path] = Device(path)
+                device = _devices[path] = LocalDevice(path)
     return device
 
 
 async def default_device_async() -> Signer:
-    """As :func:`default_device`; waits in a thread where there is something to be waited for.
+    """Return the device of ``AUTH_MESH_DIR``. If it must be enrolled first, a thread waits for that.
 
     Raises:
-        IdentityMissing, DirectoryError, BackendUnavailable: as :func:`default_device`.
+        IdentityMissing, DirectoryError, BackendUnavailable: as for :func:`default_device`.
     """
     path = default_directory().absolute()
     if path not in _devices and os.environ.get(TOKEN_VARIABLE):
-        import anyio.to_thread  # asyncio and trio, as httpx itself
-
-        await anyio.to_thread.run_sync(_bootstrap, path, abandon_on_cancel=True)
+        # Like httpx, this works with asyncio and trio.
+        await anyio.to_thread.run_sync(_enrol, path, abandon_on_cancel=True)
     return default_device()
 
 
-def _bootstrap(path: Path) -> None:
-    """Be enrolled, where there is a token and no identity."""
-    # What only this needs is not loaded by programs that never do.
-    if not os.environ.get(TOKEN_VARIABLE) and (path / "identity.json").exists():
+def _enrol(path: Path) -> None:
+    """Enrol this device if it has a bootstrap token and no identity."""
+    has_identity = (path / "identity.json").exists()
+    if has_identity and not os.environ.get(TOKEN_VARIABLE):
         return
-    from authmesh.pairing.bootstrap import background as first
+    # Imported here because loading pairing takes time, and most processes never enrol.
+    from authmesh.pairing.bootstrap import background
     from authmesh.pairing.bootstrap.enrolment import Enrolment, allowed_relays
 
-    if (path / "identity.json").exists():
-        first.ignore_token(path)
+    if has_identity:
+        background.ignore_token(path)
         return
-    first.ensure_identity(lambda: Enrolment(directory=path, relays=allowed_relays()), path, patience=BOOTSTRAP_SECONDS)
+    background.ensure_identity(
+        lambda: Enrolment(directory=path, relays=allowed_relays()), path, patience=BOOTSTRAP_SECONDS
+    )
 
 
 def forget_devices() -> None:
-    """Open the default device anew when it is next needed: after ``init --force`` in the same process, and in tests."""
+    """Close all default devices, so that the next call opens them again: after ``init --force`` in this process, and in tests."""
     with _lock:
         _devices.clear()
 
@@ -107,23 +110,23 @@ def forget_devices() -> None:
 def sign_request(
     signer: Signer, *, method: str, target: str, body_hash: str, now: float, nonce: str | None = None
 ) -> str:
-    """The header value for a request whose parts are as they go over the wire.
+    """Return the header value for a request whose parts are given as they are sent.
 
     Args:
-        signer: whose key signs.
+        signer: the device that signs.
         method: HTTP method.
         target: path and query exactly as on the request line.
         body_hash: lower-case hex SHA-256 of the raw body.
         now: Unix seconds.
-        nonce: 1–64 characters of base64url; None makes a fresh one.
+        nonce: 1–64 characters of base64url. Defaults to a fresh one.
 
     Raises:
-        InvalidInput: a line break in a part, or a nonce or time that has not the form of protocol.md §2.
+        InvalidInput: a part has a line break, or the nonce or time does not have the form of protocol.md §2.
         KeyStoreError: the key can't be used.
     """
     ambiguity = target_ambiguity(target)
     if ambiguity:
-        logger.warning("Servers refuse this target, which two parsers can read differently (%s): %r", ambiguity, target)
+        logger.warning("Servers reject this target because parsers can disagree about it (%s): %r", ambiguity, target)
     nonce = nonce or b64url_encode(os.urandom(NONCE_BYTES))
     timestamp = int(now)
     message = SCHEMES[VERSION].signed_message(
@@ -145,7 +148,7 @@ def _target_of(url: str | httpx.URL) -> str:
             return parsed.raw_path.decode("ascii")
     except (httpx.InvalidURL, UnicodeError):
         pass
-    raise InvalidInput("This is not a URL. Write https://HOST/PATH, or just the target, which begins with '/'.")
+    raise InvalidInput("This is not a URL.", hint="Use https://HOST/PATH, or only the target, which starts with '/'.")
 
 
 def authorization_header(
@@ -157,22 +160,22 @@ def authorization_header(
     now: float | None = None,
     nonce: str | None = None,
 ) -> str:
-    """The value of the Authorization header for one request that something else sends.
+    """Return the value of the Authorization header for one request that another program sends.
 
     Args:
         method: HTTP method.
-        url: a URL, signed as httpx would send it (non-ASCII and spaces percent-encoded, ``/a/../b`` resolved); or just the
-            target, beginning with ``/``, signed as it stands. Send exactly that.
-        body: the raw body; text is taken as UTF-8.
-        device: who signs; None is :func:`default_device`.
-        now: Unix seconds; None asks the clock.
-        nonce: 1–64 characters of base64url, never used before; None makes a fresh one.
+        url: a URL, signed as httpx would send it (non-ASCII characters and spaces percent-encoded, ``/a/../b`` resolved); or only
+            the target, starting with ``/``, signed unchanged. Send exactly that.
+        body: the raw body; text is encoded as UTF-8.
+        device: the device that signs. Defaults to :func:`default_device`.
+        now: Unix seconds. Defaults to the current time.
+        nonce: 1–64 characters of base64url that were never used before. Defaults to fresh ones.
 
     Returns:
-        ``AuthMesh v="1",id=…``, good for one request within 30 seconds.
+        ``AuthMesh v="1",id=…``, valid for one request within 30 seconds.
 
     Raises:
-        InvalidInput: not a URL, a line break, or a nonce or time that has not the form of protocol.md §2.
+        InvalidInput: not a URL, a line break, or a nonce or time that does not have the form of protocol.md §2.
         IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
     """
     target = url if isinstance(url, str) and url.startswith("/") else _target_of(url)

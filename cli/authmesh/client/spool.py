@@ -1,4 +1,4 @@
-"""A body that must be read twice: hashed before the head of the request goes out, then sent."""
+"""A streamed body that is read twice: to hash it before the headers are sent, then to send it."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Iterator
 
 import httpx
 
-#: Up to this many bytes a streamed body is kept in memory; beyond, in an unnamed temporary file.
+#: Larger bodies are kept in an unnamed temporary file instead of memory, in bytes.
 MEMORY_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 16
 
 
 class SpooledBody(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A body that came in pieces, kept so that exactly what was hashed is sent, as often as redirects ask for it.
+    """A copy of a streamed body, so that exactly the bytes that were hashed are sent, once for each redirect.
 
     Attributes:
         length: in bytes.
@@ -25,27 +25,27 @@ class SpooledBody(httpx.SyncByteStream, httpx.AsyncByteStream):
         self._file = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115
         self._hash = hashlib.sha256()
         self.length = 0
-        # httpx never closes the body of a request, and may send it again after we are done.
+        # httpx never closes the body of a request, and may send it again after the auth flow has ended.
         weakref.finalize(self, self._file.close)
 
     def write(self, chunk: bytes) -> None:
-        """Add the next piece."""
+        """Append the next chunk."""
         self._hash.update(chunk)
         self.length += len(chunk)
         self._file.write(chunk)
 
     @property
     def sha256(self) -> str:
-        """Lower-case hex SHA-256 of all that was written."""
+        """Lower-case hex SHA-256 of everything that was written."""
         return self._hash.hexdigest()
 
     def __iter__(self) -> Iterator[bytes]:
-        """The body from its beginning."""
+        """Yield the body from its start."""
         self._file.seek(0)
         while chunk := self._file.read(CHUNK_BYTES):
             yield chunk
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        """The body from its beginning; the reads are short and block, as those of httpx itself do."""
+        """Yield the body from its start. The reads are short and blocking, like those of httpx for files."""
         for chunk in self:
             yield chunk

@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from authmesh.device import Device, FileAllowList, default_directory
+from authmesh.device import FileAllowList, LocalDevice, default_directory
 from authmesh.files.storage import expanded
 from authmesh.protocol.display import without_tokens
 from authmesh.protocol.errors import AmeshError
@@ -51,7 +51,7 @@ def _help(command: Command) -> str:
 
 
 def _context(console: RichConsole, directory: Path) -> Context:
-    device = functools.cache(lambda: Device(directory))
+    device = functools.cache(lambda: LocalDevice(directory))
     return Context(
         console=console,
         directory=directory,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from authmesh import keystore
-from authmesh.device import Device, Identity, init_device, read_identity
+from authmesh.device import Identity, LocalDevice, init_device, read_identity
 from authmesh.keystore.tpm.pin import read_pin_file
 from authmesh.protocol.display import clean
 from authmesh.protocol.errors import DirectoryError, InvalidInput, KeyStoreError
@@ -65,11 +65,11 @@ def init(
     tried: list[dict[str, str | bool | None]] = []
     width = max(map(len, keystore.BACKENDS))
 
-    def report(candidate: str, why_not: str | None) -> None:
+    def report(candidate: str, problem: KeyStoreError | None) -> None:
         if not tried:
             say("Looking for the best place for the key", tone="title")
-        tried.append({"backend": candidate, "usable": why_not is None, "reason": why_not})
-        say(Line(f"no: {why_not}" if why_not else "yes", label=candidate.ljust(width)))
+        tried.append({"backend": candidate, "usable": problem is None, "reason": str(problem) if problem else None})
+        say(Line(f"no: {problem}" if problem else "yes", label=candidate.ljust(width)))
 
     before = None
     with suppress(DirectoryError):
@@ -90,7 +90,7 @@ def init(
         report=report,
     )
     replace(
-        context, device=lambda: Device(context.directory)
+        context, device=lambda: LocalDevice(context.directory)
     ).own_device()  # a directory from before may be open to others
     store = keystore.open_key_store(identity.storage_backend, folder=context.directory / "keys", passphrase=lambda: "")
     say(
@@ -106,8 +106,8 @@ def init(
         ),
         "",
         Line(
-            f"Mind: the key has {store.protection}.",
-            "plain" if store.protection.startswith("hardware") else "warning",
+            store.protection if store.in_hardware else f"Warning: {store.protection}",
+            "plain" if store.in_hardware else "warning",
         ),
     )
     if before is not None:
@@ -151,7 +151,9 @@ INIT = Command(
     (
         Option(("--name",), "What people call this device.", metavar="NAME", required=True),
         Option(
-            ("--backend",), "Where the key is to live; else the best that this machine has.", choices=keystore.BACKENDS
+            ("--backend",),
+            "Where the key is to live; else the best that this machine has.",
+            choices=tuple(keystore.BACKENDS),
         ),
         Option(
             ("--force",),

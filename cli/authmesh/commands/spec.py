@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from authmesh.device import AllowList, Device, permission_problems
-from authmesh.device.allow_list import utc_now
+from authmesh.device import AllowList, LocalDevice, permission_problems
+from authmesh.files.clock import utc_now
 from authmesh.pairing import Blocking, Timeouts
 from authmesh.pairing.bootstrap.enrolment import Enrolment
 from authmesh.protocol.errors import AmeshError
@@ -90,7 +90,7 @@ class Context:
 
     console: Console
     directory: Path
-    device: Callable[[], Device]
+    device: Callable[[], LocalDevice]
     allow_list: Callable[[], AllowList]
     command: Callable[[str], str]
     actor: str = ""
@@ -101,15 +101,15 @@ class Context:
     fate: str = "The list is set aside: who is to be let in again must be trusted anew."
     enrolment: Callable[..., Enrolment] | None = None
 
-    def own_device(self) -> Device:
+    def own_device(self) -> LocalDevice:
         """This device; a warning for each of its files that is open to others. The PIN of its key is asked on the terminal.
 
         Raises:
-            IdentityMissing, DirectoryError, KeyStoreError: as :class:`authmesh.device.Device`.
+            IdentityMissing, DirectoryError, KeyStoreError: as :class:`authmesh.device.LocalDevice`.
         """
         device = self.device()
         for problem in permission_problems(device.path):
-            self.console.warn(problem)
+            self.console.warn(str(problem))
         device.ask_pin_by(lambda: self.console.ask_secret("PIN of this device's key: ", instead="AMESH_TPM_PIN_FILE"))
         return device
 

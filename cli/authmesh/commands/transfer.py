@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
-from authmesh.device import Device
+from authmesh.device import LocalDevice
 from authmesh.files.storage import atomic_write, json_text, locked
 from authmesh.protocol.allow_list import DeviceEntry, open_document, seal_document
 from authmesh.protocol.display import clean_line
@@ -19,7 +19,7 @@ from .words import named
 def import_list(context: Context, *, file: str, owner: str | None) -> None:
     """Take over the devices of a sealed file."""
     own = context.own_device()
-    owning = Device(owner) if owner else own
+    owning = LocalDevice(owner) if owner else own
     entries = _open(context, file, owning)
     others = [entry for entry in entries if entry.public_key != own.identity.public_key]
     allow_list = context.allow_list()
@@ -47,7 +47,7 @@ def import_list(context: Context, *, file: str, owner: str | None) -> None:
     )
 
 
-def _open(context: Context, file: str, owning: Device) -> list[DeviceEntry]:
+def _open(context: Context, file: str, owning: LocalDevice) -> list[DeviceEntry]:
     try:
         text = (context.console.read_stdin() if file == "-" else Path(file).read_bytes()).decode("utf-8")
         entries, _ = open_document(text, key_material=owning.seal_secret(), device_id=owning.identity.device_id)

@@ -1,127 +1,111 @@
-"""The interface of an allow list, and the sealed file that implements it (protocol.md §5)."""
+"""The interface of every allow list: a file in the device directory, a database table in a Django project."""
 
 from __future__ import annotations
 
-import dataclasses
-import datetime as dt
-import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from authmesh.files.storage import atomic_write, json_text, locked
-from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role, open_document, seal_document
-from authmesh.protocol.errors import (
-    AllowListError,
-    AllowListIntegrityFailure,
-    ControllerLimitReached,
-    DeviceNotFound,
-    StorageError,
-)
-
-from .directory import Device
-
-T = TypeVar("T")
-
-logger = logging.getLogger("amesh_django.allow_list")
-
-
-def utc_now() -> dt.datetime:
-    """The clock of the allow lists; tests hand over their own."""
-    return dt.datetime.now(dt.UTC)
+from authmesh.protocol.allow_list import DeviceEntry, Role
+from authmesh.protocol.errors import ControllerLimitReached, DeviceNotFound, Run
 
 
 class AllowList(ABC):
-    """Whom this device trusts. Every change is atomic, sealed, and safe beside other processes.
+    """The devices that this device trusts. Every change is atomic, sealed, and safe if other processes make changes too.
 
-    ``controller_limit`` is how many active controllers there may be (``maxControllers``). Every method raises
-    AllowListIntegrityFailure if the list does not match its seal, and changes nothing then.
+    Every method raises AllowListIntegrityFailure if the list does not match its seal. The list is then unchanged.
+
+    Attributes:
+        controller_limit: active controllers that the list may have (``maxControllers``).
     """
 
     controller_limit: int
 
     @abstractmethod
     def read(self) -> list[DeviceEntry]:
-        """All trusted devices, oldest first; revoked ones are not among them."""
+        """Return all trusted devices, oldest first. Revoked devices are not included."""
 
     @abstractmethod
     def find(self, public_key: bytes) -> DeviceEntry | None:
-        """The trusted device of that key (33 bytes), or None."""
+        """Return the trusted device with this public key (33 bytes), or None."""
 
     @abstractmethod
     def add(self, entry: DeviceEntry, *, replacing: str | None = None) -> None:
-        """Trust a device. One that is known already by its key is refreshed, whatever it was before.
+        """Trust a device. If its key is already in the list, active or revoked, the entry replaces the old one.
 
         Args:
             entry: the device.
-            replacing: device id of one that is revoked in the same step.
+            replacing: device ID of a device to revoke in the same step.
 
         Raises:
-            ControllerLimitReached: it would be one controller too many.
+            ControllerLimitReached: the list would have too many controllers.
             DeviceNotFound: *replacing* is not in the list.
         """
 
     @abstractmethod
     def add_all(self, entries: Sequence[DeviceEntry]) -> list[DeviceEntry]:
-        """Trust many devices in one step, all or none; devices that were revoked here stay revoked.
+        """Trust several devices in one step, either all or none. Devices that were revoked in this list stay revoked.
 
         Returns:
-            the entries that were skipped because the device had been revoked here.
+            the entries that were skipped because their devices were revoked in this list.
 
         Raises:
-            ControllerLimitReached: together they would be too many controllers.
+            ControllerLimitReached: the list would have too many controllers.
         """
 
     @abstractmethod
     def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
-        """Stop trusting a device, from the next request on. A store that keeps revoked devices keeps *reason* and *by*.
+        """Stop trusting a device, from the next request on, and return its entry.
+
+        Args:
+            device_id: ``am_…``
+            reason: stored by lists that keep revoked devices.
+            by: the person or program that revokes; stored like *reason*.
 
         Raises:
-            DeviceNotFound: it is not in the list.
+            DeviceNotFound: the device is not in the list.
         """
 
     @abstractmethod
     def update_permissions(
         self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> DeviceEntry:
-        """Make the permissions of a device what *update* makes of those that it has, in one step: none that another process
-        withdraws at the same time comes back.
+        """Change the permissions of a device in one step, so that no concurrent change is lost. Return the new entry.
 
         Args:
             device_id: ``am_…``
-            update: gets name → value, such as ``{"shell": True}``, and returns all that there shall be.
+            update: takes the current permissions (name → value, such as ``{"shell": True}``) and returns all new ones.
 
         Raises:
-            DeviceNotFound: it is not in the list.
+            DeviceNotFound: the device is not in the list.
         """
 
     def set_permissions(self, device_id: str, permissions: Mapping[str, Any]) -> DeviceEntry:
-        """Replace the permissions of a device.
+        """Replace the permissions of a device. Return the new entry.
 
         Raises:
-            DeviceNotFound: it is not in the list.
+            DeviceNotFound: the device is not in the list.
         """
         return self.update_permissions(device_id, lambda before: permissions)
 
     def replace(self, device_id: str, entry: DeviceEntry) -> None:
-        """Revoke one device and trust another in its place, in one step.
+        """Revoke one device and trust another one in its place, in one step.
 
         Raises:
             DeviceNotFound: *device_id* is not in the list.
-            ControllerLimitReached: there would still be too many controllers.
+            ControllerLimitReached: the list would still have too many controllers.
         """
         self.add(entry, replacing=device_id)
 
     def count(self, role: Role) -> int:
-        """How many trusted devices have that role."""
+        """Return the number of trusted devices with this role."""
         return sum(entry.role == role for entry in self.read())
 
     def get(self, device_id: str) -> DeviceEntry:
-        """The trusted device of that id.
+        """Return the trusted device with this device ID.
 
         Raises:
-            DeviceNotFound: it is not in the list.
+            DeviceNotFound: the device is not in the list.
         """
         for entry in self.read():
             if entry.device_id == device_id:
@@ -130,137 +114,21 @@ class AllowList(ABC):
 
 
 def not_found(device_id: str) -> DeviceNotFound:
-    """The error for an id that is not in the list."""
-    return DeviceNotFound(f"No trusted device has the id {device_id!r}. The command list shows those that are trusted.")
-
-
-def limit_reached(limit: int) -> ControllerLimitReached:
-    """The error for one controller too many."""
-    return ControllerLimitReached(
-        f"This device takes {limit} controller{'s' if limit != 1 else ''} (maxControllers) and has as many. Replace or "
-        "revoke one, or raise the limit: maxControllers in identity.json, AMESH['MAX_CONTROLLERS'] in Django."
+    """Return the error for a device ID that is not in the list."""
+    return DeviceNotFound(
+        f"No trusted device has the device ID {device_id!r}.",
+        hint=("To see the trusted devices, run ", Run("list"), "."),
     )
 
 
-class FileAllowList(AllowList):
-    """The sealed file ``allow_list.json`` of a device directory.
+def limit_reached(limit: int, setting: str = "maxControllers in identity.json") -> ControllerLimitReached:
+    """Return the error for a controller that would exceed the limit.
 
     Args:
-        device: whose list it is.
-        clock: returns the time for ``updatedAt``.
+        limit: controllers that the list may have.
+        setting: name of the setting that has the limit.
     """
-
-    def __init__(self, device: Device, *, clock: Callable[[], dt.datetime] = utc_now) -> None:
-        self._device = device
-        self._clock = clock
-        self._path: Path = device.path / "allow_list.json"
-        self.controller_limit = device.identity.controller_limit
-
-    def _load(self) -> tuple[list[DeviceEntry], bool]:
-        try:
-            text = self._path.read_text("utf-8")
-        except FileNotFoundError:
-            return [], False
-        except UnicodeDecodeError:
-            text = ""
-        except OSError as error:
-            raise AllowListIntegrityFailure(
-                f"{self._path} can't be read ({error.strerror}). Check owner and permissions.", reason="unreadable"
-            ) from None
-        try:
-            return open_document(
-                text, key_material=self._device.seal_secret(), device_id=self._device.identity.device_id
-            )
-        except AllowListIntegrityFailure as error:
-            logger.critical("%s: %s (%s)", self._path, error, error.reason)
-            raise
-
-    def _save(self, entries: Sequence[DeviceEntry]) -> None:
-        document = seal_document(
-            entries,
-            key_material=self._device.seal_secret(),
-            device_id=self._device.identity.device_id,
-            updated_at=self._clock(),
-        )
-        atomic_write(self._path, json_text(document))
-
-    def _change(self, change: Callable[[list[DeviceEntry]], tuple[list[DeviceEntry], T]]) -> T:
-        with locked(self._device.path):
-            entries, _ = self._load()
-            changed, result = change(entries)
-            self._save(changed)
-            return result
-
-    def read(self) -> list[DeviceEntry]:
-        """See :meth:`AllowList.read`. A list in an older form is written anew."""
-        entries, stale = self._load()
-        if stale:
-            try:
-                self._change(lambda current: (current, None))
-            except (StorageError, AllowListError) as error:
-                logger.warning("The allow list has an older form and could not be written anew: %s", error)
-        return entries
-
-    def find(self, public_key: bytes) -> DeviceEntry | None:
-        """See :meth:`AllowList.find`."""
-        return next((entry for entry in self.read() if entry.public_key == public_key), None)
-
-    def _with(self, entries: list[DeviceEntry], entry: DeviceEntry) -> list[DeviceEntry]:
-        others = [other for other in entries if other.public_key != entry.public_key]
-        if entry.role == CONTROLLER:
-            if sum(other.role == CONTROLLER for other in others) >= self.controller_limit:
-                raise limit_reached(self.controller_limit)
-        return [*others, entry]
-
-    def add(self, entry: DeviceEntry, *, replacing: str | None = None) -> None:
-        """See :meth:`AllowList.add`."""
-
-        def change(entries: list[DeviceEntry]) -> tuple[list[DeviceEntry], None]:
-            if replacing is not None:
-                entries = _without(entries, replacing)
-            return self._with(entries, entry), None
-
-        self._change(change)
-
-    def add_all(self, entries: Sequence[DeviceEntry]) -> list[DeviceEntry]:
-        """See :meth:`AllowList.add_all`. The file keeps no revoked devices, so nothing is skipped."""
-
-        def change(current: list[DeviceEntry]) -> tuple[list[DeviceEntry], list[DeviceEntry]]:
-            new = {entry.public_key: entry for entry in entries}
-            merged = [*(entry for entry in current if entry.public_key not in new), *new.values()]
-            if sum(entry.role == CONTROLLER for entry in merged) > self.controller_limit:
-                raise limit_reached(self.controller_limit)
-            return merged, []
-
-        return self._change(change)
-
-    def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
-        """See :meth:`AllowList.revoke`. The entry leaves the file, as the reference does it."""
-
-        def change(entries: list[DeviceEntry]) -> tuple[list[DeviceEntry], DeviceEntry]:
-            rest = _without(entries, device_id)
-            return rest, next(entry for entry in entries if entry.device_id == device_id)
-
-        return self._change(change)
-
-    def update_permissions(
-        self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    ) -> DeviceEntry:
-        """See :meth:`AllowList.update_permissions`."""
-
-        def change(entries: list[DeviceEntry]) -> tuple[list[DeviceEntry], DeviceEntry]:
-            _without(entries, device_id)
-            changed = [
-                dataclasses.replace(e, permissions=dict(update(e.permissions))) if e.device_id == device_id else e
-                for e in entries
-            ]
-            return changed, next(entry for entry in changed if entry.device_id == device_id)
-
-        return self._change(change)
-
-
-def _without(entries: list[DeviceEntry], device_id: str) -> list[DeviceEntry]:
-    rest = [entry for entry in entries if entry.device_id != device_id]
-    if len(rest) == len(entries):
-        raise not_found(device_id)
-    return rest
+    return ControllerLimitReached(
+        f"The allow list accepts {limit} controller{'s' if limit != 1 else ''} and would have more. Nothing was changed.",
+        hint=("Replace or revoke a controller (to see them, run ", Run("list"), f"), or raise the limit ({setting})."),
+    )

@@ -1,4 +1,4 @@
-"""The identity file of a device (protocol.md §4)."""
+"""The identity file of a device: ``identity.json`` (protocol.md §4)."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from authmesh.protocol.errors import DirectoryError, InvalidInput
 from authmesh.protocol.keys import decode_public_key, device_id, encode_public_key
 
 FILE_VERSION = "2.0.0"
+#: Controllers that may be trusted at the same time if ``identity.json`` does not say how many.
+DEFAULT_CONTROLLER_LIMIT = 1
 _MEMBERS = (
     "version",
     "deviceId",
@@ -21,23 +23,24 @@ _MEMBERS = (
     "storageBackend",
     "maxControllers",
 )
-#: Where old versions kept the passphrase. It is moved to its file, and never carried along: an identity is shown and logged.
+#: The member that holds the passphrase in files of old versions. It is moved to the passphrase file, and is never a part of
+#: an Identity, because identities are shown and logged.
 LEGACY_PASSPHRASE = "passphrase"  # noqa: S105
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who this device is.
+    """The identity of a device.
 
     Attributes:
-        device_id: ``am_…``, that of the public key.
-        key_alias: name of the key in its store; files without one mean the device id.
+        device_id: ``am_…``, derived from the public key.
+        key_alias: name of the key in its key store. Defaults to the device ID in files that have no alias.
         public_key: 33 bytes.
-        friendly_name: what people call it.
+        friendly_name: name of the device for people.
         created_at: ISO 8601, UTC.
         storage_backend: ``secure-enclave``, ``keychain``, ``tpm2`` or ``encrypted-file``.
-        max_controllers: how many controllers may be trusted at a time; None is the default of 1.
-        extra: members of the file that this version does not know; kept as they are.
+        max_controllers: controllers that may be trusted at the same time; None if the file does not say.
+        extra: members of the file that this version does not know. They are written back unchanged.
     """
 
     device_id: str
@@ -51,15 +54,15 @@ class Identity:
 
     @property
     def controller_limit(self) -> int:
-        """``maxControllers``, 1 where the file does not say."""
-        return 1 if self.max_controllers is None else self.max_controllers
+        """``maxControllers``, or the default if the file does not have it."""
+        return DEFAULT_CONTROLLER_LIMIT if self.max_controllers is None else self.max_controllers
 
     @classmethod
     def from_text(cls, text: str) -> Identity:
-        """Read ``identity.json``.
+        """Parse the text of ``identity.json``.
 
         Raises:
-            DirectoryError: not JSON, a member missing or wrong, or a device id that is not that of the key.
+            DirectoryError: not JSON, a member is missing or wrong, or the device ID does not belong to the public key.
         """
         try:
             value = json.loads(text)
@@ -70,17 +73,17 @@ class Identity:
             if not all(isinstance(item, str) for item in texts):
                 raise InvalidInput("A member is not text.")
             if limit is not None and (type(limit) is not int or limit < 1):
-                raise InvalidInput("maxControllers is not a number from 1.")
+                raise InvalidInput("maxControllers is not an integer greater than or equal to 1.")
             if device_id(public_key) != texts[0]:
-                raise InvalidInput("The device id is not that of the public key.")
+                raise InvalidInput("The device ID does not belong to the public key.")
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            reason = str(error) if isinstance(error, InvalidInput) else "not the JSON of an identity."
-            raise DirectoryError(f"identity.json is damaged: {reason} Restore it from a backup.") from None
+            reason = error.message if isinstance(error, InvalidInput) else "It is not the JSON of an identity."
+            raise DirectoryError(f"identity.json is damaged. {reason}", hint="Restore it from a backup.") from None
         extra = {name: item for name, item in value.items() if name not in (*_MEMBERS, LEGACY_PASSPHRASE)}
         return cls(texts[0], texts[1], public_key, texts[2], texts[3], texts[4], limit, extra)
 
     def to_json(self) -> dict[str, Any]:
-        """The object of the file, members in the order of protocol.md §4."""
+        """Return the object of the file, with its members in the order of protocol.md §4."""
         value: dict[str, Any] = {
             "version": FILE_VERSION,
             "deviceId": self.device_id,

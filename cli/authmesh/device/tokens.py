@@ -1,7 +1,8 @@
-"""The bootstrap tokens that this device has made: open, used, expired, withdrawn. In ``tokens.json`` of its directory.
+"""The bootstrap tokens that this device has made, in ``tokens.json`` of the device directory.
 
-A token goes from open to used, or to withdrawn, once, under the lock of the directory; so it is used once, however many processes
-wait for it. Of an open token the file keeps the secret that proves it, never the token; of any other not even that.
+A token changes from open to used, or from open to withdrawn, only once, under the lock of the directory. So it is used once, no
+matter how many processes wait for it. For an open token the file has the secret that proves it, never the token itself. For all
+other tokens it has neither.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 from authmesh.files.storage import atomic_write, json_text, locked
 from authmesh.protocol.encoding import b64url_decode, b64url_encode
-from authmesh.protocol.errors import DirectoryError, InvalidInput
+from authmesh.protocol.errors import DirectoryError, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, device_id, encode_public_key
 from authmesh.protocol.pairing.errors import TokenAlreadyUsed, TokenExpired, TokenNotFound, TokenWithdrawn
 from authmesh.protocol.pairing.token import KEY_BYTES, BootstrapToken
@@ -25,10 +26,10 @@ T = TypeVar("T")
 Kept = Literal["open", "used", "withdrawn"]
 State = Literal["open", "used", "expired", "withdrawn"]
 
-#: Where a device finds the token that it is to be enrolled with (protocol.md §10).
+#: Environment variable with the bootstrap token of a device that has no identity yet (protocol.md §10).
 TOKEN_VARIABLE = "AMESH_BOOTSTRAP_TOKEN"  # noqa: S105 -- the name of the variable
 FILE_VERSION = "1"
-#: How long a token that is not open is remembered after it has expired, in seconds.
+#: Seconds that a token stays in the file after it has expired.
 REMEMBERED_SECONDS = 30 * 24 * 3600
 
 
@@ -37,16 +38,16 @@ class StoredToken:
     """A token of this device.
 
     Attributes:
-        jti: its number.
-        name: what the device that is to come will be called.
-        relay: where it is waited for.
+        jti: number of the token.
+        name: friendly name of the device that will use it.
+        relay: address of the relay.
         issued_at: Unix seconds.
         expires_at: Unix seconds.
-        kept: what became of it. :meth:`state` knows of time too.
-        key: 32 secret bytes while it is open, else None.
-        changed_at: when it was used or withdrawn, Unix seconds.
-        public_key: of the device that used it, 33 bytes.
-        answered: that device was sent its acknowledgement.
+        kept: state in the file. :meth:`state` also takes the time into account.
+        key: 32 secret bytes if the token is open, or None.
+        changed_at: time at which it was used or withdrawn, Unix seconds.
+        public_key: public key of the device that used it, 33 bytes.
+        answered: True if that device was sent its acknowledgement.
     """
 
     jti: str
@@ -61,7 +62,7 @@ class StoredToken:
     answered: bool = False
 
     def state(self, now: float) -> State:
-        """What is to be said of it.
+        """Return the state of the token.
 
         Args:
             now: Unix seconds.
@@ -69,16 +70,16 @@ class StoredToken:
         return "expired" if self.kept == "open" and now >= self.expires_at else self.kept
 
     def is_awaited(self, now: float) -> bool:
-        """True if a device may still come with it: it is open, or was used by one that got no answer yet."""
+        """Return True if a device may still use the token: it is open, or the device that used it has no answer yet."""
         return now < self.expires_at and (self.kept == "open" or (self.kept == "used" and not self.answered))
 
     @property
     def used_by(self) -> str | None:
-        """Device id of the device that used it."""
+        """Device ID of the device that used the token, or None."""
         return device_id(self.public_key) if self.public_key is not None else None
 
     def to_json(self) -> dict[str, Any]:
-        """As the file has it."""
+        """Return the object of the file."""
         members: dict[str, Any] = {
             "jti": self.jti,
             "name": self.name,
@@ -97,10 +98,10 @@ class StoredToken:
 
 
 class TokenStore:
-    """The tokens of a device directory. Safe beside other processes; each change is written in one step.
+    """The tokens of a device directory. Several processes may use it; each change is written in one step.
 
-    Every method raises DirectoryError where the file can't be read or written, AllowListBusy where another process holds the lock
-    for too long.
+    Every method raises DirectoryError if the file can't be read or written, and AllowListBusy if another process holds the lock for
+    too long.
 
     Args:
         directory: the device directory.
@@ -111,22 +112,25 @@ class TokenStore:
         self._path = directory / "tokens.json"
 
     def read(self) -> list[StoredToken]:
-        """All tokens, oldest first."""
+        """Return all tokens, oldest first."""
         try:
             text = self._path.read_text("utf-8")
         except (FileNotFoundError, NotADirectoryError):
             return []
         except (OSError, UnicodeDecodeError) as error:
-            raise DirectoryError(f"{self._path} can't be read ({error}). Check its owner and permissions.") from None
+            raise DirectoryError(
+                f"{self._path} can't be read ({error}).", hint="Check its owner and permissions."
+            ) from None
         try:
             return [_parse(member) for member in json.loads(text)["tokens"]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DirectoryError(
-                f"{self._path} is damaged. Restore it from a backup, or remove it: tokens that are open can't be used then."
+                f"{self._path} is damaged.",
+                hint="Restore it from a backup, or remove it. Without it, open tokens can't be used.",
             ) from None
 
     def get(self, jti: str) -> StoredToken:
-        """The token of that number.
+        """Return the token with this number.
 
         Raises:
             TokenNotFound: there is none.
@@ -134,7 +138,10 @@ class TokenStore:
         return _find(self.read(), jti)
 
     def match(self, prefix: str) -> StoredToken:
-        """The one token whose number begins like that, with or without ``bt_``.
+        """Return the only token whose number starts with *prefix*.
+
+        Args:
+            prefix: with or without ``bt_``.
 
         Raises:
             TokenNotFound: there is none, or more than one.
@@ -144,11 +151,13 @@ class TokenStore:
         if len(found) == 1:
             return found[0]
         if found:
-            raise TokenNotFound(f"{len(found)} tokens begin with {prefix!r}. Give more of the number.")
-        raise TokenNotFound(f"No token has the number {prefix!r}. provision --list shows those that there are.")
+            raise TokenNotFound(f"{len(found)} tokens start with {prefix!r}.", hint="Type more of the number.")
+        raise TokenNotFound(
+            f"No token has the number {prefix!r}.", hint=("To see all tokens, run ", Run("provision", "--list"), ".")
+        )
 
     def add(self, token: BootstrapToken, now: float) -> StoredToken:
-        """Keep a token that was made just now."""
+        """Store a token that was just made."""
         stored = StoredToken(token.jti, token.name, token.relay, token.issued_at, token.expires_at, key=token.key)
 
         def change(tokens: list[StoredToken]) -> StoredToken:
@@ -158,11 +167,11 @@ class TokenStore:
         return self._change(change, now)
 
     def use(self, jti: str, public_key: bytes, now: float) -> StoredToken:
-        """Use a token up for that device. The same device may come again while it has no answer; no other one.
+        """Mark a token as used by a device. Only that device may use it again, and only until it is sent an answer.
 
         Args:
-            jti: its number.
-            public_key: of the device, 33 bytes; proven by the caller.
+            jti: number of the token.
+            public_key: public key of the device, 33 bytes, which the caller has verified.
             now: Unix seconds.
 
         Raises:
@@ -184,7 +193,7 @@ class TokenStore:
         return self._change(change, now)
 
     def answered(self, jti: str, now: float) -> None:
-        """The device that used the token was sent its acknowledgement; it has no business with it any more."""
+        """Record that the device that used the token was sent its acknowledgement. It can't use the token again."""
 
         def change(tokens: list[StoredToken]) -> None:
             token = _find(tokens, jti)
@@ -194,22 +203,23 @@ class TokenStore:
         self._change(change, now)
 
     def withdraw(self, jti: str, now: float) -> StoredToken:
-        """Take a token back that nobody has used.
+        """Withdraw a token that no device has used.
 
         Raises:
-            TokenNotFound: there is none.
-            TokenAlreadyUsed: too late: revoke the device instead.
-            TokenExpired: it is of no use any more.
+            TokenNotFound: there is no such token.
+            TokenAlreadyUsed: a device has used it; revoke that device instead.
+            TokenExpired: it can't be used anymore.
         """
 
         def change(tokens: list[StoredToken]) -> StoredToken:
             token = _find(tokens, jti)
             if token.kept == "used":
                 raise TokenAlreadyUsed(
-                    f"This token was used by {token.used_by}. If that was not your device, revoke it: revoke {token.used_by}"
+                    f"The token was used by {token.used_by}, so it can't be withdrawn.",
+                    hint=("If that is not your device, run ", Run("revoke", str(token.used_by)), "."),
                 )
             if token.state(now) == "expired":
-                raise TokenExpired("This token has expired; nobody can use it any more.")
+                raise TokenExpired("The token has expired. It can't be used anymore, so there is nothing to withdraw.")
             if token.kept == "withdrawn":
                 return token
             return _put(tokens, token, kept="withdrawn", key=None, changed_at=int(now))
@@ -217,7 +227,7 @@ class TokenStore:
         return self._change(change, now)
 
     def tidy(self, now: float) -> list[StoredToken]:
-        """All tokens, after the secrets of those that have expired were removed, and what is long past forgotten."""
+        """Remove the secrets of expired tokens, and tokens that expired long ago. Return all remaining tokens."""
         tokens = self.read()
         return self._change(list, now) if _tidied(tokens, now) != tokens else tokens
 
@@ -259,7 +269,7 @@ def _parse(member: dict[str, Any]) -> StoredToken:
     if not all(isinstance(text, str) for text in texts) or not all(type(number) is int for number in numbers):
         raise InvalidInput("A member has the wrong type.")
     if member["state"] not in ("open", "used", "withdrawn"):
-        raise InvalidInput("There is no such state.")
+        raise InvalidInput("The state is unknown.")
     key = b64url_decode(member["key"]) if "key" in member else None
     if key is not None and len(key) != KEY_BYTES:
         raise InvalidInput("The key is truncated.")

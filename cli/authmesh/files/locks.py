@@ -1,4 +1,4 @@
-"""A thread lock that survives a fork: a child must not wait for a thread that exists in its parent only."""
+"""A thread lock that survives a fork: a child process must not wait for a thread that exists only in its parent."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from types import TracebackType
 
 
 class ForkSafeLock:
-    """A mutual-exclusion lock between threads; a forked child finds it open.
+    """A mutual-exclusion lock between threads that is always free in a forked child.
 
-    Servers that fork their workers may fork while another thread unlocks a key. That thread does not exist in the child, so
-    nobody there would ever release what it held. What the lock guards must be sound at every moment (filled in one step).
+    The standard library has no such lock, so this class is kept: a server that forks its workers may fork while another thread
+    unlocks a key. That thread does not exist in the child, so the child would wait for the lock forever. The data that the lock
+    protects must be consistent at every moment, for example a cache whose entries are set in one step.
     """
 
     def __init__(self) -> None:
@@ -28,11 +29,11 @@ class ForkSafeLock:
         self._lock.release()
 
     def acquire(self, seconds: float) -> bool:
-        """Take it; False if it was not to be had in that time. Outside a ``with`` block it is for :meth:`release`."""
+        """Acquire the lock outside a ``with`` block. Return False if that took longer than *seconds*."""
         return self._lock.acquire(timeout=seconds)
 
     def release(self) -> None:
-        """Let it go."""
+        """Release the lock that :meth:`acquire` acquired."""
         self._lock.release()
 
 

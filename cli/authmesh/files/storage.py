@@ -1,79 +1,65 @@
-"""Files of the device directory: private, written atomically, under a lock that other processes honour."""
+"""Files of the device directory: private, written atomically, under a lock that other processes respect."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import re
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 
-from authmesh.protocol.errors import AllowListBusy, StorageError
-from authmesh.protocol.seal import canonical_json
+from authmesh.protocol.errors import AllowListBusy, Run, StorageError
 
-_INTEGER_INDEX = re.compile(r"0|[1-9][0-9]{0,8}").fullmatch
-_MAX_SAFE_INTEGER = (1 << 53) - 1
 _TEMPORARY = ".amesh-tmp"
 LOCK_SECONDS = 10.0
 
 
 def json_text(value: Any) -> str:
-    """JSON as the files have it, byte for byte as the reference would write it: ``JSON.stringify(value, null, 2)``."""
-    return _stringify(value, "\n")
-
-
-def _stringify(value: Any, newline: str) -> str:
-    deeper = newline + "  "
-    if isinstance(value, Mapping) and value:
-        indices = sorted(filter(_INTEGER_INDEX, value), key=int)  # a JavaScript engine enumerates these first
-        names = [*indices, *(name for name in value if not _INTEGER_INDEX(name))]
-        members = [f"{_stringify(name, '')}: {_stringify(value[name], deeper)}" for name in names]
-        return "{" + deeper + f",{deeper}".join(members) + newline + "}"
-    if isinstance(value, list | tuple) and value:
-        return "[" + deeper + f",{deeper}".join([_stringify(item, deeper) for item in value]) + newline + "]"
-    if type(value) is int and abs(value) > _MAX_SAFE_INTEGER:
-        return str(value)
-    return canonical_json(value).decode()
+    """Return *value* as JSON with the layout of the reference: indented, and not escaped if it can be written as UTF-8."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    return text.encode("utf-8", "backslashreplace").decode()  # a lone surrogate becomes its JSON escape
 
 
 def expanded(path: Path | str) -> Path:
-    """*path* with the home folder in the place of ``~``.
+    """Return *path* with ``~`` replaced by the home folder.
 
     Raises:
-        StorageError: there is no such user; or the user of this process has neither an entry nor ``HOME``, as in many containers.
+        StorageError: the named user does not exist, or the user of this process has neither an entry in the user database nor
+            ``HOME``, as in many containers.
     """
     try:
         return Path(path).expanduser()
     except RuntimeError:
         raise StorageError(
-            f"There is no home folder for {path}. Write the whole path (AUTH_MESH_DIR names the device directory), or set HOME."
+            f"The path {path} can't be resolved because there is no home folder.",
+            hint="Use an absolute path (AUTH_MESH_DIR names the device directory), or set HOME.",
         ) from None
 
 
 def make_private_directory(path: Path) -> None:
-    """Make *path* (mode 0700) where it is missing.
+    """Create *path* with mode 0700 if it is missing.
 
     Raises:
-        StorageError: it can't be made.
+        StorageError: it can't be created.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"The folder {path} can't be made ({error.strerror}). Choose another by AUTH_MESH_DIR."
+            f"The folder {path} can't be created ({error.strerror}).", hint="Set AUTH_MESH_DIR to another folder."
         ) from None
 
 
 def sync_directory(path: Path) -> None:
-    """Bring to the disk what was renamed in a folder.
+    """Write renames inside a folder to the disk.
 
     Raises:
-        OSError: some file systems can't.
+        OSError: the file system does not support it.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -83,10 +69,10 @@ def sync_directory(path: Path) -> None:
 
 
 def atomic_write(path: Path, text: str, *, mode: int = 0o600) -> None:
-    """Replace *path* by *text* in one step; whoever reads sees the old file or the new one, also after a crash.
+    """Replace the contents of *path* in one step. Readers see either the old file or the new one, even after a crash.
 
     Raises:
-        StorageError: the disk refuses; the old file is as it was and nothing is left over.
+        StorageError: writing failed; the old file is unchanged and no temporary file remains.
     """
     temporary = ""
     try:
@@ -100,7 +86,8 @@ def atomic_write(path: Path, text: str, *, mode: int = 0o600) -> None:
         temporary = ""
     except OSError as error:
         raise StorageError(
-            f"{path} can't be written ({error.strerror}); the old file is as it was. Make room or check permissions, try again."
+            f"{path} can't be written ({error.strerror}). The old file is unchanged.",
+            hint="Free disk space or check the permissions, then try again.",
         ) from None
     finally:
         if temporary:
@@ -112,53 +99,90 @@ def atomic_write(path: Path, text: str, *, mode: int = 0o600) -> None:
 
 @contextlib.contextmanager
 def locked(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
-    """Hold the lock of a device directory; temporary files that a killed process left there are removed.
+    """Hold the lock of a device directory. Removes temporary files that a killed process left behind.
 
     Raises:
-        AllowListBusy: another process or thread held it for *seconds*.
-        StorageError: there is no such folder, or it can't be written to.
+        AllowListBusy: another process or thread held the lock for *seconds*.
+        StorageError: the folder does not exist or can't be written.
     """
-    if not folder.is_dir():  # the lock would make it, open to others
-        raise StorageError(f"There is no folder {folder}. Make an identity there (init), or set AUTH_MESH_DIR.")
-    lock = filelock.FileLock(
-        folder / ".lock", mode=0o600, is_singleton=True
-    )  # one a path: may be taken again by its thread
+    if not folder.is_dir():  # filelock would create it, open to other users
+        raise StorageError(
+            f"There is no folder {folder}.",
+            hint=("To make an identity there, run ", Run("init", "--name NAME"), ". Or set AUTH_MESH_DIR."),
+        )
+    # A singleton: the thread that holds the lock of a path may take it again.
+    lock = filelock.FileLock(folder / ".lock", mode=0o600, is_singleton=True)
     try:
         lock.acquire(timeout=seconds, poll_interval=0.01)
     except filelock.Timeout:
-        raise AllowListBusy(f"Another process has held {folder / '.lock'} for {seconds:g} s. Try again.") from None
+        raise AllowListBusy(
+            f"Another process has held {folder / '.lock'} for {seconds:g} s. Nothing was changed.", hint="Try again."
+        ) from None
     except (OSError, NotImplementedError) as error:
-        reason = getattr(error, "strerror", None) or "no file locks here"
-        raise StorageError(f"{folder} can't be written ({reason}). Make room or check owner and permissions.") from None
+        reason = getattr(error, "strerror", None) or "the file system has no file locks"
+        raise StorageError(
+            f"{folder} can't be written ({reason}).", hint="Free disk space, or check the owner and permissions."
+        ) from None
     try:
-        _remove_left_overs(folder)
+        _remove_temporary_files(folder)
         yield
     finally:
         lock.release()
 
 
-def _remove_left_overs(folder: Path) -> None:
+def _remove_temporary_files(folder: Path) -> None:
     for place in (folder, folder / "keys"):
-        for left_over in place.glob(f".*{_TEMPORARY}"):
+        for temporary in place.glob(f".*{_TEMPORARY}"):
             with contextlib.suppress(OSError):
-                left_over.unlink()
+                temporary.unlink()
 
 
-def permission_problems(folder: Path, passphrase_file: Path | None = None) -> list[str]:
-    """What others can read or write in a device directory; one sentence with the fix for each. Empty if all is private.
+class PermissionProblem(NamedTuple):
+    """A file or folder that other users can read or write.
+
+    Attributes:
+        message: the path and its mode.
+        hint: the shell command that makes it private.
+    """
+
+    message: str
+    hint: str
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}"
+
+
+def permission_problem(path: Path, private_mode: int) -> PermissionProblem | None:
+    """Return the problem if other users have access to *path*, or None.
+
+    Args:
+        path: a file or folder; one that can't be examined has no problem.
+        private_mode: the mode that it should have.
+    """
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return None
+    if not mode & 0o077:
+        return None
+    return PermissionProblem(
+        f"{path} is accessible to other users (mode {mode:03o}).",
+        f"Make it private: chmod {private_mode:03o} {path}",
+    )
+
+
+def permission_problems(folder: Path, passphrase_file: Path | None = None) -> list[PermissionProblem]:
+    """Return everything in a device directory that other users can read or write.
 
     Args:
         folder: the device directory.
-        passphrase_file: where the passphrase is, if not in the folder.
+        passphrase_file: the passphrase file, if it is not in the folder.
     """
-    problems = []
     keys, passphrase = folder / "keys", passphrase_file or folder / ".passphrase"
+    problems = []
     for path in (folder, keys, *sorted(folder.glob("*.json")), passphrase, *sorted(keys.glob("*"))):
-        try:
-            mode = stat.S_IMODE(path.stat().st_mode)
-            wanted = "700" if path.is_dir() else "400" if path == passphrase else "600"
-        except OSError:
-            continue
-        if mode & 0o077:
-            problems.append(f"{path} is open to others (mode {mode:03o}). Close it: chmod {wanted} {path}")
+        private_mode = 0o700 if os.path.isdir(path) else 0o400 if path == passphrase else 0o600
+        problem = permission_problem(path, private_mode)
+        if problem is not None:
+            problems.append(problem)
     return problems

@@ -1,87 +1,97 @@
-"""The one interface of all key stores."""
+"""The interface of every key store."""
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Final, NamedTuple
 
-from authmesh.protocol.errors import KeyStoreError
+from authmesh.protocol.errors import KeyStoreError, Run
+
+#: The command to run if a key is lost. For hints.
+NEW_IDENTITY: Final = Run("init", "--name NAME --force")
+#: A hint for errors of a back end while a key is created.
+OTHER_BACKEND: Final = "Choose another key store with --backend."
 
 _ALIAS = re.compile(r"[A-Za-z0-9_-]{1,128}").fullmatch
 
 
 class CreatedKey(NamedTuple):
-    """A new key: the alias under which the store keeps it, and its public key (33 bytes)."""
+    """A new key: the alias of the key in its store, and the public key (33 bytes)."""
 
     alias: str
     public_key: bytes
 
 
 class KeyStore(ABC):
-    """Where private keys live. No method ever returns a private key.
+    """A store of private keys. No method ever returns a private key.
 
     Attributes:
         backend: name in ``identity.json`` (``encrypted-file``, ``tpm2``, …).
-        protection: one sentence for people: how well a key is protected here.
+        in_hardware: True if no copy of any file lets another machine use a key.
+        protection: how well a key is protected; one or two sentences for people.
     """
 
     backend: ClassVar[str]
+    in_hardware: ClassVar[bool]
     protection: ClassVar[str]
 
     @abstractmethod
     def create(self, *, pin: str | None = None) -> CreatedKey:
-        """Make a P-256 key.
+        """Create a P-256 key.
 
         Args:
-            pin: asked for each signature from then on, where the store knows such a thing.
+            pin: PIN that each signature needs, if the store supports PINs.
 
         Raises:
-            InvalidInput: not a PIN, or the store knows none.
-            KeyStoreError: the store can't make or keep a key; nothing is left behind.
-            StorageError: the disk refuses; nothing is left behind.
+            InvalidInput: the PIN is not valid, or the store does not support PINs.
+            KeyStoreError: the store can't create or keep a key; nothing remains of it.
+            StorageError: writing failed; nothing remains of the key.
         """
 
     @abstractmethod
     def sign(self, alias: str, message: bytes) -> bytes:
-        """ECDSA P-256 over SHA-256(message): ``r || s``, low-S, 64 bytes.
+        """Return the ECDSA P-256 signature of SHA-256(message): ``r || s``, low-S, 64 bytes.
 
         Raises:
-            KeyStoreError: no such key, or it can't be unlocked.
+            KeyStoreError: there is no such key, or it can't be unlocked.
         """
 
     @abstractmethod
     def public_key(self, alias: str) -> bytes:
-        """The public key, 33 bytes.
+        """Return the public key, 33 bytes.
 
         Raises:
-            KeyStoreError: no such key, or it can't be read.
+            KeyStoreError: there is no such key, or it can't be read.
         """
 
     @abstractmethod
     def seal_secret(self, alias: str) -> bytes:
-        """The key material for sealing the allow list, 32 bytes (protocol.md §4). Never logged.
+        """Return the key material for sealing the allow list, 32 bytes (protocol.md §4). It is never logged.
 
         Raises:
-            KeyStoreError: no such key, it can't be unlocked, or the secret is empty or truncated.
+            KeyStoreError: there is no such key, it can't be unlocked, or the secret is empty or truncated.
         """
 
     @abstractmethod
     def delete(self, alias: str) -> None:
-        """Remove the key for good. A key that is not there is no error.
+        """Delete the key permanently. Does nothing if there is no such key.
 
         Raises:
-            KeyStoreError: not an alias.
-            StorageError: the disk refuses.
+            KeyStoreError: the alias is not valid.
+            StorageError: deleting failed.
         """
 
 
 def check_alias(alias: str) -> str:
-    """Return *alias* if it may become part of a path (protocol.md §4).
+    """Return *alias* if it can be a part of a path (protocol.md §4).
 
     Raises:
-        KeyStoreError: any character besides ``A-Z a-z 0-9 _ -``.
+        KeyStoreError: it has a character other than ``A-Z a-z 0-9 _ -``.
     """
     if not _ALIAS(alias):
-        raise KeyStoreError("A key alias has only letters, digits, '_' and '-'; identity.json is damaged, restore it.")
+        raise KeyStoreError(
+            "The key alias in identity.json has a character other than letters, digits, '_' and '-'.",
+            hint="The file is damaged. Restore it from a backup.",
+        )
     return alias

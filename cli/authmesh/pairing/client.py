@@ -10,8 +10,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, Protocol, TypeVar
 
-from authmesh.device import AllowList, Device
-from authmesh.device.allow_list import utc_now
+from authmesh.device import AllowList, LocalDevice
+from authmesh.files.clock import utc_now
 from authmesh.protocol.display import clean
 from authmesh.protocol.pairing.codes import CODE_SECONDS, generate_code, parse_code
 from authmesh.protocol.pairing.errors import (
@@ -80,7 +80,7 @@ class Pairing:
     """
 
     relay: str
-    device: Device
+    device: LocalDevice
     allow_list: AllowList
     version: Version = 2
     timeouts: Timeouts = field(default_factory=Timeouts)

@@ -74,111 +74,143 @@ class AmeshError(Exception):
 
 
 class InvalidInput(AmeshError, ValueError):
-    """A value does not have the form that protocol.md asks for."""
+    """A value does not have the form that protocol.md requires."""
 
     code = "invalid_input"
+    default_message = "The value does not have the required form. Nothing was changed."
+    default_hint = "Correct the value, then try again."
 
 
 # --- this device: directory, identity, keys -------------------------------------------------------------------------
 
 
 class DirectoryError(AmeshError):
-    """The device directory can't be read or written. The sentence names the file and the fix."""
+    """The device directory can't be read or written."""
 
     code = "directory_error"
+    default_message = "The device directory cannot be read or written."
+    default_hint = "Check its owner and its permissions."
 
 
 class StorageError(DirectoryError):
-    """Writing failed (disk full, read-only, no permission). The old file is untouched."""
+    """Writing a file failed: disk full, read-only file system, no permission. The previous file is unchanged."""
 
     code = "storage_error"
+    default_message = "Writing to the device directory failed. The previous file was not changed."
+    default_hint = "Check the free disk space and the permissions, then try again."
 
 
 class IdentityMissing(DirectoryError):
-    """There is no identity in the device directory. Run ``amesh init --name NAME`` to make one."""
+    """There is no identity in the device directory."""
 
     code = "identity_missing"
+    default_message = "There is no identity in the device directory."
+    default_hint = ("To create one, run ", Run("init", "--name NAME"), ".")
 
 
 class IdentityExists(DirectoryError):
-    """There is an identity already; ``init --force`` replaces it."""
+    """An identity would be created, but the device directory has one already."""
 
     code = "identity_exists"
+    default_message = "There is already an identity in the device directory. Nothing was changed."
+    default_hint = ("To replace it, run ", Run("init", "--name NAME --force"), ".")
 
 
 class KeyStoreError(AmeshError):
-    """The key store refuses: key missing, file damaged, back end not usable here."""
+    """The key store can't do what was asked: key missing, file damaged, backend not usable on this machine."""
 
     code = "key_store_error"
+    default_message = "The key store cannot be used. Nothing was changed."
+    default_hint = ("To find the cause, run ", Run("doctor"), ".")
 
 
 class BackendUnavailable(KeyStoreError):
-    """The key store back end can't be used on this machine; the sentence says why and how to get it."""
+    """The key store backend can't be used on this machine."""
 
     code = "backend_unavailable"
+    default_message = "This key store backend cannot be used on this machine. Nothing was changed."
+    default_hint = ("To find the cause, run ", Run("doctor"), ". To use another backend, choose it with --backend.")
 
 
 class PassphraseRequired(KeyStoreError):
-    """AUTH_MESH_PASSPHRASE required: no passphrase was found for the encrypted key."""
+    """No passphrase was found for the encrypted key."""
 
     code = "passphrase_required"
+    default_message = "AUTH_MESH_PASSPHRASE required: no passphrase was found for the encrypted key."
+    default_hint = "Set AUTH_MESH_PASSPHRASE."
 
 
 class WrongPassphrase(KeyStoreError):
-    """The key file does not open with this passphrase, or it is damaged."""
+    """The key file can't be decrypted with this passphrase."""
 
     code = "wrong_passphrase"
+    default_message = "The key file cannot be decrypted: the passphrase is wrong, or the file is damaged."
+    default_hint = "Check the passphrase, or restore the key file from a backup."
 
 
 class PinRequired(KeyStoreError):
-    """The key in the TPM has a PIN, and nobody has said it."""
+    """The key in the TPM has a PIN, and none was given."""
 
     code = "pin_required"
+    default_message = "The key in the TPM has a PIN, and no PIN was given."
+    default_hint = "Write the PIN to a file that only this user can read, and set AMESH_TPM_PIN_FILE to its path."
 
 
 class WrongPin(KeyStoreError):
-    """The TPM refuses the PIN of the key."""
+    """The TPM rejected the PIN of the key."""
 
     code = "wrong_pin"
+    default_message = "The TPM rejected the PIN of the key."
+    default_hint = "Check the PIN before you try again: after several wrong PINs, the TPM locks itself for a while."
 
 
 # --- the allow list -------------------------------------------------------------------------------------------------
 
 
 class AllowListError(AmeshError):
-    """A change of the allow list was refused; nothing was written."""
+    """The allow list can't be changed; nothing was written."""
 
     code = "allow_list_error"
+    default_message = "The allow list was not changed."
 
 
 class DeviceNotFound(AllowListError):
-    """No device of that id is in the allow list. ``amesh list`` shows those that are."""
+    """No device in the allow list has this device ID."""
 
     code = "device_not_found"
+    default_message = "No device in the allow list has this device ID. Nothing was changed."
+    default_hint = ("To see the devices in the list, run ", Run("list"), ".")
 
 
 class ControllerLimitReached(AllowListError):
-    """One more controller would be over ``maxControllers``. Replace one, or raise the limit."""
+    """One more controller would exceed ``maxControllers``."""
 
     code = "controller_limit_reached"
+    default_message = "The allow list has as many controllers as its limit allows. Nothing was changed."
+    default_hint = "Replace a controller, or raise the limit (maxControllers)."
 
 
 class AllowListBusy(AllowListError):
-    """Another process kept the list locked for too long. Try again."""
+    """Another process held the lock of the allow list for too long."""
 
     code = "allow_list_busy"
+    default_message = "Another process keeps the allow list locked. Nothing was changed."
+    default_hint = "Try again in a moment."
 
 
 # --- a request ------------------------------------------------------------------------------------------------------
 
 
 class RequestError(AmeshError):
-    """A request is refused.
+    """A request is rejected. Callers see ``code`` and ``status`` only (protocol.md §3).
 
-    ``code`` and ``status`` are what the caller sees (protocol.md §3); ``reason`` and ``device_id`` are for the log only.
+    Args:
+        reason: the reason in the log. Defaults to the code.
+        device_id: the device in the log, if it is known.
     """
 
     status: ClassVar[int] = 401
+    default_message = "The request was rejected."
 
     def __init__(
         self, message: str = "", *, hint: Hint = "", reason: str | None = None, device_id: str | None = None
@@ -189,10 +221,12 @@ class RequestError(AmeshError):
 
 
 class MissingHeader(RequestError):
-    """No Authorization header. Sign the request with an amesh client."""
+    """The request has no Authorization header."""
 
     code = "missing_header"
     status = 400
+    default_message = "The request has no Authorization header."
+    default_hint = "Sign the request with an amesh client."
 
 
 class MalformedHeader(RequestError):
@@ -200,62 +234,78 @@ class MalformedHeader(RequestError):
 
     code = "malformed_header"
     status = 400
+    default_message = "The Authorization header is not a well-formed AuthMesh header."
+    default_hint = "Sign the request with an amesh client."
 
 
 class UnsupportedVersion(RequestError):
-    """The header's version is not one that this server speaks. Use a client that speaks version 1."""
+    """The Authorization header has a version that this server does not support."""
 
     code = "unsupported_version"
     status = 400
+    default_message = "The Authorization header has a version that this server does not support."
+    default_hint = "Use a client that supports version 1."
 
 
 class Unauthorized(RequestError):
-    """Refused; the log of the server has the reason."""
+    """The request is not from a device that may authenticate; ``reason`` says why."""
 
     code = "unauthorized"
     status = 401
+    default_hint = "The log of the server has the reason."
 
 
 class TimestampOutOfRange(RequestError):
-    """The signature is good, but the clock of the device is off. Set it by NTP."""
+    """The signature is valid, but the clocks of device and server differ too much."""
 
     code = "timestamp_out_of_range"
     status = 401
+    default_message = (
+        "The signature is valid, but the clock of the device differs too much from the clock of the server."
+    )
+    default_hint = "Synchronize both clocks with NTP."
 
 
 class PayloadTooLarge(RequestError):
-    """The body is over the limit (AMESH["MAX_BODY_BYTES"])."""
+    """The request body exceeds the size limit of the server."""
 
     code = "payload_too_large"
     status = 413
+    default_message = "The request body exceeds the size limit of the server."
+    default_hint = "Send a smaller body, or raise the limit on the server."
 
 
 class AllowListIntegrityFailure(RequestError, AllowListError):
-    """The allow list does not match its seal: nobody is let in until a person has mended it.
-
-    Run ``manage.py amesh_integrity`` (database) to see what differs.
-    """
+    """The allow list does not match its seal: all requests are rejected until a person fixes the list."""
 
     code = "allow_list_integrity_failure"
     status = 500
+    default_message = "The allow list does not match its seal. All requests are rejected until the list is fixed."
+    default_hint = ("To see what differs, run ", Run("integrity"), ".")
 
 
 class BodyParserOrderingError(RequestError):
-    """Something consumed the raw body before it was verified. Put the amesh middleware first."""
+    """Something consumed the raw body before it was verified."""
 
     code = "body_parser_ordering_error"
     status = 500
+    default_message = "Something on the server read the request body before it was verified."
+    default_hint = "Verify the request before anything else reads its body."
 
 
 class BodyStorageUnavailable(RequestError):
-    """The server has no room for a body while it is verified: the disk is full, or FILE_UPLOAD_TEMP_DIR can't be written."""
+    """The server can't store the body while it is verified: disk full, or no permission to write."""
 
     code = "body_storage_unavailable"
     status = 503
+    default_message = "The server cannot store the request body while it is verified."
+    default_hint = "Check the free disk space and the permissions of the folder for temporary files."
 
 
 class NonceStoreUnavailable(RequestError):
-    """The nonce store can't be reached; every request is refused until it can."""
+    """The nonce store can't be reached: all requests are rejected until it can."""
 
     code = "nonce_store_unavailable"
     status = 503
+    default_message = "The nonce store cannot be reached. All requests are rejected until it can be reached again."
+    default_hint = "Check the cache server that stores the nonces."

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from amesh_django.test.devices import EphemeralDevice
-from authmesh.device import Device, FileAllowList
+from authmesh.device import FileAllowList, LocalDevice
 from tests.support import databases
 from tests.support.front_ends import id_of, line_of
 from tests.support.services import ROOT
@@ -176,5 +176,5 @@ def told(certificate: Path | None = None) -> Iterator[Told]:
 
 def allow(path: Path, device: EphemeralDevice, role: Any) -> str:
     """Into the file of a device directory."""
-    FileAllowList(Device(path)).add(device.entry(role))
+    FileAllowList(LocalDevice(path)).add(device.entry(role))
     return id_of(device)

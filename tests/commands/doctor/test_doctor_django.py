@@ -14,7 +14,7 @@ from django.test import override_settings
 
 from amesh_django import lifecycle
 from amesh_django.test.devices import EphemeralDevice
-from authmesh.device import Device
+from authmesh.device import LocalDevice
 from tests.commands.doctor.doctors import Examined, FrontEnd
 from tests.support import databases, services
 
@@ -100,7 +100,7 @@ def test_a_database_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monke
     assert found.status("migrations") == found.status("system-checks") == "skipped"
 
 
-def test_settings_that_are_wrong(amesh_server: Device, db: None, settings: Any) -> None:
+def test_settings_that_are_wrong(amesh_server: LocalDevice, db: None, settings: Any) -> None:
     settings.AMESH = {**settings.AMESH, "CLOCK_SKEW": 30, "PROTECT": "/"}
     lifecycle.reset()
     found = here()
@@ -109,7 +109,7 @@ def test_settings_that_are_wrong(amesh_server: Device, db: None, settings: Any) 
     assert str(amesh_server.path) in found.text("directory")
 
 
-def test_in_this_process(amesh_server: Device, db: None) -> None:
+def test_in_this_process(amesh_server: LocalDevice, db: None) -> None:
     found = here()
     assert found.code == 0 and found.status("allow-list") == "ok", found
     with override_settings(ROOT_URLCONF="amesh_django.relay.urls"):

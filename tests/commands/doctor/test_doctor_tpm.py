@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from amesh_django.test.devices import EphemeralDevice
-from authmesh.device import Device, FileAllowList, read_identity
+from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.pairing.bootstrap.staging import Staging, Trust
 from authmesh.protocol.keys import verify_signature
 from tests.commands.doctor.doctors import FrontEnd, told
@@ -120,7 +120,7 @@ def test_a_key_that_was_made_aside_works_in_its_place(swtpm: Swtpm, tmp_path: Pa
     blob = path / "keys" / f"{identity.key_alias}.tpm"
     assert [*blob.parent.iterdir()] == [blob] and mode(blob) == 0o600
     for _ in range(2):
-        device = Device(path, environ=swtpm.environ)
+        device = LocalDevice(path, environ=swtpm.environ)
         assert verify_signature(identity.public_key, b"m", device.sign(b"m"))
         assert [entry.public_key for entry in FileAllowList(device).read()] == [controller.public_key]
         forget(swtpm.tcti)
@@ -141,5 +141,5 @@ def test_a_tpm_that_is_gone_in_the_middle_of_it(swtpm: Swtpm, tmp_path: Path) ->
         assert not (path / "identity.json").exists()
     forget(swtpm.tcti)
     assert staging.settle(Trust())[0] == made
-    device = Device(path, environ=swtpm.environ)
+    device = LocalDevice(path, environ=swtpm.environ)
     assert verify_signature(made.public_key, b"m", device.sign(b"m"))

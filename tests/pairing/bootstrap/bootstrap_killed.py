@@ -70,7 +70,7 @@ def fork(work: Callable[[], None]) -> int:
 
 def main(folder: Path, django: bool) -> None:
     from amesh_django.test.devices import EphemeralDevice
-    from authmesh.device import Device, FileAllowList
+    from authmesh.device import FileAllowList, LocalDevice
     from authmesh.pairing.bootstrap.staging import Staging, Trust
     from authmesh.protocol.pairing.token import build_token
 
@@ -83,11 +83,11 @@ def main(folder: Path, django: bool) -> None:
         lifetime=3600,
         sign=controller.sign,
     )
-    # The cheap Argon2id of tests: what is tested is the order of steps, and there are many.
+    # Keys are cheap, because the order of steps is tested, and there are many.
     from amesh_django.test.devices import CHEAP_ARGON2
-    from authmesh.keystore import encrypted_file
+    from tests.support import cheap_keys
 
-    encrypted_file.encrypt_key_file.__defaults__ = (CHEAP_ARGON2,)
+    cheap_keys.use(CHEAP_ARGON2)
     found: list[dict[str, Any]] = []
 
     def look(path: Path, database: Path | None) -> dict[str, Any]:
@@ -97,7 +97,7 @@ def main(folder: Path, django: bool) -> None:
         def work() -> None:
             state: dict[str, Any] = {"identity": (path / "identity.json").exists()}
             if state["identity"]:
-                device = Device(path, environ={})
+                device = LocalDevice(path, environ={})
                 state["id"] = device.identity.device_id
                 device.sign(b"")
                 if django:

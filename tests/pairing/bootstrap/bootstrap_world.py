@@ -17,7 +17,7 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from amesh_django.test.devices import EphemeralDevice
-from authmesh.device import Device, FileAllowList
+from authmesh.device import FileAllowList, LocalDevice
 from authmesh.device.tokens import StoredToken, TokenStore
 from authmesh.pairing import Timeouts
 from authmesh.pairing.bootstrap.controller import Pace, Provisioning, Watcher
@@ -88,7 +88,7 @@ class Controller:
     """A device that makes tokens and waits."""
 
     def __init__(self, path: Path, relay: str, *, clock: Clock | None = None) -> None:
-        self.device: Device = EphemeralDevice("laptop").write(path)
+        self.device: LocalDevice = EphemeralDevice("laptop").write(path)
         self.relay = relay
         self.clock = clock or Clock()
         self.store = TokenStore(path)
@@ -173,9 +173,9 @@ class Target:
         found = (str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file())
         return sorted(name for name in found if not name.endswith(".lock"))
 
-    def check(self, controller: Controller) -> Device:
+    def check(self, controller: Controller) -> LocalDevice:
         """It is complete, trusts that controller, and nothing is left over."""
-        device = Device(self.path, environ=dict(self.enrolment.environ))
+        device = LocalDevice(self.path, environ=dict(self.enrolment.environ))
         (entry,) = FileAllowList(device).read()
         assert (entry.public_key, entry.role) == (controller.device.identity.public_key, "controller")
         name = device.identity.device_id

@@ -366,7 +366,7 @@ async def test_an_answer_that_was_lost_is_no_sign_of_a_thief(tmp_path: Path) -> 
             await notes.until("watching")
             assert "lost its answer" in str(await refused(target, text, TokenAlreadyUsed, seconds=30))
         stranger = Target(tmp_path / "s")
-        assert "someone else had it" in str(await refused(stranger, text, TokenAlreadyUsed, seconds=30))
+        assert "someone else had the token" in str(await refused(stranger, text, TokenAlreadyUsed, seconds=30))
 
 
 # --- before anything is dialled ------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import pytest
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.client import AmeshAuth
-from authmesh.device import Device, FileAllowList
+from authmesh.device import FileAllowList, LocalDevice
 from tests.pairing.bootstrap.bootstrap_world import without_ours
 from tests.relay.relay_world import address, serving
 from tests.support import databases, services
@@ -115,10 +115,13 @@ def laptop(tmp_path: Path, relay: services.Server) -> Side:
     return Side(tmp_path / "laptop", address(relay))
 
 
-def enrolled(path: Path, controller: Side) -> Device:
-    device = Device(path, environ={})
+def enrolled(path: Path, controller: Side) -> LocalDevice:
+    device = LocalDevice(path, environ={})
     (entry,) = FileAllowList(device).read()
-    assert (entry.public_key, entry.role) == (Device(controller.path, environ={}).identity.public_key, "controller")
+    assert (entry.public_key, entry.role) == (
+        LocalDevice(controller.path, environ={}).identity.public_key,
+        "controller",
+    )
     assert not (path / ".bootstrap").exists()
     return device
 
@@ -178,7 +181,7 @@ def test_two_resumes_serve_two_tokens_once_each(laptop: Side, tmp_path: Path) ->
             two.until("waiting_elsewhere")
             enrol_two(tokens, one, two, tmp_path)
     ids = {enrolled(tmp_path / f"t{n}", laptop).identity.device_id for n in (0, 1)}
-    listed = FileAllowList(Device(laptop.path, environ={})).read()
+    listed = FileAllowList(LocalDevice(laptop.path, environ={})).read()
     assert {entry.device_id for entry in listed} == ids and {entry.role for entry in listed} == {"target"}
 
 
@@ -355,7 +358,7 @@ def controllers(env: dict[str, str]) -> list[dict[str, Any]]:
 
 
 def asks(server: services.Server, laptop: Side, path: str = "/middleware/sync") -> int:
-    device = Device(laptop.path, environ={})
+    device = LocalDevice(laptop.path, environ={})
     return httpx.get(server.url + path, auth=AmeshAuth(device), timeout=60).status_code
 
 
@@ -464,7 +467,7 @@ def test_a_django_server_makes_tokens_too(
         person.expect("Enrolled: ")
         assert person.end() == 0
     (entry,) = controllers(env)
-    assert (entry["role"], entry["deviceId"]) == ("target", Device(tmp_path / "t", environ={}).identity.device_id)
+    assert (entry["role"], entry["deviceId"]) == ("target", LocalDevice(tmp_path / "t", environ={}).identity.device_id)
 
 
 def test_two_hosts_behind_one_database(laptop: Side, tmp_path: Path) -> None:
@@ -492,4 +495,4 @@ def test_two_hosts_behind_one_database(laptop: Side, tmp_path: Path) -> None:
     )
     (entry,) = json.loads(done.stdout)["devices"]
     assert entry["role"] == "controller"
-    assert Device(tmp_path / "one", environ={}).identity != Device(tmp_path / "two", environ={}).identity
+    assert LocalDevice(tmp_path / "one", environ={}).identity != LocalDevice(tmp_path / "two", environ={}).identity

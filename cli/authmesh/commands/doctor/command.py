@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from authmesh.device import Device
+from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AmeshError
 
 from ..relays import DEFAULT_RELAY, relay_address
@@ -108,7 +108,9 @@ def examine(
     _conclude(context, examination)
 
 
-def _look_at_device(context: Context, examination: Examination, checks: DeviceChecks, database: str) -> Device | None:
+def _look_at_device(
+    context: Context, examination: Examination, checks: DeviceChecks, database: str
+) -> LocalDevice | None:
     """The device, if it can sign."""
     look = examination.look
     if look("directory", checks.directory):

@@ -10,12 +10,13 @@ import time
 from collections.abc import Iterator
 
 from authmesh import keystore
-from authmesh.device import Device, permission_problems
-from authmesh.device.directory import passphrase_file, passphrase_source, read_identity
+from authmesh.device import LocalDevice, permission_problems
+from authmesh.device.directory import read_identity
 from authmesh.device.identity import FILE_VERSION
+from authmesh.device.passphrase import passphrase_file, passphrase_source
 from authmesh.device.tokens import TOKEN_VARIABLE, TokenStore
 from authmesh.keystore.tpm.pin import VARIABLE as PIN_VARIABLE
-from authmesh.keystore.tpm.pin import open_pin_file
+from authmesh.keystore.tpm.pin import pin_file_problems
 from authmesh.keystore.tpm.place import VARIABLE as TCTI_VARIABLE
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
@@ -64,7 +65,7 @@ class DeviceChecks:
 
     def __init__(self, context: Context) -> None:
         self._context = context
-        self.device: Device | None = None
+        self.device: LocalDevice | None = None
 
     def directory(self) -> Iterator[Finding]:
         """Is there one, and can it be used?"""
@@ -96,9 +97,9 @@ class DeviceChecks:
     def permissions(self) -> Iterator[Finding]:
         """Is everything in it private?"""
         path = self._context.directory
-        problems = permission_problems(path, passphrase_file(path)) + open_pin_file(os.environ)
+        problems = permission_problems(path, passphrase_file(path)) + pin_file_problems(os.environ)
         for problem in problems:
-            yield of_sentence("permissions", problem, "warning")
+            yield Finding("permissions", "warning", problem.message, problem.hint)
         if not problems:
             yield Finding("permissions", "ok", "Directory, keys and passphrase are closed to others.")
 
@@ -143,7 +144,7 @@ class DeviceChecks:
         reasons: dict[str, list[str]] = {}
         for backend, why in why_not.items():
             if why is not None:
-                reasons.setdefault(why, []).append(backend)
+                reasons.setdefault(str(why), []).append(backend)
         others = "; ".join(f"{' and '.join(backends)}: {why}" for why, backends in reasons.items())
         yield Finding("backends", "ok", f"A new key would go to {best}.", f"Not to be had: {others}" if others else "")
 
@@ -227,7 +228,7 @@ class DeviceChecks:
         else:
             yield Finding("tokens", "ok", f"{what}. A token is of use while somebody waits for it: {resume}")
 
-    def _device(self) -> Device:
+    def _device(self) -> LocalDevice:
         if self.device is None:
             raise IdentityMissing("There is no identity.")
         return self.device

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 
 from authmesh.client import AmeshAuth
-from authmesh.device import Device
+from authmesh.device import LocalDevice
 from authmesh.protocol.check import CHECK_PATH, CheckAnswer
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.errors import AmeshError, InvalidInput
@@ -79,7 +79,7 @@ def shown(url: httpx.URL) -> str:
     return clean_line(str(url.copy_with(query=None)))
 
 
-def ask(url: httpx.URL, device: Device | None, seconds: float) -> Answer:
+def ask(url: httpx.URL, device: LocalDevice | None, seconds: float) -> Answer:
     """Send one request, signed unless *device* is None. No redirect is followed.
 
     Raises:
@@ -161,7 +161,7 @@ class ServerChecks:
         seconds: how long it may take.
     """
 
-    def __init__(self, url: httpx.URL, device: Device | None, seconds: float) -> None:
+    def __init__(self, url: httpx.URL, device: LocalDevice | None, seconds: float) -> None:
         self._url = url
         self._device = device
         self._seconds = seconds

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import math
 import shutil
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any
 
-from authmesh.device import AllowList, Device
+from authmesh.device import AllowList, LocalDevice
 from authmesh.pairing import Met, Paired, Pairing, Step
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
 from authmesh.protocol.display import clean
+from authmesh.protocol.errors import spelled
 from authmesh.protocol.keys import encode_public_key
 from authmesh.protocol.pairing.errors import PairingError
 
@@ -52,7 +54,7 @@ class Meeting:
         self.version = version
         self.role: Role = role
         self.granted = granted
-        self.device: Device = context.own_device()
+        self.device: LocalDevice = context.own_device()
         self.allow_list: AllowList = context.allow_list()
         self.met: Met | None = None
         self.reached: set[Step] = set()
@@ -117,11 +119,12 @@ class Meeting:
         raise NotImplementedError
 
     def _in_own_words(self, error: PairingError) -> PairingError:
-        """The same error, which calls commands as they are called here, or says that they are to be called there."""
-        again = f"un {self.context.command('listen')} again" if self.own == "listen" else "un listen again there"
-        text = str(error).replace("un listen again", again)
-        text = text.replace("identity of its own (init)", f"identity of its own ({self.context.command('init')})")
-        return type(error)(text)
+        """Return the same error, with the commands in its hint spelled as this front end spells them."""
+        spelled_error = copy.copy(error)
+        spelled_error.hint = spelled(
+            error.hint, lambda run: f"{self.context.command(run.name)} {run.arguments}".rstrip()
+        )
+        return spelled_error
 
     # --- steps --------------------------------------------------------------------------------------------------------
 

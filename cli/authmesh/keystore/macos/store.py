@@ -1,13 +1,6 @@
 """The two key stores of macOS: the Secure Enclave, and the key chain (Apple: "Keychain services", "Keys").
 
-**This has not run on a Mac yet.** It is written against Apple's documented API and tested against a stand-in of those calls.
-
-Names. The reference gives its key one fixed name for each user. Here each key gets a name of its own, drawn at random, which
-``identity.json`` keeps and which never changes: so two device directories of a user, one that was moved aside, or one that was
-restored can't take each other's key away. What lies under a name is removed before a key is made there, all the same.
-
-Forks. Apple's frameworks don't survive a fork without exec: a child that goes on with what its parent had loaded may be ended
-by macOS. A server that loads the application before it forks must not use the key before; the child gets its key anew.
+The package docstring has the theory of operation.
 """
 
 from __future__ import annotations
@@ -23,40 +16,32 @@ from authmesh.protocol.errors import InvalidInput, KeyStoreError, StorageError
 from authmesh.protocol.keys import verify_signature
 from authmesh.protocol.seal import KEY_MATERIAL_BYTES
 
-from ..base import CreatedKey, KeyStore, check_alias
+from ..base import NEW_IDENTITY, OTHER_BACKEND, CreatedKey, KeyStore, check_alias
 from .chain import KeyChain, load_library
 
 _FIRST: Final = b"amesh: the first signature of a new key"
 
 
-def missing() -> str | None:
-    """What is missing here, as far as it can be said without asking the key chain; None if nothing is."""
+def missing() -> KeyStoreError | None:
+    """Return the error if the library can't be loaded, or None. The key chain is not accessed."""
     try:
         load_library()
     except KeyStoreError as error:
-        return str(error)
-    return None
-
-
-def unavailable(backend: str) -> str | None:
-    """Why no key can be made in *backend* here, with the fix; None if one can. A key is made and removed to see that."""
-    try:
-        load_library()
-        KeyChain(enclave=backend == SecureEnclaveKeyStore.backend).probe()
-    except KeyStoreError as error:
-        text = str(error).removesuffix(".")
-        return text[:1].lower() + text[1:]
+        return error
     return None
 
 
 class MacKeyStore(KeyStore):
-    """What the two have in common. The seal secret is a generic password beside the key, not a file.
+    """The common part of both stores. The seal secret is a generic password in the key chain, not a file.
 
     Args:
         folder: the ``keys`` folder of a device directory; nothing is written there.
+
+    Attributes:
+        chain: the key chain that has the keys and secrets.
     """
 
-    _chain: ClassVar[KeyChain]
+    chain: ClassVar[KeyChain]
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -66,43 +51,52 @@ class MacKeyStore(KeyStore):
         self._secrets: dict[str, bytes] = {}
 
     def create(self, *, pin: str | None = None) -> CreatedKey:
-        """See :meth:`KeyStore.create`. The alias is drawn at random."""
+        """Create a P-256 key with a random alias. The store does not support PINs."""
         if pin is not None:
-            raise InvalidInput("A key of macOS has no PIN of ours. A PIN needs a TPM: init --backend tpm2.")
+            raise InvalidInput(
+                f"The key store {self.backend} does not support PINs. No key was created.",
+                hint="Use --backend tpm2 for a key with a PIN.",
+            )
         alias = "amesh_" + secrets.token_hex(16)
         secret = os.urandom(KEY_MATERIAL_BYTES)
         try:
-            public_key = self._chain.public_key(self._chain.make_key(alias))
-            self._chain.keep_secret(alias, secret)
+            public_key = self.chain.public_key(self.chain.make_key(alias))
+            self.chain.keep_secret(alias, secret)
             if self.public_key(alias) != public_key or not verify_signature(
                 public_key, _FIRST, self.sign(alias, _FIRST)
             ):
-                raise KeyStoreError("macOS does not sign with the key that it made. Choose another: init --backend.")
+                raise KeyStoreError(
+                    "macOS does not sign with the key that it created. The key was deleted.", hint=OTHER_BACKEND
+                )
             if self.seal_secret(alias) != secret:
-                raise KeyStoreError("macOS does not give back what it kept. Choose another: init --backend.")
+                raise KeyStoreError(
+                    "macOS does not return the secret that it stored. The key was deleted.", hint=OTHER_BACKEND
+                )
         except BaseException:
-            with contextlib.suppress(KeyStoreError, StorageError):  # why it failed matters, not that this does, too
+            with contextlib.suppress(KeyStoreError, StorageError):  # the first error is the one to raise
                 self.delete(alias)
             raise
         return CreatedKey(alias, public_key)
 
     def sign(self, alias: str, message: bytes) -> bytes:
-        """See :meth:`KeyStore.sign`."""
         key = self._key(alias)[0]
         try:
-            return self._chain.sign(key, message)
+            return self.chain.sign(key, message)
         except KeyStoreError:
-            self._keys.pop(alias, None)  # a key chain that was closed meanwhile wants its key looked up again
+            self._keys.pop(alias, None)  # if the key chain was locked in the meantime, the key must be looked up again
             raise
 
     def public_key(self, alias: str) -> bytes:
-        """See :meth:`KeyStore.public_key`."""
         return self._key(alias)[1]
 
     def seal_secret(self, alias: str) -> bytes:
-        """See :meth:`KeyStore.seal_secret`. The reference's ``keys/<alias>.hmac`` is read where the key chain has none.
+        """Return the key material for sealing the allow list, 32 bytes.
 
-        The key chain goes first: whoever can write files only must not be able to put another secret in its place.
+        If the key chain has none, it is read from ``keys/<alias>.hmac``, where the reference keeps it. The key chain is read first, so
+        that someone who can only write files can't substitute another secret.
+
+        Raises:
+            KeyStoreError: there is no secret, it is truncated, or macOS returned an error.
         """
         found = self._secrets.get(alias)
         if found is None:
@@ -114,73 +108,90 @@ class MacKeyStore(KeyStore):
         return found
 
     def delete(self, alias: str) -> None:
-        """See :meth:`KeyStore.delete`. Key, seal secret and a file of the reference go.
+        """Delete the key, the seal secret, and a file of the reference.
 
         Raises:
-            KeyStoreError: also where macOS refuses.
+            KeyStoreError: the alias is not valid, or macOS returned an error.
+            StorageError: deleting the file failed.
         """
         path = self._path(alias)
         self._keys.pop(alias, None)
         self._secrets.pop(alias, None)
-        self._chain.remove_keys(alias)
-        self._chain.remove_secrets(alias)
+        self.chain.remove_keys(alias)
+        self.chain.remove_secrets(alias)
         try:
             path.unlink(missing_ok=True)
         except NotADirectoryError:
             pass
         except OSError as error:
-            raise StorageError(f"{path} can't be removed ({error.strerror}). Check owner and permissions.") from None
+            raise StorageError(
+                f"{path} can't be deleted ({error.strerror}).", hint="Check the owner and permissions of the folder."
+            ) from None
 
     def _path(self, alias: str) -> Path:
         return self._folder / f"{check_alias(alias)}.hmac"
 
     def _find_secret(self, alias: str, path: Path) -> bytes:
-        found, where = self._chain.find_secret(alias), "the key chain"
+        found, place = self.chain.find_secret(alias), "the key chain"
         if found is None:
-            found, where = _read(path), str(path)
+            found, place = _read(path), str(path)
         if len(found) != KEY_MATERIAL_BYTES:
             raise KeyStoreError(
-                f"The secret of the seal in {where} has {len(found)} bytes, not {KEY_MATERIAL_BYTES}: it is empty or truncated. "
-                "Restore it from a backup, or make a new identity: init --force."
+                f"The secret of the seal in {place} is empty or truncated: it has {len(found)} bytes instead of "
+                f"{KEY_MATERIAL_BYTES}.",
+                hint=("Restore it from a backup. Or to make a new identity, run ", NEW_IDENTITY, "."),
             )
         return found
 
     def _key(self, alias: str) -> tuple[Any, bytes]:
         check_alias(alias)
-        if self._process != os.getpid():  # the parent's reference is good for nothing here
+        if self._process != os.getpid():  # the references of the parent process are not valid
             self._keys, self._process = {}, os.getpid()
         found = self._keys.get(alias)
         if found is None:
             with self._lock:
                 found = self._keys.get(alias)
                 if found is None:
-                    key = self._chain.find_key(alias)
-                    found = self._keys[alias] = (key, self._chain.public_key(key))
+                    key = self.chain.find_key(alias)
+                    found = self._keys[alias] = (key, self.chain.public_key(key))
         return found
 
 
 class SecureEnclaveKeyStore(MacKeyStore):
-    """Keys in the Secure Enclave; the data protection key chain has the reference to them.
+    """Keys in the Secure Enclave. The data protection key chain has the references to them.
 
-    Needs a program that is signed with the entitlement ``keychain-access-groups``, in a session of a user.
+    The program must be signed with the entitlement ``keychain-access-groups`` and run in the session of a user.
     """
 
     backend: ClassVar[str] = "secure-enclave"
+    in_hardware: ClassVar[bool] = True
     protection: ClassVar[str] = (
-        "hardware protection: it was made in this Mac's Secure Enclave, and no copy of any file lets another machine use it"
+        "The key is protected by hardware. It was created in the Secure Enclave of this Mac, and no copy of any file lets another "
+        "machine use it."
     )
-    _chain: ClassVar[KeyChain] = KeyChain(enclave=True)
+    chain: ClassVar[KeyChain] = KeyChain(enclave=True)
 
 
 class KeychainKeyStore(MacKeyStore):
-    """Keys in the user's key chain (usually "login"), encrypted under its password."""
+    """Keys in the key chain of the user (usually "login"), encrypted under its password."""
 
     backend: ClassVar[str] = "keychain"
+    in_hardware: ClassVar[bool] = False
     protection: ClassVar[str] = (
-        "software protection: whoever knows the password of this user's key chain can copy the key to another machine, and any "
-        "program that runs in the same Python may use it"
+        "The key is protected by software only. Anyone who knows the password of this user's key chain can copy it, and any program "
+        "that runs in the same Python can use it."
     )
-    _chain: ClassVar[KeyChain] = KeyChain(enclave=False)
+    chain: ClassVar[KeyChain] = KeyChain(enclave=False)
+
+
+def unavailable(kind: type[MacKeyStore]) -> KeyStoreError | None:
+    """Return the error that prevents new keys in a store, or None. To find out, a key is created and removed."""
+    try:
+        load_library()
+        kind.chain.probe()
+    except KeyStoreError as error:
+        return error
+    return None
 
 
 def _read(path: Path) -> bytes:
@@ -188,10 +199,10 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         raise KeyStoreError(
-            "The key chain has no secret of the seal for this key. It belongs to the user and the Mac that made it: go back there, "
-            "or make a new identity: init --force."
+            "The key chain has no secret of the seal for this key, which belongs to the user and the Mac that created it.",
+            hint=("Use that user on that Mac. Or to make a new identity, run ", NEW_IDENTITY, "."),
         ) from None
     except OSError as error:
         raise KeyStoreError(
-            f"The secret of the seal {path} can't be read ({error.strerror}). Check its owner and permissions."
+            f"The secret of the seal {path} can't be read ({error.strerror}).", hint="Check its owner and permissions."
         ) from None

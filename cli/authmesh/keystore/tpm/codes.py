@@ -1,10 +1,10 @@
-"""Response codes of a TPM and of the library (TPM 2.0 Library, Part 2, 6.6; TSS 2.0 Overview, 3.3), as far as they matter here."""
+"""The response codes of a TPM and of the library that this store handles (TPM 2.0 Library, Part 2, 6.6; TSS 2.0 Overview, 3.3)."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
-# Those of format one come with the number of what they complain about.
+# Codes of format one include the number of the handle, session or parameter with the error.
 _FORMAT_ONE: Final = 0x080
 _AUTH_FAIL: Final = (0x08E, 0x0A2)  # AUTH_FAIL, BAD_AUTH
 NO_HIERARCHY: Final = 0x085
@@ -13,14 +13,14 @@ FULL: Final = (0x902, 0x903, 0x904, 0x905, 0x906)  # memory for objects, session
 _HANDLE: Final = 0x08B
 GONE: Final = (_HANDLE, *range(0x910, 0x917), *range(0x918, 0x91F))  # with REFERENCE_H0…, REFERENCE_S0…
 NOT_STARTED: Final = 0x100
-# Layers in front of a code (TSS 2.0 Overview, 3.3): the TPM itself, and a resource manager that answers in its place.
+# Layers above a code (TSS 2.0 Overview, 3.3): the TPM itself, and a resource manager that responds in its place.
 _TPM_LAYERS: Final = (0, 0xB)
 #: The layers of the library in this process: ESAPI, SAPI, marshalling.
 _LIBRARY_LAYERS: Final = (7, 8, 9)
 
 
 def tpm_code(error: Any) -> int | None:
-    """The TPM's response code without the number of what it complains about; None if the TPM did not answer."""
+    """Return the response code of the TPM without the number of the parameter, or None if the TPM did not respond."""
     rc = int(error.rc)
     if rc >> 16 not in _TPM_LAYERS:
         return None
@@ -28,12 +28,12 @@ def tpm_code(error: Any) -> int | None:
 
 
 def is_auth_failure(error: Any) -> bool:
-    """True if a password was wrong, or missing."""
+    """Return True if a password was wrong or missing."""
     return tpm_code(error) in _AUTH_FAIL
 
 
 def is_bad_input(error: Any) -> bool:
-    """True if what was handed over is not in order, by what the TPM or the library says."""
+    """Return True if the TPM or the library rejected the arguments of a command."""
     code = tpm_code(error)
     if code is None:
         return int(error.rc) >> 16 in _LIBRARY_LAYERS

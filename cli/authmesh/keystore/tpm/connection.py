@@ -1,4 +1,4 @@
-"""An open connection to a TPM 2.0, and what is loaded there (TPM 2.0 Library, Part 1, 30; TSS 2.0 Enhanced System API)."""
+"""An open connection to a TPM 2.0, and the objects that are loaded in it (TPM 2.0 Library, Part 1, 30; TSS 2.0 ESAPI)."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ _FIRST_TRANSIENT, _FIRST_LOADED_SESSION = 0x80000000, 0x02000000
 
 
 class Stale(Exception):
-    """What is loaded is not what it was: it must be loaded anew."""
+    """A loaded object has been replaced. It must be loaded again."""
 
 
 class Tpm:
-    """An open connection, inside :meth:`Link.run`.
+    """An open connection, for use inside :meth:`.link.TpmLink.run`.
 
     Attributes:
-        library: the binding.
+        library: the Python binding.
         context: the ESAPI context.
-        loaded: what is loaded beyond one call, by a name: handles of the ESAPI and of the TPM.
-        saved: the same as context blobs (TPM 2.0 Library, Part 1, 30.2): they survive a turn, not a reset of the TPM.
-        changed: something was loaded or unloaded.
+        loaded: objects that stay loaded after a call, by name: their handles in the ESAPI and in the TPM.
+        saved: the same objects as context blobs (TPM 2.0 Library, Part 1, 30.2). They survive a turn, but not a reset of the TPM.
+        changed: True if an object was loaded or unloaded since the last turn.
     """
 
     def __init__(
@@ -41,23 +41,23 @@ class Tpm:
         self._digest_buffer = self._digest.buffer
 
     def digest(self, digest: bytes) -> Any:
-        """32 bytes as the library takes them. The next call changes them: to make another object takes as long as all else."""
+        """Return 32 bytes as an object of the library. Each call reuses the same object, because creating one is slow."""
         self._digest_buffer[:] = digest
         return self._digest
 
     @contextlib.contextmanager
     def holding(self, handle: Any) -> Iterator[Any]:
-        """Flush *handle* in the end."""
+        """Yield *handle*, and flush it at the end of the block."""
         try:
             yield handle
         finally:
-            with contextlib.suppress(self.library.TSS2_Exception):  # it went with a reset, or with the connection
+            with contextlib.suppress(self.library.TSS2_Exception):  # a reset, or the end of the connection, flushed it
                 self.context.flush_context(handle)
 
     def restored(self, name: Any, make: Callable[[], Any]) -> Any:
-        """A handle, out of its saved context or else made by *make*; the caller sees that it is flushed.
+        """Return a handle, loaded from its saved context or created by *make*. The caller must flush it.
 
-        Whatever is loaded goes through here first, if only for its parent.
+        Every object is loaded by this method, or under a parent that is.
         """
         self._before_loading()
         self.changed = True
@@ -78,7 +78,10 @@ class Tpm:
         return handle
 
     def keep(self, name: tuple[str, Any], make: Callable[[], Any], *, save: bool = True) -> Any:
-        """The handle that stays loaded under *name*, one of a kind; made by *make* where there is none."""
+        """Return the handle that stays loaded under *name*. It is created by *make* if there is none.
+
+        Only one object of each kind (the first part of the name) stays loaded.
+        """
         if name not in self.loaded:
             for other in [other for other in self.loaded if other[0] == name[0]]:
                 self.drop(other)
@@ -88,7 +91,7 @@ class Tpm:
         return self.loaded[name][0]
 
     def drop(self, name: Any) -> None:
-        """Unload what is loaded under *name*."""
+        """Unload the object with this name."""
         handle, _ = self.loaded.pop(name, (None, 0))
         self.changed = True
         if handle is not None:
@@ -96,12 +99,12 @@ class Tpm:
                 self.context.flush_context(handle)
 
     def flush(self) -> None:
-        """Unload all that this process loaded."""
+        """Unload all objects that this process loaded."""
         for name in list(self.loaded):
             self.drop(name)
 
     def forget(self) -> None:
-        """What was loaded is not any more: another process unloaded it, or the TPM was reset."""
+        """Forget all loaded objects, because another process unloaded them or the TPM was reset."""
         for handle, _ in self.loaded.values():
             with contextlib.suppress(self.library.TSS2_Exception):
                 self.context.tr_close(handle)
@@ -109,23 +112,26 @@ class Tpm:
         self.changed = True
 
     def unload(self, handle: int) -> None:
-        """Unload a handle of the TPM's that the ESAPI knows nothing of (TPM2_FlushContext, Part 3, 28.4)."""
+        """Unload a handle of the TPM that the ESAPI does not know (TPM2_FlushContext, Part 3, 28.4)."""
         command = b"\x80\x01" + b"".join(n.to_bytes(4, "big") for n in (14, _FLUSH_CONTEXT, handle))
         self._tcti.transmit(command)
-        self._tcti.receive()  # whether it was there does not matter
+        self._tcti.receive()  # an error means that the handle was not loaded
 
     def unload_everything(self) -> None:
-        """Without a resource manager, where slots ran out: what killed processes and others left there as well."""
+        """Unload the objects of all programs, because a TPM without a resource manager has no free slot.
+
+        They include objects of processes that were killed.
+        """
         self.forget()
         for first in (_FIRST_TRANSIENT, _FIRST_LOADED_SESSION):
             _, found = self.context.get_capability(self.library.TPM2_CAP.HANDLES, first, 64)
-            handles = found.data.handles  # *found* stays alive as long as its parts are read
+            handles = found.data.handles  # valid only while *found* exists
             for handle in [int(handles[at]) for at in range(len(handles))]:
                 if handle >> 24 == first >> 24:
                     self.unload(handle)
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         for close in (self.context.close, self._tcti.close):
             with contextlib.suppress(Exception):
                 close()

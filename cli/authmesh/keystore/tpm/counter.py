@@ -1,4 +1,4 @@
-"""A number in the TPM that only ever grows (TPM 2.0 Library, Part 1, 37.2; Part 3, 31): it tells whether a file was put back."""
+"""A counter in the TPM that can only increase (TPM 2.0 Library, Part 1, 37.2; Part 3, 31). It detects that a file was restored."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from .objects import parent_key, start_session
 
 T = TypeVar("T")
 
-# The owner's part of the indices (TCG Registry of Reserved TPM 2.0 Handles and Localities, 2.2.2).
+# The range of indices for the owner (TCG Registry of Reserved TPM 2.0 Handles and Localities, 2.2.2).
 _FIRST_INDEX: Final = 0x01800000
 _INDICES: Final = 0x00400000
-#: How many places are tried where other programs have theirs.
+#: Indices that a counter may have, in case other programs use some of them.
 CANDIDATES: Final = 8
 _BYTES: Final = 8
 
-# TPMA_NV (Part 2, 13.4): read and written by its own password, which knows no lock-out; a counter.
+# TPMA_NV (Part 2, 13.4): a counter that is read and written with its own password, without lockout.
 _AUTH_WRITE, _COUNTER, _AUTH_READ, _NO_DA, _WRITTEN = 0x4, 0x10, 0x40000, 0x2000000, 0x20000000
 _ATTRIBUTES: Final = _AUTH_WRITE | _COUNTER | _AUTH_READ | _NO_DA
 
 _NO_SUCH_HANDLE: Final = 0x08B
-_NO_SPACE: Final = (0x14B, 0x154)  # NV_SPACE, and NO_RESULT of some TPMs that have no counter left
+_NO_SPACE: Final = (0x14B, 0x154)  # NV_SPACE; some TPMs return NO_RESULT if they have no free counter
 _TAKEN: Final = 0x14C
 
 
 class NoSpace(KeyStoreError):
-    """The TPM has no room for another counter."""
+    """Raised if the TPM has no space for another counter."""
 
 
 def indices(name: str) -> Iterator[int]:
-    """Where the counter of *name* may be, the first choice first."""
+    """Yield the indices that the counter of *name* may have, in the order in which they are tried."""
     for number in range(CANDIDATES):
         digest = hashlib.sha256(f"amesh counter place {number} {name}".encode()).digest()
         yield _FIRST_INDEX + int.from_bytes(digest[:4], "big") % _INDICES
 
 
 class NotOurs(KeyStoreError):
-    """There is a counter of this name in the TPM, with another password."""
+    """Raised if the TPM has a counter of this name with another password."""
 
 
 class TpmCounter:
-    """The counter of one name. It never goes back: one that is removed and made again begins above all that ever were there.
+    """The counter of one name. It never decreases: if it is removed and created again, it starts above all former values.
 
-    Each call is one turn at the TPM. What it answers is authenticated with the password, which never crosses the bus.
+    Every response of the TPM is authenticated with the password, which is never sent over the bus.
 
     Args:
-        tcti: as :func:`.tpm_place.tcti_name`.
-        name: whose it is, such as a device id.
+        tcti: the TPM, as returned by :func:`.place.tcti_name`.
+        name: name of the counter, such as a device ID.
         password: 32 secret bytes.
     """
 
@@ -64,36 +64,38 @@ class TpmCounter:
         self._password = password
 
     def read(self) -> int | None:
-        """Its value; None where there is none.
+        """Return the value of the counter, or None if there is no counter.
 
         Raises:
-            NotOurs: what is there has another password.
+            NotOurs: the counter has another password.
             KeyStoreError: the TPM can't be used.
         """
         return self._run(self._read)
 
     def make(self) -> int:
-        """Make it where there is none; its value.
+        """Create the counter if there is none, and return its value.
 
         Raises:
-            NoSpace: the TPM has none left.
-            KeyStoreError: as :meth:`read`.
+            NoSpace: the TPM has no space for another counter.
+            KeyStoreError: as for :meth:`read`.
         """
         return self._run(self._make)
 
     def advance_to(self, value: int) -> None:
-        """Count up until it is at least *value*. Not "one more": that would count twice where an answer got lost.
+        """Increase the counter until it is at least *value*.
+
+        A method that increased it by one would increase it twice if it were repeated after a lost response.
 
         Raises:
-            KeyStoreError: as :meth:`read`, or there is none.
+            KeyStoreError: as for :meth:`read`, or there is no counter.
         """
         self._run(lambda tpm: self._advance(tpm, value))
 
     def remove(self) -> None:
-        """Free its place. No error if there is none.
+        """Remove the counter. Does nothing if there is none.
 
         Raises:
-            KeyStoreError: as :meth:`read`.
+            KeyStoreError: as for :meth:`read`.
         """
         self._run(self._remove)
 
@@ -102,12 +104,12 @@ class TpmCounter:
             return link_to(self._tcti).run(work)
         except BackendUnavailable as error:
             raise BackendUnavailable(
-                f"A counter in a TPM 2.0 says which list is the newest, and it can't be used now: {error}. Nothing else can "
-                "stand in for it."
+                f"The counter that identifies the newest allow list is in a TPM 2.0 that can't be used. {error.message}",
+                hint=error.hint,
             ) from None
 
     def _public(self, library: Any, index: int) -> Any:
-        # The policy is one that nothing fulfils, and nothing asks for: it only tells our counter from others.
+        # The policy can't be fulfilled and is never needed. It only distinguishes this counter from those of other programs.
         return library.TPMS_NV_PUBLIC(
             nvIndex=index,
             nameAlg=library.TPM2_ALG.SHA256,
@@ -117,7 +119,7 @@ class TpmCounter:
         )
 
     def _find(self, tpm: Tpm) -> tuple[Any | None, bool, list[int]]:
-        """A handle, whether the counter was ever counted up, and the places that are free."""
+        """Return a handle or None, True if the counter was ever increased, and the free indices."""
         free = []
         for index in indices(self._name):
             try:
@@ -133,7 +135,7 @@ class TpmCounter:
             wanted.attributes = _ATTRIBUTES | (_WRITTEN if is_written else 0)
             if found.marshal() == wanted.marshal():
                 return handle, is_written, free
-            tpm.context.tr_close(handle)  # another program's
+            tpm.context.tr_close(handle)  # it belongs to another program
         return None, False, free
 
     def _read(self, tpm: Tpm) -> int | None:
@@ -155,7 +157,7 @@ class TpmCounter:
     def _advance(self, tpm: Tpm, value: int) -> None:
         handle, _, _ = self._find(tpm)
         if handle is None:
-            raise KeyStoreError("The counter in the TPM is gone: somebody removed it, or the TPM was cleared.")
+            raise KeyStoreError("The counter in the TPM is missing: it was removed, or the TPM was cleared.")
         with self._opened(tpm, handle) as session:
             for _ in range(value - self._value(tpm, handle, session)):
                 tpm.context.nv_increment(handle, session1=session)
@@ -179,7 +181,8 @@ class TpmCounter:
                     if tpm_code(error) != _TAKEN:
                         raise
         raise NoSpace(
-            "The TPM has no room for another counter. Free an index that nobody needs: tpm2_nvreadpublic, tpm2_nvundefine."
+            "The TPM has no space for another counter.",
+            hint="Remove an index that no program needs (tpm2_nvreadpublic lists them, tpm2_nvundefine removes one).",
         )
 
     def _value(self, tpm: Tpm, handle: Any, session: Any) -> int:
@@ -187,7 +190,7 @@ class TpmCounter:
 
     @contextlib.contextmanager
     def _opened(self, tpm: Tpm, handle: Any) -> Iterator[Any]:
-        """An HMAC session (Part 1, 19.6): the password is never sent, and nobody on the bus can answer in the TPM's place."""
+        """Yield an HMAC session (Part 1, 19.6). The password is never sent, and nothing on the bus can respond in the TPM's place."""
         library = tpm.library
         attributes = int(library.TPMA_SESSION.CONTINUESESSION)
         try:
@@ -197,7 +200,9 @@ class TpmCounter:
         except library.TSS2_Exception as error:
             if not is_auth_failure(error):
                 raise
-            raise NotOurs("The counter in the TPM has another password than this server's secret gives.") from None
+            raise NotOurs(
+                "The password of the counter in the TPM was not derived from the secret of this server."
+            ) from None
         finally:
             with contextlib.suppress(library.TSS2_Exception):
-                tpm.context.tr_close(handle)  # what the library knows of it; the index stays
+                tpm.context.tr_close(handle)  # frees the object of the library; the index remains in the TPM

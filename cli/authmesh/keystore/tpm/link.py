@@ -1,7 +1,6 @@
-"""A process's way to a TPM 2.0 (TCG TPM 2.0 Library, Parts 1 and 3; TSS 2.0 Enhanced System API): one connection, locked.
+"""The link of a process to a TPM 2.0: one connection, a lock around it, and what to do if a command fails.
 
-With a resource manager every connection has slots of its own, and what is loaded stays loaded. Without one all programs share
-three slots: there a process has the TPM for a turn (:mod:`.tpm_turn`), and what it loaded makes room for whoever comes next.
+The package docstring has the theory of operation.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ from .turn import PATIENCE, UNKNOWN, Turn
 T = TypeVar("T")
 
 
-class Link:
-    """This process's way to one TPM. Threads take turns; a forked child opens its own.
+class TpmLink:
+    """The link of this process to one TPM. Its threads use the connection one after the other; a forked child opens its own.
 
     Args:
-        tcti: as :func:`.tpm_place.tcti_name`.
+        tcti: the TPM, as returned by :func:`.place.tcti_name`.
     """
 
     def __init__(self, tcti: str) -> None:
@@ -47,11 +46,13 @@ class Link:
         self._pid = os.getpid()
 
     def run(self, work: Callable[[Tpm], T]) -> T:
-        """Do *work* with the connection, alone; again where what was loaded is gone, once more where the connection was lost.
+        """Call *work* with the connection, while no other thread uses it, and return its result.
+
+        *work* is called again if a loaded object was unloaded, if the TPM was busy or full, and once if the connection was lost.
 
         Raises:
-            BackendUnavailable: there is no TPM to be used here; a reason without a capital letter.
-            KeyStoreError: the TPM does not answer, or refuses; the sentence says what to do.
+            BackendUnavailable: this machine has no TPM that can be used.
+            KeyStoreError: the TPM does not respond, or returned an error.
         """
         library = load_library()
         with self._lock:
@@ -65,9 +66,9 @@ class Link:
         self.leave_parent()
         if self._turn is None:
             return self._tried(library, work)
-        is_ours_still = self._turn.take()
+        is_still_loaded = self._turn.take()
         try:
-            if not is_ours_still and self._tpm is not None:
+            if not is_still_loaded and self._tpm is not None:
                 self._tpm.forget()
             return self._tried(library, work)
         finally:
@@ -80,18 +81,18 @@ class Link:
                 return work(self._open(library))
             except (library.TSS2_Exception, Stale) as error:
                 tries = tries or _Tries()
-                self._mend(error, tries)
+                self._recover(error, tries)
             except AmeshError:
                 raise
-            except BaseException:  # such as Ctrl-C between loading and noting what was loaded
+            except BaseException:  # such as Ctrl-C after an object was loaded and before that was recorded
                 self._close()
                 raise
 
-    def _mend(self, error: Any, tries: _Tries) -> None:
-        """Whatever allows another try.
+    def _recover(self, error: Any, tries: _Tries) -> None:
+        """Prepare another try after an error.
 
         Raises:
-            KeyStoreError: nothing does.
+            KeyStoreError: another try would not help.
         """
         code = None if isinstance(error, Stale) else tpm_code(error)
         if isinstance(error, Stale) or code in GONE:
@@ -105,7 +106,7 @@ class Link:
                 else:
                     self._tpm.flush()
                 if not tries.left("full soon", 2):
-                    time.sleep(random.uniform(0.005, 0.05))  # noqa: S311 -- others without a turn are at it as well
+                    time.sleep(random.uniform(0.005, 0.05))  # noqa: S311 -- other programs without a turn try it too
                 return
         elif code in BUSY:
             if tries.in_time():
@@ -122,21 +123,25 @@ class Link:
         self._give_up(error, code)
 
     def _give_up(self, error: Any, code: int | None) -> NoReturn:
+        hint = "Restart it, then try again."
         if isinstance(error, Stale):
-            text = f"The TPM ({self.tcti}) does not do what it is told: {error}. Restart it, or its resource manager."
+            message = f"The TPM ({self.tcti}) does not behave as expected: {error}."
+            hint = "Restart it, or its resource manager."
         elif code is None:
-            text = f"The TPM ({self.tcti}) does not answer ({error}). Start it, or its resource manager, or correct {VARIABLE}."
+            message = f"The TPM ({self.tcti}) does not respond ({error})."
+            hint = f"Start it, or its resource manager. Or correct {VARIABLE}."
         elif code == NOT_STARTED:
-            text = f"The TPM ({self.tcti}) was not started up. Run tpm2_startup -c, or use its resource manager."
+            message = f"The TPM ({self.tcti}) was not started."
+            hint = "Run tpm2_startup -c, or use its resource manager."
         elif code == NO_HIERARCHY:
-            text = f"The owner hierarchy of the TPM ({self.tcti}) is turned off. Turn it on in the firmware's settings."
+            message = f"The owner hierarchy of the TPM ({self.tcti}) is disabled."
+            hint = "Enable it in the settings of the firmware."
         elif code in FULL:
-            text = (
-                f"The TPM ({self.tcti}) has no free slot: other programs fill it. End them, or use a resource manager."
-            )
+            message = f"The TPM ({self.tcti}) has no free slot, because other programs use all of them."
+            hint = "End these programs, or use a resource manager."
         else:
-            text = f"The TPM ({self.tcti}) refuses: {error} (0x{int(error.rc):x}). Restart it, then try again."
-        raise KeyStoreError(text) from None
+            message = f"The TPM ({self.tcti}) returned an error: {error} (0x{int(error.rc):x})."
+        raise KeyStoreError(message, hint=hint) from None
 
     def _is_in_use(self) -> bool:
         try:
@@ -149,8 +154,9 @@ class Link:
         if self._tpm is None:
             if _glib.was_forked and self.tcti.partition(":")[0] == "tabrmd":
                 raise KeyStoreError(
-                    "tpm2-abrmd was in use before this process was forked, and D-Bus does not survive that. Use /dev/tpmrm0, or "
-                    "let the server load the application in its workers (gunicorn without --preload)."
+                    "The TPM can't be used, because tpm2-abrmd was in use before this process was forked, and D-Bus connections do "
+                    "not survive a fork.",
+                    hint="Use /dev/tpmrm0, or let the server load the application in its workers (gunicorn without --preload).",
                 )
             _glib.is_used = _glib.is_used or self.tcti.partition(":")[0] == "tabrmd"
             context, tcti = open_connection(library, self.tcti)
@@ -180,7 +186,7 @@ class Link:
             turn.give()
 
     def _close(self) -> None:
-        """End the connection; with a resource manager, all that was loaded goes with it."""
+        """Close the connection. A resource manager then unloads all objects of the connection."""
         tpm, self._tpm = self._tpm, None
         if tpm is not None:
             if self._turn is not None:
@@ -188,12 +194,12 @@ class Link:
             tpm.close()
 
     def drop(self, name: Any) -> None:
-        """Unload what was loaded under *name*, and all else, and forget it. No error: what is gone needs no unloading."""
+        """Unload all objects and forget the one with this name. An error is ignored, because it means that none is loaded."""
         self._saved.pop(name, None)
         self.leave()
 
     def leave(self) -> None:
-        """Unload everything and end the connection. The next use opens another."""
+        """Unload all objects and close the connection. The next use opens a new one."""
         if self._pid == os.getpid() and self._tpm is not None:
             with contextlib.suppress(AmeshError):
                 self.run(lambda tpm: tpm.flush())
@@ -201,20 +207,21 @@ class Link:
                 self._close()
 
     def rest(self) -> bool:
-        """Before a fork: wait until no command is under way, and let none begin. False if that can't be had.
+        """Before a fork, wait until no command is running, and prevent new ones. Return False if that is not possible.
 
-        A child inherits what is open. A TPM that takes one connection at a time would go on waiting for what the parent has closed.
+        A child inherits an open connection. A TPM that accepts one connection at a time would wait for it after the parent has
+        closed it.
         """
-        if self._thread == threading.get_ident():  # a signal handler that forks
+        if self._thread == threading.get_ident():  # a signal handler forks
             return False
         return self._lock.acquire(PATIENCE)
 
     def resume(self) -> None:
-        """After a fork, in the parent."""
+        """Allow commands again, in the parent after a fork."""
         self._lock.release()
 
     def leave_parent(self) -> None:
-        """In a forked child: what the parent opened is its own, and using or closing it here would end it there."""
+        """Give up the connection in a forked child. Using or closing it there would break the connection of the parent."""
         if self._pid != os.getpid():
             _abandoned.append(self._tpm)
             turn = self._turn
@@ -225,32 +232,32 @@ class Link:
 
 
 class _Tries:
-    """How often what was tried already."""
+    """The tries of one call, counted by reason."""
 
     def __init__(self) -> None:
         self._deadline = time.monotonic() + PATIENCE
         self._counts: dict[str, int] = {}
 
     def left(self, what: str, limit: int) -> bool:
-        """Count one more; False if there were *limit* already."""
+        """Count one more try. Return False if there were already *limit*."""
         self._counts[what] = self._counts.get(what, 0) + 1
         return self._counts[what] <= limit
 
     def in_time(self) -> bool:
-        """There is time left."""
+        """Return True if there is time for another try."""
         return time.monotonic() < self._deadline
 
 
-_links: dict[str, Link] = {}
+_links: dict[str, TpmLink] = {}
 _links_lock = ForkSafeLock()
-#: Connections of parent processes, kept so that nothing ever closes them here.
+#: Connections of parent processes, kept so that garbage collection never closes them in this process.
 _abandoned: list[Any] = []
-#: Links that rest while this thread forks.
+#: Links whose commands are prevented while this thread forks.
 _resting = threading.local()
 
 
 class _Glib:
-    """The threads of GLib, with which tpm2-abrmd is spoken to, do not exist in a forked child."""
+    """State of GLib, which connects to tpm2-abrmd. Its threads do not exist in a forked child."""
 
     is_used = False
     was_forked = False
@@ -259,12 +266,12 @@ class _Glib:
 _glib = _Glib()
 
 
-def link_to(tcti: str) -> Link:
-    """The one link of this process to that TPM."""
+def link_to(tcti: str) -> TpmLink:
+    """Return the link of this process to a TPM. There is only one for each TPM."""
     found = _links.get(tcti)
     if found is None:
         with _links_lock:
-            found = _links.setdefault(tcti, Link(tcti))
+            found = _links.setdefault(tcti, TpmLink(tcti))
     return found
 
 

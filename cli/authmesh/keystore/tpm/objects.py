@@ -1,4 +1,4 @@
-"""What the store asks of a TPM: a parent, a key under it that signs, sealed data (TPM 2.0 Library, Part 1, 19 and 23; Part 3)."""
+"""The objects of the store in a TPM: a parent, a signing key under it, sealed data (TPM 2.0 Library, Part 1, 19 and 23; Part 3)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from authmesh.protocol.errors import BackendUnavailable, InvalidInput, KeyStoreError, WrongPin
 
+from ..base import NEW_IDENTITY, OTHER_BACKEND
 from .blob import (
     MARK_BYTES,
     KeyFile,
@@ -29,7 +30,7 @@ _CONTINUE, _DECRYPT, _ENCRYPT = 0x01, 0x20, 0x40  # TPMA_SESSION (Part 2, 8.4)
 
 
 def key_name(file: KeyFile) -> tuple[str, bytes]:
-    """Under what the key stays loaded."""
+    """Return the name under which the key stays loaded."""
     return ("key", file.private)
 
 
@@ -39,14 +40,15 @@ def _sensitive(library: Any, auth: bytes, data: bytes = b"") -> Any:
 
 @contextlib.contextmanager
 def parent_key(tpm: Tpm, file: KeyFile | None = None) -> Iterator[Any]:
-    """The parent of all keys, as long as the block lasts.
+    """Yield the parent of all keys. It is unloaded at the end of the block.
 
     Args:
-        file: whose parent it must be. Who sits on the bus and puts another in its place is noticed.
+        tpm: an open connection.
+        file: a key that must have this parent. This also detects an attacker on the bus who substitutes another parent.
 
     Raises:
         BackendUnavailable: the owner hierarchy has a password.
-        KeyStoreError: it is another TPM's, or was cleared since.
+        KeyStoreError: the key was made by another TPM, or the TPM was cleared.
     """
 
     def make() -> Any:
@@ -57,20 +59,25 @@ def parent_key(tpm: Tpm, file: KeyFile | None = None) -> Iterator[Any]:
             if not is_auth_failure(error):
                 raise
             raise BackendUnavailable(
-                "the owner hierarchy of this TPM has a password; take it away (tpm2_changeauth -c owner -p PASSWORD)"
+                "The owner hierarchy of this TPM has a password.",
+                hint="Remove it: tpm2_changeauth -c owner -p PASSWORD",
             ) from None
 
     with tpm.holding(tpm.restored(_PARENT, make)) as parent:
         if file is not None and bytes(tpm.context.tr_get_name(parent)) != file.parent:
             raise KeyStoreError(
-                "This key was made by another TPM, or this machine's TPM was cleared since; no copy of the file helps. Go back "
-                "to that machine, or make a new identity (init --force) and pair again."
+                "This key was created by another TPM, or the TPM of this machine was cleared. No copy of the key file can help.",
+                hint=(
+                    "Use the machine that created it. Or to make a new identity, run ",
+                    NEW_IDENTITY,
+                    ", then pair again.",
+                ),
             )
         yield parent
 
 
 def start_session(tpm: Tpm, parent: Any, attributes: int) -> Any:
-    """An HMAC session (Part 1, 19.6), salted with a secret that only the TPM can read: who listens on the bus learns nothing."""
+    """Return an HMAC session (Part 1, 19.6), salted with a secret that only the TPM can read, so that the bus reveals nothing."""
     library = tpm.library
     cipher = library.TPMT_SYM_DEF(
         algorithm=library.TPM2_ALG.AES,
@@ -89,12 +96,12 @@ def start_session(tpm: Tpm, parent: Any, attributes: int) -> Any:
 
 
 def _encrypted(tpm: Tpm, parent: Any) -> contextlib.AbstractContextManager[Any]:
-    """A session that encrypts the first parameter, both ways (Part 1, 21)."""
+    """Yield a session that encrypts the first parameter in both directions (Part 1, 21)."""
     return tpm.holding(start_session(tpm, parent, _CONTINUE | _DECRYPT | _ENCRYPT))
 
 
 def _load(tpm: Tpm, parent: Any, private: bytes, public: bytes) -> Any:
-    """TPM2_Load (Part 3, 12.2): the TPM checks that the parts belong together, and that it wrapped them."""
+    """Load an object (TPM2_Load, Part 3, 12.2). The TPM checks that it wrapped the parts and that they belong together."""
     library = tpm.library
     try:
         blobs = library.TPM2B_PRIVATE.unmarshal(private)[0], library.TPM2B_PUBLIC.unmarshal(public)[0]
@@ -106,10 +113,15 @@ def _load(tpm: Tpm, parent: Any, private: bytes, public: bytes) -> Any:
 
 
 def make_key(tpm: Tpm, pin: bytes | None, secret: bytes) -> KeyFile:
-    """A new key, and *secret* sealed beside it (TPM2_Create, Part 3, 12.1).
+    """Create a key and seal *secret* (TPM2_Create, Part 3, 12.1).
 
     Args:
-        pin: asked for each signature, if not None.
+        tpm: an open connection.
+        pin: PIN that each signature needs; None for a key without a PIN.
+        secret: 32 bytes.
+
+    Raises:
+        KeyStoreError: the TPM created a different key.
     """
     library, context = tpm.library, tpm.context
     mark = os.urandom(MARK_BYTES) if pin is None else b""
@@ -121,14 +133,23 @@ def make_key(tpm: Tpm, pin: bytes | None, secret: bytes) -> KeyFile:
     try:
         return make_key_file(name, blobs, mark)
     except InvalidInput as error:
-        raise KeyStoreError(f"The TPM made another key than it was asked for. {error}") from None
+        raise KeyStoreError(
+            f"The TPM created a key that does not match the template. {error.message}", hint=OTHER_BACKEND
+        ) from None
 
 
 def sign_digest(tpm: Tpm, file: KeyFile, digest: bytes, pin: bytes | None) -> bytes:
-    """``r || s``, low-S (TPM2_Sign, Part 3, 20.2). The key stays loaded.
+    """Return the signature of a digest: ``r || s``, low-S (TPM2_Sign, Part 3, 20.2). The key stays loaded.
+
+    Args:
+        tpm: an open connection.
+        file: the key.
+        digest: 32 bytes.
+        pin: PIN of the key; None if it has none.
 
     Raises:
-        WrongPin: *pin* is not that of the key.
+        WrongPin: the PIN is wrong.
+        KeyStoreError: the key can't be used.
     """
     library = tpm.library
 
@@ -154,28 +175,28 @@ def sign_digest(tpm: Tpm, file: KeyFile, digest: bytes, pin: bytes | None) -> by
         if not is_bad_input(error):
             raise
         if not _is_in_its_slot(tpm, key):
-            raise Stale("another key is in the place of ours") from None
+            raise Stale("another key was loaded into the slot of this one") from None
         if not is_auth_failure(error):
             raise
-        if pin is None:  # the key asks for one, whatever the file says
+        if pin is None:  # the key needs a PIN, although the file has none
             raise damaged() from None
-        if not is_new:  # the same may have happened to the session, and then it is not the PIN that is wrong
+        if not is_new:  # the slot of the session may have been taken too; then the PIN is not wrong
             return sign_digest(tpm, file, digest, pin)
         raise WrongPin(
-            "The TPM refuses this PIN. Type it again, or correct the file that AMESH_TPM_PIN_FILE names."
+            "The TPM rejected the PIN.", hint="Type it again, or correct the file that AMESH_TPM_PIN_FILE names."
         ) from None
     return raw_signature(made)
 
 
 def _is_in_its_slot(tpm: Tpm, key: Any) -> bool:
-    """Without a resource manager another program may have unloaded our key and loaded its own in its place."""
+    """Return False if another program has loaded its own key into this slot, which can happen without a resource manager."""
     _, name, _ = tpm.context.read_public(key)
     return bytes(name) == bytes(tpm.context.tr_get_name(key))
 
 
 @functools.cache
 def _no_scheme(library: Any) -> tuple[Any, Any]:
-    """The scheme is the key's own, and what it signs need not come from the TPM."""
+    """Return arguments of TPM2_Sign: the key has its own scheme, and the digest need not come from the TPM."""
     return (
         library.TPMT_SIG_SCHEME(scheme=library.TPM2_ALG.NULL),
         library.TPMT_TK_HASHCHECK(tag=library.TPM2_ST.HASHCHECK, hierarchy=library.TPM2_RH.NULL),
@@ -183,7 +204,7 @@ def _no_scheme(library: Any) -> tuple[Any, Any]:
 
 
 def unseal(tpm: Tpm, file: KeyFile) -> bytes:
-    """The secret that was sealed beside the key (TPM2_Unseal, Part 3, 12.7)."""
+    """Return the secret that was sealed with the key (TPM2_Unseal, Part 3, 12.7)."""
     with (
         parent_key(tpm, file) as parent,
         _encrypted(tpm, parent) as session,

@@ -1,4 +1,4 @@
-"""The TPM 2.0 key store: P-256 keys that are made in the TPM and never leave it (TPM 2.0 Library, Part 1, 23 and 27; Part 3)."""
+"""The TPM 2.0 key store: P-256 keys that are created in the TPM and never leave it (TPM 2.0 Library, Part 1, 23 and 27; Part 3)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from authmesh.protocol.errors import BackendUnavailable, KeyStoreError, StorageE
 from authmesh.protocol.keys import device_id, verify_signature
 from authmesh.protocol.seal import KEY_MATERIAL_BYTES
 
-from ..base import CreatedKey, KeyStore, check_alias
+from ..base import NEW_IDENTITY, OTHER_BACKEND, CreatedKey, KeyStore, check_alias
 from .blob import KeyFile, damaged, key_file_text, parse_key_file
 from .connection import Tpm
 from .link import link_to
@@ -26,15 +26,14 @@ T = TypeVar("T")
 _FIRST: Final = b"amesh: the first signature of a new key"
 
 
-def unavailable(tcti: str) -> str | None:
-    """Why there is no TPM here that keys can be made in, with the fix; None if there is one."""
+def unavailable(tcti: str) -> KeyStoreError | None:
+    """Return the error that prevents keys in this TPM, or None if keys can be created."""
     try:
         check_place(tcti)
         load_library()
         link_to(tcti).run(_derive_parent)
     except KeyStoreError as error:
-        text = str(error)
-        return text[:1].lower() + text[1:] if text.startswith("The ") else text
+        return error
     return None
 
 
@@ -44,20 +43,22 @@ def _derive_parent(tpm: Tpm) -> None:
 
 
 class TpmKeyStore(KeyStore):
-    """Keys in ``keys/<alias>.tpm``: what the TPM wrapped, good for nothing without it.
+    """Keys in ``keys/<alias>.tpm``, wrapped by the TPM and useless without it.
 
-    The parent is a primary key of the owner hierarchy, derived from the TPM's seed whenever it is needed: no persistent handle is
-    spent, nothing needs to be cleaned up. The seal secret is sealed data beside the key, under the same parent.
+    The parent is a primary key of the owner hierarchy. It is derived from the TPM's seed whenever it is needed, so it takes no
+    persistent handle, and nothing needs to be cleaned up. The seal secret is sealed data in the same file, under the same parent.
 
     Args:
         folder: the ``keys`` folder of a device directory.
-        tcti: where the TPM is. It is not asked before a key is used.
-        pin: called when a key that has a PIN is first used; raises PinRequired where there is none.
+        tcti: the TPM, as returned by :func:`.place.tcti_name`. It gets no command before a key is used.
+        pin: called when a key with a PIN is first used; raises PinRequired if there is no PIN.
     """
 
     backend: ClassVar[str] = "tpm2"
+    in_hardware: ClassVar[bool] = True
     protection: ClassVar[str] = (
-        "hardware protection: it was made in this machine's TPM, and no copy of any file lets another machine use it"
+        "The key is protected by hardware. It was created in the TPM of this machine, and no copy of any file lets another machine "
+        "use it."
     )
 
     def __init__(self, folder: Path, tcti: str, pin: Callable[[], str]) -> None:
@@ -69,13 +70,15 @@ class TpmKeyStore(KeyStore):
         self._pins: dict[str, bytes] = {}
 
     def create(self, *, pin: str | None = None) -> CreatedKey:
-        """See :meth:`KeyStore.create`. The alias is the device id.
+        """Create a P-256 key whose alias is its device ID.
 
         Args:
-            pin: asked for each signature from then on; None asks for none.
+            pin: PIN that each signature needs; None for a key without a PIN.
 
         Raises:
-            InvalidInput: not a PIN.
+            InvalidInput: the PIN is not valid.
+            KeyStoreError: the TPM can't create or use a key; nothing remains of it.
+            StorageError: writing failed; nothing remains of the key.
         """
         auth = None if pin is None else check_pin(pin)
         secret = os.urandom(KEY_MATERIAL_BYTES)
@@ -89,11 +92,11 @@ class TpmKeyStore(KeyStore):
         try:
             if not verify_signature(file.public_key, _FIRST, self.sign(alias, _FIRST)):
                 raise KeyStoreError(
-                    "The TPM does not sign with the key that it made. Choose another back end: init --backend."
+                    "The TPM does not sign with the key that it created. The key was deleted.", hint=OTHER_BACKEND
                 )
             if self.seal_secret(alias) != secret:
                 raise KeyStoreError(
-                    "The TPM does not give back what it sealed. Choose another back end: init --backend."
+                    "The TPM does not return the secret that it sealed. The key was deleted.", hint=OTHER_BACKEND
                 )
         except BaseException:
             self.delete(alias)
@@ -101,10 +104,11 @@ class TpmKeyStore(KeyStore):
         return CreatedKey(alias, file.public_key)
 
     def sign(self, alias: str, message: bytes) -> bytes:
-        """See :meth:`KeyStore.sign`.
+        """Return the ECDSA P-256 signature of SHA-256(message): ``r || s``, low-S, 64 bytes.
 
         Raises:
-            PinRequired, WrongPin: the key has a PIN, and it is not known, or wrong.
+            PinRequired, WrongPin: the key has a PIN, which is missing or wrong.
+            KeyStoreError: there is no such key, or the TPM can't use it.
         """
         file = self._file(alias)
         pin = self._pin_of(alias, file)
@@ -116,11 +120,11 @@ class TpmKeyStore(KeyStore):
             raise
 
     def public_key(self, alias: str) -> bytes:
-        """See :meth:`KeyStore.public_key`. Needs no TPM; the TPM lets no private part be used with another public one."""
+        """Return the public key, 33 bytes. It needs no TPM, because the TPM uses no private part with a different public part."""
         return self._file(alias).public_key
 
     def seal_secret(self, alias: str) -> bytes:
-        """See :meth:`KeyStore.seal_secret`. It needs no PIN, and crosses the bus encrypted."""
+        """Return the key material for sealing the allow list, 32 bytes. It needs no PIN and is encrypted on the bus."""
         found = self._secrets.get(alias)
         if found is None:
             file = self._file(alias)
@@ -131,14 +135,16 @@ class TpmKeyStore(KeyStore):
         return found
 
     def delete(self, alias: str) -> None:
-        """See :meth:`KeyStore.delete`. Without its file the key is gone: the TPM keeps nothing of it."""
+        """Delete the file of the key. That deletes the key, because the TPM stores nothing of it."""
         path = self._path(alias)
         try:
             path.unlink(missing_ok=True)
         except NotADirectoryError:
             pass
         except OSError as error:
-            raise StorageError(f"{path} can't be removed ({error.strerror}). Check owner and permissions.") from None
+            raise StorageError(
+                f"{path} can't be deleted ({error.strerror}).", hint="Check the owner and permissions of the folder."
+            ) from None
         file = self._files.pop(alias, None)
         self._secrets.pop(alias, None)
         self._pins.pop(alias, None)
@@ -153,7 +159,7 @@ class TpmKeyStore(KeyStore):
             return link_to(self._tcti).run(work)
         except BackendUnavailable as error:
             raise BackendUnavailable(
-                f"This key lives in a TPM 2.0, which can't be used now: {error}. Nothing else can stand in for it."
+                f"This key is in a TPM 2.0 that can't be used. {error.message}", hint=error.hint
             ) from None
 
     def _file(self, alias: str) -> KeyFile:
@@ -164,13 +170,14 @@ class TpmKeyStore(KeyStore):
                 found = self._files[alias] = parse_key_file(path.read_text("utf-8"))
             except FileNotFoundError:
                 raise KeyStoreError(
-                    f"There is no key file {path}. Restore it, or make a new identity: init --force."
+                    f"There is no key file {path}.",
+                    hint=("Restore it. Or to make a new identity, run ", NEW_IDENTITY, "."),
                 ) from None
             except UnicodeDecodeError:
                 raise damaged() from None
             except OSError as error:
                 raise KeyStoreError(
-                    f"The key file {path} can't be read ({error}). Check its owner and permissions."
+                    f"The key file {path} can't be read ({error}).", hint="Check its owner and permissions."
                 ) from None
         return found
 

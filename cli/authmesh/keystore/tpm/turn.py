@@ -1,4 +1,7 @@
-"""Whose turn it is at a TPM without a resource manager: the processes of a user take turns by two lock files (flock(2))."""
+"""Turns at a TPM without a resource manager: the processes of a user take turns by means of two lock files (flock(2)).
+
+The package docstring says why turns are needed.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +20,28 @@ from typing import Final
 
 from authmesh.protocol.errors import KeyStoreError
 
-#: How long to wait for one's turn, seconds.
+#: Seconds that a process waits for its turn.
 PATIENCE: Final = 10.0
-#: How long a process may go on before it must line up again, seconds: what another one loads anew takes half a millisecond.
+#: Seconds that a process may keep taking turns before it must queue again. Loading a saved key takes half a millisecond.
 SLICE: Final = 0.02
 _POLL: Final = 0.001
 
 _TOKEN_BYTES: Final = 16
-_RECORD_BYTES: Final = 1024
-#: Stands among the handles while something is being loaded: whoever finds it does not know what is there.
+_FILE_BYTES: Final = 1024
+#: Recorded among the handles while an object is being loaded. If it is found later, the loaded handles are unknown.
 UNKNOWN: Final = 0xFFFFFFFF
 
 
 class Turn:
-    """The right to use a TPM now. It is not kept between two uses; what was loaded is, until another process comes.
+    """The right to use a TPM at the moment. A process keeps its loaded objects after a turn until another process takes one.
 
-    The file of the turn holds who had it last and which handles it left loaded, so that whoever comes next unloads them, also
-    where that process was killed. The second file is the queue: whoever waits holds it, and whoever had a slice lines up behind.
-    Nothing depends on the files for being right: who shares a TPM without them (another user, other programs) is slower.
+    The file of the turn has the token of the process that had the last turn, and the handles that it left loaded, so that the next
+    process can unload them even if that process was killed. The second file is the queue: a waiting process holds its lock, and a
+    process that has used its slice queues behind it. The files only make turns fast. A program that shares the TPM without them (of
+    another user, or another program) may unload the objects of this one, which loads them again.
 
     Args:
-        tcti: which TPM.
+        tcti: the TPM, as returned by :func:`.place.tcti_name`.
 
     Raises:
         KeyStoreError: there is no folder for temporary files.
@@ -49,25 +53,25 @@ class Turn:
             folder = Path(tempfile.gettempdir())
         except OSError:
             raise KeyStoreError(
-                "A TPM without a resource manager needs a folder for temporary files, and none can be written. Set TMPDIR, or use "
-                "/dev/tpmrm0."
+                "A TPM without a resource manager needs a folder for temporary files, and none can be written.",
+                hint="Set TMPDIR, or use /dev/tpmrm0.",
             ) from None
         self._files = [_File(folder / f".amesh-tpm-{os.geteuid()}-{name}.{kind}") for kind in ("turn", "queue")]
         self._token = secrets.token_bytes(_TOKEN_BYTES)
         self._since = 0.0
         self._was_last = False
         self._written: tuple[int, ...] = ()
-        #: Handles that the one before left loaded, perhaps with UNKNOWN; whoever has the turn unloads them.
+        #: Handles that the previous process left loaded, possibly with UNKNOWN. The process with the turn unloads them.
         self.left_over: tuple[int, ...] = ()
 
     def take(self) -> bool:
         """Wait for the turn.
 
         Returns:
-            True if nobody else had it since: what was loaded still is.
+            True if no other process had a turn in the meantime, so that all objects are still loaded.
 
         Raises:
-            KeyStoreError: it did not come within :data:`PATIENCE`.
+            KeyStoreError: the turn did not come within :data:`PATIENCE`.
         """
         turn, queue = self._files
         if self._was_last and time.monotonic() - self._since < SLICE and turn.try_lock():
@@ -89,12 +93,12 @@ class Turn:
         return self._was_last
 
     def _read(self) -> bool:
-        data = self._files[0].read(_RECORD_BYTES)
+        data = self._files[0].read(_FILE_BYTES)
         if data[:_TOKEN_BYTES] == self._token:
             return True
         handles = data[_TOKEN_BYTES:]
         self.left_over = struct.unpack(f"<{len(handles) // 4}I", handles[: len(handles) // 4 * 4])
-        self._write(self.left_over)  # this process's to unload now
+        self._write(self.left_over)  # this process must unload them now
         return False
 
     def _write(self, handles: Sequence[int]) -> None:
@@ -102,34 +106,37 @@ class Turn:
         self._written = tuple(handles)
 
     def note_loading(self) -> None:
-        """Before something is loaded: if this process is killed before the turn ends, nobody knows what it left."""
+        """Record that an object is about to be loaded, in case this process is killed before the end of its turn."""
         if UNKNOWN not in self._written:
             self._write((UNKNOWN, *self._written))
 
     def note(self, loaded: Sequence[int]) -> None:
-        """Before the turn ends: the handles that stay loaded until another process comes."""
+        """Record the handles that stay loaded after this turn."""
         if self._written != tuple(loaded):
             self._write(loaded)
 
     def give(self) -> None:
-        """Somebody else may have it."""
+        """End the turn."""
         self._files[0].unlock()
 
     def abandon(self) -> None:
-        """In a forked child: this is the parent's. A child that kept the file open would keep a killed parent's lock."""
+        """Close the files in a forked child, because the turn belongs to the parent.
+
+        A child with open files would keep the lock of a parent that was killed.
+        """
         for file in self._files:
             file.close()
 
 
 class _File:
-    """A lock file, open as long as the process lives. flock belongs to the open file: a forked child opens its own."""
+    """A lock file that stays open while the process lives. An flock belongs to the open file, so a forked child opens its own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._descriptor: int | None = None
 
     def try_lock(self) -> bool:
-        """Lock it if nobody has it."""
+        """Lock the file. Return False if another process holds the lock."""
         if self._descriptor is None:
             self._descriptor = self._open()
         try:
@@ -138,39 +145,46 @@ class _File:
             if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
                 return False
             raise KeyStoreError(
-                f"The lock {self._path} can't be had ({error.strerror}). Set TMPDIR to a local folder."
+                f"The lock file {self._path} can't be locked ({error.strerror}).", hint="Set TMPDIR to a local folder."
             ) from None
         return True
 
     def lock(self, deadline: float) -> None:
-        """Wait for it."""
+        """Lock the file, waiting until *deadline* (monotonic time).
+
+        Raises:
+            KeyStoreError: another process held the lock until then.
+        """
         if self._descriptor is not None and os.fstat(self._descriptor).st_nlink == 0:
-            self.close()  # something tidied the folder for temporary files
+            self.close()  # the file was deleted, for example by a clean-up of the temporary folder
         while not self.try_lock():
             if time.monotonic() > deadline:
                 raise KeyStoreError(
-                    f"The TPM has been in use by another process for {PATIENCE:.0f} seconds. Try again; a resource manager "
-                    "(/dev/tpmrm0, or tpm2-abrmd) lets several programs use it at a time."
+                    f"The TPM has been in use by another process for {PATIENCE:.0f} seconds.",
+                    hint="Try again. With a resource manager (/dev/tpmrm0, or tpm2-abrmd), several programs can use it.",
                 )
             time.sleep(_POLL)
 
     def unlock(self) -> None:
-        """Let it go."""
+        """Release the lock."""
         if self._descriptor is not None:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
 
     def read(self, size: int) -> bytes:
-        """The beginning of what is in it."""
+        """Return the first *size* bytes of the file."""
         return os.pread(self._descriptor, size, 0) if self._descriptor is not None else b""
 
     def write(self, data: bytes) -> None:
-        """Put *data* into it. A disk that is full loses the record, no more: handles are then found when slots run out."""
+        """Replace the contents of the file.
+
+        If the disk is full, only the record is lost. The loaded handles are then found when the TPM runs out of slots.
+        """
         if self._descriptor is not None:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, os.pwrite(self._descriptor, data, 0))
 
     def close(self) -> None:
-        """Close it; the lock goes if no other process has the same open file."""
+        """Close the file. That releases the lock unless another process shares the open file."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with contextlib.suppress(OSError):
@@ -182,11 +196,13 @@ class _File:
             descriptor = os.open(self._path, flags, 0o600)
         except OSError as error:
             raise KeyStoreError(
-                f"The lock {self._path} can't be opened ({error.strerror}). Remove it if it is not yours, or set TMPDIR."
+                f"The lock file {self._path} can't be opened ({error.strerror}).",
+                hint="Remove it if it belongs to another user, or set TMPDIR.",
             ) from None
         if os.fstat(descriptor).st_uid != os.geteuid():
             os.close(descriptor)
             raise KeyStoreError(
-                f"The lock {self._path} belongs to another user. Remove it, or set TMPDIR to another folder."
+                f"The lock file {self._path} belongs to another user.",
+                hint="Remove it, or set TMPDIR to another folder.",
             )
         return descriptor

@@ -8,9 +8,9 @@ import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from authmesh.device import AllowList, Device
-from authmesh.device.allow_list import utc_now
+from authmesh.device import AllowList, LocalDevice
 from authmesh.device.tokens import StoredToken, TokenStore
+from authmesh.files.clock import utc_now
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import b64decode, b64encode
@@ -102,7 +102,7 @@ class Provisioning:
     """
 
     relay: str
-    device: Device
+    device: LocalDevice
     allow_list: AllowList
     store: TokenStore
     watcher: Watcher = field(default_factory=Watcher)

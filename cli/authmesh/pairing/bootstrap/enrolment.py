@@ -17,8 +17,8 @@ from pathlib import Path
 import filelock
 
 from authmesh.device import Identity
-from authmesh.device.allow_list import utc_now
 from authmesh.device.directory import MAX_NAME_CHARACTERS
+from authmesh.files.clock import utc_now
 from authmesh.files.storage import make_private_directory
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry
 from authmesh.protocol.display import clean

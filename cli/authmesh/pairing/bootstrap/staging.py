@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import authmesh.files.storage as files
-from authmesh.device import Device, FileAllowList, Identity, init_device, read_identity
-from authmesh.device.allow_list import utc_now
+from authmesh.device import FileAllowList, Identity, LocalDevice, init_device, read_identity
 from authmesh.device.tokens import TOKEN_VARIABLE
+from authmesh.files.clock import utc_now
 from authmesh.files.storage import expanded
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import AmeshError, IdentityExists, InvalidInput, StorageError
@@ -47,14 +47,14 @@ class Trust:
     Django has one that stores it in the database.
     """
 
-    def check(self, device: Device, controller: DeviceEntry) -> None:
+    def check(self, device: LocalDevice, controller: DeviceEntry) -> None:
         """Fail now if :meth:`add` would: no token is to be used up for that.
 
         Raises:
             AllowListError: the list does not hold, or takes no more controllers.
         """
 
-    def add(self, device: Device, controller: DeviceEntry) -> None:
+    def add(self, device: LocalDevice, controller: DeviceEntry) -> None:
         """Store the controller, sealed by *device*. May be called again with the same.
 
         Raises:
@@ -89,15 +89,15 @@ class Staging:
             inner["AMESH_PASSPHRASE_FILE"] = str(self._passphrase_file())
         return inner
 
-    def open(self) -> Device:
+    def open(self) -> LocalDevice:
         """The device aside.
 
         Raises:
             DirectoryError, KeyStoreError: there is none, or it can't be opened.
         """
-        return Device(self.path, environ=self._inner_environ())
+        return LocalDevice(self.path, environ=self._inner_environ())
 
-    def device(self, name: str) -> Device:
+    def device(self, name: str) -> LocalDevice:
         """The device aside, made where there is none. One that an attempt has left there is taken up again: its controller may know
         it already.
 

@@ -1,384 +1,518 @@
-"""How pairing and bootstrap tokens fail: for each a code, and a sentence for people that says what to do.
+"""Every error of pairing and of bootstrap tokens: its code, its message, and what to do next.
 
-What stands in a docstring is what the person at the terminal reads.
+Commands to run on this device are data (:class:`authmesh.protocol.errors.Run`), which the front end spells. Commands to run on
+the other device are plain text, because its front end may be another one.
 """
 
 from __future__ import annotations
 
-from ..errors import AmeshError, IdentityMissing
+from ..errors import AmeshError, IdentityMissing, Run
+
+_ADDRESS = "Check the address of the relay (--relay, AMESH_RELAY_URL)"
+_MAKE_ANOTHER = "To make a new token, run provision on the controller."
 
 
 class PairingError(AmeshError):
-    """Pairing failed and nothing was stored. Try again on both sides."""
+    """Pairing failed, and nothing was stored unless the error says so."""
 
     code = "pairing_failed"
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(message or " ".join((type(self).__doc__ or self.code).split()))
+    default_message = "Pairing failed. Nothing was stored."
+    default_hint = "Pair again."
 
 
 # --- the relay ------------------------------------------------------------------------------------------------------
 
 
 class InvalidRelayAddress(PairingError):
-    """This is not the address of a relay: that begins with wss:// (or ws://), such as wss://relay.example/ws. Correct
-    --relay or AMESH_RELAY_URL."""
+    """The address of the relay is not an absolute ``ws://`` or ``wss://`` address."""
 
     code = "invalid_relay_url"
+    default_message = "The address of the relay is not valid."
+    default_hint = (
+        "It starts with wss:// (or ws://), such as wss://relay.example/ws. Correct --relay or AMESH_RELAY_URL."
+    )
 
 
 class RelayUnreachable(PairingError):
-    """The relay can't be reached. Check the address (--relay, AMESH_RELAY_URL) and this machine's network."""
+    """The relay can't be reached."""
 
     code = "relay_unreachable"
+    default_message = "The relay cannot be reached."
+    default_hint = f"{_ADDRESS} and the network of this machine."
 
 
 class RelayCertificateNotTrusted(RelayUnreachable):
-    """The relay's TLS certificate is not trusted here. Check the address and this machine's clock; for a relay of your own,
-    install the certificate of its authority. Someone may be pretending to be the relay."""
+    """The TLS certificate of the relay is not trusted on this machine."""
 
     code = "relay_certificate_not_trusted"
+    default_message = (
+        "The TLS certificate of the relay is not trusted on this machine. Someone may be impersonating the relay."
+    )
+    default_hint = (
+        f"{_ADDRESS} and the clock of this machine. If it is your own relay, install the certificate of its authority."
+    )
 
 
 class RelaySilent(RelayUnreachable):
-    """The relay was reached but does not answer. Try again, or choose another relay (--relay, AMESH_RELAY_URL)."""
+    """The relay was reached, but does not answer."""
 
     code = "relay_silent"
+    default_message = "The relay was reached, but does not answer."
+    default_hint = "Try again, or use another relay (--relay, AMESH_RELAY_URL)."
 
 
 class RelayClosed(PairingError):
-    """The relay closed the connection. It may have been restarted; pair again."""
+    """The relay closed the connection."""
 
     code = "relay_closed"
+    default_message = "The relay closed the connection; it may have been restarted."
 
 
 class RelayProtocolViolation(PairingError):
-    """The relay sent something that no relay sends. Check the address; if it is right, do not trust this relay and use
-    another. Nothing was stored."""
+    """The relay sent something that is not part of its protocol."""
 
     code = "relay_protocol_violation"
+    default_message = "The relay sent something that a relay never sends. Nothing was stored."
+    default_hint = f"{_ADDRESS}. If it is correct, do not trust this relay and use another."
 
 
 class MessageTooBig(RelayProtocolViolation):
-    """A message was over the 64 KiB that a relay forwards. No device sends that: use another relay. Nothing was stored."""
+    """A message was longer than a relay forwards."""
 
     code = "message_too_big"
+    default_message = (
+        "A message was longer than the 64 KiB that a relay forwards; devices never send that. Nothing was stored."
+    )
+    default_hint = "Use another relay."
 
 
 class RateLimited(PairingError):
-    """The relay takes no more tries from this address for now. Wait a minute, then try again."""
+    """The relay accepts no more attempts from this address for now."""
 
     code = "rate_limited"
+    default_message = "The relay accepts no more attempts from this address for now."
+    default_hint = "Wait a minute, then try again."
 
 
 class RelayFull(PairingError):
-    """The relay is full. Wait a minute and try again, or choose another relay (--relay, AMESH_RELAY_URL)."""
+    """The relay has no capacity left."""
 
     code = "relay_capacity"
+    default_message = "The relay has no capacity left."
+    default_hint = "Wait a minute, then try again, or use another relay (--relay, AMESH_RELAY_URL)."
 
 
 class SessionDataLimit(PairingError):
-    """The relay ended the pairing because too much was sent in it. Nothing was stored; pair again."""
+    """The relay ended the pairing because too much data was sent in it."""
 
     code = "session_data_limit"
+    default_message = "The relay ended the pairing because too much data was sent in it. Nothing was stored."
 
 
 # --- the one-time code ----------------------------------------------------------------------------------------------
 
 
 class InvalidCode(PairingError):
-    """The one-time code has six digits, from 100000 to 999999. Read it again where listen shows it."""
+    """The one-time code does not have the form of one."""
 
     code = "invalid_otc"
+    default_message = "This is not a one-time code: it has six digits, from 100000 to 999999."
+    default_hint = "Read the code again on the screen of the target."
 
 
 class CodeInUse(PairingError):
-    """The relay has another pairing under the same code. Run listen again: it takes a new one."""
+    """The relay has another pairing with the same one-time code."""
 
     code = "otc_in_use"
+    default_message = "The relay has another pairing with the same one-time code."
+    default_hint = ("To get another code, run ", Run("listen"), " again.")
 
 
 class CodeNotFound(PairingError):
-    """The relay does not know this code: mistyped, older than 60 seconds, used up, or from another relay. Run listen again
-    and give the new code, to the same relay on both sides."""
+    """The relay does not know the one-time code."""
 
     code = "otc_not_found"
+    default_message = (
+        "The relay does not know this one-time code: it was mistyped, is older than 60 seconds, was used, or belongs to another "
+        "relay."
+    )
+    default_hint = "Run listen again on the target, and use the new code here. Use the same relay on both devices."
 
 
 class CodeTaken(PairingError):
-    """Someone else has used this code already. If that was not you: run listen again, and keep the new code to yourself."""
+    """Someone else has used the one-time code."""
 
     code = "peer_already_connected"
+    default_message = "Someone else has already used this one-time code."
+    default_hint = "If that was not you, run listen again on the target, and keep the new code to yourself."
 
 
 class NobodyCame(PairingError):
-    """Nobody came with the code in time. Run listen again and give the new code to the other side: it lives 60 seconds."""
+    """No controller came with the one-time code in time."""
 
     code = "nobody_came"
+    default_message = "No controller used the one-time code in time. Nothing was stored."
+    default_hint = ("Run ", Run("listen"), " again, and use the new code on the controller within 60 seconds.")
 
 
-# --- the other side -------------------------------------------------------------------------------------------------
+# --- the other device -----------------------------------------------------------------------------------------------
 
 
 class PeerGone(PairingError):
-    """The other side has gone: closed, interrupted, or its connection broke. Nothing was stored here; pair again."""
+    """The other device has left."""
 
     code = "peer_disconnected"
+    default_message = (
+        "The other device has left: it was closed or interrupted, or its connection broke. Nothing was stored here."
+    )
 
 
 class PeerSilent(PairingError):
-    """The other side does not answer. Nothing was stored here; look at its screen, then pair again."""
+    """The other device does not answer."""
 
     code = "peer_silent"
+    default_message = "The other device does not answer. Nothing was stored here."
+    default_hint = "Look at its screen, then pair again."
 
 
 class PeerRefused(PairingError):
-    """The other side said no: a wrong verification code was typed there, or its operator declined. Nothing was stored here. If
-    the code was typed right, someone may be between the two devices: pair again over another network or relay."""
+    """The other device refused: a wrong verification code was typed there, or its operator declined."""
 
     code = "peer_refused"
+    default_message = "The other device refused: a wrong verification code was typed there, or its operator declined. Nothing was stored here."
+    default_hint = "If the code was typed correctly, someone may be between the two devices: pair again over another network or relay."
 
 
 class PeerSpeaksV1(PairingError):
-    """The other side speaks version 1 of pairing, which a malicious relay can break. Update it. If you must and trust the
-    relay, say --v1 here. Nothing was stored."""
+    """The other device uses version 1 of pairing, and this device requires version 2."""
 
     code = "peer_speaks_v1"
+    default_message = (
+        "The other device uses version 1 of pairing, which a malicious relay can break. Nothing was stored."
+    )
+    default_hint = "Update the other device. If you cannot, and you trust the relay, use --v1 here."
 
 
 class PeerSpeaksV2(PairingError):
-    """The other side speaks version 2 of pairing, and this one was told to speak version 1. Leave --v1 out here. Nothing was
-    stored."""
+    """The other device uses version 2 of pairing, and this device was told to use version 1."""
 
     code = "peer_speaks_v2"
+    default_message = (
+        "The other device uses version 2 of pairing, and this device was told to use version 1. Nothing was stored."
+    )
+    default_hint = "Omit --v1 here."
 
 
 class OwnKey(PairingError):
-    """The other side has this device's own key: it is this very device, or a copy of its directory. Give each device an
-    identity of its own (init). Nothing was stored."""
+    """The other device has the key of this device."""
 
     code = "own_key"
+    default_message = "The other device has the key of this device: it is this device, or it has a copy of its directory. Nothing was stored."
+    default_hint = (
+        "Give each device an identity of its own: on one of the two, run ",
+        Run("init", "--name NAME --force"),
+        ".",
+    )
 
 
 class ClockSkew(PairingError):
-    """The clocks of the two devices are more than 60 seconds apart. Set both by NTP, then pair again. Nothing was stored."""
+    """The clocks of the two devices are more than 60 seconds apart."""
 
     code = "clock_skew"
+    default_message = "The clocks of the two devices are more than 60 seconds apart. Nothing was stored."
+    default_hint = "Synchronize both clocks with NTP, then pair again."
 
 
 class InvalidPayload(PairingError):
-    """A message of the other side was damaged or changed on the way. Nothing was stored. Pair again; if it comes back, someone
-    may be between the two devices: use another relay."""
+    """A message of the other device was damaged or changed on its way."""
 
     code = "invalid_payload"
+    default_message = "A message of the other device was damaged or changed on its way. Nothing was stored."
+    default_hint = (
+        "Pair again. If it happens again, someone may be between the two devices: use another network or relay."
+    )
 
 
 class CommitmentMismatch(InvalidPayload):
-    """The other side did not keep to the key that it had committed to. No amesh does that: someone is between the two
-    devices. Nothing was stored; use another relay."""
+    """The other device did not send the key that it had committed to."""
 
     code = "commitment_mismatch"
+    default_message = (
+        "The other device did not send the key that it had committed to, which a device never does: someone is between the two "
+        "devices. Nothing was stored."
+    )
+    default_hint = "Use another relay."
 
 
 class InvalidSelfSignature(InvalidPayload):
-    """The other side could not prove that its key is its own. Someone may be between the two devices. Nothing was stored; use
-    another relay."""
+    """The other device did not prove that it holds its key."""
 
     code = "invalid_self_signature"
+    default_message = "The other device did not prove that it holds its key: someone may be between the two devices. Nothing was stored."
+    default_hint = "Use another relay."
 
 
-# --- the people -----------------------------------------------------------------------------------------------------
+# --- the operators --------------------------------------------------------------------------------------------------
 
 
 class WrongVerificationCode(PairingError):
-    """This is not the verification code of the controller's screen. If it was typed right, someone is between the two devices:
-    this may be an attack. Nothing was stored; pair again, if need be over another relay."""
+    """The code that was typed is not the verification code of this pairing."""
 
     code = "wrong_verification_code"
+    default_message = (
+        "This is not the verification code that the controller shows. If it was typed correctly, someone is between the two "
+        "devices: this may be an attack. Nothing was stored."
+    )
+    default_hint = "Pair again, if possible over another relay."
 
 
 class PairingDeclined(PairingError):
-    """Declined. Nothing was stored here."""
+    """The operator of this device declined."""
 
     code = "declined"
+    default_message = "Declined. Nothing was stored here."
+    default_hint = ""
 
 
 class TookTooLong(PairingError):
-    """That took too long: the other side has given up by now. Nothing was stored; pair again."""
+    """The operator of this device did not answer in time."""
 
     code = "took_too_long"
+    default_message = "There was no answer in time, and the other device has stopped waiting. Nothing was stored."
 
 
 class StoreFailed(PairingError):
-    """The other device could not be stored here. The error before says why."""
+    """The other device could not be stored on this device."""
 
     code = "store_failed"
+    default_message = "The other device could not be stored here."
+    default_hint = "The error before this one has the reason."
 
 
 class NotConfirmed(PairingError):
-    """This device lists the other one as target now, but the other one did not say that it lists this device. Look there
-    (list): if this device is missing, pair again."""
+    """The target was stored on this device, but did not confirm that it has stored this device."""
 
     code = "not_confirmed"
+    default_message = (
+        "This device lists the other device as target now, but the other device did not confirm that it lists this one."
+    )
+    default_hint = "Run list on the other device. If this device is missing there, pair again."
 
 
 # --- bootstrap tokens -----------------------------------------------------------------------------------------------
 
 
 class TokenError(PairingError):
-    """This bootstrap token can't be used. Make a new one: provision."""
+    """The bootstrap token can't be used."""
 
     code = "token_error"
+    default_message = "This bootstrap token cannot be used."
+    default_hint = _MAKE_ANOTHER
 
 
 class InvalidTokenFormat(TokenError):
-    """This is not a bootstrap token, or not all of it. Copy it again, in full; it begins with amesh-bt-v1."""
+    """The text is not a bootstrap token, or it is incomplete."""
 
     code = "invalid_token_format"
+    default_message = "This is not a bootstrap token, or it is incomplete."
+    default_hint = "Copy the token again, in full. It starts with amesh-bt-v1."
 
 
 class InvalidTokenType(TokenError):
-    """This token is for something else than bootstrapping a device. Make one with provision."""
+    """The token has another purpose than bootstrapping a device."""
 
     code = "invalid_token_type"
+    default_message = "This token is not for bootstrapping a device."
 
 
 class UnsupportedTokenVersion(TokenError):
-    """This token has a version that this amesh does not read. Update the older side, then make a new token."""
+    """The token has a version that this program can't read."""
 
     code = "unsupported_token_version"
+    default_message = "This token has a version that this program cannot read."
+    default_hint = "Update the older one of the two devices, then make a new token."
 
 
 class UnsupportedTokenAlgorithm(TokenError):
-    """This token is signed in a way that amesh does not use. Make one with provision."""
+    """The token is signed with an algorithm that amesh does not use."""
 
     code = "unsupported_token_alg"
+    default_message = "This token is signed with an algorithm that amesh does not use."
 
 
 class UnsupportedTokenScope(TokenError):
-    """This token allows something else than adding a device. Make one with provision."""
+    """The token allows something else than adding a device."""
 
     code = "unsupported_token_scope"
+    default_message = "This token does not allow adding a device."
 
 
 class TokenMustBeSingleUse(TokenError):
-    """This token could be used more than once, which is never accepted. Make one with provision."""
+    """The token could be used more than once."""
 
     code = "token_must_be_single_use"
+    default_message = "This token could be used more than once, which is never accepted."
 
 
 class TokenNotYetValid(TokenError):
-    """This token was made in the future. Set the clocks of both devices by NTP."""
+    """The time of issue of the token is in the future."""
 
     code = "token_not_yet_valid"
+    default_message = "The time of issue of this token is in the future."
+    default_hint = "Synchronize the clocks of both devices with NTP."
 
 
 class TokenExpired(TokenError):
-    """This token has expired. Make a new one with provision, and check this machine's clock."""
+    """The token has expired."""
 
     code = "token_expired"
+    default_message = "This token has expired."
+    default_hint = "To make a new token, run provision on the controller. Also check the clock of this machine."
 
 
 class InvalidTokenSignature(TokenError):
-    """This token was not signed by the device that it names: it is forged or was changed. Make a new one with provision."""
+    """The token was not signed by the device that it names."""
 
     code = "invalid_signature"
+    default_message = "This token was not signed by the device that it names: it is forged or was changed."
 
 
 class TokenAlreadyUsed(TokenError):
-    """This token has been used. If that was not you, someone else had it: look at the controller's list. Make a new one with
-    provision."""
+    """The token was used before."""
 
     code = "token_already_used"
+    default_message = "This token has already been used."
+    default_hint = (
+        "If that was not you, someone else had the token: check the list of the controller. To make a new token, run provision on "
+        "the controller."
+    )
 
 
 class InvalidInit(TokenError):
-    """Someone asked to be enrolled without proving that they hold the token. Nothing was stored. If it was your device, make a
-    new token with provision."""
+    """Someone asked to be enrolled without proof of holding the token."""
 
     code = "invalid_proof"
+    default_message = "Someone asked to be enrolled without proving that they hold the token. Nothing was stored."
+    default_hint = ("If it was your device, make a new token: run ", Run("provision", "--name NAME"), ".")
 
 
 class InvalidAcknowledgement(TokenError):
-    """The answer to this token was not signed by the controller that made it: the relay, or someone there, made it up. Nothing
-    was stored; make a new token, for another relay."""
+    """The answer to the token was not signed by the controller that made the token."""
 
     code = "invalid_acknowledgement"
+    default_message = (
+        "The answer to this token was not signed by the controller that made it: someone at the relay forged it. Nothing was "
+        "stored."
+    )
+    default_hint = "To make a new token for another relay, run provision on the controller."
 
 
 class TokenWithoutKey(TokenError):
-    """This token has no secret of its own, so the relay, which sees all of it, could enrol whom it likes. It was made by an older
-    program: make one with provision of this one. If you must and trust the relay, say bootstrap --v1."""
+    """The token has no secret that the relay does not see."""
 
     code = "token_without_key"
+    default_message = (
+        "This token was made by an older program and has no secret that the relay does not see: the relay could enroll any device "
+        "with it. Nothing was sent."
+    )
+    default_hint = (
+        "To make a new token, run provision of a current amesh on the controller. If you cannot, and you trust the relay, run ",
+        Run("bootstrap", "--v1"),
+        ".",
+    )
 
 
 class ProofRequired(TokenError):
-    """A device came with the token itself and without proof, as older programs do: the relay has seen the token by now, and could
-    enrol whom it likes. Nothing was stored. Update the device; if you must and trust the relay, say provision --v1."""
+    """A device sent the token itself instead of a proof of holding it."""
 
     code = "proof_required"
+    default_message = (
+        "A device sent the token itself instead of a proof, as older programs do: the relay has seen the token and could enroll "
+        "any device with it. Nothing was stored."
+    )
+    default_hint = "Update the device. If you cannot, and you trust the relay, use provision --v1 on the controller."
 
 
 class RelayNotAllowed(TokenError):
-    """This token names a relay that is not among those allowed here. It was not dialled. Allow it (AMESH_BOOTSTRAP_RELAYS, or
-    AMESH["BOOTSTRAP_RELAYS"] in Django), or make a token for another relay."""
+    """The token names a relay that is not among the allowed ones."""
 
     code = "relay_not_allowed"
+    default_message = (
+        "This token names a relay that is not among the relays allowed on this device. The relay was not contacted."
+    )
+    default_hint = (
+        "Allow the relay (AMESH_BOOTSTRAP_RELAYS, or BOOTSTRAP_RELAYS in the settings of the server), or make a token for another "
+        "relay."
+    )
 
 
 class NoWatcher(TokenError):
-    """Nobody waits for this token at the relay. Run provision --resume on the device that made it; the token is still good."""
+    """No controller waits for the token at the relay."""
 
     code = "no_watcher"
+    default_message = "No controller waits for this token at the relay. The token is still valid."
+    default_hint = "Run provision --resume on the controller that made the token."
 
 
 class AlreadyWatched(TokenError):
-    """Another connection waits for this token at the relay: another provision, or one whose connection broke just now."""
+    """Another connection waits for the token at the relay."""
 
     code = "jti_already_watched"
+    default_message = "Another connection waits for this token at the relay: another provision, or one whose connection has just broken."
+    default_hint = "Wait until it has ended; this token is tried again."
 
 
 class TokenNotTaken(TokenError):
-    """The relay does not take this token's number, or nobody waits for the answer any more."""
+    """The relay does not accept the number of the token, or nobody waits for the answer any more."""
 
     code = "invalid_jti"
+    default_message = "The relay does not accept the number of this token, or nobody waits for the answer any more."
 
 
 class TokenWithdrawn(TokenError):
-    """This token was withdrawn by the device that made it. Make a new one with provision."""
+    """The controller has withdrawn the token."""
 
     code = "token_withdrawn"
+    default_message = "This token was withdrawn by the controller that made it."
 
 
 class TokenRefused(TokenError):
-    """The controller, or the relay in its name, refused this token. Look at the controller's screen; make a new token with
-    provision."""
+    """The controller rejected the token for a reason that this program does not know."""
 
     code = "token_refused"
+    default_message = "The controller, or the relay in its name, rejected this token."
+    default_hint = "Look at the screen of the controller. To make a new token, run provision there."
 
 
 class TokenNotFound(TokenError):
-    """There is no such token. provision --list shows those that there are."""
+    """There is no such token on this device."""
 
     code = "token_not_found"
+    default_message = "There is no such token on this device."
+    default_hint = ("To see the tokens of this device, run ", Run("provision", "--list"), ".")
 
 
 class BootstrapPending(IdentityMissing):
-    """This device is still being enrolled with its bootstrap token. Try again in a moment; the log says what it waits for."""
+    """The device is still being enrolled with its bootstrap token."""
 
     code = "bootstrap_pending"
+    default_message = "This device is still being enrolled with its bootstrap token."
+    default_hint = "Try again in a moment. The log says what enrollment waits for."
 
 
 class BootstrapFailed(IdentityMissing):
-    """This device could not be enrolled with its bootstrap token, and trying again would not help.
+    """The device could not be enrolled with its bootstrap token, and trying again would not help.
 
     Args:
-        why: what ended it. Its code is this error's code.
+        cause: the error that ended enrollment. Its code and its hint are those of this error.
     """
 
     code = "bootstrap_failed"
 
-    def __init__(self, why: AmeshError) -> None:
-        super().__init__(f"This device has no identity, and its bootstrap token did not give it one. {why}")
-        self.code = why.code  # type: ignore[misc]  # each cause keeps its own name
+    def __init__(self, cause: AmeshError) -> None:
+        super().__init__(
+            f"This device has no identity, and its bootstrap token could not be used to get one. {cause.message}",
+            hint=cause.hint,
+        )
+        self.args = (cause,)  # so that copy.copy and pickle work
+        self.code = cause.code  # type: ignore[misc]  # each cause keeps its own name
