@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from amesh_django.conf import AmeshSettings, RelaySettings
+from amesh_django.conf import AmeshSettings
+from amesh_django.relay.conf import RelaySettings
 from amesh_django.test import plugin
 from authmesh.commands.app import amesh
 from authmesh.protocol import device_id

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from amesh_django.relay.addresses import client_address
 from amesh_django.relay.hub import messages
-from amesh_django.relay.hub.messages import Message, Refused, parse
+from amesh_django.relay.hub.messages import InvalidMessage, Message, parse
 from tests.relay.relay_world import JTI
 
 
 def refusal(text: str) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidMessage) as caught:
         parse(text)
     return caught.value.code
 

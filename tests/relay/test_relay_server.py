@@ -369,9 +369,9 @@ async def test_nothing_secret_is_logged(
 @pytest.mark.parametrize(
     ("arguments", "variables", "words"),
     [
-        (["--port", "http"], {}, "Say --port, or set PORT"),
+        (["--port", "http"], {}, "Set --port or PORT"),
         (["--port", "70000"], {}, "1 to 65535"),
-        (["--host", "192.0.2.1"], {}, "see that --host is an address of this machine"),
+        (["--host", "192.0.2.1"], {}, "check that --host is an address of this machine"),
         (["--application", "nowhere.at.all"], {}, "Check --application"),
         (
             [],
@@ -390,7 +390,7 @@ def test_what_it_can_t_start_with(tmp_path: Path, arguments: list[str], variable
 
 
 def test_a_port_that_is_taken(tmp_path: Path, server: services.Server) -> None:
-    assert "Is another relay running there?" in _failure(tmp_path, ["--port", str(server.port)], {})
+    assert "If another relay is running there" in _failure(tmp_path, ["--port", str(server.port)], {})
 
 
 def _failure(folder: Path, arguments: list[str], variables: dict[str, str]) -> str:
