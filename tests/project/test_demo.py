@@ -1,4 +1,4 @@
-"""`make demo`: the command of relay_project that shows the main job, run for real."""
+"""`make demo`: the demo of relay_project, run for real."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 
 class Demo:
-    """`manage.py amesh_demo` as a process, in an environment that has nothing to say to it."""
+    """`manage.py amesh_demo` as a process, with environment variables that it must ignore."""
 
     def __init__(self, folder: Path) -> None:
         self.temporary = folder / "tmp"
@@ -146,7 +146,7 @@ def test_the_main_job_and_a_server_that_is_kept(demo: Demo) -> None:
 
 
 def test_all_keys_in_a_tpm(demo: Demo) -> None:
-    """Servers, laptop and stranger in one TPM; pairing over the relay, by token; a server and commands at the same time."""
+    """All keys are in one TPM, which a server and commands use at the same time."""
     with running_swtpm() as swtpm:
         demo.environment |= swtpm.environ
         demo.start("--backend", "tpm2")
@@ -180,7 +180,7 @@ def test_whose_tpm_the_demo_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [("manage.py runserver", signal.SIGINT, 130), ("amesh_integrity --reseal", signal.SIGTERM, 143)],
 )
 def test_ended_in_the_middle_it_leaves_nothing(demo: Demo, until: str, sent: signal.Signals, code: int) -> None:
-    """Also where there is no gunicorn, so that it takes runserver: most of the demo is seen with that, too."""
+    """Without gunicorn, so that the demo also runs with runserver."""
     demo.start(before="sys.modules['gunicorn'] = None")
     demo.until(until)
     assert demo.end(sent) == code

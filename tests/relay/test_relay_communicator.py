@@ -1,4 +1,4 @@
-"""The consumer as any consumer of Channels is tested: with WebsocketCommunicator, and nothing of this package's own helpers."""
+"""The consumer, tested as any Channels consumer: with WebsocketCommunicator, in memory."""
 
 from __future__ import annotations
 

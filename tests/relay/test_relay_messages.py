@@ -1,4 +1,4 @@
-"""What a relay accepts, as text, and what it makes of it; who a client is."""
+"""Parsing of messages, and the addresses of clients."""
 
 from __future__ import annotations
 

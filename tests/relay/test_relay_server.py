@@ -1,4 +1,4 @@
-"""A relay as it runs: daphne, one process, in memory."""
+"""The server of a relay: daphne, one process, in memory."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ HELLOS = {
 @pytest.mark.parametrize("who", HELLOS)
 @asynchronous
 async def test_clients_of_other_makes(server: services.Server, who: str) -> None:
-    """What they offer besides is declined; that they offer it must not matter."""
+    """The relay declines extensions, and offering them does no harm."""
     reader, writer = await asyncio.open_connection(services.HOST, server.port)
     writer.write(f"GET /ws HTTP/1.1\r\n{HELLOS[who]}Host: {services.HOST}:{server.port}\r\n\r\n".encode())
     async with asyncio.timeout(PATIENCE):
@@ -141,7 +141,7 @@ async def test_who_does_not_get_in(server: services.Server, path: str, origin: s
 
 
 def closes(server: services.Server, code: int) -> float:
-    """How many connections it says that it has closed with this code."""
+    """Return the number of connections that were closed with a code, as the metrics report it."""
     found = re.search(rf'amesh_relay_closes_total{{code="{code}"}} (\S+)', get(server, "/metrics").text)
     return float(found[1]) if found else 0.0
 
@@ -217,7 +217,7 @@ async def test_who_counts_as_who_behind_proxies(tmp_path: Path, proxies: int) ->
     with serving(tmp_path, TRIES_PER_MINUTE=2, **variables) as server:
 
         async def tries(forwarded: str, count: int) -> str:
-            """What the last of so many tries is answered."""
+            """Return the answer to the last of *count* tries."""
             async with dialled(server, additional_headers={"X-Forwarded-For": forwarded}) as (client,):
                 for _ in range(count):
                     await client.send("connect", otc="200000")
@@ -411,7 +411,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def test_requests_to_a_project_may_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is cut after a while is a connection that asks for nothing; not one that uploads, waits for its answer, or asks again."""
+    """A connection without a request is closed after a while; not one that uploads, waits for its answer, or sends the next request."""
     from twisted.internet.testing import StringTransport
     from twisted.web.http import HTTPFactory
 
@@ -453,7 +453,7 @@ def test_requests_to_a_project_may_take_their_time(monkeypatch: pytest.MonkeyPat
 
 @asynchronous
 async def test_mounted_in_a_project(tmp_path: Path) -> None:
-    """The shipped project with all that it has; and plain daphne, which can't send every code."""
+    """The whole project that ships; and plain daphne, which cannot send every close code."""
     application = "relay_project.asgi:application"
     with serving(tmp_path, arguments=("--application", application)) as server:
         await _whole_project(server, 1009)
@@ -489,7 +489,7 @@ async def test_under_uvicorn(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_a_client_that_vanishes(server: services.Server) -> None:
-    """Without a word: its machine was switched off, or the network is gone."""
+    """A client disappears without closing: its machine was switched off, or its network is gone."""
     async with dialled(server, 1) as (controller,):
         reader, writer = await asyncio.open_connection(services.HOST, server.port)
         writer.write(UPGRADE.encode())

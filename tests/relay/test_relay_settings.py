@@ -1,4 +1,4 @@
-"""The settings of the relay, and what it says where something is not installed."""
+"""The settings of the relay, its reports, and its messages if an extra is not installed."""
 
 from __future__ import annotations
 
