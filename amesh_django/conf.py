@@ -1,4 +1,4 @@
-"""The settings of the app: one dict, ``AMESH``, read lazily; each key with a default, a type and a meaning."""
+"""The settings of the app: one dict, ``AMESH``, read lazily. Each key has a default, a type and a meaning."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ class AmeshSettings:
     """The keys of ``AMESH``.
 
     Attributes:
-        DIR: device directory of this server; None means ``AUTH_MESH_DIR``, else ``~/.amesh``.
-        SEAL_KEY_FILE: file with the seal secret (32 random bytes as 64 hex characters) that several hosts in front of one
-            database share; None means that the secret comes from this server's own key.
-        NONCE_CACHE: name of the Django cache that holds nonces.
-        CLOCK_SKEW_SECONDS: how far the clock of a device may be off, either way.
-        NONCE_WINDOW_SECONDS: how long a nonce is remembered; at least twice the clock skew.
-        MAX_BODY_BYTES: largest body that is verified; a larger one is refused with 413.
-        PROTECT: path prefixes that the middleware protects. The default is every path.
-        EXEMPT: paths, each with what lies below it, that the middleware lets through in spite of PROTECT.
-        LAST_SEEN_SECONDS: how often "last seen" of a device is written, per process; 0 never.
-        MAX_CONTROLLERS: how many controllers may be trusted; None means ``maxControllers`` of the identity.
-        PROXY_STRIPPED_PREFIX: what a proxy takes off the path before this server sees it (``/api`` where a client signed
-            ``/api/x`` and ``/x`` arrives).
-        PROXY_ADDED_PREFIX: what a proxy puts before the path.
-        BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``; None means the
-            variable ``AMESH_BOOTSTRAP_RELAYS``, and without it any relay.
-        RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`; None means all defaults.
+        DIR: device directory of this server. Defaults to ``AUTH_MESH_DIR``, or ``~/.amesh`` if it is not set.
+        SEAL_KEY_FILE: file with the seal secret (32 random bytes as 64 hex characters) that several hosts with one database
+            share. By default, the secret is derived from the key of this server.
+        NONCE_CACHE: name of the Django cache that stores nonces.
+        CLOCK_SKEW_SECONDS: maximum difference between the clock of a device and the clock of this server.
+        NONCE_WINDOW_SECONDS: time for which a nonce is remembered; at least twice the clock skew.
+        MAX_BODY_BYTES: maximum size of a body that is verified; a larger one is rejected with 413.
+        PROTECT: path prefixes that the middleware protects. Defaults to every path.
+        EXEMPT: paths that the middleware does not protect, each with all paths below it, although PROTECT covers them.
+        LAST_SEEN_SECONDS: minimum time between two writes of "last seen" of a device, per process; 0 turns them off.
+        MAX_CONTROLLERS: maximum number of trusted controllers. Defaults to ``maxControllers`` of the identity.
+        PROXY_STRIPPED_PREFIX: prefix that a proxy strips from the path before the request reaches this server: ``/api`` if a
+            client signs ``/api/x`` and ``/x`` arrives.
+        PROXY_ADDED_PREFIX: prefix that a proxy adds to the path.
+        BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``. Defaults to
+            ``AMESH_BOOTSTRAP_RELAYS``, or any relay if it is not set.
+        RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
     """
 
     DIR: str | None = None
@@ -122,7 +122,7 @@ def _are_relays(value: Any) -> bool:
 
 
 def problems() -> list[tuple[str, str]]:
-    """What is wrong with ``AMESH``: pairs of a kind (``unknown``, ``value``, ``window``) and a sentence with the fix."""
+    """Return the problems of ``AMESH``: pairs of a kind (``unknown``, ``value``, ``window``) and a sentence with the fix."""
     raw = getattr(django_settings, "AMESH", {})
     if not isinstance(raw, dict):
         return [("value", "AMESH must be a dict. Write AMESH = {} for the defaults.")]
@@ -135,7 +135,7 @@ def problems() -> list[tuple[str, str]]:
                 (
                     "window",
                     f"AMESH['NONCE_WINDOW_SECONDS'] ({window}) is shorter than twice AMESH['CLOCK_SKEW_SECONDS'] ({skew}): a "
-                    f"request could be replayed. Set it to {2 * skew} at least.",
+                    f"request could be replayed. Set it to {2 * skew} or more.",
                 )
             )
     return found
@@ -143,10 +143,10 @@ def problems() -> list[tuple[str, str]]:
 
 @functools.cache
 def amesh_settings() -> AmeshSettings:
-    """The settings in force.
+    """Return the settings in force.
 
     Raises:
-        ImproperlyConfigured: one of :func:`problems`.
+        ImproperlyConfigured: the settings have :func:`problems`.
     """
     found = problems()
     if found:

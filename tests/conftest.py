@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,6 +40,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 IN_CI = os.environ.get("CI") == "true"
+
+#: Fixtures that start a process: a test that asks for one of them is marked ``process`` without further ado.
+STARTING = {"redis_server", "postgres_server", "wire", "chromium"}
+#: Events of the interpreter (PEP 578) by which a process is started.
+STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec"}
 _numbers = itertools.count(1)
 
 
@@ -120,6 +126,27 @@ def default_database(database: Database, django_db_blocker: DjangoDbBlocker) -> 
 def chromium() -> Path:
     """Where Chromium is."""
     return services.chromium_path()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
+        if fixtures & STARTING or "postgres" in parameters:
+            item.add_marker("process")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_process(request: pytest.FixtureRequest) -> None:
+    """Under `-m "not process …"` a test that starts a process all the same fails, and so gets its mark."""
+    if "not process" not in str(request.config.getoption("-m")):
+        return
+
+    def refuse(event: str, arguments: tuple[object, ...]) -> None:
+        if event in STARTS and os.environ.get("PYTEST_CURRENT_TEST", "").endswith("(call)"):
+            raise RuntimeError("This test starts a process: mark it with @pytest.mark.process.")
+
+    sys.addaudithook(refuse)
 
 
 @pytest.hookimpl(trylast=True)

@@ -27,6 +27,8 @@ from tests.pairing.middles import AloneWithController, Meddler, MiddleV1, Middle
 from tests.pairing.pairing_world import Side, Wire, party, play, sides
 from tests.pairing.test_pairing_ceremony import VERSIONS, messages, no_controller
 
+pytestmark = pytest.mark.unversioned
+
 # --- a malicious relay ----------------------------------------------------------------------------------------------
 
 
@@ -227,6 +229,7 @@ def fixed(number: int) -> bytes:
 OWN = (Ephemeral.of(fixed(13)), Ephemeral.of(fixed(14)))
 
 
+@pytest.mark.slow
 def test_version_1_falls_to_a_relay_that_grinds() -> None:
     """Why version 1 asks for --v1 and warns: a relay that tries keys until the codes agree is trusted by both sides.
 

@@ -7,6 +7,7 @@ import contextlib
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,8 @@ from authmesh.protocol.pairing import v1 as pairing_v1
 from authmesh.protocol.pairing import v2 as pairing_v2
 from authmesh.protocol.pairing.errors import PairingError, RelayProtocolViolation, TokenError
 from tests.pairing.pairing_world import MOMENT, party
+
+pytestmark = pytest.mark.unversioned
 
 SIDES = (target_v1, target_v2, controller_v1, controller_v2)
 ME = party("fuzzed")
@@ -149,6 +152,7 @@ def test_frames_of_a_relay(text: str | bytes) -> None:
         assert str(frame.error).isprintable()
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     st.lists(

@@ -31,6 +31,8 @@ from tests.pairing.middles import AloneWithController, MiddleV2, SpeaksV1ToBoth
 from tests.pairing.pairing_people import QUICK, SHORT, Two, is_error, run
 from tests.pairing.pairing_world import party
 
+pytestmark = pytest.mark.unversioned
+
 VERSIONS = pytest.mark.parametrize("version", [1, 2])
 
 

@@ -29,6 +29,8 @@ from tests.pairing.pairing_people import Outcome, Two, is_error
 from tests.relay.relay_world import address, asynchronous, serving
 from tests.support import services
 
+pytestmark = pytest.mark.process
+
 #: A busy machine is no failure.
 PATIENT = Timeouts(connect=30, relay=30, peer=60, message=30, person=60, farewell=2)
 

@@ -19,6 +19,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Section], dic
     return sections, json.loads(path.read_text("utf-8"))
 
 
+@pytest.mark.process
 def test_every_section_runs_and_reports(report: tuple[list[Section], dict[str, Any]]) -> None:
     sections, document = report
     assert len(sections) == len(SECTIONS)

@@ -26,6 +26,8 @@ from relay_project.management.commands import amesh_demo
 from tests.keystore.tpms import running_swtpm
 from tests.support.services import HOST, ROOT
 
+pytestmark = pytest.mark.process
+
 SECONDS = 120
 #: How many there are, and how many more where it is said where the keys are to live.
 CHECKS, OF_BACKEND = 39, 4

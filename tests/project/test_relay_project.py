@@ -17,6 +17,8 @@ from django.core.exceptions import ImproperlyConfigured
 from relay_project.environment import flag, secret_key, words
 from tests.support.services import ROOT
 
+pytestmark = pytest.mark.process
+
 SHOW = """
 import json
 from relay_project import settings

@@ -27,6 +27,8 @@ from authmesh.protocol.pairing import v2 as pairing_v2
 from authmesh.protocol.pairing.errors import InvalidCode, InvalidPayload, PairingError
 from tests.protocol.test_protocol_vectors import VECTORS, cases
 
+pytestmark = pytest.mark.unversioned
+
 CONTROLLER_KEY = bytes.fromhex(json.loads((VECTORS / "bootstrap.json").read_text())["controller_private_key_hex"])
 CONTROLLER_PUBLIC = keys.public_key_bytes(keys.load_private_key(CONTROLLER_KEY))
 

@@ -12,6 +12,8 @@ import pytest
 
 from authmesh import protocol
 
+pytestmark = pytest.mark.unversioned
+
 VECTORS = Path(__file__).parent / "vectors"
 
 

@@ -24,6 +24,8 @@ from amesh_django.relay.exchange.redis_link import _parcels
 from tests.relay.relay_world import PATIENCE, Clock, asynchronous, until
 from tests.support import services
 
+pytestmark = pytest.mark.unversioned
+
 A, B = "192.0.2.1", "192.0.2.2"
 
 
@@ -103,6 +105,7 @@ def fresh() -> tuple[str, str]:
     return str(100_000 + secrets.randbelow(900_000)), secrets.token_hex(8)
 
 
+@pytest.mark.process
 @asynchronous
 async def test_a_session(make: Make) -> None:
     async with running(make()) as exchange:

@@ -17,6 +17,8 @@ from tests.relay.relay_world import Raw, asynchronous, converse, dialled, match,
 from tests.relay.test_relay_server import UPGRADE
 from tests.support import services
 
+pytestmark = [pytest.mark.process, pytest.mark.unversioned]
+
 #: What a relay may grow by, in MB, whatever is done to it here.
 GROWTH = 120.0
 

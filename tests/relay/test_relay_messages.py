@@ -15,6 +15,8 @@ from amesh_django.relay.hub import messages
 from amesh_django.relay.hub.messages import InvalidMessage, Message, parse
 from tests.relay.relay_world import JTI
 
+pytestmark = pytest.mark.unversioned
+
 
 def refusal(text: str) -> str:
     with pytest.raises(InvalidMessage) as caught:

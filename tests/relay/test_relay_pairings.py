@@ -12,6 +12,8 @@ import pytest
 from amesh_django.relay.exchange.base import Event, Ref, Unavailable
 from tests.relay.relay_world import JTI, OTC, Relay, asynchronous, relay, settle
 
+pytestmark = pytest.mark.unversioned
+
 
 @asynchronous
 async def test_a_pairing() -> None:

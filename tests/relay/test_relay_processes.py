@@ -24,6 +24,8 @@ from tests.relay.relay_world import (
 )
 from tests.support import services
 
+pytestmark = [pytest.mark.process, pytest.mark.unversioned]
+
 Two = tuple[services.Server, services.Server]
 
 

@@ -26,6 +26,8 @@ from websockets.exceptions import InvalidStatus
 from tests.relay.relay_world import JTI, PATIENCE, Clock, asynchronous, converse, dialled, match, serving, until
 from tests.support import services
 
+pytestmark = pytest.mark.process
+
 UPGRADE = (
     "GET /ws HTTP/1.1\r\nHost: relay\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
@@ -372,7 +374,7 @@ async def test_nothing_secret_is_logged(
         (["--port", "http"], {}, "Set --port or PORT"),
         (["--port", "70000"], {}, "1 to 65535"),
         (["--host", "192.0.2.1"], {}, "check that --host is an address of this machine"),
-        (["--application", "nowhere.at.all"], {}, "Check --application"),
+        (["--application", "nowhere.at.all"], {}, "Set --application to the dotted path"),
         (
             [],
             {"AMESH_RELAY_MAX_SESSIONS": "many"},
@@ -390,7 +392,7 @@ def test_what_it_can_t_start_with(tmp_path: Path, arguments: list[str], variable
 
 
 def test_a_port_that_is_taken(tmp_path: Path, server: services.Server) -> None:
-    assert "If another relay is running there" in _failure(tmp_path, ["--port", str(server.port)], {})
+    assert "If another program uses the port" in _failure(tmp_path, ["--port", str(server.port)], {})
 
 
 def _failure(folder: Path, arguments: list[str], variables: dict[str, str]) -> str:

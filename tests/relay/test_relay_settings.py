@@ -17,8 +17,8 @@ from amesh_django.relay import conf, reports
 from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay.exchange.base import Unavailable
 from amesh_django.relay.hub.current import current_hub, stop_hub
-from tests.project.test_house import without
 from tests.relay.relay_world import OTC, asynchronous, relay, until
+from tests.support.sources import without
 
 
 @pytest.mark.parametrize(
@@ -207,6 +207,7 @@ async def test_metrics_where_they_are_not_installed(monkeypatch: pytest.MonkeyPa
         assert b"pip install 'amesh-django[metrics]'" in report.body
 
 
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("package", "module"),
     [("channels", "amesh_django.relay.routing"), ("daphne", "amesh_django.relay.server")],
@@ -223,6 +224,7 @@ def test_without_the_extra(package: str, module: str) -> None:
     )
 
 
+@pytest.mark.process
 def test_redis_without_the_extra() -> None:
     without(
         {"redis"},

@@ -8,6 +8,8 @@ from amesh_django.relay.exchange.base import Ref, Unavailable
 from amesh_django.relay.exchange.memory import MemoryExchange
 from tests.relay.relay_world import JTI, OTC, Client, asynchronous, relay
 
+pytestmark = pytest.mark.unversioned
+
 INIT = {"jti": JTI, "targetPubKey": "k", "proof": "p", "targetSig": "s"}
 
 

@@ -1,4 +1,4 @@
-"""``manage.py amesh_relay``: run a relay."""
+"""``manage.py amesh_relay``: start a relay."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Command(BaseCommand):
     """Runs a relay until SIGTERM or Ctrl-C."""
 
     help = (
-        "Run a relay. A relay brings together two devices that pair, and forwards their messages without being able to read them. It "
-        "serves /ws, /health and /metrics. With REDIS_URL, several processes are one relay."
+        "Start a relay: it connects devices that pair, and forwards their messages without being able to read them. Serves /ws, /health "
+        "and /metrics. With REDIS_URL, several processes form one relay."
     )
-    # A relay needs neither a database nor an identity. It validates the settings that it reads.
+    # A relay needs neither a database nor an identity, and reports what is wrong with its own settings.
     requires_system_checks = []  # noqa: RUF012
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -47,22 +47,20 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, host: str, port: str, application: str, **options: Any) -> None:
-        """Serve until the process is stopped.
+        """Run the relay.
 
         Raises:
-            CommandError: the relay cannot be started.
+            CommandError: the relay can't be started.
         """
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise CommandError(f"{port!r} is not a valid port. Set --port or PORT to a number from 1 to 65535.")
         try:
             settings = conf.relay_settings()
-            from amesh_django.relay.hub.current import make_exchange  # here, because the extra `relay` is optional
-            from amesh_django.relay.server import (
-                OTHER_FILES,
-                RelayServer,
-            )  # here, because the extra `relay` is optional
+            # Here, because the extra `relay` is optional.
+            from amesh_django.relay.hub.current import make_exchange
+            from amesh_django.relay.server import OTHER_FILES, RelayServer
 
-            make_exchange(settings)  # reports problems of REDIS_URL before anything is served
+            make_exchange(settings)  # reports what is wrong with it before the server starts
 
             app = import_string(application.replace(":", "."))
             files = _raise_file_limit(settings.MAX_CONNECTIONS + 2 * OTHER_FILES + 500)
@@ -71,12 +69,12 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
         except ImportError as error:
             raise CommandError(
-                f"Cannot import {application} ({error}). Check --application: it must be the dotted path of an ASGI application."
+                f"{application} cannot be imported ({error}). Set --application to the dotted path of an ASGI application."
             ) from None
         if files < settings.MAX_CONNECTIONS + 2 * OTHER_FILES:
             self.stderr.write(
-                f"This process may open only {files} files, which is too few for {settings.MAX_CONNECTIONS} connections. Raise the limit "
-                "(LimitNOFILE= in systemd, ulimit -n), or lower AMESH['RELAY']['MAX_CONNECTIONS']."
+                f"This process may open {files} files, which is not enough for {settings.MAX_CONNECTIONS} connections. Raise the limit "
+                "(LimitNOFILE= of systemd, ulimit -n), or lower AMESH['RELAY']['MAX_CONNECTIONS']."
             )
         shared = "shared through Redis" if conf.redis_url(settings) else "alone, in memory"
         shown = f"[{host}]" if ":" in host else host
@@ -85,13 +83,13 @@ class Command(BaseCommand):
         server.run()
         if server.abort_start:
             raise CommandError(
-                f"Cannot listen on {shown}:{port}. If another relay is running there, use another --port. Otherwise check that --host is an "
-                "address of this machine, and that this user may use the port."
+                f"The relay cannot listen on {shown}:{port}. If another program uses the port, choose another one with --port. Otherwise "
+                "check that --host is an address of this machine, and that this user may use the port."
             )
 
 
 def _raise_file_limit(wanted: int) -> int:
-    """Raise the limit of open files as far as this user may, and return the limit."""
+    """Raise the limit of open files as far as this user may, and return the new limit."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY:
         return wanted

@@ -36,7 +36,7 @@ class FrontEnd:
             **os.environ,
             "AUTH_MESH_DIR": str(self.path),
             "DJANGO_SETTINGS_MODULE": "tests.settings",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")]),
             **(databases.environment(database) if database is not None else {}),
         }
 

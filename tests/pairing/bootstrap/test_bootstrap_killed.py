@@ -11,6 +11,8 @@ import pytest
 
 from tests.support import databases, services
 
+pytestmark = pytest.mark.process
+
 
 @pytest.mark.parametrize("kind", ["file", "database"])
 def test_killed_at_every_step(tmp_path: Path, kind: str, request: pytest.FixtureRequest) -> None:

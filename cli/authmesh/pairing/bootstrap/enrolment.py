@@ -110,7 +110,7 @@ class Enrolment:
         check_relay(token, self.relays)
         if importlib.util.find_spec("websockets") is None:
             raise RelayUnreachable(
-                "Talking to a relay needs the package websockets. Install it: pip install 'amesh-django[pairing]'."
+                "Talking to a relay needs the package websockets. Install it: pip install 'amesh-django[cli]'."
             )
         return token
 

@@ -59,7 +59,7 @@ def _connect(address: str, *, open_timeout: float, tls: ssl.SSLContext | None) -
         from websockets.asyncio.client import connect
     except ImportError:
         raise RelayUnreachable(
-            "Talking to a relay needs the package websockets. Install it: pip install 'amesh-django[pairing]' (or [cli])."
+            "Talking to a relay needs the package websockets. Install it: pip install 'amesh-django[cli]'."
         ) from None
 
     class Connect(connect):
