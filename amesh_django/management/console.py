@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand
 from django.core.management.color import color_style
 from django.utils.termcolors import make_style
 
+from amesh_django.spelling import manage_py
 from authmesh.commands.terminal.console import Console
 from authmesh.commands.terminal.lines import Tone
 from authmesh.protocol.errors import Run
@@ -38,7 +39,7 @@ class DjangoConsole(Console):
         self._in_color = in_color
 
     def spell(self, run: Run) -> str:
-        return f"manage.py amesh_{run.name.replace('-', '_')} {run.arguments}".rstrip()
+        return manage_py(run)
 
     def write_line(self, text: str, tone: Tone = "plain", *, indent: str = "", err: bool, end: str = "\n") -> None:
         stream = self._command.stderr if err else self._command.stdout

@@ -17,6 +17,7 @@ from django.urls import NoReverseMatch, reverse
 from amesh_django import checks, conf
 from amesh_django.conf import amesh_settings
 from amesh_django.models import Device
+from amesh_django.relay import conf as relay_conf
 from amesh_django.trust.database import database
 from amesh_django.verification.nonces import CacheNonceStore
 from authmesh.commands.doctor.command import Further
@@ -29,7 +30,7 @@ _REPORTED_OTHERWISE = frozenset({"amesh.E001", "amesh.E002", "amesh.E003", "ames
 
 def settings() -> Iterator[Finding]:
     """Is ``AMESH`` valid?"""
-    problems = conf.problems()
+    problems = [*conf.problems(), *relay_conf.problems()]
     for _, text in problems:
         yield Finding("settings", "problem", text)
     if not problems:

@@ -63,7 +63,7 @@ def test_a_seal_key_file_that_is_open_to_others(front_end: FrontEnd, tmp_path: P
     path.chmod(0o644)
     found = front_end.doctor(TEST_SEAL_KEY_FILE=str(path))
     assert found.code == 1 and "amesh.W006" in found.text("system-checks")
-    assert found.text("system-checks").count(f"chmod 600 {path} ") == 1
+    assert found.text("system-checks").count(f"chmod 600 {path}") == 1
 
 
 @pytest.mark.process

@@ -45,7 +45,7 @@ class Finding:
     @classmethod
     def of_error(cls, id: str, error: AmeshError, status: Status = "problem") -> Finding:
         """Return the finding that reports an error."""
-        return cls(id, status, error.message, error.hint)
+        return cls(id, status, str(error.message), error.hint)
 
 
 class CheckTimedOut(AmeshError):
