@@ -19,8 +19,8 @@ from redis import Redis as SyncRedis
 from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay.exchange.base import Event, Exchange, Joined, Ref, Unavailable
 from amesh_django.relay.exchange.memory import Expiring, MemoryExchange
+from amesh_django.relay.exchange.parcels import pack
 from amesh_django.relay.exchange.redis import RedisExchange
-from amesh_django.relay.exchange.redis_link import _parcels
 from tests.relay.relay_world import PATIENCE, Clock, asynchronous, until
 from tests.support import services
 
@@ -561,6 +561,6 @@ async def test_events_for_one_process_go_together() -> None:
     def mail(process: str, size: int) -> tuple[Ref, Event, Any]:
         return Ref(process, 2), Event("data", "x", sender, "x" * size), future
 
-    parcels = _parcels([mail("a", 0), mail("b", 5), mail("a", 200_000), mail("a", 100_000), mail("a", 1)])
+    parcels = pack([mail("a", 0), mail("b", 5), mail("a", 200_000), mail("a", 100_000), mail("a", 1)])
     assert [(process, len(futures)) for process, _, futures in parcels] == [("a", 2), ("b", 1), ("a", 2)]
-    assert _parcels([]) == []
+    assert pack([]) == []
