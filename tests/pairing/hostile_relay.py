@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.pairing.pairing_world import Wire
 
-#: What is sent in place of the proper thing: a frame (text or bytes), or a number: the connection is closed with that code.
+#: A frame (text or bytes) that is sent instead of the proper one, or a number: the code that the connection is closed with.
 Raw = str | bytes | int
 
 ACK = json.dumps({"type": "ack", "message": "session_open"})
@@ -45,7 +45,7 @@ class _Outbox:
 
 @dataclass
 class End:
-    """One of the two sockets."""
+    """The socket of one of the two devices."""
 
     socket: ServerConnection
     inbox: _Outbox = field(default_factory=_Outbox)
@@ -71,7 +71,7 @@ class Session:
 
 @dataclass
 class HostileRelay:
-    """The relay.
+    """A relay that a test can make malicious.
 
     Attributes:
         wire: makes the wire of a pairing, which handles its payloads.
