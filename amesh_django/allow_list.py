@@ -29,6 +29,8 @@ from .trust.sealing import actor, now, storable
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
 
+__all__ = ["DatabaseAllowList"]
+
 #: Keys that one query looks up.
 _MAX_KEYS = 500
 

@@ -18,6 +18,8 @@ from .allow_list import DatabaseAllowList
 from .conf import AmeshSettings, amesh_settings
 from .trust.owner import open_device, server_directory
 
+__all__ = ["server_device"]
+
 #: Seconds that a first request waits until this server is enrolled.
 BOOTSTRAP_SECONDS = 5.0
 

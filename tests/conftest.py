@@ -132,7 +132,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
-        if fixtures & STARTING or "postgres" in parameters:
+        if fixtures & STARTING or {"postgres", "redis"} & {value for value in parameters if isinstance(value, str)}:
             item.add_marker("process")
 
 
@@ -143,7 +143,7 @@ def _no_process(request: pytest.FixtureRequest) -> None:
         return
 
     def refuse(event: str, arguments: tuple[object, ...]) -> None:
-        if event in STARTS and os.environ.get("PYTEST_CURRENT_TEST", "").endswith("(call)"):
+        if event in STARTS and os.environ.get("PYTEST_CURRENT_TEST", "").endswith(("(setup)", "(call)")):
             raise RuntimeError("This test starts a process: mark it with @pytest.mark.process.")
 
     sys.addaudithook(refuse)

@@ -575,9 +575,7 @@ def test_a_missing_library_is_named_with_its_extra() -> None:
     code = "import sys; sys.modules['rich'] = None; from authmesh.commands.main import main; main()"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 1
-    assert (
-        done.stderr == "The amesh command needs the package rich. Install it with pip install 'amesh-django[cli]'.\n"
-    )
+    assert done.stderr == "The amesh command needs the package rich. Install it with pip install 'amesh-django[cli]'.\n"
 
 
 @pytest.mark.process

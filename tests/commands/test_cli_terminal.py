@@ -159,9 +159,7 @@ def test_a_narrow_terminal_breaks_no_id_and_no_word(front_end: FrontEnd) -> None
     assert f"Device ID    {id_of(device)}\n" in shown
     prose = shown[shown.index("Compare") :]
     assert max(map(len, prose.split("\n"))) < 48
-    assert " ".join(prose.split()).startswith(
-        "Compare the device ID with the one that export-key or list shows"
-    )
+    assert " ".join(prose.split()).startswith("Compare the device ID with the one that export-key or list shows")
 
 
 def test_hostile_names_and_bodies_do_not_steer_the_terminal(front_end: FrontEnd) -> None:

@@ -82,10 +82,16 @@ def test_nobody_to_ask(front_end: FrontEnd) -> None:
     before = contents(front_end.path)
     for words in (["--no-input"], []):
         done = front_end.run("init", "--name", "new", "--force", *words)
-        assert done.returncode == 1 and "To answer in advance, use --yes." in done.stderr and "Nothing was changed" in done.stderr
+        assert (
+            done.returncode == 1
+            and "To answer in advance, use --yes." in done.stderr
+            and "Nothing was changed" in done.stderr
+        )
     assert contents(front_end.path) == before
     old = read_identity(front_end.path)
-    assert f"This identity replaces {old.device_id}" in front_end.done("init", "--name", "new", "--force", "--yes", "--no-input")
+    assert f"This identity replaces {old.device_id}" in front_end.done(
+        "init", "--name", "new", "--force", "--yes", "--no-input"
+    )
 
 
 def test_for_programs(front_end: FrontEnd) -> None:

@@ -109,6 +109,7 @@ def test_a_damaged_file_is_no_empty_one(store: TokenStore, tmp_path: Path, text:
     assert (tmp_path / "tokens.json").read_bytes() == text.encode("utf-8", "surrogateescape")
 
 
+@pytest.mark.process
 def test_many_processes_use_a_token_once_and_lose_none(store: TokenStore, tmp_path: Path) -> None:
     store.add(token(0), NOW)
     code = f"""

@@ -207,6 +207,7 @@ def test_init_where_it_can_not_be(tmp_path: Path) -> None:
         make(tmp_path / "file" / "below")
 
 
+@pytest.mark.process
 def test_init_in_a_read_only_folder() -> None:
     with folder_of_nobody() as folder:
         folder.chmod(0o500)

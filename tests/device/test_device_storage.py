@@ -20,6 +20,7 @@ from authmesh.protocol.errors import AllowListBusy, DirectoryError, StorageError
 from tests.support.directories import make, mode, python
 
 
+@pytest.mark.process
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     """The kernel enforces a limit on the size of files in the middle of a write."""
     path = tmp_path / "file"
@@ -95,6 +96,7 @@ def test_a_really_full_disk(tiny_disk: Path | None) -> None:
     assert len(allow_list.read()) == 2
 
 
+@pytest.mark.process
 def test_the_lock_keeps_others_out(tmp_path: Path) -> None:
     order: list[str] = []
     taken = threading.Event()
@@ -123,6 +125,7 @@ except AmeshError as error: print(type(error).__name__)
     assert mode(tmp_path / ".lock") == 0o600
 
 
+@pytest.mark.process
 def test_the_lock_makes_no_folder_and_hides_no_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no folder"), locked(tmp_path / "none"):
         pass

@@ -58,6 +58,7 @@ def test_a_passphrase_that_a_file_can_not_hold_stays_where_it_is(tmp_path: Path)
     assert not (tmp_path / ".passphrase").exists()
 
 
+@pytest.mark.process
 def test_a_move_that_can_not_be_is_no_reason_to_stop() -> None:
     """In a read-only folder, the passphrase is used where it is, with a warning that does not contain it."""
     with folder_of_nobody() as folder:

@@ -265,6 +265,7 @@ def test_an_alias_never_reaches_a_path_unchecked(tmp_path: Path, alias: str) -> 
     assert (tmp_path / "k.key.json").exists()
 
 
+@pytest.mark.process
 def test_too_little_memory_is_said(tmp_path: Path) -> None:
     """Run in a separate process whose address space is limited."""
     (tmp_path / "k.key.json").write_text(changed(argon2Params={"t": 1, "m": 1 << 20, "p": 1}))

@@ -132,6 +132,7 @@ def test_a_transaction_that_holds_the_seal_waits_for_no_thread(
         current_list().snapshot()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("is_held", [False, True])
 def test_a_forked_child_finds_the_lock_open(devices: DatabaseAllowList, is_held: bool) -> None:
     devices.add(entry(1))

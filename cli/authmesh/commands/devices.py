@@ -92,16 +92,15 @@ def _revoke_arguments(parser: ArgumentParser) -> None:
     add_yes(parser)
 
 
-REVOKE = Command(
-    "revoke", "Stop trusting a device, from its next request on.", revoke, _revoke_arguments, asks=True
-)
+REVOKE = Command("revoke", "Stop trusting a device, from its next request on.", revoke, _revoke_arguments, asks=True)
 
 
 def grant(context: Context, *, device_id: str, shell: bool | None) -> None:
     """Grant a permission to a device, or withdraw it."""
     if shell is None:
         raise UsageProblem(
-            "No permission was named. Nothing was changed.", hint="Use --shell to grant a shell, or --no-shell to withdraw it."
+            "No permission was named. Nothing was changed.",
+            hint="Use --shell to grant a shell, or --no-shell to withdraw it.",
         )
     context.own_device()
     allow_list = context.home.allow_list()

@@ -72,7 +72,9 @@ def _header(text: str) -> tuple[str, str]:
 
 def _method(text: str) -> str:
     if not _TOKEN(text):
-        raise UsageProblem(f"{text!r} is not a valid HTTP method. {_NOT_SENT}", hint="Use a method such as GET or POST.")
+        raise UsageProblem(
+            f"{text!r} is not a valid HTTP method. {_NOT_SENT}", hint="Use a method such as GET or POST."
+        )
     return text.upper()
 
 
@@ -222,7 +224,10 @@ def _fetch_arguments(parser: ArgumentParser) -> None:
         help="How many seconds to wait for the server. Defaults to %(default)g.",
     )
     parser.add_argument(
-        "--fail", "-f", action="store_true", help="Exit with 1 if the status is 400 or more. The body is printed anyway."
+        "--fail",
+        "-f",
+        action="store_true",
+        help="Exit with 1 if the status is 400 or more. The body is printed anyway.",
     )
 
 

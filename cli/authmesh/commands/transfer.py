@@ -119,7 +119,9 @@ def export_list(context: Context, *, file: str, force: bool) -> None:
 
 
 def _export_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", nargs="?", default="-", help="The file. Defaults to -, which is stdout.")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", default="-", help="The file. Defaults to -, which is stdout."
+    )
     parser.add_argument("--force", action="store_true", help="Overwrite an existing file.")
 
 
@@ -128,5 +130,7 @@ EXPORT = Command(
     "Write the trusted devices to a sealed allow_list.json.",
     export_list,
     _export_arguments,
-    details=("The file is sealed for the identity of this server. It contains neither revoked devices nor mapped users.",),
+    details=(
+        "The file is sealed for the identity of this server. It contains neither revoked devices nor mapped users.",
+    ),
 )

@@ -127,7 +127,9 @@ def _offered_replacement(
     if entry.role != CONTROLLER or is_counted or allow_list.count(CONTROLLER) < limit:
         return None
     controllers = [other for other in allow_list.read() if other.role == CONTROLLER]
-    full = f"The limit of this device is {counted(limit, 'controller')} (maxControllers), and it trusts {len(controllers)}"
+    full = (
+        f"The limit of this device is {counted(limit, 'controller')} (maxControllers), and it trusts {len(controllers)}"
+    )
     if len(controllers) > limit:
         excess = len(controllers) - limit + 1
         raise ControllerLimitReached(
@@ -173,6 +175,8 @@ TRUST = Command(
     "Trust a device by hand, with the line that export-key prints on it.",
     trust,
     _arguments,
-    details=("The command shows the whole device ID and asks for confirmation. A device that is already trusted is refreshed.",),
+    details=(
+        "The command shows the whole device ID and asks for confirmation. A device that is already trusted is refreshed.",
+    ),
     asks=True,
 )

@@ -52,7 +52,9 @@ def test_a_tpm_that_is_up_and_one_that_is_down(front_end: FrontEnd, swtpm: Swtpm
         assert found.code == 1 and found.problems() == {"key-store"}, found
         assert swtpm.tcti in found.text("key-store") and "does not respond" in found.text("key-store")
         assert found.status("key") == found.status("allow-list") == "skipped"
-        assert "A new key would be stored in encrypted-file" in found.text("backends") and "tpm2 is not available: " in found.text("backends")
+        assert "A new key would be stored in encrypted-file" in found.text(
+            "backends"
+        ) and "tpm2 is not available: " in found.text("backends")
     finally:
         swtpm.start()
     assert front_end.doctor().code == 0

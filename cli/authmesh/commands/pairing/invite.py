@@ -118,7 +118,10 @@ def invite(context: Context, *, code: str | None, relay: str | None, v1: bool, y
 
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "code", metavar="CODE", nargs="?", help="The one-time code, six digits. If it is omitted, the command asks for it."
+        "code",
+        metavar="CODE",
+        nargs="?",
+        help="The one-time code, six digits. If it is omitted, the command asks for it.",
     )
     add_relay(parser)
     add_v1(parser)

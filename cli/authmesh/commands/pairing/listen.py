@@ -67,7 +67,10 @@ class _Target(Meeting, TargetOperator):
             self._draw(command)
         self.show_large("One-time code", code)
         self.console.say(
-            "Run this command on the device that will call this one:", "", Styled(f"  {command}", "title", whole=True), ""
+            "Run this command on the device that will call this one:",
+            "",
+            Styled(f"  {command}", "title", whole=True),
+            "",
         )
         if self.console.is_terminal():
             self.count_down(seconds, " the code is valid for {left} s")

@@ -157,9 +157,7 @@ class Console(ABC):
 
     # --- questions ----------------------------------------------------------------------------------------------------
 
-    def confirm(
-        self, question: str, *, about: Iterable[Shown] = (), yes: bool = False, instead: str = "--yes"
-    ) -> None:
+    def confirm(self, question: str, *, about: Iterable[Shown] = (), yes: bool = False, instead: str = "--yes") -> None:
         """Ask a yes-or-no question on stderr unless *yes*; the default is no.
 
         Args:
@@ -184,9 +182,7 @@ class Console(ABC):
                 raise Declined()
             self._show("Please answer y or n.", err=True)
 
-    def choose(
-        self, question: str, choices: Sequence[str], *, about: Iterable[Shown] = (), instead: str
-    ) -> int | None:
+    def choose(self, question: str, choices: Sequence[str], *, about: Iterable[Shown] = (), instead: str) -> int | None:
         """Ask a question with numbered choices on stderr; the default is none of them.
 
         Returns:

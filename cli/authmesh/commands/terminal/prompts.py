@@ -68,7 +68,9 @@ class Prompts:
         """Return the index of one of several numbered choices, or None for none of them, the default."""
         about = [*about, *(Styled(choice, label=f"{number})") for number, choice in enumerate(choices, 1))]
         while True:
-            answer = await self.text(f"{question} [1-{len(choices)}, Enter for none] ", about=about, unanswered=unanswered)
+            answer = await self.text(
+                f"{question} [1-{len(choices)}, Enter for none] ", about=about, unanswered=unanswered
+            )
             if answer.lower() in ("", "n", "no", "none"):
                 return None
             if answer.isascii() and answer.isdigit() and 1 <= int(answer) <= len(choices):

@@ -36,7 +36,8 @@ def parse_ttl(text: str) -> int:
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
     if not 0 < seconds <= MAX_LIFE_SECONDS:
         raise UsageProblem(
-            f"--ttl must be a number with s, m or h, and at most 24h. {_UNCHANGED}", hint="Use a time such as 90s, 15m or 1h."
+            f"--ttl must be a number with s, m or h, and at most 24h. {_UNCHANGED}",
+            hint="Use a time such as 90s, 15m or 1h.",
         )
     return seconds
 

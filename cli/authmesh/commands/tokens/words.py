@@ -67,9 +67,7 @@ def show_tokens(context: Context) -> None:
     tokens = TokenStore(device.path).tidy(now)
     context.console.result({"tokens": [token_json(token, now) for token in tokens]})
     if not tokens:
-        context.console.say(
-            ("There are no bootstrap tokens. To make one, run ", Run("provision", "--name NAME"), ".")
-        )
+        context.console.say(("There are no bootstrap tokens. To make one, run ", Run("provision", "--name NAME"), "."))
         return
     for token in tokens:
         is_open = token.state(now) == "open"
