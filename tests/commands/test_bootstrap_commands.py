@@ -18,8 +18,8 @@ from authmesh.device.tokens import TokenStore
 from authmesh.pairing.bootstrap import background as first
 from authmesh.pairing.bootstrap.enrolment import allowed_relays
 from authmesh.pairing.bootstrap.target import same_relay
-from authmesh.protocol.pairing.errors import BootstrapFailed, BootstrapPending
 from authmesh.protocol.pairing.token import verify_token
+from authmesh.protocol.pairing.token_errors import BootstrapFailed, BootstrapPending
 from tests.pairing.bootstrap.bootstrap_world import Clock, Target, without_ours
 from tests.support.front_ends import Result, invoke
 from tests.support.services import ROOT

@@ -220,7 +220,7 @@ def test_one_controller_too_many_is_asked_about(answer: str, server: Machine, la
             there.expect(f"Revoked     {desk.id} (desk)")
         else:
             there.expect("Declined. Nothing was stored here.")
-            here.expect("The other side said no")
+            here.expect("The other device refused")
         assert (there.end(), here.end()) == ((0, 0) if answer == "y\n" else (1, 1))
     assert list(server.listed()) == [laptop.id if answer == "y\n" else desk.id]
     assert bool(laptop.listed()) is (answer == "y\n")
@@ -260,7 +260,7 @@ def test_the_one_to_be_replaced_may_be_named(server: Machine, laptop: Machine, d
     assert "No trusted device has the device ID" in gone.stderr
     with introduced(server, laptop, ["--replace", laptop.id]) as (there, here, code):
         there.type(f"{code}\n")
-        there.expect("the very one that came")
+        there.expect("The device to replace is the device that is pairing")
         assert (there.end(), here.end()) == (1, 1)
     assert list(server.listed()) == [laptop.id]
 
@@ -273,9 +273,9 @@ def test_a_wrong_verification_code(version: str, server: Machine, laptop: Machin
     options = ["--v1"] if version == "v1" else []
     with introduced(server, laptop, options, options) as (there, here, code):
         there.type(f"{wrong(code)}\n")
-        there.expect("Error: This is not the verification code of the controller's screen.")
-        there.expect("this may be an attack. Nothing was stored; pair again")
-        here.expect("The other side said no: a wrong verification code was typed there")
+        there.expect("Error: This is not the verification code that the controller shows.")
+        there.expect("this may be an attack. Nothing was stored. Pair again")
+        here.expect("The other device refused: a wrong verification code was typed there")
         assert (there.end(), here.end()) == (1, 1)
     assert not server.listed() and not laptop.listed()
 
@@ -287,7 +287,7 @@ def test_what_is_no_code_is_asked_again(laptop: Machine, desk: Machine) -> None:
             there.expect("That is not six digits.")
             there.expect("Verification code: ")
         there.type("x\n")
-        there.expect("What was typed had not six digits. Nothing was stored here")
+        there.expect("The verification code that was typed does not have six digits. Nothing was stored here")
         assert (there.end(), here.end()) == (1, 1)
     assert not laptop.listed() and not desk.listed()
 
@@ -300,7 +300,7 @@ def test_enter_alone_and_ctrl_d_are_no(server: Machine, laptop: Machine) -> None
         with introduced(server, laptop) as (there, here, _):
             there.type(key)
             there.expect(says)
-            here.expect("The other side said no")
+            here.expect("The other device refused")
             assert (there.end(), here.end()) == (1, 1)
     assert not server.listed() and not laptop.listed()
 
@@ -312,7 +312,7 @@ def test_the_controller_says_no(answer: str, server: Machine, laptop: Machine) -
         here.expect(VERIFIED)
         here.type(answer)
         here.expect("Nothing was stored here." if answer == "\x04" else "Declined. Nothing was stored here.")
-        there.expect("The operator of the controller said no")
+        there.expect("The operator of the controller declined")
         assert (there.end(), here.end()) == (1, 1)
     assert not server.listed() and not laptop.listed()
 
@@ -345,7 +345,7 @@ def test_the_other_side_is_killed_while_a_person_is_asked(
             here.expect(VERIFIED)
         asked.type("12")
         other.process.kill()
-        asked.expect("Error: The other side has gone")
+        asked.expect("Error: The other device has left")
         assert asked.end() == 1
         assert is_calm(asked)
         assert asked.shown.count("Error") == 1
@@ -393,7 +393,7 @@ def test_the_relay_is_killed_while_both_are_asked(
                 assert person.end() == 1
                 assert is_calm(person)
         with target.at("listen") as there:
-            there.expect("can't be reached: nothing listens there.")
+            there.expect("cannot be reached: no server listens there.")
             assert there.end() == 1
     assert not target.listed() and not controller.listed()
 
@@ -404,7 +404,9 @@ def test_nobody_comes(server: Machine, laptop: Machine, tmp_path: Path) -> None:
             one.relay = address(own)
             with one.at("listen") as there:
                 code = one_time_code(there)
-                there.expect(f"Nobody came with the code in time. Run {one.call('listen')} again")
+                there.expect(
+                    f"No controller used the one-time code in time. Nothing was stored. Run {one.call('listen')} again"
+                )
                 assert there.end() == 1
             with one.at("invite", code) as here:
                 here.expect("The relay does not know this code")
@@ -418,7 +420,7 @@ def test_too_many_tries(laptop: Machine, tmp_path: Path) -> None:
         for words in (["invite", "482916", "--yes"], ["listen"]):
             done = laptop.run(*words)
             assert done.returncode == 1
-            assert "takes no more tries from this address for now. Wait a minute" in done.stderr
+            assert "accepts no more attempts from this address for now. Wait a minute" in done.stderr
 
 
 def test_one_speaks_version_1_and_the_other_does_not(laptop: Machine, desk: Machine) -> None:
@@ -433,7 +435,7 @@ def test_one_speaks_version_1_and_the_other_does_not(laptop: Machine, desk: Mach
 
 # --- Ctrl-C -----------------------------------------------------------------------------------------------------------
 
-GONE = "The other side has gone: closed, interrupted, or its connection broke. Nothing was stored here"
+GONE = "The other device has left: it was closed or interrupted, or its connection broke. Nothing was stored here"
 
 
 @pytest.mark.parametrize("front_end", ["server", "laptop"])

@@ -15,8 +15,8 @@ from authmesh.commands.terminal.console import UsageProblem
 from authmesh.commands.tokens.provision import parse_ttl
 from authmesh.device.tokens import REMEMBERED_SECONDS, TokenStore
 from authmesh.protocol.errors import DirectoryError
-from authmesh.protocol.pairing.errors import TokenAlreadyUsed, TokenExpired, TokenNotFound, TokenWithdrawn
 from authmesh.protocol.pairing.token import BootstrapToken
+from authmesh.protocol.pairing.token_errors import TokenAlreadyUsed, TokenExpired, TokenNotFound, TokenWithdrawn
 from tests.support.services import ROOT
 
 NOW = 1_900_000_000

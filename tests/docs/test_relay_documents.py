@@ -294,7 +294,7 @@ def test_every_code_and_line_is_in_troubleshooting() -> None:
     text = "\n".join(source.values())
     scripts = source["amesh_django.relay.exchange.redis_scripts"]
     codes = set(re.findall(r"return '([a-z_]+)'", scripts))
-    codes |= set(re.findall(r"""(?:Refused|error|refuse|_reject)\((?:socket, )?"([a-z_]+)"\)""", text))
+    codes |= set(re.findall(r"""(?:InvalidMessage|error|refuse|_reject)\((?:socket, )?"([a-z_]+)"\)""", text))
     assert len(codes) == 15, codes
     missing = {code for code in codes if f"| `{code}` |" not in page}
     assert not missing

@@ -1,7 +1,7 @@
-"""What a malicious relay computes: a key of its own under which version 1's verification code comes out as it likes.
+"""The search of a malicious relay for a key that gives a chosen verification code in version 1.
 
-Nothing clever: walk along the curve one addition at a time (batches share one inversion), hash, compare. A million tries on
-average, and half of the points come for nothing: -P is P with the other first byte.
+The search is simple: walk along the curve one addition at a time (batches share one inversion), hash, compare. It takes a million
+tries on average, and half of the points are free: -P is P with the other first byte.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def _point(private: int) -> tuple[int, int]:
 
 
 def _inverses(values: list[int]) -> list[int]:
-    """All inverses modulo the prime for the price of one (Montgomery's trick)."""
+    """Return all inverses modulo the prime with a single inversion (Montgomery's trick)."""
     products, product = [], 1
     for value in values:
         products.append(product)
@@ -37,16 +37,13 @@ def _inverses(values: list[int]) -> list[int]:
 def grind_key(
     wanted: int, hasher: Callable[[], hashlib._Hash], tail: bytes, start: int | None = None
 ) -> tuple[bytes, int]:
-    """A private key whose public key hashes to a wanted code.
+    """Return a private key whose public key hashes to a wanted code, and the number of public keys tried.
 
     Args:
         wanted: the code, 0 to 999,999.
-        hasher: a fresh hash, fed with what stands before the key.
-        tail: what stands after the key.
-        start: where the walk begins; None begins anywhere.
-
-    Returns:
-        the private key (32 bytes), and how many public keys were tried.
+        hasher: a hash that was fed with the bytes before the key.
+        tail: the bytes after the key.
+        start: first scalar of the walk. Defaults to a random one.
     """
     base = start or int.from_bytes(generate_private_key(), "big")
     steps = [_point(i) for i in range(1, BATCH + 1)]

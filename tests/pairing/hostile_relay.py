@@ -1,4 +1,4 @@
-"""A relay for tests, over real sockets: honest enough to pair two sides, and as malicious as a test asks it to be."""
+"""A relay for tests, over real sockets. It pairs two sides, and is as malicious as a test asks it to be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.pairing.pairing_world import Wire
 
-#: What is sent in place of the proper thing: a frame (text or bytes), or a number: the connection is closed with that code.
+#: A frame (text or bytes) that is sent instead of the proper one, or a number: the code that the connection is closed with.
 Raw = str | bytes | int
 
 ACK = json.dumps({"type": "ack", "message": "session_open"})
@@ -31,7 +31,7 @@ def data(payload: str) -> str:
 
 
 class _Outbox:
-    """The inbox of a side of :class:`tests.pairing.pairing_world.Wire`: what is put into it goes out."""
+    """The inbox of a side of :class:`tests.pairing.pairing_world.Wire`. What is put into it is sent."""
 
     def __init__(self) -> None:
         self.pending: list[str] = []
@@ -45,7 +45,7 @@ class _Outbox:
 
 @dataclass
 class End:
-    """One of the two sockets."""
+    """The socket of one of the two devices."""
 
     socket: ServerConnection
     inbox: _Outbox = field(default_factory=_Outbox)
@@ -62,7 +62,7 @@ async def send(socket: ServerConnection, raw: Raw) -> None:
 
 @dataclass
 class Session:
-    """Two sockets, and what the relay does between them."""
+    """Two sockets, and the wire between them."""
 
     target: ServerConnection
     controller: ServerConnection | None = None
@@ -71,17 +71,17 @@ class Session:
 
 @dataclass
 class HostileRelay:
-    """The relay.
+    """A relay that a test can make malicious.
 
     Attributes:
-        wire: what it does to payloads, made anew for each pairing.
-        on_listen: what a target gets in place of the acknowledgement, one list for each listen; then the proper thing.
-        on_connect: what a controller gets in place of being matched.
-        on_match: what both get after ``peer_found``.
-        on_data: what a side gets in place of the payload that its other side sends, by number of payload (0 is the first of all).
-        tells: say when a side has left.
-        frames: every frame that came, as (which side, text).
-        sessions: by one-time code.
+        wire: makes the wire of a pairing, which handles its payloads.
+        on_listen: messages that a target gets instead of the acknowledgement, one list for each ``listen``.
+        on_connect: messages that a controller gets instead of being matched.
+        on_match: messages that both sides get after ``peer_found``.
+        on_data: messages that a side gets instead of a payload, by the number of the payload (0 is the first).
+        tells: True if a side is told when the other side has left.
+        frames: every frame that was received, as (side, text).
+        sessions: the sessions by one-time code.
     """
 
     wire: Callable[[], Wire] = Wire
@@ -97,7 +97,7 @@ class HostileRelay:
 
     @contextlib.asynccontextmanager
     async def running(self, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[HostileRelay]:
-        """On a free port of this machine."""
+        """Run the relay on a free port of this machine."""
         async with serve(
             self._serve, "127.0.0.1", 0, ssl=tls, compression=None, close_timeout=0.5, max_size=None
         ) as server:

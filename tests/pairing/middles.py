@@ -1,4 +1,4 @@
-"""What a malicious relay does to the payloads of two sides that pair: in memory, or behind hostile_relay.py over sockets."""
+"""Attacks of a malicious relay on the payloads of a pairing, in memory, or over sockets with hostile_relay.py."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def keys_v1(ephemeral: Ephemeral) -> str:
 
 @dataclass
 class Meddler(Wire):
-    """Changes one payload: the *number*-th that the side *name* sends.
+    """Change one payload: the *number*-th that the side *name* sends.
 
     Attributes:
-        change: makes the payloads that are delivered in its place.
-        seen: all payloads so far, as they were sent, of both sides.
+        change: returns the payloads that are delivered instead.
+        seen: all payloads of both sides so far, as they were sent.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Meddler(Wire):
 
 
 class SpeaksV1ToBoth(Wire):
-    """Answers whatever comes with version 1's first payload."""
+    """Answer every payload with the first payload of version 1."""
 
     tells = False
 
@@ -68,24 +68,24 @@ class SpeaksV1ToBoth(Wire):
             side.inbox.append(pairing_v1.encode_ephemeral(Ephemeral.generate().public))
 
     def from_target(self, payload: str) -> None:
-        """Forget it."""
+        """Drop the payload."""
 
     from_controller = from_target
 
 
 @dataclass
 class MiddleV1(Wire):
-    """In the middle of version 1: a tunnel to each side, who the other side is said to be is up to it.
+    """Sit in the middle of version 1, with a tunnel to each side, and choose the identity that each side sees.
 
-    It finishes the target's side first, for then it knows the code that the person will have to type.
+    This finishes the side of the target first, because it then knows the code that the person must type.
 
     Attributes:
-        as_controller: whom the target sees; None passes the real controller's introduction on.
-        as_target: whom the controller sees; None passes the real target's on.
-        grinds: take the key that the controller sees so that the codes agree. This is the attack that breaks version 1.
-        start_at: where it begins to look; None begins anywhere.
-        ephemerals: its own keys, to the target and to the controller.
-        tried: how many keys it took.
+        as_controller: the identity that the target sees. Defaults to that of the real controller.
+        as_target: the identity that the controller sees. Defaults to that of the real target.
+        grinds: True to choose the key that the controller sees so that the codes agree. This is the attack that breaks version 1.
+        start_at: first scalar of the search. Defaults to a random one.
+        ephemerals: the key pairs for the target and for the controller.
+        tried: number of keys tried.
     """
 
     as_controller: Party | None = None
@@ -125,7 +125,7 @@ class MiddleV1(Wire):
         self._finish()
 
     def _finish(self) -> None:
-        """Both have introduced themselves: now the controller hears who the target is."""
+        """Introduce the target to the controller, after both have introduced themselves."""
         if len(self._plain) < 2:
             return
         if self.grinds:
@@ -158,15 +158,15 @@ class MiddleV1(Wire):
 
 @dataclass
 class MiddleV2(Wire):
-    """In the middle of version 2, with all that the middle can do there: its own keys to both sides, its own identities.
+    """Sit in the middle of version 2, with key pairs and identities of its own for both sides.
 
     Attributes:
-        as_controller, as_target: whom it introduces; None passes on what the real one said.
-        opens_another: to the controller, commit first and look for a share afterwards that makes the codes agree.
-        target_first: finish the agreement with the target before the controller's begins, or the other way round.
-        ephemerals: its own keys, to the target and to the controller.
-        codes: the two codes that came out.
-        wished: how many shares it tried.
+        as_controller, as_target: the identities that the other side sees. Default to those of the real devices.
+        opens_another: True to commit to the controller first, and search for a share that makes the codes agree afterwards.
+        target_first: True to finish the agreement with the target before that with the controller starts, False for the reverse.
+        ephemerals: the key pairs for the target and for the controller.
+        codes: the two resulting codes.
+        wished: number of shares tried.
     """
 
     as_controller: Party | None = None
@@ -232,7 +232,7 @@ class MiddleV2(Wire):
             self.target.inbox.append(self._tunnels["target"].seal(self._tunnels["controller"].open(payload)))
 
     def _wish(self, theirs: Share) -> None:
-        """The controller's numbers are known now: look for a share under which its code is the target's."""
+        """Search for a share that gives the controller the code of the target, after the numbers of the controller are known."""
         ephemeral = self._mine["controller"][0]
         wanted = self.codes["target"]
         for self.wished in range(1, 3_000_000):
@@ -264,12 +264,12 @@ class MiddleV2(Wire):
 
 @dataclass
 class AloneWithController(Wire):
-    """Plays the target to the controller, says that all is confirmed, and never talks to the target.
+    """Be the target for the controller, confirm everything, and never send anything to the target.
 
     Attributes:
-        version: which one it speaks.
-        who: as whom.
-        stored: say "stored" in the end as well.
+        version: version of pairing.
+        who: the identity to use.
+        stored: True to also send "stored" at the end.
     """
 
     version: int = 2
@@ -287,7 +287,7 @@ class AloneWithController(Wire):
         self.controller.inbox.append(first if self.version == 2 else keys_v1(self._ephemeral))
 
     def from_target(self, payload: str) -> None:
-        """The target is never answered."""
+        """Drop the payloads of the target."""
 
     def from_controller(self, payload: str) -> None:
         (self._v2 if self.version == 2 else self._v1)(payload)
@@ -321,7 +321,7 @@ class AloneWithController(Wire):
 
 
 def other_key(payload: str) -> str:
-    """The same kind of first payload with another key in it, in either version."""
+    """Return the same kind of first payload with another key, in either version."""
     if not pairing_v2.is_payload(payload):
         return keys_v1(Ephemeral.generate())
     data = pairing_v2.decode_payload(payload)

@@ -19,7 +19,7 @@ QUICK = Timeouts(connect=20, relay=20, peer=20, message=20, person=20, farewell=
 
 
 class MemoryDevice:
-    """A device that is nowhere."""
+    """A device in memory."""
 
     def __init__(self, name: str = "device") -> None:
         self._key = keys.load_private_key(keys.generate_private_key())
@@ -36,7 +36,7 @@ class MemoryDevice:
 
 @dataclass
 class Room:
-    """Where both people sit: what is on the one screen can be typed on the other."""
+    """The desk at which both people sit, so that the code on one screen can be typed on the other."""
 
     one_time_code: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     verification_code: asyncio.Future[str] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
@@ -48,10 +48,10 @@ class Typist(TargetOperator):
     """The person at the target.
 
     Attributes:
-        types: what is typed, given the controller's screen.
-        says: to "may this device be the controller?".
-        replaces: the one that is to go, or None.
-        waits_at: the question at which this person never answers.
+        types: returns the text typed, from the code on the screen of the controller.
+        says: the answer to the question whether the device may be the controller.
+        replaces: device ID of the controller to revoke, or None.
+        waits_at: the question that this person never answers.
     """
 
     room: Room
@@ -97,11 +97,11 @@ class Typist(TargetOperator):
 
 @dataclass
 class Looker(ControllerOperator):
-    """The person at the controller, who looks at the target's screen.
+    """The person at the controller, who looks at the screen of the target.
 
     Attributes:
-        says: yes or no; None means what the target's screen says.
-        waits: never answers.
+        says: the answer. Defaults to what the screen of the target says.
+        waits: True to never answer.
     """
 
     room: Room
@@ -130,7 +130,7 @@ Outcome = Paired | BaseException
 
 
 class Two:
-    """A target and a controller at one relay."""
+    """A target and a controller that use the same relay."""
 
     def __init__(self, url: str, version: int = 2, **options: Any) -> None:
         self.room = Room()
@@ -150,7 +150,7 @@ class Two:
         self.tasks: dict[str, asyncio.Task[Paired]] = {}
 
     def change(self, name: str, **changes: Any) -> None:
-        """Other options for one side."""
+        """Set other options for one side."""
         setattr(self, name, replace(getattr(self, name), **changes))
 
     def clock(self, name: str, seconds: float) -> None:
@@ -167,7 +167,7 @@ class Two:
         return task
 
     async def meet(self) -> None:
-        """Start both."""
+        """Start both sides."""
         listening = self.listen()
         await asyncio.wait({listening, self.room.one_time_code}, return_when=asyncio.FIRST_COMPLETED)
         if listening.done():
@@ -175,7 +175,7 @@ class Two:
         self.invite(self.room.one_time_code.result())
 
     async def ends(self) -> tuple[Outcome, Outcome]:
-        """How both end."""
+        """Return the results of both sides."""
         target, controller = await asyncio.gather(
             self.tasks["target"], self.tasks["controller"], return_exceptions=True
         )
@@ -193,16 +193,16 @@ class Two:
 
     @property
     def no_controller(self) -> bool:
-        """Nobody is let in, on either device."""
+        """True if neither device has stored anything."""
         return not any(e.role == "controller" for allow_list in self.lists for e in allow_list.entries)
 
 
-#: Time that somebody lets pass.
+#: A delay of a person.
 SHORT = 0.3
 
 
 def run(coroutine: Coroutine[Any, Any, None]) -> None:
-    """A test that hangs fails."""
+    """Run a test, and fail if it hangs."""
 
     async def limited() -> None:
         async with asyncio.timeout(60):
@@ -220,7 +220,7 @@ def entry(name: str, role: Any = "controller") -> DeviceEntry:
 
 
 async def fails(two: Two, kind: type[BaseException], *, code: str = "482916", ends: str = "both") -> str:
-    """Each end fails like that when it dials; the sentence of the target."""
+    """Check that each side fails with an error of this kind while connecting, and return the message of the target."""
     target = (await asyncio.gather(two.listen(), return_exceptions=True))[0] if ends != "controller" else None
     if target is not None:
         is_error(target, kind)

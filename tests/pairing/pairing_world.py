@@ -1,4 +1,4 @@
-"""Two devices that pair in memory: people who do as people do, a wire between them that a test may put anything into."""
+"""Two devices that pair in memory, with simulated people and a wire that a test can put any payload into."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ MOMENT = dt.datetime(2026, 3, 28, 10, 5, tzinfo=dt.UTC)
 
 
 def party(name: str = "device", *, private: bytes | None = None, now: dt.datetime = MOMENT) -> Party:
-    """One side, with a key of its own."""
+    """Return a party with a key of its own."""
     key = keys.load_private_key(private or keys.generate_private_key())
     return Party(keys.public_key_bytes(key), name, lambda message: keys.sign(key, message), lambda: now)
 
 
 class MemoryAllowList(AllowList):
-    """An allow list that is nowhere."""
+    """An allow list in memory."""
 
     def __init__(self, limit: int = 1) -> None:
         self.controller_limit = limit
@@ -84,16 +84,16 @@ class MemoryAllowList(AllowList):
 
 @dataclass
 class Side:
-    """One end: its ceremony, its person, its allow list.
+    """One side of a pairing: its ceremony, its person, its allow list.
 
     Attributes:
         name: ``target`` or ``controller``.
-        script: not started.
-        types: what the target's person types, given what the controller's screen shows.
-        decides: what the target's person answers when the code was right.
-        confirms: what the controller's person answers, given whether the target's screen says "verified".
-        can_store: the disk is well.
-        dies_at: number of the action that it does not come to any more.
+        script: the ceremony, not started.
+        types: returns the text typed at the target, from the code on the screen of the controller.
+        decides: the answer at the target after the code was right.
+        confirms: returns the answer at the controller, from whether the screen of the target says "verified".
+        can_store: False if the disk fails.
+        dies_at: number of the action before which this side dies.
     """
 
     name: str
@@ -126,20 +126,20 @@ class Side:
 
     @property
     def keys(self) -> list[bytes]:
-        """Whom it has stored."""
+        """The devices that this side has stored."""
         return [store.peer.public_key for store in self.stored]
 
 
 class Wire:
-    """The relay: honest here; a malicious one overrides what it likes. It may put anything into either inbox at any time."""
+    """An honest relay. Malicious relays override methods, and may put any payload into either inbox at any time."""
 
     target: Side
     controller: Side
-    #: It says when a side has left.
+    #: True if the relay reports when a side has left.
     tells = True
 
     def start(self) -> None:
-        """Both sides are there."""
+        """Prepare for both sides, after they were created."""
 
     def from_target(self, payload: str) -> None:
         self.controller.inbox.append(payload)
@@ -148,12 +148,12 @@ class Wire:
         self.target.inbox.append(payload)
 
     def idle(self) -> bool:
-        """Both sides wait. True if that changed something."""
+        """Handle that both sides wait. Return True if that changed something."""
         return False
 
 
 def sides(version: int = 2, *, target: Party | None = None, controller: Party | None = None) -> tuple[Side, Side]:
-    """Two honest sides of one version."""
+    """Return two honest sides of one version."""
     t, c = target or party("server"), controller or party("laptop")
     if version == 2:
         return Side("target", target_v2(t)), Side("controller", controller_v2(c))
@@ -161,7 +161,7 @@ def sides(version: int = 2, *, target: Party | None = None, controller: Party | 
 
 
 def play(target: Side, controller: Side, wire: Wire | None = None) -> None:
-    """Let the two pair until both are done. What is left open at the end is silence."""
+    """Run the pairing until neither side can go on. A side that still waits then gets no answer."""
     wire = wire or Wire()
     wire.target, wire.controller = target, controller
     wire.start()
@@ -195,7 +195,7 @@ def _move(side: Side, other: Side, wire: Wire) -> bool:
         side.dead = True
         return True
     if wire.tells and isinstance(action, AskCode | Decide) and (other.dead or other.error):
-        _try(side, lambda: side.ceremony.fail(PeerGone()))  # whoever is asked hears it, and is asked no more
+        _try(side, lambda: side.ceremony.fail(PeerGone()))  # the error cancels the open question
         return True
     answer: str | bool | None = None
     match action:

@@ -1,4 +1,4 @@
-"""Pairing over real sockets: what the two people answer, and what becomes of it."""
+"""Pairing over real sockets: the answers of the two people and their effects."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def test_a_wrong_code(version: int) -> None:
             target, controller = await two.pair()
             is_error(target, WrongVerificationCode)
             is_error(controller, PeerRefused)
-            assert two.nothing_stored and two.typist.asked == ["show_code", "enter"]  # one guess, no second
+            assert two.nothing_stored and two.typist.asked == ["show_code", "enter"]  # only one attempt
 
     run(test())
 
 
-def test_a_typing_mistake_that_is_no_code_costs_nothing() -> None:
+def test_a_malformed_code_costs_no_attempt() -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             two = Two(relay.url)
@@ -88,8 +88,8 @@ def test_the_person_at_the_controller_declines() -> None:
     run(test())
 
 
-def test_no_is_what_nobody_says() -> None:
-    """The defaults of the front end: no controller is replaced, nothing is confirmed."""
+def test_no_answer_means_no() -> None:
+    """By default, a front end replaces no controller and confirms nothing."""
     from authmesh.pairing.operators import ControllerOperator, TargetOperator
 
     met = Met(party(), None)  # type: ignore[arg-type]
@@ -98,13 +98,13 @@ def test_no_is_what_nobody_says() -> None:
 
 
 @VERSIONS
-def test_a_controller_is_replaced_only_where_somebody_says_so(version: int) -> None:
+def test_a_controller_is_replaced_only_if_the_operator_says_so(version: int) -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             two = Two(relay.url, version)
             old = entry("old")
             two.lists[0].entries = [entry("a target", "target"), old]
-            target, controller = await two.pair()  # nobody says so
+            target, controller = await two.pair()  # the operator does not say so
             is_error(target, PairingDeclined)
             is_error(controller, PeerRefused)
             assert [e.friendly_name for e in two.lists[0].entries] == ["a target", "old"] and two.lists[1].entries == []
@@ -119,7 +119,7 @@ def test_a_controller_is_replaced_only_where_somebody_says_so(version: int) -> N
     run(test())
 
 
-def test_one_controller_less_would_not_be_enough() -> None:
+def test_too_many_controllers_for_one_replacement() -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             two = Two(relay.url)
@@ -141,12 +141,12 @@ def test_one_controller_less_would_not_be_enough() -> None:
 
 
 class NobodyThere(Exception):
-    """What a front end raises that can't ask."""
+    """The error of a front end that can't ask."""
 
 
 @pytest.mark.parametrize("question", ["enter", "confirm", "replace", "look"])
 def test_a_front_end_that_cannot_ask(question: str) -> None:
-    """Its error comes out as it is, and the other side is told no."""
+    """The error is raised unchanged, and the other device gets the answer no."""
 
     async def test() -> None:
         async with HostileRelay().running() as relay:
@@ -188,7 +188,7 @@ def test_the_person_at_the_target_takes_too_long(question: str) -> None:
 
 
 def test_all_questions_of_the_target_share_one_limit() -> None:
-    """The controller waits once for all of them."""
+    """The controller waits once for all answers."""
 
     async def test() -> None:
         async with HostileRelay().running() as relay:

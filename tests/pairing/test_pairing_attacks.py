@@ -1,4 +1,4 @@
-"""What a malicious relay can do to a pairing in version 2: nothing; and in version 1: this."""
+"""Attacks of a malicious relay on both versions of pairing. Only those on version 1 succeed."""
 
 from __future__ import annotations
 
@@ -58,13 +58,13 @@ def emptied(m: Meddler, payload: str) -> list[str]:
 
 
 def reflected(m: Meddler, payload: str) -> list[str]:
-    """The receiver gets its own last payload back."""
+    """Deliver the last payload of the receiver itself."""
     own = [text for name, text in m.seen if name != m.name]
     return own[-1:] or [payload]
 
 
 def earlier(m: Meddler, payload: str) -> list[str]:
-    """The receiver gets an earlier payload once more."""
+    """Deliver an earlier payload again."""
     before = [text for name, text in m.seen[:-1] if name == m.name]
     return before[-1:] or [""]
 
@@ -100,17 +100,20 @@ MISCHIEF = [
 @pytest.mark.parametrize(
     ("name", "number"), [(name, number) for name in ("target", "controller") for number in range(messages(2, name))]
 )
-def test_no_payload_of_version_2_can_be_meddled_with(name: str, number: int, change: Callable[..., list[str]]) -> None:
+def test_no_payload_of_version_2_can_be_changed(name: str, number: int, change: Callable[..., list[str]]) -> None:
     target, controller = sides(2)
     meddler = Meddler(name, number, change)
     play(target, controller, meddler)
     assert meddler.met
     nothing_yet = change is reflected and (name, number) == ("target", 0)
-    never_read = change is repeated and (name, number) in (("target", 4), ("controller", 2))  # after its last message
+    never_read = change is repeated and (name, number) in (
+        ("target", 4),
+        ("controller", 2),
+    )  # sent after its last message
     if nothing_yet or never_read:
         assert target.well and controller.well
     elif (name, number) == ("target", 4) or (change is repeated and (name, number) == ("target", 3)):
-        # Both people had said yes, and the target has stored; the controller learns that it can't know.
+        # Both people said yes, and the target has stored the controller, which only learns that it can't be sure.
         assert target.well and isinstance(controller.error, NotConfirmed)
     else:
         no_controller(target, controller)
@@ -119,7 +122,7 @@ def test_no_payload_of_version_2_can_be_meddled_with(name: str, number: int, cha
 
 @pytest.mark.parametrize("change", [c for c in MISCHIEF if c is not confirmed_v1])
 @pytest.mark.parametrize(("name", "number"), [("target", 0), ("target", 1), ("controller", 0), ("controller", 1)])
-def test_version_1_notices_clumsy_meddling(name: str, number: int, change: Callable[..., list[str]]) -> None:
+def test_version_1_detects_simple_changes(name: str, number: int, change: Callable[..., list[str]]) -> None:
     target, controller = sides(1)
     play(target, controller, Meddler(name, number, change))
     if target.well:
@@ -132,7 +135,7 @@ def test_version_1_notices_clumsy_meddling(name: str, number: int, change: Calla
 @VERSIONS
 def test_payloads_in_another_order(version: int) -> None:
     class Swaps(Wire):
-        """Turns the controller's payloads round, two by two."""
+        """Swap the payloads of the controller in pairs."""
 
         def start(self) -> None:
             self.held: list[str] = []
@@ -159,7 +162,7 @@ def test_a_whole_pairing_cannot_be_replayed() -> None:
             self.controller.inbox.extend(text for name, text in recorded.seen if name == "target")
 
         def from_target(self, payload: str) -> None:
-            """Forget it."""
+            """Drop the payload."""
 
         from_controller = from_target
 
@@ -169,7 +172,7 @@ def test_a_whole_pairing_cannot_be_replayed() -> None:
     assert isinstance(target.error, InvalidPayload) and isinstance(controller.error, InvalidPayload)
 
 
-def test_version_1_spoken_to_both_sides_talks_neither_down() -> None:
+def test_a_relay_cannot_downgrade_either_side() -> None:
     target, controller = sides(2)
     play(target, controller, SpeaksV1ToBoth())
     assert target.stored == controller.stored == []
@@ -180,7 +183,7 @@ def test_version_1_spoken_to_both_sides_talks_neither_down() -> None:
 def test_a_relay_that_never_forwards(version: int) -> None:
     class Swallows(Wire):
         def from_target(self, payload: str) -> None:
-            """Forget it."""
+            """Drop the payload."""
 
         from_controller = from_target
 
@@ -193,7 +196,7 @@ def test_a_relay_that_never_forwards(version: int) -> None:
 @VERSIONS
 @pytest.mark.parametrize("stored", [True, False])
 def test_a_relay_that_talks_to_the_controller_alone(version: int, stored: bool) -> None:
-    """It plays the target and confirms everything. The person looks at the target's screen: nothing there."""
+    """The relay pretends to be the target and confirms everything, but the screen of the real target shows nothing."""
     target, controller = sides(version)
     play(target, controller, AloneWithController(version, stored=stored))
     assert target.stored == controller.stored == []
@@ -202,7 +205,7 @@ def test_a_relay_that_talks_to_the_controller_alone(version: int, stored: bool) 
 
 
 @VERSIONS
-def test_a_person_who_does_not_look_stores_a_target_that_lets_nobody_in(version: int) -> None:
+def test_a_controller_that_confirms_blindly_stores_only_a_target(version: int) -> None:
     target, controller = sides(version)
     controller.confirms = lambda verified: True
     play(target, controller, AloneWithController(version))
@@ -222,7 +225,7 @@ def test_swapped_keys_and_identities_in_version_1_show_in_the_code(as_controller
 
 
 def fixed(number: int) -> bytes:
-    """A private key that is the same in every run, so that a search takes as long in every run."""
+    """Return a private key that is the same in every run, so that a search always takes the same time."""
     return number.to_bytes(32, "big")
 
 
@@ -230,10 +233,10 @@ OWN = (Ephemeral.of(fixed(13)), Ephemeral.of(fixed(14)))
 
 
 @pytest.mark.slow
-def test_version_1_falls_to_a_relay_that_grinds() -> None:
-    """Why version 1 asks for --v1 and warns: a relay that tries keys until the codes agree is trusted by both sides.
+def test_version_1_is_broken_by_a_relay_that_searches_for_keys() -> None:
+    """Both devices trust a relay that tries keys until the codes agree. This is why version 1 needs --v1 and prints a warning.
 
-    That takes it a million tries on average, two seconds here; with these keys it takes a quarter of that.
+    The search takes a million tries on average, about two seconds; with these keys, it takes a quarter of that.
     """
     evil = party("laptop", private=fixed(103))
     t, c = party("server", private=fixed(101)), party("laptop", private=fixed(102))
@@ -250,7 +253,7 @@ def test_version_1_falls_to_a_relay_that_grinds() -> None:
 @pytest.mark.parametrize("as_controller", [True, False])
 @pytest.mark.parametrize("as_target", [True, False])
 def test_the_middle_of_version_2_has_one_guess(target_first: bool, as_controller: bool, as_target: bool) -> None:
-    """Whatever order it goes in and whoever it pretends to be: it is believed if the codes agree by chance, one time in 10^6."""
+    """In any order and with any identity, the attack succeeds only if the codes agree by chance, one time in 10^6."""
     agreed = 0
     for _ in range(25):
         evil = party("laptop")
@@ -266,7 +269,9 @@ def test_the_middle_of_version_2_has_one_guess(target_first: bool, as_controller
             continue
         assert target.stored == controller.stored == []
         if not as_controller:
-            assert isinstance(target.error, InvalidSelfSignature)  # what the real one said is bound to its own pairing
+            assert isinstance(
+                target.error, InvalidSelfSignature
+            )  # the identity of the real device is bound to its own pairing
         elif not as_target:
             assert isinstance(controller.error, InvalidSelfSignature)
         else:
@@ -274,8 +279,8 @@ def test_the_middle_of_version_2_has_one_guess(target_first: bool, as_controller
     assert agreed < 2
 
 
-def test_version_2_stands_against_a_relay_that_grinds() -> None:
-    """It finds numbers under which the codes agree, as against version 1; but it has committed to others by then."""
+def test_version_2_resists_a_relay_that_searches_for_keys() -> None:
+    """The relay finds numbers that make the codes agree, as in version 1, but has committed to others before."""
     target = Side("target", target_v2(party("server"), ephemeral=Ephemeral.of(fixed(11)), nonce=b"t" * 32))
     controller = Side("controller", controller_v2(party("laptop"), ephemeral=Ephemeral.of(fixed(12)), nonce=b"\t" * 32))
     evil = party("laptop")
@@ -286,7 +291,7 @@ def test_version_2_stands_against_a_relay_that_grinds() -> None:
     assert controller.shown is None and target.stored == controller.stored == []
 
 
-def test_the_code_of_version_2_hangs_on_every_number() -> None:
+def test_the_code_of_version_2_depends_on_every_number() -> None:
     share = pairing_v2.Share(b"\x02" * 33, b"a" * 32)
     other = pairing_v2.Share(b"\x02" * 33, b"b" * 32)
     hashes = {pairing_v2.transcript(t, c) for t in (share, other) for c in (share, other)}

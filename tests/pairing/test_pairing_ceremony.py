@@ -1,4 +1,4 @@
-"""The ceremony without any network: who stores what, in which order, whatever the other side or the relay does."""
+"""The ceremony without a network: each side stores the right entries in the right order, whatever the other side or the relay does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from authmesh.protocol.pairing.errors import (
 from tests.pairing.pairing_world import MOMENT, Side, Wire, party, play, sides
 
 VERSIONS = pytest.mark.parametrize("version", [1, 2])
-#: What each side does in an undisturbed pairing, in order. Nothing in it may ever move up.
+#: The actions of each side in an undisturbed pairing, in order. No action may ever move up.
 ORDER: dict[tuple[int, str], list[type]] = {
     (1, "target"): [Send, Receive, Receive, Send, AskCode, Decide, Send, Store],
     (1, "controller"): [Receive, Send, Send, Receive, ShowCode, Receive, Confirm, Store],
@@ -55,12 +55,12 @@ ORDER: dict[tuple[int, str], list[type]] = {
 
 
 def messages(version: int, name: str) -> int:
-    """How many payloads a side sends."""
+    """Return the number of payloads that a side sends."""
     return ORDER[version, name].count(Send)
 
 
 def no_controller(target: Side, controller: Side) -> None:
-    """The rule: nobody is let in who was not agreed on; at most a target entry is left, at the controller."""
+    """Check the rule: no side stores a controller that was not agreed on; at most, the controller keeps a target entry."""
     assert target.stored == []
     assert all(store.role == "target" for store in controller.stored)
 
@@ -98,12 +98,12 @@ def test_the_controller_stores_first_and_says_so_before_the_target_stores() -> N
     ]
 
 
-#: From which number of actions on a side that dies has stored the other, and the other has stored it.
+#: The number of actions after which a side that dies has stored the other one, and is stored by it.
 LAST_MOMENT = {
-    (1, "target"): (8, 7),  # having stored; having said that it confirms
-    (1, "controller"): (8, 6),  # having stored; having heard that the target confirms
-    (2, "target"): (10, 8),  # having stored; having said that it confirms
-    (2, "controller"): (9, 10),  # having stored; having said that it confirms
+    (1, "target"): (8, 7),  # after storing; after sending its confirmation
+    (1, "controller"): (8, 6),  # after storing; after receiving the confirmation of the target
+    (2, "target"): (10, 8),  # after storing; after sending its confirmation
+    (2, "controller"): (9, 10),  # after storing; after sending its confirmation
 }
 
 
@@ -122,7 +122,7 @@ def test_either_side_may_die_at_any_step(version: int, name: str, number: int) -
     if not other.stored:
         assert isinstance(other.error, PeerGone)
     elif other is controller and version == 2:
-        assert isinstance(other.error, NotConfirmed)  # it says what is left over
+        assert isinstance(other.error, NotConfirmed)  # the message names the entry that is left
     else:
         assert other.well
     if version == 2 and target.stored:
@@ -130,7 +130,7 @@ def test_either_side_may_die_at_any_step(version: int, name: str, number: int) -
 
 
 @pytest.mark.parametrize("number", range(10))
-def test_a_controller_that_dies_before_its_last_word_is_never_stored(number: int) -> None:
+def test_a_controller_that_dies_before_its_confirmation_is_never_stored(number: int) -> None:
     target, controller = sides(2)
     controller.dies_at = number  # number 9 is the Send of its confirmation
     play(target, controller)
@@ -167,12 +167,12 @@ def test_the_person_at_the_controller_says_no() -> None:
     assert isinstance(target.error, PeerRefused) and isinstance(controller.error, PairingDeclined)
 
 
-def test_version_1_cannot_take_the_target_s_entry_back() -> None:
+def test_version_1_cannot_undo_the_entry_on_the_target() -> None:
     target, controller = sides(1)
     controller.confirms = lambda verified: False
     play(target, controller)
     assert controller.stored == [] and len(target.stored) == 1
-    assert "revoke it there" in str(controller.error)
+    assert "revoke this device there" in str(controller.error)
 
 
 @VERSIONS
@@ -197,7 +197,7 @@ def test_a_target_that_cannot_store_says_so(version: int) -> None:
 
 
 @VERSIONS
-def test_one_s_own_key_is_refused(version: int) -> None:
+def test_the_own_key_is_rejected(version: int) -> None:
     me = party("me")
     target, controller = sides(version, target=me, controller=dataclasses.replace(me, name="also me"))
     play(target, controller)
@@ -222,7 +222,7 @@ def test_clocks_far_apart(seconds: int, well: bool) -> None:
     target, controller = sides(2, controller=off)
     play(target, controller)
     assert (target.well, controller.well) == (well, well)
-    if not well:  # both sides say it, though the target sees it first
+    if not well:  # both sides report it, although the target notices it first
         assert isinstance(target.error, ClockSkew) and isinstance(controller.error, ClockSkew)
         assert f"{abs(seconds)} seconds" in str(controller.error)
         assert target.stored == controller.stored == []
@@ -238,7 +238,7 @@ def test_a_key_that_does_not_sign_ends_the_ceremony() -> None:
     assert target.stored == controller.stored == []
 
 
-def test_an_over_ceremony_stays_over() -> None:
+def test_a_finished_ceremony_stays_finished() -> None:
     ceremony = Ceremony(controller_v2(party()))
     with pytest.raises(TypeError):
         ceremony.answer(True)
@@ -252,7 +252,7 @@ def test_an_over_ceremony_stays_over() -> None:
     assert ceremony.action is None and ceremony.peer is None
 
 
-def test_what_is_secret_is_in_no_repr() -> None:
+def test_no_repr_contains_a_secret() -> None:
     target, controller = sides(2)
     play(target, controller)
     assert controller.shown is not None
@@ -293,7 +293,7 @@ def identity(**changes: Any) -> bytes:
         {"selfSig": pairing_v1.encode_ephemeral(bytes(64))},
     ],
 )
-def test_an_identity_that_is_not_signed_as_it_stands(changes: dict[str, Any]) -> None:
+def test_a_changed_identity_is_rejected(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidPayload):
         pairing_v2.parse_identity(identity(**changes), "controller", H, MOMENT)
 
@@ -328,7 +328,7 @@ def test_an_identity_belongs_to_one_pairing_and_one_role() -> None:
         b'{"verdict":1}',
     ],
 )
-def test_what_is_no_verdict(text: bytes) -> None:
+def test_malformed_verdicts(text: bytes) -> None:
     with pytest.raises(InvalidPayload):
         pairing_v2.parse_verdict(text)
 
@@ -343,10 +343,10 @@ def test_what_is_no_verdict(text: bytes) -> None:
         ("controller", {"confirmed": "rejected"}, PeerRefused),
     ],
 )
-def test_a_verdict_has_its_place(
+def test_a_verdict_is_valid_at_its_own_step_only(
     name: str, verdicts: dict[str, Any], error: type[PairingError], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A genuine verdict of another step is no better than a forged one."""
+    """A genuine verdict of another step is rejected like a forged one."""
     rogue = SimpleNamespace(**vars(pairing_v2))
     rogue.build_verdict = lambda verdict: pairing_v2.build_verdict(verdicts.get(verdict, verdict))
     monkeypatch.setattr(f"authmesh.pairing.ceremony.{name}.v2", rogue)

@@ -1,4 +1,4 @@
-"""Pairing over real sockets: that it works, and what this device itself can lack."""
+"""Pairing over real sockets: success, and errors of this device itself."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_two_devices_pair(version: int) -> None:
 
 
 def test_two_real_devices_pair(tmp_path: Path) -> None:
-    """Directories, encrypted keys, sealed lists."""
+    """The devices have directories, encrypted keys and sealed lists."""
     environ = {"AUTH_MESH_PASSPHRASE": "a passphrase for tests"}
     for name in ("server", "laptop"):
         init_device(tmp_path / name, name, now=MOMENT, backend="encrypted-file", environ=environ)
@@ -99,7 +99,7 @@ def test_two_real_devices_pair(tmp_path: Path) -> None:
     assert [(e.device_id, e.role) for e in lists[1].read()] == [(devices[0].identity.device_id, "target")]
 
 
-def test_a_known_peer_is_refreshed() -> None:
+def test_a_known_peer_is_updated() -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             two = Two(relay.url)
@@ -109,7 +109,7 @@ def test_a_known_peer_is_refreshed() -> None:
                 public_key=two.devices[1].identity.public_key,
                 permissions={"shell": True},
             )
-            two.lists[0].entries = [old]  # the one controller that there may be
+            two.lists[0].entries = [old]  # the only controller that the limit allows
             target, controller = await two.pair()
             assert isinstance(target, Paired) and isinstance(controller, Paired)
             assert target.known == old and two.typist.met is not None and two.typist.met.known == old
@@ -135,7 +135,7 @@ def test_a_hostile_name_is_stored_as_it_is_shown() -> None:
     run(test())
 
 
-def test_a_code_that_the_relay_has_is_replaced_by_another() -> None:
+def test_another_code_is_used_if_the_relay_has_the_first() -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             relay.on_listen = [[error("otc_in_use")], [error("otc_in_use")]]
@@ -148,7 +148,7 @@ def test_a_code_that_the_relay_has_is_replaced_by_another() -> None:
             relay.on_listen = [[error("otc_in_use")]] * 3
             two = Two(relay.url)
             is_error((await asyncio.gather(two.listen(), return_exceptions=True))[0], CodeInUse)
-            assert two.typist.asked == []  # the code is shown once the relay has it, not before
+            assert two.typist.asked == []  # the code is shown only after the relay has it
 
     run(test())
 
@@ -198,14 +198,14 @@ def test_a_controller_that_cannot_store() -> None:
 
 
 class Damaged(MemoryAllowList):
-    """Does not match its seal."""
+    """A list that does not match its seal."""
 
     def read(self) -> list[DeviceEntry]:
         raise AllowListIntegrityFailure()
 
 
 class Locked(MemoryDevice):
-    """Its key can't be unlocked."""
+    """A device whose key can't be unlocked."""
 
     def seal_secret(self) -> bytes:
         raise WrongPassphrase("This passphrase does not open the key.")
@@ -215,9 +215,7 @@ class Locked(MemoryDevice):
     ("changes", "kind"),
     [({"allow_list": Damaged()}, AllowListIntegrityFailure), ({"device": Locked()}, WrongPassphrase)],
 )
-def test_what_this_device_lacks_is_found_before_the_relay_is_dialled(
-    changes: dict[str, Any], kind: type[Exception]
-) -> None:
+def test_errors_of_this_device_are_raised_before_connecting(changes: dict[str, Any], kind: type[Exception]) -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             two = Two(relay.url)
@@ -243,7 +241,7 @@ def test_clocks_far_apart() -> None:
 
 
 @VERSIONS
-def test_ones_own_key(version: int) -> None:
+def test_own_key(version: int) -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             two = Two(relay.url, version)

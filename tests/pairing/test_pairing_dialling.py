@@ -1,4 +1,4 @@
-"""Dialling a relay: each way it can't be reached, or refuses before the two sides are matched, has its own error."""
+"""Connecting to a relay: each failure before the two devices are matched has its own error."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "address", ["", "relay.example", "https://relay.example/ws", "wss://", "ws://:1/ws", "ws://a b/ws", "ws://h:99999"]
 )
-def test_no_address(address: str) -> None:
+def test_an_invalid_address(address: str) -> None:
     async def test() -> None:
         await fails(Two(address), InvalidRelayAddress)
 
@@ -62,34 +62,34 @@ def test_no_address(address: str) -> None:
 
 
 @pytest.mark.parametrize("code", ["", "12345", "012345", "abcdef"])
-def test_no_code(code: str) -> None:
+def test_an_invalid_code(code: str) -> None:
     async def test() -> None:
         await fails(Two("ws://127.0.0.1:1/ws"), InvalidCode, code=code, ends="controller")
 
     run(test())
 
 
-def test_nothing_listens_there() -> None:
+def test_no_server_listens() -> None:
     async def test() -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
-        assert "nothing listens there" in await fails(Two(f"ws://127.0.0.1:{port}/ws"), RelayUnreachable)
-        assert "nothing listens there" in await fails(Two(f"ws://localhost:{port}/ws"), RelayUnreachable)
+        assert "no server listens there" in await fails(Two(f"ws://127.0.0.1:{port}/ws"), RelayUnreachable)
+        assert "no server listens there" in await fails(Two(f"ws://localhost:{port}/ws"), RelayUnreachable)
 
     run(test())
 
 
-def test_no_such_name() -> None:
+def test_an_unknown_host() -> None:
     async def test() -> None:
         sentence = await fails(Two("ws://relay.invalid/ws"), RelayUnreachable)
-        assert "ws://relay.invalid/ws can't be reached" in sentence and "--relay" in sentence
+        assert "ws://relay.invalid/ws cannot be reached" in sentence and "--relay" in sentence
 
     run(test())
 
 
 @contextlib.asynccontextmanager
 async def tcp_server(answer: bytes | None) -> AsyncIterator[str]:
-    """Answers whatever comes, or never; nothing of a relay."""
+    """Run a server that is not a relay: it gives the same answer to everything, or none."""
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
@@ -121,13 +121,13 @@ def http(status: str, *headers: str) -> bytes:
         (http("200 OK"), RelayUnreachable, "200"),
         (http("429 Too Many Requests"), RateLimited, "Wait a minute"),
         (http("503 Service Unavailable"), RelayFull, "no capacity left"),
-        (http("301 Moved", "Location: ws://127.0.0.1:1/ws"), RelayUnreachable, "301"),  # and it is not followed
+        (http("301 Moved", "Location: ws://127.0.0.1:1/ws"), RelayUnreachable, "301"),  # the redirect is not followed
         (b"SSH-2.0-OpenSSH_9.6\r\n", RelayUnreachable, "not a relay"),
         (b"", RelayUnreachable, "not a relay"),
         (None, RelaySilent, "does not answer"),
     ],
 )
-def test_something_else_listens_there(answer: bytes | None, kind: type[PairingError], says: str) -> None:
+def test_another_server_listens(answer: bytes | None, kind: type[PairingError], says: str) -> None:
     async def test() -> None:
         async with tcp_server(answer) as url:
             two = Two(url, timeouts=dataclasses.replace(QUICK, connect=SHORT))
@@ -141,14 +141,14 @@ def test_a_relay_without_tls_that_waits_for_http() -> None:
     async def test() -> None:
         async with tcp_server(None) as url:
             two = Two(url.replace("ws:", "wss:"), timeouts=dataclasses.replace(QUICK, connect=SHORT))
-            assert "begins with ws://" in await fails(two, RelaySilent)
+            assert "starts with ws://" in await fails(two, RelaySilent)
 
     run(test())
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of 127.0.0.1, signed by nobody."""
+    """Return a self-signed certificate for 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test relay")])
     now = dt.datetime.now(dt.UTC)
@@ -179,7 +179,7 @@ def test_tls(certificate: Path) -> None:
     async def test() -> None:
         async with HostileRelay().running(tls=server) as relay:
             sentence = await fails(Two(relay.url), RelayCertificateNotTrusted)
-            assert "not trusted here" in sentence and relay.url in sentence
+            assert "not trusted on this machine" in sentence and relay.url in sentence
             assert all(
                 isinstance(outcome, Paired)
                 for outcome in await Two(relay.url, tls=ssl.create_default_context(cafile=certificate)).pair()
@@ -220,7 +220,7 @@ def test_without_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
         ([], RelayProtocolViolation),
     ],
 )
-def test_the_relay_refuses(code: Any, kind: type[PairingError]) -> None:
+def test_the_relay_reports_an_error(code: Any, kind: type[PairingError]) -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             relay.on_listen, relay.on_connect = [[error(code)]], [[error(code)]]
@@ -229,7 +229,7 @@ def test_the_relay_refuses(code: Any, kind: type[PairingError]) -> None:
     run(test())
 
 
-def test_a_code_that_nobody_has() -> None:
+def test_an_unknown_code() -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             await fails(Two(relay.url), CodeNotFound, ends="controller")
@@ -237,7 +237,7 @@ def test_a_code_that_nobody_has() -> None:
     run(test())
 
 
-def test_a_code_is_good_for_one() -> None:
+def test_a_code_can_be_used_once() -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             two = Two(relay.url)
@@ -274,12 +274,12 @@ NONSENSE = [
 
 
 @pytest.mark.parametrize("raw", NONSENSE)
-def test_a_relay_that_talks_nonsense(raw: str | bytes) -> None:
+def test_a_relay_that_sends_malformed_frames(raw: str | bytes) -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:
             relay.on_listen, relay.on_connect = [[raw]], [[raw]]
             await fails(Two(relay.url), RelayProtocolViolation)
-            relay.on_listen = [[FOUND]]  # before anybody could have come
+            relay.on_listen = [[FOUND]]  # before a controller can have come
             two = Two(relay.url)
             await fails(two, RelayProtocolViolation, ends="target")
             assert two.typist.asked == []

@@ -1,4 +1,4 @@
-"""Whatever comes over the wire: each parser of pairing answers with a value or with an error of ours, and nothing else."""
+"""Random input: each parser of pairing returns a value or raises one of our errors, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from authmesh.protocol.pairing import codes as pairing
 from authmesh.protocol.pairing import token as bootstrap
 from authmesh.protocol.pairing import v1 as pairing_v1
 from authmesh.protocol.pairing import v2 as pairing_v2
-from authmesh.protocol.pairing.errors import PairingError, RelayProtocolViolation, TokenError
+from authmesh.protocol.pairing.errors import PairingError, RelayProtocolViolation
+from authmesh.protocol.pairing.token_errors import TokenError
 from tests.pairing.pairing_world import MOMENT, party
 
 pytestmark = pytest.mark.unversioned
@@ -38,7 +39,7 @@ json_values = st.recursive(
 
 
 def json_with(*members: str) -> st.SearchStrategy[Any]:
-    """JSON, mostly objects that have these members with anything in them."""
+    """Generate JSON, mostly objects that have these members with random values."""
     values = json_values | st.sampled_from(
         [
             "target",
@@ -72,7 +73,7 @@ payloads = (
 
 
 @given(st.sampled_from(SIDES), st.lists(payloads, max_size=6))
-def test_a_ceremony_takes_anything(script: Any, incoming: list[str]) -> None:
+def test_a_ceremony_accepts_any_message(script: Any, incoming: list[str]) -> None:
     ceremony = Ceremony(script(ME))
     try:
         while ceremony.action is not None:
@@ -121,7 +122,7 @@ def test_payloads(payload: str) -> None:
 
 
 @given(st.binary(min_size=1, max_size=pairing_v2.MAX_PLAINTEXT_BYTES))
-def test_what_is_sealed_opens(plaintext: bytes) -> None:
+def test_a_sealed_message_can_be_opened(plaintext: bytes) -> None:
     sender, receiver = (pairing_v2.Tunnel(sending=KEY, receiving=KEY, h=KEY) for _ in range(2))
     for _ in range(3):
         assert receiver.open(sender.seal(plaintext)) == plaintext
@@ -167,9 +168,7 @@ def test_frames_of_a_relay(text: str | bytes) -> None:
 )
 def test_tokens(values: list[Any], tail: str, cut: int) -> None:
     header, payload = values
-    if (
-        cut > 2 and isinstance(header, dict) and isinstance(payload, dict)
-    ):  # so that more than the first rules are reached
+    if cut > 2 and isinstance(header, dict) and isinstance(payload, dict):  # so that the later rules are reached, too
         header = {**header, "typ": "amesh-bootstrap", "ver": "1", "alg": "ES256"}
         payload = {"iat": 0, "exp": 10, "jti": "bt_" + "0" * 32, "relay": "wss://r/ws", **payload}
         payload |= {"scope": "peer:add", "single_use": True}
@@ -183,7 +182,7 @@ def test_tokens(values: list[Any], tail: str, cut: int) -> None:
 
 
 @given(payloads, payloads, payloads)
-def test_what_comes_with_a_token(key: str, proof: str, signature: str) -> None:
+def test_frames_that_use_a_token(key: str, proof: str, signature: str) -> None:
     for members in ((key, proof, signature), (b64encode(POINT), proof, signature)):
         try:
             bootstrap.verify_init(

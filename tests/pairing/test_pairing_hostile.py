@@ -1,4 +1,4 @@
-"""Pairing over a relay that does what it likes between the two sides."""
+"""Pairing over a relay that sends other frames than it should."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ VERSIONS = pytest.mark.parametrize("version", [1, 2])
 
 
 @VERSIONS
-def test_found_twice(version: int) -> None:
+def test_the_relay_matches_twice(version: int) -> None:
     async def test() -> None:
         async with HostileRelay(on_match=[FOUND]).running() as relay:
             two = Two(relay.url, version)
@@ -63,11 +63,11 @@ def test_found_twice(version: int) -> None:
         ([b"\x00"], {RelayProtocolViolation}),
         (["hello"], {RelayProtocolViolation}),
         ([error("session_data_limit")], {SessionDataLimit}),
-        ([error("otc_not_found")], {RelayClosed}),  # what has no place here
+        ([error("otc_not_found")], {RelayClosed}),  # an error that can't occur at this point
         ([1011], {RelayClosed, PeerGone}),
     ],
 )
-def test_what_else_may_come_once_they_are_matched(version: int, raws: list[Any], kinds: set[type]) -> None:
+def test_other_frames_after_the_match(version: int, raws: list[Any], kinds: set[type]) -> None:
     async def test() -> None:
         async with HostileRelay(on_match=raws).running() as relay:
             two = Two(relay.url, version)
@@ -81,8 +81,8 @@ def test_what_else_may_come_once_they_are_matched(version: int, raws: list[Any],
 @VERSIONS
 @pytest.mark.parametrize("number", range(8))
 @pytest.mark.parametrize("raw", [error("peer_disconnected"), DONE, FOUND, "x" * 70_000, 1011, data("nonsense")])
-def test_at_every_message(version: int, number: int, raw: Any) -> None:
-    """In place of any message anything else may come: nobody is stored as a controller who was not agreed on."""
+def test_other_frames_at_every_message(version: int, number: int, raw: Any) -> None:
+    """Any frame may come instead of any message: no device is stored as a controller without agreement."""
 
     async def test() -> None:
         async with HostileRelay(on_data={number: [raw]}).running() as relay:
@@ -114,7 +114,7 @@ def test_a_side_that_goes_silent() -> None:
     run(test())
 
 
-def test_version_1_spoken_to_both() -> None:
+def test_downgrade_of_both_sides() -> None:
     async def test() -> None:
         async with HostileRelay(wire=SpeaksV1ToBoth).running() as relay:
             two = Two(relay.url)

@@ -1,4 +1,4 @@
-"""`listen` and `invite` within this process: what a person's terminal can't show, such as time, threads and database connections."""
+"""`listen` and `invite` in this process: time, threads and database connections, which a terminal can't show."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ from authmesh.device import AllowList, LocalDevice
 from authmesh.pairing import Paired, Timeouts
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import Run, StorageError
-from authmesh.protocol.pairing.errors import PairingError, TokenError
+from authmesh.protocol.pairing.errors import PairingError
+from authmesh.protocol.pairing.token_errors import TokenError
 from tests.commands.pairing_terminals import PROXIES, Background, Reading, Telling
 from tests.docs.test_docs import every_error
 from tests.pairing.pairing_world import MemoryAllowList
@@ -50,7 +51,7 @@ def background() -> Iterator[Background]:
 
 @pytest.fixture
 def typing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], object]]:
-    """Types a line into the stdin of this process."""
+    """Return a function that types a line into the stdin of this process."""
     reading, writing = os.pipe()
     with os.fdopen(reading) as stdin, os.fdopen(writing, "w", buffering=1) as keys:
         monkeypatch.setattr(sys, "stdin", stdin)
@@ -65,7 +66,7 @@ def code_shown(text: str) -> re.Match[str] | None:
 
 
 def listens(background: Background, typing: Callable[[str], object]) -> str:
-    """This server is the target of a device in the background; the id of that device."""
+    """Pair this server, as the target, with a device in the background, and return the ID of that device."""
     out = io.StringIO()
 
     async def come() -> Paired:
@@ -83,7 +84,7 @@ def listens(background: Background, typing: Callable[[str], object]) -> str:
 
 
 def invites(background: Background) -> str:
-    """This server is the controller of a device in the background; the id of that device."""
+    """Pair this server, as the controller, with a device in the background, and return the ID of that device."""
     out = io.StringIO()
     reading = Reading(out.getvalue)
     listening = background.submit(background.other().listen(reading))
@@ -105,7 +106,7 @@ def invites(background: Background) -> str:
 def test_in_a_transaction_of_the_caller(
     db: None, amesh_server: LocalDevice, background: Background, typing: Callable[[str], object]
 ) -> None:
-    """A test's database lies in memory and in a transaction; what the command writes is in that, and goes with it."""
+    """The database of a test is in memory and in a transaction, and what the command writes is rolled back with it."""
     with transaction.atomic():
         found = {listens(background, typing), invites(background)}
         assert {entry.device_id for entry in DatabaseAllowList().read()} == found
@@ -133,15 +134,15 @@ def test_on_a_database_of_its_own(
         patch.setattr(BaseDatabaseWrapper, "connect", opens(BaseDatabaseWrapper.connect))
         listens(background, typing)
         invites(background)
-    # One connection, the caller's own, which the caller closes; whichever thread opened it.
+    # Only the connection of the caller is used, which the caller closes, whichever thread opened it.
     assert {wrapper for _, wrapper in opened} <= {connections["default"]}
     assert len(DatabaseAllowList().read()) == 2
 
 
-def test_a_database_that_fails_is_one_sentence(
+def test_a_database_error_is_one_message(
     db: None, amesh_server: LocalDevice, background: Background, typing: Callable[[str], object]
 ) -> None:
-    """While the operator was typing, somebody changed a row past the app."""
+    """The list can't be written after the operator has typed the code."""
     device = EphemeralDevice("phone")
     DatabaseAllowList().add(device.entry("target"))
     out = io.StringIO()
@@ -173,7 +174,7 @@ def test_a_database_that_fails_is_one_sentence(
 
 
 class Interrupting(MemoryAllowList):
-    """Ctrl-C is pressed while it writes: so often, and then the disk may be full."""
+    """A list that presses Ctrl-C this many times while it writes, and may then fail."""
 
     def __init__(self, times: int, fails: bool) -> None:
         super().__init__()
@@ -207,7 +208,7 @@ def listen(context: Context, url: str, **more: Any) -> Failure | None:
 
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("times", [1, 2])
-def test_ctrl_c_while_it_is_written(
+def test_ctrl_c_during_the_write(
     times: int,
     fails: bool,
     tmp_path: Path,
@@ -215,7 +216,7 @@ def test_ctrl_c_while_it_is_written(
     typing: Callable[[str], object],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It can't be stopped half-way; the sentence says what came of it."""
+    """A started write can't be stopped; the message says whether it succeeded."""
     allow_list = Interrupting(times, fails)
     coming = background.submit(_come(background, typing, capsys))
     failure = listen(context_of(tmp_path / "device", allow_list), background.relay.url)
@@ -303,7 +304,7 @@ def test_a_clock_that_is_far_off(
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 
-def test_sentences_name_the_commands_of_the_front_end(tmp_path: Path) -> None:
+def test_messages_name_the_commands_of_the_front_end(tmp_path: Path) -> None:
     context = context_of(tmp_path / "device", MemoryAllowList())
     meeting = Meeting(
         replace(context, command=lambda name: f"manage.py amesh_{name}"), "ws://x/ws", 2, "controller", {}
@@ -331,7 +332,7 @@ def test_lines_of_a_pipe_come_one_at_a_time() -> None:
         await asyncio.sleep(0)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
-        keyboard.forget()  # a pipe's lines are kept
+        keyboard.forget()  # the lines of a pipe are kept
         os.write(writing, b"o\xff\n\nlast")
         assert await keyboard.line() == "two\ufffd"
         assert await keyboard.line() == ""

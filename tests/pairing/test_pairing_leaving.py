@@ -97,7 +97,7 @@ def test_a_target_of_version_1_may_leave_before_the_controller_answers() -> None
     run(test())
 
 
-def test_the_target_stays_until_its_last_word_has_arrived() -> None:
+def test_the_target_stays_until_its_last_message_has_arrived() -> None:
     async def test() -> None:
         async with HostileRelay(on_data={7: []}).running() as relay:
             two = Two(relay.url, timeouts=dataclasses.replace(QUICK, farewell=30))
@@ -108,7 +108,7 @@ def test_the_target_stays_until_its_last_word_has_arrived() -> None:
             leaver = relay.sessions[two.room.one_time_code.result()].controller
             assert leaver is not None
             await leaver.close()
-            target, controller = await two.ends()  # the controller has gone, so the target need not wait longer
+            target, controller = await two.ends()  # the controller has left, so the target does not wait longer
             assert isinstance(target, Paired)
             is_error(controller, NotConfirmed)
 
@@ -116,7 +116,7 @@ def test_the_target_stays_until_its_last_word_has_arrived() -> None:
 
 
 class Slow(MemoryAllowList):
-    """Takes its time to write."""
+    """A list that is slow to write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,8 +130,8 @@ class Slow(MemoryAllowList):
         super().add(entry, replacing=replacing)
 
 
-def test_interrupted_while_it_is_written() -> None:
-    """What is being written is written to its end, and the front end hears that it was."""
+def test_interrupted_during_the_write() -> None:
+    """A started write is finished, and reported to the front end."""
 
     async def test() -> None:
         async with HostileRelay().running() as relay:

@@ -1,4 +1,4 @@
-"""Pairing over the real relay: processes of daphne, a real Redis, and what happens to both clients when one of those dies."""
+"""Pairing over the real relay: processes of daphne and a real Redis, and the effects on both clients if one of them dies."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support import services
 
 pytestmark = pytest.mark.process
 
-#: A busy machine is no failure.
+#: Long enough for a busy machine.
 PATIENT = Timeouts(connect=30, relay=30, peer=60, message=30, person=60, farewell=2)
 
 
@@ -42,7 +42,7 @@ def processes(folder: Path, redis: services.Redis, **limits: object) -> Iterator
 
 
 def across(servers: list[services.Server], version: int = 2) -> Two:
-    """A target at one process, a controller at the other."""
+    """A target that uses one process, and a controller that uses the other."""
     two = Two(address(servers[0]), version, timeouts=PATIENT)
     two.change("controller", relay=address(servers[-1]))
     return two
@@ -55,7 +55,7 @@ async def until(holds: Callable[[], object], seconds: float = 30) -> None:
 
 
 def sessions(server: services.Server) -> int:
-    """How many it has by its own account; -1 while it can't say."""
+    """Return the number of sessions that a process reports, or -1 if it reports none."""
     response = httpx.get(server.url + "/health", timeout=30)
     return int(response.json()["sessions"]) if response.status_code == 200 else -1
 
@@ -79,7 +79,7 @@ async def test_across_two_processes(redis: services.Redis, tmp_path: Path) -> No
 
 @asynchronous
 async def test_devices_on_disk(tmp_path: Path) -> None:
-    """Encrypted keys, sealed files, twice: the second time both know each other."""
+    """Pair twice with encrypted keys and sealed files: at the second time, both devices know each other."""
     for name in ("server", "laptop"):
         init_device(tmp_path / name, name, now=utc_now(), backend="encrypted-file", environ={"HOME": str(tmp_path)})
     server, laptop = [LocalDevice(tmp_path / name, environ={"HOME": str(tmp_path)}) for name in ("server", "laptop")]
@@ -90,7 +90,7 @@ async def test_devices_on_disk(tmp_path: Path) -> None:
             two.change("controller", device=laptop, allow_list=FileAllowList(laptop), now=utc_now)
             outcomes = [paired(outcome) for outcome in await two.pair()]
             assert [outcome.known is not None for outcome in outcomes] == [again, again]
-    # As another process finds them.
+    # Another process reads the files.
     listed = {}
     for device, peer, role in ((server, laptop, "controller"), (laptop, server, "target")):
         (entry,) = FileAllowList(LocalDevice(device.path, environ={"HOME": str(tmp_path)})).read()
@@ -99,7 +99,7 @@ async def test_devices_on_disk(tmp_path: Path) -> None:
     assert listed == {"laptop": "controller", "server": "target"}
 
 
-#: At which question the relay dies: at each of those that a person answers.
+#: The questions to a person at which the relay dies.
 STEPS = {
     "the target is asked for the code": ("enter", False),
     "the target is asked whether to trust": ("confirm", False),
@@ -167,26 +167,26 @@ async def test_redis_is_restarted_while_people_compare_codes(redis: services.Red
             assert broken.nothing_stored
             refused = across(servers)
             is_error((await asyncio.gather(refused.listen(), return_exceptions=True))[0], RelayFull)
-            # Both sides of this one are at the same process: it needs no Redis.
+            # Both devices of this pairing use the same process, which needs no Redis for it.
             assert not any(task.done() for task in local.tasks.values())
         for task in local.tasks.values():
             task.cancel()
         await local.ends()
-        await until(lambda: min(map(sessions, servers)) >= 0)  # each notices in its own time that Redis is back
+        await until(lambda: min(map(sessions, servers)) >= 0)  # each process notices at its own pace that Redis is back
         for outcome in await across(servers).pair():
             paired(outcome)
 
 
 @asynchronous
 async def test_redis_is_restarted_while_the_target_waits(redis: services.Redis, tmp_path: Path) -> None:
-    """The code that is on the screen already stays good."""
+    """The code that is already on the screen stays valid."""
     with processes(tmp_path, redis) as servers:
         two = across(servers)
         two.listen()
         await until(two.room.one_time_code.done)
         with redis.down():
             pass
-        # Each process says when it is back, and knows of the waiting session then.
+        # Each process reports its sessions again when it is back, including the waiting one.
         await until(lambda: [sessions(server) for server in servers] == [1, 1])
         await until(two.room.one_time_code.done)
         two.invite(two.room.one_time_code.result())
@@ -195,8 +195,8 @@ async def test_redis_is_restarted_while_the_target_waits(redis: services.Redis, 
 
 
 @asynchronous
-async def test_what_the_relay_refuses(tmp_path: Path) -> None:
-    """Each refusal of the real relay arrives as its own error."""
+async def test_rejections_of_the_relay(tmp_path: Path) -> None:
+    """Each rejection of the real relay is an error of its own."""
     limits = {"TRIES_PER_MINUTE": 12, "TRIES_PER_CODE": 2, "MATCH_SECONDS": 3}
     with serving(tmp_path, **limits) as relay:
 
@@ -207,7 +207,7 @@ async def test_what_the_relay_refuses(tmp_path: Path) -> None:
         two = fresh()
         for _ in range(2):
             is_error((await asyncio.gather(two.invite("482916"), return_exceptions=True))[0], CodeNotFound)
-        # Two failed tries have burnt it: a target that happens to draw it takes another one, and may not insist.
+        # Two failed attempts have burnt the code: a target that draws it by chance must use another one.
         insisting = fresh()
         listening = insisting.target.listen(insisting.typist, generate=lambda: "482916")
         is_error((await asyncio.gather(listening, return_exceptions=True))[0], CodeInUse)

@@ -1,4 +1,4 @@
-"""The line of export-key, and text from elsewhere made fit to be shown."""
+"""The line of export-key, and untrusted text that is made safe to show."""
 
 from __future__ import annotations
 
@@ -24,28 +24,28 @@ def test_a_line_is_one_word_that_no_shell_interprets() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"]), max_size=128))
-def test_a_line_brings_the_name_back(name: str) -> None:
+def test_a_line_keeps_the_name(name: str) -> None:
     assert parse_key_line(build_key_line(KEY, name)) == (KEY, name)
 
 
 @given(st.integers(0, len(LINE)), st.sampled_from([" ", "\n", "\r\n", "\t", "  \n ", "\u00a0"]))
-def test_white_space_anywhere_is_forgiven(place: int, space: str) -> None:
+def test_white_space_anywhere_is_ignored(place: int, space: str) -> None:
     assert parse_key_line(f"  {LINE[:place]}{space}{LINE[place:]}\n") == parse_key_line(LINE)
 
 
 @pytest.mark.parametrize("quote", ["'", '"', "`"])
-def test_quotes_round_the_line_are_forgiven(quote: str) -> None:
+def test_quotes_around_the_line_are_ignored(quote: str) -> None:
     assert parse_key_line(f"{quote}{LINE}{quote}\n") == parse_key_line(LINE)
 
 
 @pytest.mark.parametrize("length", range(len(LINE)))
-def test_a_line_that_was_cut_is_refused(length: int) -> None:
+def test_a_line_that_was_cut_is_rejected(length: int) -> None:
     with pytest.raises(InvalidInput, match=r"Run export-key|Update the older"):
         parse_key_line(LINE[:length])
 
 
 @given(st.integers(0, len(LINE) - 1), st.characters(exclude_categories=["Cs", "Z"]))
-def test_a_character_that_was_changed_is_found(place: int, char: str) -> None:
+def test_a_changed_character_is_detected(place: int, char: str) -> None:
     changed = LINE[:place] + char + LINE[place + 1 :]
     if changed.strip("\"'`").lower() != LINE.lower() and not char.isspace():
         try:
@@ -68,12 +68,12 @@ def test_a_character_that_was_changed_is_found(place: int, char: str) -> None:
         LINE * 99,
     ],
 )
-def test_something_else_is_refused_with_what_to_do(text: str) -> None:
-    with pytest.raises(InvalidInput, match=r"export-key|older side"):
+def test_other_text_is_rejected_with_a_hint(text: str) -> None:
+    with pytest.raises(InvalidInput, match=r"export-key|older one of the two"):
         parse_key_line(text)
 
 
-def test_a_key_that_is_no_point_is_refused() -> None:
+def test_a_key_that_is_not_a_point_is_rejected() -> None:
     line = build_key_line(b"\x02" + b"\xff" * 32, "x")
     with pytest.raises(InvalidInput, match="not a P-256 key"):
         parse_key_line(line)
@@ -111,7 +111,7 @@ def test_a_long_name_is_cut() -> None:
 
 
 @given(st.text())
-def test_nothing_that_steers_is_left(text: str) -> None:
+def test_no_control_character_is_left(text: str) -> None:
     for shown in (clean(text), clean_line(text)):
         assert {unicodedata.category(char) for char in shown}.isdisjoint({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
     assert clean(clean(text)) == clean(text)

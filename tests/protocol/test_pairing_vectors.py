@@ -1,4 +1,4 @@
-"""The pure functions of pairing and bootstrap against the cases that the reference produced, and version 2 against its page."""
+"""The pure functions of pairing and bootstrap tokens, against the cases of the reference; version 2, against its specification."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from authmesh.protocol.errors import InvalidInput
 from authmesh.protocol.pairing import codes as pairing
 from authmesh.protocol.pairing import v1 as pairing_v1
 from authmesh.protocol.pairing import v2 as pairing_v2
-from authmesh.protocol.pairing.errors import InvalidCode, InvalidPayload, PairingError
+from authmesh.protocol.pairing.errors import InvalidCode, InvalidPayload
 from tests.protocol.test_protocol_vectors import VECTORS, cases
 
 pytestmark = pytest.mark.unversioned
@@ -49,7 +49,7 @@ def test_key_agreement(case: dict[str, Any]) -> None:
     point = pairing_v1.decode_ephemeral(theirs)
     shared = pairing.shared_secret(mine, point)
     assert shared.hex() == case["shared_secret_hex"]
-    if case["tag"] == "peer_uncompressed":  # taken at version 1's door, as the reference does; compressed from there on
+    if case["tag"] == "peer_uncompressed":  # version 1 accepts it, as the reference does, and compresses it
         assert len(point) == 33
         with pytest.raises(InvalidInput):
             pairing.shared_secret(mine, base64.b64decode(theirs))
@@ -83,20 +83,20 @@ def test_verification_code(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", json.loads((VECTORS / "sas.json").read_text())["verify_sas"])
 def test_verify_sas(case: dict[str, Any]) -> None:
-    # The reference takes two empty codes for equal. Nothing was verified then, so here that is no.
+    # For the reference, two empty codes are equal. That verifies nothing, so our answer is no.
     expected = case["expected"] and case["entered"] != ""
     assert pairing.verify_sas(case["entered"], case["computed"]) is expected
 
 
 @pytest.mark.parametrize("entered", ["", "12345", "1234567", "abcdef", "12345\n", "١٢٣٤٥٦", "\ud800" * 6])
-def test_what_is_not_six_ascii_digits_never_verifies(entered: str) -> None:
+def test_only_six_ascii_digits_verify(entered: str) -> None:
     assert pairing.verify_sas(entered, entered) is False
 
 
 @pytest.mark.parametrize("case", cases("selfsig"))
 def test_self_signature(case: dict[str, Any]) -> None:
-    # Signatures and keys in base64url, and white space in a signature, are taken as the reference takes them: what is signed is
-    # the text, and what counts is the key.
+    # Like the reference, version 1 accepts signatures and keys in base64url, and white space in a signature: the signature covers the
+    # text, and the key is the same.
     peer = case["peer"]
     members = (peer["publicKey"], peer["friendlyName"], peer["timestamp"])
     assert pairing_v1.self_signature_message(*members).hex() == case["message_hex"]
@@ -112,7 +112,7 @@ def test_self_signature(case: dict[str, Any]) -> None:
         assert b64encode(signature) == peer["selfSig"]
 
 
-def test_an_identity_of_ours_is_what_the_reference_reads() -> None:
+def test_the_reference_can_read_our_identity() -> None:
     private = keys.generate_private_key()
     public = keys.public_key_bytes(keys.load_private_key(private))
     moment = dt.datetime(2026, 3, 28, 10, 5, tzinfo=dt.UTC)
@@ -122,7 +122,7 @@ def test_an_identity_of_ours_is_what_the_reference_reads() -> None:
     assert pairing_v1.parse_identity(text) == pairing.Peer(public, "Ünïcödé 🧪")
 
 
-def test_a_lone_surrogate_is_signed_as_javascript_would() -> None:
+def test_a_lone_surrogate_is_signed_as_in_javascript() -> None:
     assert pairing_v1.self_signature_message("k", "a\ud800b", "t") == "ka\ufffdbt".encode()
 
 
@@ -148,7 +148,7 @@ def test_a_code_may_be_typed_in_groups(typed: str, code: str) -> None:
 
 
 @pytest.mark.parametrize("typed", ["", "12345", "099999", "1234567", "١٢٣٤٥٦", "48291a", "+82916", "482.916"])
-def test_what_is_no_code_is_refused_before_it_is_sent(typed: str) -> None:
+def test_a_malformed_code_is_rejected_before_it_is_sent(typed: str) -> None:
     with pytest.raises(InvalidCode):
         pairing.parse_code(typed)
 
@@ -160,8 +160,8 @@ def _hkdf(secret: bytes, salt: bytes, info: bytes, length: int) -> bytes:
     return HKDF(hashes.SHA256(), length, salt, info).derive(secret)
 
 
-def test_version_2_says_what_its_page_says() -> None:
-    """A whole ceremony of ours, each payload checked against a computation that shares no code with it."""
+def test_version_2_follows_its_specification() -> None:
+    """Run a whole ceremony, and check each payload with a computation that shares no code with it."""
     target_key, controller_key = keys.generate_private_key(), keys.generate_private_key()
     moment = dt.datetime(2026, 3, 28, 10, 5, 0, 123_000, tzinfo=dt.UTC)
 
@@ -240,19 +240,3 @@ def test_version_2_says_what_its_page_says() -> None:
             "timestamp": "2026-03-28T10:05:00.123Z",
             "selfSig": base64.b64encode(keys.sign(private, message)).decode(),
         }
-
-
-# --- sentences ------------------------------------------------------------------------------------------------------
-
-
-def every_error(kind: type[PairingError] = PairingError) -> list[type[PairingError]]:
-    public = [below for below in kind.__subclasses__() if not below.__name__.startswith("_")]  # the others reach nobody
-    return [kind, *(found for below in public for found in every_error(below))]
-
-
-def test_every_error_has_a_code_and_a_sentence_of_its_own() -> None:
-    found = every_error()
-    assert len({kind.code for kind in found}) == len(found)
-    sentences = {str(kind()) for kind in found}
-    assert len(sentences) == len(found)
-    assert all("\n" not in text and "  " not in text and text.endswith(".") for text in sentences)

@@ -1,4 +1,4 @@
-"""The pure functions against the cases that the reference produced (tests/vectors)."""
+"""The pure functions against the cases that the reference produced (vectors/)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VECTORS = Path(__file__).parent / "vectors"
 
 
 def cases(name: str) -> list[Any]:
-    """The cases of a vector file, each with a readable id."""
+    """Return the cases of a vector file, each with a readable ID."""
     document = json.loads((VECTORS / f"{name}.json").read_text("utf-8"))
     return [pytest.param(case, id=f"{case.get('tag', 'case')}-{i}") for i, case in enumerate(document["cases"])]
 
@@ -48,7 +48,7 @@ def test_signature(case: dict[str, Any]) -> None:
         assert not case["expected"]
         return
     public_key = base64.b64decode(case["public_key_b64"])
-    expected = case["expected"] is True and len(public_key) == 33  # the reference also takes uncompressed keys
+    expected = case["expected"] is True and len(public_key) == 33  # the reference also accepts uncompressed keys
     assert protocol.verify_signature(public_key, message, signature) is expected
     if case.get("deterministic"):
         assert protocol.sign(bytes.fromhex(case["private_key_hex"]), message) == signature
@@ -74,7 +74,7 @@ def test_header(case: dict[str, Any]) -> None:
 
 
 def test_header_vectors_hold_both_outcomes() -> None:
-    """What the README beside the vectors promises: these tags stay accepted, so the strict form is not just 'refuse'."""
+    """Headers with these tags stay accepted, so that the strict form does not simply reject everything."""
     accepted = {
         p.values[0]["tag"] for p in cases("header") if p.values[0]["parsed"] and STRICT_HEADER(p.values[0]["header"])
     }

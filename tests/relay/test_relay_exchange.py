@@ -1,4 +1,4 @@
-"""What the processes of a relay agree on: the same in memory and in Redis; and what only Redis can do, or lose."""
+"""The exchange: the same answers in memory and in Redis; and what only Redis can do, or lose."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from redis import Redis as SyncRedis
 from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay.exchange.base import Event, Exchange, Joined, Ref, Unavailable
 from amesh_django.relay.exchange.memory import Expiring, MemoryExchange
+from amesh_django.relay.exchange.parcels import pack
 from amesh_django.relay.exchange.redis import RedisExchange
-from amesh_django.relay.exchange.redis_link import _parcels
 from tests.relay.relay_world import PATIENCE, Clock, asynchronous, until
 from tests.support import services
 
@@ -30,7 +30,7 @@ A, B = "192.0.2.1", "192.0.2.2"
 
 
 class Local:
-    """A process that only writes down what it is told."""
+    """A process that only records the calls of its exchange."""
 
     def __init__(self, connections: int = 0, remote: set[str] | None = None) -> None:
         self.events: list[tuple[int, Event]] = []
@@ -62,7 +62,7 @@ Make = Callable[..., Exchange]
 
 @dataclass
 class Kind:
-    """One of the exchanges: how to make it, and how to let a time pass that is measured in *moments*."""
+    """A kind of exchange: how to make one, and how to let a moment pass."""
 
     make: Make
     #: Seconds: long enough for what is to happen within it, on a machine that has much else to do.
@@ -70,7 +70,7 @@ class Kind:
     clock: Clock | None = None
 
     async def passes(self) -> None:
-        """A moment passes. In Redis, which has its own clock, it really does."""
+        """Let a moment pass: on the clock of the test, or really, because Redis has its own clock."""
         if self.clock is not None:
             self.clock.now += self.moment
         else:
@@ -79,7 +79,7 @@ class Kind:
 
 @pytest.fixture(params=["memory", "redis"])
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """Makes the exchange of a process; those in Redis are of one relay."""
+    """Makes exchanges; those in Redis belong to one relay."""
     if request.param == "memory":
         clock = Clock()
         return Kind(lambda **settings: MemoryExchange(RelaySettings(**settings), clock), 60, clock)
@@ -391,7 +391,7 @@ async def test_redis_that_is_full(redis: services.Redis, caplog: pytest.LogCaptu
 async def test_redis_that_is_full_from_the_start(
     redis: services.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is asked less and less often, and the log is not flooded."""
+    """The relay connects less and less often, and the log is not flooded."""
     monkeypatch.setattr("amesh_django.relay.exchange.redis_link._PAUSES", (0.01, 0.01, 1000.0))
     redis.command("CONFIG", "SET", "maxmemory", "1")
     local = Local()
@@ -407,7 +407,7 @@ async def test_redis_that_is_full_from_the_start(
 
 @asynccontextmanager
 async def between(redis: services.Redis, on_sent: Callable[[bytes, asyncio.StreamWriter], None]) -> AsyncIterator[str]:
-    """The address of something between a relay and its Redis. It forwards what is sent, then hands it over with the way back."""
+    """Run a proxy in front of Redis, and yield its address. After it forwards data, it calls *on_sent* with the data and the way back."""
     served: list[Any] = []
 
     async def carry(
@@ -438,7 +438,7 @@ async def between(redis: services.Redis, on_sent: Callable[[bytes, asyncio.Strea
 
 @asynchronous
 async def test_a_connection_that_is_cut_without_a_word(redis: services.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between a relay and its Redis, something forgets the connection over which events come."""
+    """A firewall between a relay and its Redis forgets the connection for events."""
     monkeypatch.setattr("amesh_django.relay.exchange.redis_link._PING_SECONDS", 0.2)
     deaf: list[asyncio.StreamWriter] = []
 
@@ -492,7 +492,7 @@ async def test_nothing_is_sent_twice(redis: services.Redis) -> None:
 @pytest.mark.parametrize("kind_of_client", ["normal", "pubsub"])
 @asynchronous
 async def test_both_connections_die_together(redis: services.Redis, kind_of_client: str) -> None:
-    """redis-py would reconnect either of them, and nobody would know that something was lost."""
+    """Without the guard, redis-py would reconnect either of them, and the loss would go unnoticed."""
     local = Local()
     async with running(RedisExchange(RelaySettings(), redis.url), local) as exchange:
         assert await exchange.sessions() == 0
@@ -507,7 +507,7 @@ async def test_both_connections_die_together(redis: services.Redis, kind_of_clie
 
 
 def clients(redis: services.Redis) -> set[str]:
-    """The numbers that Redis has given to the connections of relays."""
+    """Return the numbers that Redis has given to the connections of relays."""
     with SyncRedis(host=services.HOST, port=redis.port) as client:
         mine = str(client.client_id())
         return {found["id"] for found in client.client_list()} - {mine}
@@ -561,6 +561,6 @@ async def test_events_for_one_process_go_together() -> None:
     def mail(process: str, size: int) -> tuple[Ref, Event, Any]:
         return Ref(process, 2), Event("data", "x", sender, "x" * size), future
 
-    parcels = _parcels([mail("a", 0), mail("b", 5), mail("a", 200_000), mail("a", 100_000), mail("a", 1)])
+    parcels = pack([mail("a", 0), mail("b", 5), mail("a", 200_000), mail("a", 100_000), mail("a", 1)])
     assert [(process, len(futures)) for process, _, futures in parcels] == [("a", 2), ("b", 1), ("a", 2)]
-    assert _parcels([]) == []
+    assert pack([]) == []

@@ -1,4 +1,4 @@
-"""The settings of the relay, and what it says where something is not installed."""
+"""The settings of the relay, its reports, and its messages if an extra is not installed."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import AsyncClient, override_settings
 
+from amesh_django import conf as app_conf
+from amesh_django.checks import check_settings
 from amesh_django.relay import conf, reports
 from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay.exchange.base import Unavailable
@@ -44,6 +46,20 @@ def test_wrong_settings(settings: Any, kind: str, words: str) -> None:
         assert "secret" not in sentence
         with pytest.raises(ImproperlyConfigured):
             conf.relay_settings()
+        reported = {"unknown": "amesh.E001", "value": "amesh.E002"}[kind]
+        assert [(found.id, found.msg) for found in check_settings(None)] == [(reported, sentence)]
+
+
+def test_the_app_does_not_validate_the_relay() -> None:
+    with override_settings(AMESH={"RELAY": {"MAX_SESSIONS": 0}}):
+        assert app_conf.problems() == []
+        assert app_conf.amesh_settings().RELAY == {"MAX_SESSIONS": 0}
+    with override_settings(AMESH={"CLOCK_SKEW_SECONDS": 0}):
+        assert conf.problems() == []
+        with pytest.raises(ImproperlyConfigured):
+            conf.relay_settings()
+    with override_settings(AMESH=[]):
+        assert conf.problems() == []
 
 
 def test_settings() -> None:

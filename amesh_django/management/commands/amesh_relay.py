@@ -56,6 +56,7 @@ class Command(BaseCommand):
             raise CommandError(f"{port!r} is not a valid port. Set --port or PORT to a number from 1 to 65535.")
         try:
             settings = conf.relay_settings()
+            # Here, because the extra `relay` is optional.
             from amesh_django.relay.hub.current import make_exchange
             from amesh_django.relay.server import OTHER_FILES, RelayServer
 

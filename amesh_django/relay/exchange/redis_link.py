@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -25,6 +24,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..failures import logger, report
 from .base import Event, Ref, Unavailable
+from .parcels import Mail, Parcel, pack, unpack
 
 try:
     from redis.asyncio import ConnectionPool, Redis
@@ -51,8 +51,6 @@ _START_PATIENCE: Final = 3.0
 _PAUSES: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
 #: Commands, and events, in one batch.
 _BATCH: Final = 500
-#: Characters of the events in one published message.
-_PARCEL: Final = 256 * 1024
 
 #: The options of redis-py that the policy needs.
 _OPTIONS: Final[dict[str, Any]] = {
@@ -66,7 +64,6 @@ _OPTIONS: Final[dict[str, Any]] = {
 }
 
 Arrive = Callable[[int, Event], None]
-Parcel = tuple[str, str, list[asyncio.Future[Any]]]
 
 
 class RedisLost(Exception):
@@ -104,7 +101,7 @@ class RedisLink:
         self._names: dict[str, str] = {}
         self._max_unsent = max_unsent
         self._calls: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
-        self._mail: list[tuple[Ref, Event, asyncio.Future[bool]]] = []
+        self._mail: list[Mail] = []
         self._mail_size = 0
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
@@ -294,11 +291,8 @@ class RedisLink:
 
     def _take(self, data: bytes) -> None:
         try:
-            events = [
-                (number, Event(name, about, Ref(process, sender), frame))
-                for number, name, about, process, sender, frame in json.loads(data)
-            ]
-        except (ValueError, TypeError):
+            events = unpack(data)
+        except ValueError:
             logger.error(
                 "A message that is not an event came through Redis, and was ignored. If another version of the relay uses the same "
                 "Redis, give one of them another AMESH['RELAY']['REDIS_PREFIX']."
@@ -327,7 +321,7 @@ class RedisLink:
                 mail, self._mail = self._mail[:_BATCH], self._mail[_BATCH:]
                 self._mail_size -= sum(len(event.frame) for _, event, _ in mail)
                 try:
-                    await self._send_batch(commands, calls, _parcels(mail))
+                    await self._send_batch(commands, calls, pack(mail))
                 finally:
                     _fail([*(future for _, future in calls), *(future for _, _, future in mail)])
 
@@ -377,21 +371,6 @@ def _fail(futures: Iterable[asyncio.Future[Any]]) -> None:
     for future in futures:
         if not future.done():
             future.set_exception(Unavailable("lost"))
-
-
-def _parcels(mail: list[tuple[Ref, Event, asyncio.Future[bool]]]) -> list[Parcel]:
-    """Return the messages to publish: process, text, and who waits. The events for one process share a message up to a size."""
-    parcels: list[tuple[str, list[tuple[Any, ...]], list[asyncio.Future[Any]]]] = []
-    open_parcels: dict[str, tuple[int, int]] = {}
-    for to, event, future in mail:
-        place, size = open_parcels.get(to.process, (-1, 0))
-        if place < 0 or size + len(event.frame) > _PARCEL:
-            place, size = len(parcels), 0
-            parcels.append((to.process, [], []))
-        open_parcels[to.process] = (place, size + len(event.frame))
-        parcels[place][1].append((to.number, event.kind, event.about, *event.sender, event.frame))
-        parcels[place][2].append(future)
-    return [(process, json.dumps(events), futures) for process, events, futures in parcels]
 
 
 @contextlib.contextmanager

@@ -19,8 +19,8 @@ from authmesh.files.storage import atomic_write, json_text, locked
 from authmesh.protocol.encoding import b64url_decode, b64url_encode
 from authmesh.protocol.errors import DirectoryError, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, device_id, encode_public_key
-from authmesh.protocol.pairing.errors import TokenAlreadyUsed, TokenExpired, TokenNotFound, TokenWithdrawn
 from authmesh.protocol.pairing.token import KEY_BYTES, BootstrapToken
+from authmesh.protocol.pairing.token_errors import TokenAlreadyUsed, TokenExpired, TokenNotFound, TokenWithdrawn
 
 T = TypeVar("T")
 Kept = Literal["open", "used", "withdrawn"]

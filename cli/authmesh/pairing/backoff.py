@@ -1,4 +1,7 @@
-"""How long to wait before something is tried again: twice as long each time, and never at the same moment as everybody else."""
+"""Waiting times between attempts: twice as long each time, and random, so that many devices do not try at the same moment.
+
+Ours, because the libraries for this retry a function, while the callers here wait for several things at once and reset on success.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,11 @@ import random
 
 
 class Backoff:
-    """Waiting times, in seconds.
+    """Return waiting times, in seconds.
 
     Args:
-        first: the first, before chance has its say.
-        longest: where they stop growing.
+        first: the first waiting time, before randomization.
+        longest: the longest waiting time, before randomization.
     """
 
     def __init__(self, first: float, longest: float) -> None:
@@ -19,10 +22,10 @@ class Backoff:
         self._next = first
 
     def next(self) -> float:
-        """The next one: between half and one and a half times what it would be without chance."""
+        """Return the next waiting time, multiplied by a random factor between 0.5 and 1.5."""
         seconds, self._next = self._next, min(2 * self._next, self._longest)
         return seconds * (0.5 + random.random())  # noqa: S311 -- it spreads load, it hides nothing
 
     def reset(self) -> None:
-        """It went well: begin anew."""
+        """Start again with the first waiting time, after a success."""
         self._next = self._first

@@ -1,4 +1,4 @@
-"""Runs one ceremony: carries its wants to the relay, to the person here and to the allow list, and the answers back."""
+"""Run one ceremony: carry its actions to the relay, to the person at this device and to the allow list, and the answers back."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry
-from authmesh.protocol.errors import ControllerLimitReached, DeviceNotFound, InvalidInput
+from authmesh.protocol.errors import ControllerLimitReached, DeviceNotFound, InvalidInput, Run
 from authmesh.protocol.pairing.codes import Peer, parse_entered
 from authmesh.protocol.pairing.errors import (
     InvalidPayload,
@@ -28,28 +28,24 @@ from authmesh.protocol.pairing.errors import (
 
 from .ceremony.machine import Action, AskCode, Ceremony, Confirm, Decide, Receive, Send, ShowCode, Store
 from .operators import ControllerOperator, Met, Operator, TargetOperator
+from .options import PairingOptions, T
 from .wire import frames
-from .wire.link import Link
+from .wire.link import RelaySocket
 
-if TYPE_CHECKING:
-    from .client import Pairing
-
-T = TypeVar("T")
-
-#: How often something may be typed that is not six digits. None of it tells anything about the code.
+#: Number of times that something without six digits may be typed. A malformed code reveals nothing about the right one.
 MALFORMED_TRIES = 3
-#: What a relay may report once the two sides are matched.
+#: The errors that a relay may report after it has matched the two devices.
 _IN_SESSION = (PeerGone, SessionDataLimit, RateLimited, RelayFull, RelayProtocolViolation)
 
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """A pairing that is done.
+    """The result of a pairing.
 
     Attributes:
-        entry: the other side, as it is stored.
-        known: as it was stored before; None for a stranger.
-        replaced: the controller that was revoked in the same step.
+        entry: the peer, as it is stored.
+        known: its previous entry in the allow list, or None.
+        replaced: the controller that was revoked in the same step, or None.
     """
 
     entry: DeviceEntry
@@ -59,20 +55,21 @@ class Paired:
 
 @dataclass(kw_only=True)
 class Driver(ABC):
-    """What both ends have.
+    """Run a ceremony on this device. The subclasses are the two roles.
 
     Attributes:
-        link: to the relay, matched.
-        pairing: how this device pairs.
-        operator: the person here.
+        socket: the connection to the relay, which has matched the two devices.
+        options: the options of the pairing.
+        operator: the person at this device.
     """
 
-    link: Link
-    pairing: Pairing
+    socket: RelaySocket
+    options: PairingOptions
     operator: Operator
     _met: Met | None = field(default=None, init=False)
     _entry: DeviceEntry | None = field(default=None, init=False)
     _replaced: DeviceEntry | None = field(default=None, init=False)
+    #: The error of this device that made the ceremony end; it is raised instead of what the ceremony says.
     _reason: Exception | None = field(default=None, init=False)
     _person_until: float | None = field(default=None, init=False)
 
@@ -80,8 +77,8 @@ class Driver(ABC):
         """Run a ceremony to its end.
 
         Raises:
-            PairingError: it ended early.
-            Exception: what the operator's front end or the allow list raised, where that was the reason.
+            PairingError: the ceremony ended early.
+            Exception: the error of the operator's front end or of the allow list that made it end early.
         """
         try:
             while (action := ceremony.action) is not None:
@@ -92,7 +89,7 @@ class Driver(ABC):
             raise
         assert self._entry is not None and self._met is not None  # noqa: S101 -- a ceremony ends well after Store only
         self.operator.progress("finished")
-        await self._part()
+        await self._close()
         return Paired(self._entry, self._met.known, self._replaced)
 
     async def _step(self, ceremony: Ceremony, action: Action) -> None:
@@ -102,22 +99,22 @@ class Driver(ABC):
             ceremony.fail(error)
             return
         if isinstance(action, Receive):  # a signature may follow, and some keys sign slowly
-            await self.pairing.blocking(ceremony.answer, answer)
+            await self.options.blocking(ceremony.answer, answer)
         else:
             ceremony.answer(answer)
 
     async def _perform(self, action: Action) -> str | bool | None:
         match action:
             case Send(payload):
-                await self.link.send(frames.data(payload))
+                await self.socket.send(frames.data(payload))
                 return None
             case Receive(patience):
                 self._person_until = None
-                timeouts = self.pairing.timeouts
-                frame = await self.link.receive(
+                timeouts = self.options.timeouts
+                frame = await self.socket.receive(
                     timeouts.person if patience == "person" else timeouts.message, PeerSilent
                 )
-                return frame.payload if isinstance(frame, frames.Data) else _end(frame)
+                return frame.payload if isinstance(frame, frames.Data) else _raise_end(frame)
             case Store():
                 return await self._store(action)
             case AskCode(peer) | Decide(peer) | ShowCode(peer) | Confirm(peer):
@@ -125,36 +122,36 @@ class Driver(ABC):
 
     @abstractmethod
     async def _involve(self, action: Action, met: Met) -> str | bool | None:
-        """Do what *action* wants of the person here."""
+        """Perform an action that needs the operator, and return the answer."""
 
     @abstractmethod
-    async def _part(self) -> None:
-        """Leave, so that nothing that is on its way gets lost."""
+    async def _close(self) -> None:
+        """End the session so that no message on its way gets lost."""
 
     async def _meet(self, peer: Peer) -> Met:
         if self._met is None:
-            known = await self.pairing.blocking(self.pairing.allow_list.find, peer.public_key)
+            known = await self.options.blocking(self.options.allow_list.find, peer.public_key)
             self._met = Met(peer, known)
             self.operator.progress("introduced")
         return self._met
 
     async def _ask(self, question: Coroutine[Any, Any, T]) -> T:
-        """Ask the person, and listen to the relay meanwhile: the other side must be silent, and may leave.
+        """Ask the operator, and listen to the relay meanwhile: the other device must be silent, and may leave.
 
         Raises:
-            PairingError: time is up, or something came.
+            PairingError: the operator took too long, or a message came.
         """
         loop = asyncio.get_running_loop()
-        if self._person_until is None:  # all questions in a row share it: at the other side they are one wait
-            self._person_until = loop.time() + self.pairing.timeouts.person
-        asked, heard = asyncio.ensure_future(question), asyncio.ensure_future(self.link.receive())
+        if self._person_until is None:  # consecutive questions share one deadline: the other device waits once for all
+            self._person_until = loop.time() + self.options.timeouts.person
+        asked, heard = asyncio.ensure_future(question), asyncio.ensure_future(self.socket.receive())
         try:
             await asyncio.wait(
                 {asked, heard}, timeout=self._person_until - loop.time(), return_when=asyncio.FIRST_COMPLETED
             )
             if heard.done():
                 frame = heard.result()
-                raise InvalidPayload() if isinstance(frame, frames.Data) else _ending(frame)
+                raise InvalidPayload() if isinstance(frame, frames.Data) else _end(frame)
             if not asked.done():
                 raise TookTooLong()
             return asked.result()
@@ -164,29 +161,31 @@ class Driver(ABC):
             await asyncio.gather(asked, heard, return_exceptions=True)
 
     async def _store(self, action: Store) -> bool:
-        peer, pairing = action.peer, self.pairing
+        peer, options = action.peer, self.options
         entry = DeviceEntry.new(
             peer.public_key,
             peer.name,
             action.role,
-            added_at=pairing.now(),
+            added_at=options.now(),
             added_by="handshake",
             permissions=self._permissions(),
         )
         replaced = self._replaced.device_id if self._replaced is not None else None
 
         def write() -> None:
-            pairing.allow_list.add(entry, replacing=replaced)
+            options.allow_list.add(entry, replacing=replaced)
 
-        writing = asyncio.ensure_future(_await(pairing.blocking(write)))
+        writing = asyncio.ensure_future(_await(options.blocking(write)))
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
-            await asyncio.wait({writing})  # it can't be stopped half-way; so say truly whether it was done
+            await asyncio.wait({writing})  # a started write can't be stopped; report truly whether it succeeded
             if not writing.cancelled() and writing.exception() is None:
                 self.operator.progress("stored")
             raise
-        except Exception as error:  # whatever a disk or a database can do: the other side is told, the caller gets it
+        except (
+            Exception
+        ) as error:  # any error of a disk or a database: tell the other device, raise the error at the end
             self._reason = error
             return False
         self._entry = entry
@@ -201,24 +200,24 @@ async def _await(awaitable: Any) -> None:
     await awaitable
 
 
-def _ending(frame: frames.Frame) -> PairingError:
-    """What a frame means that is no payload, where only payloads may come."""
+def _end(frame: frames.Frame) -> PairingError:
+    """Return the error that a frame other than a payload means after the two devices were matched."""
     if isinstance(frame, frames.Failed):
         return frame.error if isinstance(frame.error, _IN_SESSION) else RelayClosed()
     return PeerGone() if isinstance(frame, frames.Done) else RelayProtocolViolation()
 
 
-def _end(frame: frames.Frame) -> NoReturn:
-    raise _ending(frame)
+def _raise_end(frame: frames.Frame) -> NoReturn:
+    raise _end(frame)
 
 
 @dataclass(kw_only=True)
 class TargetDriver(Driver):
-    """The target's end.
+    """Run a ceremony on the target.
 
     Attributes:
-        permissions: what the controller may do besides.
-        replacing: device id of the one that is revoked in the same step; None asks, where one must go.
+        permissions: permissions of the controller.
+        replacing: device ID of a controller that is revoked in the same step; None asks the operator if one must be revoked.
     """
 
     operator: TargetOperator
@@ -229,7 +228,10 @@ class TargetDriver(Driver):
         return self.permissions
 
     async def _involve(self, action: Action, met: Met) -> str | bool | None:
-        """A front end that can't ask raises; the other side is told no, and the caller gets that error."""
+        """Perform an action that needs the operator.
+
+        If the front end can't ask and raises, the answer to the other device is no, and :meth:`run` raises that error.
+        """
         no: Callable[[], str | bool] = str if isinstance(action, AskCode) else bool
         try:
             if isinstance(action, AskCode):
@@ -254,55 +256,70 @@ class TargetDriver(Driver):
             entered = parse_entered(typed)
             if entered is not None:
                 return entered
-        raise PairingDeclined("What was typed had not six digits. Nothing was stored here; pair again.")
+        raise PairingDeclined(
+            "The verification code that was typed does not have six digits. Nothing was stored here.",
+            hint="Pair again.",
+        )
 
     async def _decide(self, met: Met) -> bool:
         self.operator.progress("verified")
         if await self._ask(self.operator.confirm_peer(met)) is not True:
             return False
-        allow_list = self.pairing.allow_list
-        entries = await self.pairing.blocking(allow_list.read)
+        allow_list = self.options.allow_list
+        entries = await self.options.blocking(allow_list.read)
         others = [e for e in entries if e.role == CONTROLLER and e.public_key != met.peer.public_key]
         if self.replacing is not None:
-            self._replaced = _named(self.replacing, entries, met)
+            self._replaced = _find_replaced(self.replacing, entries, met)
             others = [entry for entry in others if entry != self._replaced]
         limit = allow_list.controller_limit
         if len(others) < limit:
             return True
         if len(others) > limit or self.replacing is not None:
             raise ControllerLimitReached(
-                f"This device takes {limit} controller{'s' if limit != 1 else ''} (maxControllers) and trusts {len(others)}. "
-                f"Revoke {len(others) - limit + 1} of them first, then pair again. Nothing was stored."
+                f"This device accepts {limit} controller{'s' if limit != 1 else ''} (maxControllers) and has {len(others)}. "
+                "Nothing was stored.",
+                hint=(
+                    f"Revoke {len(others) - limit + 1} of them first (",
+                    Run("revoke", "DEVICE_ID"),
+                    "), then pair again.",
+                ),
             )
         chosen = await self._ask(self.operator.choose_replaced(met, others, limit))
         if chosen is None:
             return False
-        self._replaced = _named(chosen, others, met)
+        self._replaced = _find_replaced(chosen, others, met)
         return True
 
-    async def _part(self) -> None:
-        with suppress(PairingError):  # the last message is on its way; whoever closes first may cut it off
-            await self.link.receive(self.pairing.timeouts.farewell)
+    async def _close(self) -> None:
+        # The last message is still on its way, and closing first may cut it off: wait for the controller to close.
+        with suppress(PairingError):
+            await self.socket.receive(self.options.timeouts.farewell)
 
 
-def _named(device_id: str, entries: Sequence[DeviceEntry], met: Met) -> DeviceEntry:
-    """The one that is to go."""
+def _find_replaced(device_id: str, entries: Sequence[DeviceEntry], met: Met) -> DeviceEntry:
+    """Return the entry of the controller that the peer replaces.
+
+    Raises:
+        DeviceNotFound: *entries* has no such device.
+        InvalidInput: it is the peer itself.
+    """
     found = next((entry for entry in entries if entry.device_id == device_id), None)
     if found is None:
         raise DeviceNotFound(
-            "The device that was to be replaced is not among those that may be. Nothing was stored; the command list shows them."
+            f"The allow list has no device {device_id} that could be replaced. Nothing was stored.",
+            hint=("To see the devices in the list, run ", Run("list"), "."),
         )
     if found.public_key == met.peer.public_key:
         raise InvalidInput(
-            "The device that was to be replaced is the very one that came. A known device is refreshed: pair again without "
-            "naming it. Nothing was stored."
+            "The device to replace is the device that is pairing. Nothing was stored.",
+            hint="Pairing again updates a known device: pair again without --replace.",
         )
     return found
 
 
 @dataclass(kw_only=True)
 class ControllerDriver(Driver):
-    """The controller's end."""
+    """Run a ceremony on the controller."""
 
     operator: ControllerOperator
 
@@ -313,7 +330,7 @@ class ControllerDriver(Driver):
         self.operator.progress("agreed")
         question = self.operator.confirm_verified(met)
         try:
-            if self.pairing.version == 1:  # nobody waits for the answer: a target of version 1 has left by now
+            if self.options.version == 1:  # a target of version 1 has left by now and does not wait for the answer
                 confirmed = await question is True
             else:
                 confirmed = await self._ask(question) is True
@@ -326,7 +343,7 @@ class ControllerDriver(Driver):
             self.operator.progress("verified")
         return confirmed
 
-    async def _part(self) -> None:
-        if self.pairing.version == 2:  # the reference sends none
+    async def _close(self) -> None:
+        if self.options.version == 2:  # the reference sends no frame of this kind
             with suppress(PairingError):
-                await self.link.send(frames.done())
+                await self.socket.send(frames.done())

@@ -1,7 +1,7 @@
-"""The people at the two ends, as a front end plays them: what they are shown, and what they are asked.
+"""The people at the two ends, as a front end implements them: what they are shown, and what they are asked.
 
-Every question may be cancelled while it is open (the other side left, time is up, Ctrl-C); it must give way then. What is not
-answered is no.
+Every question may be cancelled while it is open, because the other device left, time is up or someone pressed Ctrl-C; it must end
+at once then. A question without an answer means no.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Literal
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.pairing.codes import Peer
 
-#: How far the pairing is: the relay is being dialled; it answered; the two sides are matched; who the other side is, is known; the
-#: verification is done on this side; at the target, every other question is answered as well; the other side said yes; the peer is in the allow list; all is done.
+#: The steps of a pairing. ``connecting``: the relay is being connected to. ``connected``: the relay accepted the connection.
+#: ``matched``: the relay has matched the two devices. ``introduced``: the peer is known. ``verified``: verification is done on this
+#: device. ``decided``: on the target, every other question is answered as well. ``agreed``: the other device said yes. ``stored``:
+#: the peer is in the allow list. ``finished``: the pairing is done.
 Step = Literal[
     "connecting", "connected", "matched", "introduced", "verified", "decided", "agreed", "stored", "finished"
 ]
@@ -23,11 +25,11 @@ Step = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Met:
-    """The other side.
+    """The peer, as this device knows it.
 
     Attributes:
-        peer: its key, its device id, and its name, fit to be shown.
-        known: its entry in the allow list, which will be refreshed; None for a stranger.
+        peer: its key, its device ID, and its name, which is safe to show.
+        known: its entry in the allow list, which will be updated; None if it has none.
     """
 
     peer: Peer
@@ -35,67 +37,73 @@ class Met:
 
 
 class Operator:
-    """What both ends have."""
+    """The person at this device."""
 
     def progress(self, step: Step) -> None:
-        """A step was made."""
+        """Note that a step was reached."""
 
 
 class TargetOperator(Operator, ABC):
-    """The person at the target: shows the one-time code, types the verification code."""
+    """The person at the target, who is shown the one-time code and types the verification code."""
 
     @abstractmethod
     def show_code(self, code: str, relay: str, seconds: float) -> None:
-        """Show the one-time code; the relay has it now.
+        """Show the one-time code. The relay has it already.
 
         Args:
             code: six digits.
-            relay: its address.
-            seconds: how long the code lives.
+            relay: address of the relay.
+            seconds: how long the code is valid.
         """
 
     @abstractmethod
     async def enter_verification_code(self, met: Met, *, again: bool) -> str | None:
-        """Ask for the six digits that the controller shows.
+        """Ask for the verification code that the controller shows.
 
         Args:
-            met: whom the code would let in. Show name and full device id.
-            again: what was typed before was not six digits.
+            met: the device that the code would accept as controller. Show its name and its full device ID.
+            again: True if the previous answer did not have six digits.
 
         Returns:
-            what was typed; None to give up.
+            the text that was typed, or None to give up.
         """
 
     @abstractmethod
     async def confirm_peer(self, met: Met) -> bool:
-        """The code was right: may this device be the controller? A front end that showed it before may just say yes."""
+        """Ask whether this device may be the controller, after the code was right.
+
+        A front end that has shown the device with the code may return True without asking.
+        """
 
     async def choose_replaced(self, met: Met, controllers: Sequence[DeviceEntry], limit: int) -> str | None:
-        """There are as many controllers as there may be: which one is to go?
+        """Ask which controller to revoke, because the list has as many as its limit allows.
 
         Args:
-            met: who would come.
-            controllers: those that are there.
-            limit: how many there may be.
+            met: the device that would be added.
+            controllers: the controllers in the list.
+            limit: the most controllers that the list may have.
 
         Returns:
-            device id of one of them, or None for no.
+            the device ID of one of them, or None for no.
         """
         return None
 
 
 class ControllerOperator(Operator, ABC):
-    """The person at the controller: shows the verification code, then looks at the target's screen."""
+    """The person at the controller, who is shown the verification code and then looks at the screen of the target."""
 
     @abstractmethod
     def show_verification_code(self, code: str, met: Met) -> None:
-        """Show the six digits, which are to be typed on the target.
+        """Show the verification code, which must be typed on the target.
 
         Args:
             code: six digits.
-            met: whose code it is. Show name and full device id.
+            met: the target. Show its name and its full device ID.
         """
 
     async def confirm_verified(self, met: Met) -> bool:
-        """The target is said to have accepted the code: does its own screen say so? Only a person can see that."""
+        """Ask whether the screen of the target says that the code was right.
+
+        The message that says so has come over the relay; only a person can compare it with the screen.
+        """
         return False

@@ -1,4 +1,9 @@
-"""GROUND: the amesh protocol as pure functions. Bytes and values in, bytes and values out; no I/O, no clock, no Django."""
+"""The amesh protocol as pure functions: bytes and values in, bytes and values out; no I/O, no clock, no Django.
+
+From the outside in: :mod:`.schemes` and :mod:`.header` make a signed request, :mod:`.canonical` is what its signature covers;
+:mod:`.allow_list` is the sealed list, :mod:`.seal` its seal; :mod:`.keys` and :mod:`.encoding` are below all of them. Codes,
+ceremony messages and bootstrap tokens are in :mod:`.pairing`, the errors in :mod:`.errors`.
+"""
 
 from .allow_list import CONTROLLER, TARGET, DeviceEntry, Role, open_document, seal_document
 from .canonical import canonical_query, canonical_string, target_ambiguity

@@ -1,12 +1,13 @@
-"""The allow list as a value: its entries, and its sealed JSON document (protocol.md §5)."""
+"""The allow list as a value: its entries and its sealed JSON document (protocol.md §5)."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal, NoReturn, cast
 
 from .encoding import format_time
 from .errors import AllowListIntegrityFailure, InvalidInput
@@ -20,6 +21,7 @@ TARGET: Final = "target"
 ROLES: tuple[Role, ...] = (CONTROLLER, TARGET)
 DOCUMENT_VERSION = "2.0.0"
 
+_RESTORE = "Restore the list from a backup."
 _MEMBERS = ("deviceId", "publicKey", "friendlyName", "addedAt", "addedBy", "role", "permissions")
 
 
@@ -28,14 +30,14 @@ class DeviceEntry:
     """One trusted device.
 
     Attributes:
-        device_id: ``am_…``.
+        device_id: ``am_`` and 16 characters.
         public_key: 33 bytes, compressed point.
-        friendly_name: as the peer or the operator gave it. Clean it before it is shown.
-        added_at: ISO 8601, UTC, milliseconds, ``Z``.
+        friendly_name: name that the peer or the operator chose. Clean it before you show it.
+        added_at: ISO 8601 in UTC with milliseconds, ending with ``Z``.
         added_by: ``handshake`` (pairing) or ``manual``.
-        role: ``controller`` may authenticate here; ``target`` may not.
-        permissions: name → value, such as ``{"shell": True}``.
-        extra: members of the file that this version does not know; kept as they are.
+        role: a ``controller`` may authenticate to this device, a ``target`` may not.
+        permissions: a value for each name, such as ``{"shell": True}``.
+        extra: members of the file that this version does not know; they are kept unchanged.
     """
 
     device_id: str
@@ -58,13 +60,13 @@ class DeviceEntry:
         added_by: AddedBy = "manual",
         permissions: Mapping[str, Any] | None = None,
     ) -> DeviceEntry:
-        """An entry for a key, with the device id that belongs to it.
+        """Return an entry for a key, with the device ID of that key.
 
         Raises:
-            InvalidInput: not a public key, not a role, or a time without a zone.
+            InvalidInput: the key, the role or the time is not valid.
         """
         if role not in ROLES:
-            raise InvalidInput(f"The role is controller or target, not {role!r}.")
+            raise InvalidInput(f"The role must be controller or target, not {role!r}.")
         return cls(
             device_id(public_key),
             public_key,
@@ -77,13 +79,13 @@ class DeviceEntry:
 
     @classmethod
     def from_json(cls, value: Any) -> DeviceEntry:
-        """Read one member of ``devices``. No ``role`` means ``controller`` (files before roles).
+        """Return the entry of one object of ``devices``. Without a ``role``, as in older files, it is a controller.
 
         Raises:
-            InvalidInput: a member is missing or of the wrong type.
+            InvalidInput: a member is missing or has the wrong type.
         """
         if not isinstance(value, dict):
-            raise InvalidInput("An entry of the allow list is not an object; restore the list from a backup.")
+            raise InvalidInput("An entry of the allow list is not an object.", hint=_RESTORE)
         texts: dict[str, Any] = {
             name: value.get(name, "handshake" if name == "addedBy" else None) for name in _MEMBERS[:5]
         }
@@ -91,7 +93,7 @@ class DeviceEntry:
         role = value.get("role", CONTROLLER)
         if not all(isinstance(text, str) for text in (*texts.values(), role)) or not isinstance(permissions, dict):
             raise InvalidInput(
-                "An entry of the allow list lacks a member or has one of a wrong type; restore a backup."
+                "An entry of the allow list has a member that is missing or has the wrong type.", hint=_RESTORE
             )
         return cls(
             device_id=texts["deviceId"],
@@ -105,7 +107,7 @@ class DeviceEntry:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """The object of the file, members in the order of protocol.md §5."""
+        """Return the object for the file, with the members in the order of protocol.md §5."""
         value: dict[str, Any] = {
             "deviceId": self.device_id,
             "publicKey": encode_public_key(self.public_key),
@@ -122,13 +124,13 @@ class DeviceEntry:
 def seal_document(
     entries: Iterable[DeviceEntry], *, key_material: bytes, device_id: str, updated_at: dt.datetime
 ) -> dict[str, Any]:
-    """The sealed document of the file.
+    """Return the sealed document for the file.
 
     Args:
         entries: the devices, in order.
-        key_material: at least 32 bytes out of the key store.
-        device_id: of the device whose list it is.
-        updated_at: with a time zone.
+        key_material: at least 32 bytes from the key store.
+        device_id: ID of the device that the list belongs to.
+        updated_at: time of the change, with a time zone.
 
     Raises:
         InvalidInput: *key_material* is too short.
@@ -141,33 +143,45 @@ def seal_document(
     return {**document, "hmac": seal(document, key_material, device_id)}
 
 
+def _finite(text: str) -> float | None:
+    """Return a number, or None if it is too large for one: the reference writes that as ``null``."""
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+def _no_json(text: str) -> NoReturn:
+    """Reject ``NaN`` and ``Infinity``, which Python accepts but JSON does not have."""
+    raise ValueError(text)
+
+
 def open_document(text: str, *, key_material: bytes, device_id: str) -> tuple[list[DeviceEntry], bool]:
-    """Read and verify a sealed document.
+    """Parse and verify a sealed document.
 
     Returns:
-        the entries, and whether the document should be written anew (older form of the seal, or an entry without role).
+        the entries, and True if the document should be resealed (older form of the seal, or an entry without a role).
 
     Raises:
-        AllowListIntegrityFailure: not JSON, not an allow list, or the seal does not match.
+        AllowListIntegrityFailure: *text* is not JSON or not an allow list, or the seal does not match.
         InvalidInput: *key_material* is too short.
     """
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_float=_finite, parse_constant=_no_json)
     except (ValueError, RecursionError):
         raise AllowListIntegrityFailure(
-            "The allow list is not JSON. Restore it from a backup; nothing was changed.", reason="not_json"
+            "The allow list is not JSON. Nothing was changed.", hint=_RESTORE, reason="not_json"
         ) from None
     form = seal_form(document, key_material, device_id) if isinstance(document, dict) else None
     if form is None:
         raise AllowListIntegrityFailure(
-            "The allow list does not match its seal: it was changed by something else than amesh, or belongs to another "
-            "device. Nobody is let in. Restore it from a backup; nothing was changed.",
+            "The allow list does not match its seal: it was changed outside amesh, or belongs to another device. All requests are "
+            "rejected. Nothing was changed.",
+            hint=_RESTORE,
             reason="seal_mismatch",
         )
     try:
         if not isinstance(document["devices"], list):
-            raise InvalidInput("The member devices is not a list.")
+            raise InvalidInput("The member devices of the allow list is not a list.", hint=_RESTORE)
         entries = [DeviceEntry.from_json(value) for value in document["devices"]]
     except InvalidInput as error:
-        raise AllowListIntegrityFailure(str(error), reason="invalid_entry") from None
+        raise AllowListIntegrityFailure(error.message, hint=error.hint, reason="invalid_entry") from None
     return entries, form == "legacy" or any("role" not in value for value in document["devices"])

@@ -1,4 +1,4 @@
-"""The check address of a server: where a device asks whether it is known, and what it is told."""
+"""The check address of a server, which tells a device its entry in the allow list."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Any, Final
 from .encoding import format_time, parse_time
 from .errors import InvalidInput
 
-#: Below the root of a server that includes ``amesh_django.urls`` there.
+#: Path of the check address, relative to the place where a server includes ``amesh_django.urls``.
 CHECK_PATH: Final = "/amesh/check"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckAnswer:
-    """What a server says to a device that it knows.
+    """The answer to a device that may authenticate.
 
     Attributes:
-        device_id: whose signature was verified.
-        friendly_name: what the device is called there. It comes from elsewhere: clean it before it is shown.
+        device_id: ID of the device whose signature was verified.
+        friendly_name: name of the device on the server. Clean it before you show it.
         role: ``controller``.
-        permissions: what the device may do there besides.
-        time: the clock of the server.
+        permissions: permissions of the device on the server.
+        time: time on the server, or None if the server did not send it.
     """
 
     device_id: str
@@ -33,7 +33,7 @@ class CheckAnswer:
     time: dt.datetime | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The body of the answer."""
+        """Return the object for the body of the answer."""
         return {
             "deviceId": self.device_id,
             "friendlyName": self.friendly_name,
@@ -44,10 +44,10 @@ class CheckAnswer:
 
     @classmethod
     def from_json(cls, value: Any) -> CheckAnswer:
-        """Read a body. Members that are not known are ignored.
+        """Return the answer in a body. Unknown members are ignored.
 
         Raises:
-            InvalidInput: it is not that of a check address.
+            InvalidInput: *value* is not the answer of a check address.
         """
         try:
             texts = [value[name] for name in ("deviceId", "friendlyName", "role")]

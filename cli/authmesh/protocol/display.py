@@ -1,15 +1,15 @@
-"""Text from elsewhere, made fit to be shown: nothing in it may steer a terminal, forge a line or turn the writing round."""
+"""Make untrusted text safe to show: it must not control a terminal, forge a line, or change the direction of writing."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-#: Longest name that is shown in full, in characters.
+#: Longest name that is shown in full.
 MAX_SHOWN = 128
 NO_NAME = "(no name)"
 
-# ECMA-48: CSI; OSC, DCS, SOS, PM and APC up to their end; any other escape sequence. Each also in its one-byte (C1) form.
+# ECMA-48: CSI; OSC, DCS, SOS, PM and APC up to their end; any other escape sequence. Each also in the one-byte (C1) form.
 _ESCAPE_SEQUENCE = re.compile(
     r"(?:\x1b\[|\x9b)[\x30-\x3f]*[\x20-\x2f]*[\x40-\x7e]?"
     r"|(?:\x1b[\]PX^_]|[\x9d\x90\x98\x9e\x9f])[^\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"
@@ -22,19 +22,18 @@ _TOKEN = re.compile(r"(amesh-bt-v\d+\.)[\w.=-]+")
 
 
 def without_tokens(text: str) -> str:
-    """*text*, where a bootstrap token that somebody gave in the wrong place is cut off: what is printed gets into logs.
+    """Return *text* with every bootstrap token shortened, because printed text may end up in logs.
 
     Args:
-        text: an error about what was typed.
+        text: an error about user input, which may be a token in the wrong place.
     """
     return _TOKEN.sub(r"\1…", text)
 
 
 def clean_line(text: str) -> str:
-    """*text* without escape sequences, control and format characters; a line break or tab becomes a space.
+    """Return *text* as one line, without escape sequences, control and format characters.
 
-    Args:
-        text: anything that goes to a terminal as one line.
+    Line breaks and tabs become spaces.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -43,13 +42,13 @@ def clean_line(text: str) -> str:
 
 
 def clean(name: str) -> str:
-    """A name from elsewhere as it may be shown: :func:`clean_line`, white space collapsed, at most 128 characters.
+    """Return an untrusted name as it may be shown: as :func:`clean_line`, without repeated spaces, at most 128 characters.
 
     Args:
-        name: a friendly name that a peer, a file or a line of text gave.
+        name: a friendly name from a peer, a file or a line of text.
 
     Returns:
-        never an empty text: ``(no name)`` where nothing is left.
+        the name, or ``(no name)`` if nothing is left of it.
     """
     shown = " ".join(clean_line(name).split())
     if len(shown) > MAX_SHOWN:

@@ -89,7 +89,7 @@ class DirectoryError(AmeshError):
 
     code = "directory_error"
     default_message = "The device directory cannot be read or written."
-    default_hint = "Check its owner and its permissions."
+    default_hint: ClassVar[Hint] = "Check its owner and its permissions."
 
 
 class StorageError(DirectoryError):
@@ -105,7 +105,7 @@ class IdentityMissing(DirectoryError):
 
     code = "identity_missing"
     default_message = "There is no identity in the device directory."
-    default_hint = ("To create one, run ", Run("init", "--name NAME"), ".")
+    default_hint: ClassVar[Hint] = ("To create one, run ", Run("init", "--name NAME"), ".")
 
 
 class IdentityExists(DirectoryError):
@@ -121,7 +121,7 @@ class KeyStoreError(AmeshError):
 
     code = "key_store_error"
     default_message = "The key store cannot be used. Nothing was changed."
-    default_hint = ("To find the cause, run ", Run("doctor"), ".")
+    default_hint: ClassVar[Hint] = ("To find the cause, run ", Run("doctor"), ".")
 
 
 class BackendUnavailable(KeyStoreError):

@@ -1,4 +1,4 @@
-"""The Authorization header of AuthMesh: strict parser and builder (protocol.md §2)."""
+"""The Authorization header: a strict parser and a builder (protocol.md §2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .encoding import b64url_encode
 from .errors import InvalidInput, MalformedHeader
 from .keys import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, encode_public_key
 
-#: The scheme, exact case.
+#: The authentication scheme, in exact case.
 SCHEME = "AuthMesh"
 MAX_HEADER_CHARACTERS = 1024
 
@@ -29,14 +29,14 @@ _VALUE = {
 
 
 class Authorization(NamedTuple):
-    """The five members of the header, as text; none is decoded or checked beyond its form.
+    """The five members of the header as text. Only their form has been checked.
 
     Attributes:
-        v: version, which selects the scheme. 1–8 characters.
-        id: public key, base64 or base64url. 1–128 characters.
+        v: version, which selects the scheme, 1–8 characters.
+        id: public key in base64 or base64url, 1–128 characters.
         ts: Unix seconds, 1–16 decimal digits.
         nonce: 1–64 characters of the base64url alphabet.
-        sig: signature, base64url or base64. 1–256 characters.
+        sig: signature in base64url or base64, 1–256 characters.
     """
 
     v: str
@@ -47,23 +47,20 @@ class Authorization(NamedTuple):
 
 
 def is_amesh(value: str) -> bool:
-    """True if the header means this scheme, in whatever case: what is meant for us and is wrong is refused by us."""
+    """Return True if a header names this scheme, in any case, so that a malformed one is rejected and not ignored."""
     return value.lstrip()[: len(SCHEME)].lower() == SCHEME.lower() and not value.lstrip()[len(SCHEME) :][:1].isalnum()
 
 
 def parse_authorization(value: str) -> Authorization:
-    """Read the value of an Authorization header.
-
-    Args:
-        value: the whole header value.
+    """Parse the value of an Authorization header.
 
     Raises:
-        MalformedHeader: over 1024 characters, another scheme, a member missing, twice, unknown, too long or of the wrong
-            alphabet, or anything but commas and spaces between the members.
+        MalformedHeader: *value* has more than 1024 characters or another scheme; a member is missing, repeated, unknown, too long or
+            has a wrong alphabet; or there is anything but commas and spaces between the members.
     """
     if len(value) > MAX_HEADER_CHARACTERS:
         raise MalformedHeader()
-    match = _IN_ORDER(value)  # what clients send; the general form is several times slower
+    match = _IN_ORDER(value)  # the form that clients send; the general form is several times slower
     if match:
         return Authorization._make(match.groups())
     match = _HEADER(value)
@@ -77,24 +74,24 @@ def parse_authorization(value: str) -> Authorization:
 
 
 def build_authorization(*, public_key: bytes, timestamp: int, nonce: str, signature: bytes, version: str = "1") -> str:
-    """The header value of a signed request.
+    """Return the value of the Authorization header of a signed request.
 
     Args:
         public_key: 33 bytes, compressed point.
         timestamp: Unix seconds.
         nonce: 22 characters of base64url (16 random bytes).
         signature: 64 bytes, ``r || s``, low-S.
-        version: the scheme.
+        version: version of the scheme.
 
     Raises:
-        InvalidInput: a member that :func:`parse_authorization` would refuse.
+        InvalidInput: :func:`parse_authorization` would reject a member.
     """
     if len(public_key) != PUBLIC_KEY_BYTES or len(signature) != SIGNATURE_BYTES:
-        raise InvalidInput("A header needs a public key of 33 bytes and a signature of 64.")
+        raise InvalidInput("A header needs a public key of 33 bytes and a signature of 64 bytes.")
     value = (
         f'{SCHEME} v="{version}",id="{encode_public_key(public_key)}",ts="{timestamp}",'
         f'nonce="{nonce}",sig="{b64url_encode(signature)}"'
     )
     if not _IN_ORDER(value):
-        raise InvalidInput("Timestamp must be Unix seconds and nonce 1–64 characters of base64url.")
+        raise InvalidInput("The timestamp must be Unix seconds, and the nonce 1–64 characters of base64url.")
     return value

@@ -1,4 +1,4 @@
-"""P-256 keys, device ids, signatures (protocol.md §1; FIPS 186-5 §6; SEC 1 §2.3; RFC 6979)."""
+"""P-256 keys, device IDs and signatures (protocol.md §1; FIPS 186-5 §6; SEC 1 §2.3; RFC 6979)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _VERIFY = ec.ECDSA(hashes.SHA256())
 def _signing_algorithm() -> ec.ECDSA:
     try:
         return ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
-    except UnsupportedAlgorithm:  # an OpenSSL before 3.2 below cryptography
+    except UnsupportedAlgorithm:  # cryptography uses an OpenSSL older than 3.2
         return _VERIFY
 
 
@@ -35,13 +35,13 @@ _SIGN = _signing_algorithm()
 
 
 def device_id(public_key: bytes) -> str:
-    """``"am_"`` and the first 16 base64url characters of SHA-256 of the compressed key.
+    """Return the device ID of a key: ``am_`` and the first 16 base64url characters of the SHA-256 of the compressed key.
 
     Args:
         public_key: 33 bytes, compressed SEC 1 point.
 
     Raises:
-        InvalidInput: not 33 bytes that begin with 2 or 3.
+        InvalidInput: *public_key* is not 33 bytes that start with 2 or 3.
     """
     if len(public_key) != PUBLIC_KEY_BYTES or public_key[0] not in (2, 3):
         raise InvalidInput("A public key has 33 bytes: a compressed P-256 point.")
@@ -49,69 +49,68 @@ def device_id(public_key: bytes) -> str:
 
 
 def encode_public_key(public_key: bytes) -> str:
-    """The form of files and headers: standard base64, 44 characters."""
+    """Return a public key in the form of files and headers: standard base64, 44 characters."""
     return b64encode(public_key)
 
 
 def decode_public_key(text: str) -> bytes:
-    """Read a public key in base64 or base64url. Whether the point lies on the curve is :func:`load_public_key`'s to say.
-
-    Returns:
-        33 bytes.
+    """Return the 33 bytes of a public key in base64 or base64url. Only :func:`load_public_key` checks that it is on the curve.
 
     Raises:
-        InvalidInput: not 44 characters of base64 for a compressed point.
+        InvalidInput: *text* is not 44 characters of base64 for a compressed point.
     """
-    data = b64decode_any(text) if len(text.rstrip("=")) == 44 else b""  # some clients pad base64url for nothing
+    data = (
+        b64decode_any(text) if len(text.rstrip("=")) == 44 else b""
+    )  # some clients pad base64url, which needs no padding
     if len(data) != PUBLIC_KEY_BYTES or data[0] not in (2, 3):
         raise InvalidInput("A public key is 44 characters of base64 (33 bytes, a compressed P-256 point).")
     return data
 
 
 def load_public_key(public_key: bytes) -> ec.EllipticCurvePublicKey:
-    """The key object of a compressed point.
+    """Return the key object of a compressed point.
 
     Raises:
-        InvalidInput: not 33 bytes, or not a point of P-256.
+        InvalidInput: *public_key* is not 33 bytes, or not a point of P-256.
     """
     if len(public_key) != PUBLIC_KEY_BYTES:
         raise InvalidInput("A public key has 33 bytes: a compressed P-256 point.")
     try:
         return ec.EllipticCurvePublicKey.from_encoded_point(_CURVE, public_key)
     except ValueError:
-        raise InvalidInput("This public key is not a point of P-256; ask for the key again.") from None
+        raise InvalidInput("This public key is not a point of P-256.", hint="Copy the key again.") from None
 
 
 def load_private_key(private_key: bytes) -> ec.EllipticCurvePrivateKey:
-    """The key object of a 32-byte big-endian scalar.
+    """Return the key object of a 32-byte big-endian scalar.
 
     Raises:
-        InvalidInput: not 32 bytes, zero, or not below the group order.
+        InvalidInput: *private_key* is not 32 bytes, is zero, or is not below the group order.
     """
     scalar = int.from_bytes(private_key, "big")
     if len(private_key) != PRIVATE_KEY_BYTES or not 0 < scalar < GROUP_ORDER:
         raise InvalidInput(
-            "A private key has 32 bytes and lies between 1 and the order of P-256; it is damaged or empty."
+            "This is not a private key, which has 32 bytes and a value between 1 and the order of P-256: it is empty or damaged."
         )
     return ec.derive_private_key(scalar, _CURVE)
 
 
 def public_key_bytes(key: ec.EllipticCurvePrivateKey | ec.EllipticCurvePublicKey) -> bytes:
-    """The 33-byte compressed point of a key object."""
+    """Return the 33-byte compressed point of a key object."""
     public = key.public_key() if isinstance(key, ec.EllipticCurvePrivateKey) else key
     return public.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
 
 
 def generate_private_key() -> bytes:
-    """A new private key, 32 bytes, from the operating system's random source."""
+    """Return a new private key, 32 bytes, from the random source of the operating system."""
     return ec.generate_private_key(_CURVE).private_numbers().private_value.to_bytes(PRIVATE_KEY_BYTES, "big")
 
 
 def signature_from_der(der: bytes) -> bytes:
-    """``r || s``, 64 bytes, low-S, of a DER signature, as hardware and OpenSSL give it.
+    """Return a DER signature, which hardware and OpenSSL make, as ``r || s``: 64 bytes, low-S.
 
     Raises:
-        InvalidInput: not a DER signature of P-256.
+        InvalidInput: *der* is not a DER signature of P-256.
     """
     try:
         r, s = decode_dss_signature(der)
@@ -125,25 +124,25 @@ def signature_from_der(der: bytes) -> bytes:
 
 
 def sign(private_key: bytes | ec.EllipticCurvePrivateKey, message: bytes) -> bytes:
-    """ECDSA P-256 over SHA-256(message), deterministic (RFC 6979), ``r || s``, low-S, 64 bytes.
+    """Return the ECDSA P-256 signature of SHA-256(message) as ``r || s``: 64 bytes, low-S, deterministic (RFC 6979).
 
     Args:
-        private_key: 32 bytes, or the key object (a loaded key is several times faster).
+        private_key: 32 bytes, or the key object, which is several times faster.
 
     Raises:
-        InvalidInput: *private_key* is no key.
+        InvalidInput: *private_key* is not a private key.
     """
     key = load_private_key(private_key) if isinstance(private_key, bytes) else private_key
     return signature_from_der(key.sign(message, _SIGN))
 
 
 def verify_signature(public_key: bytes | ec.EllipticCurvePublicKey, message: bytes, signature: bytes) -> bool:
-    """True if *signature* is a good low-S signature of *message*. Never raises for what a peer can send.
+    """Return True if *signature* is a valid low-S signature of *message*. Never raises, whatever a peer sends.
 
     Args:
-        public_key: 33 bytes, or the key object (a loaded key saves the decompression).
+        public_key: 33 bytes, or the key object, which saves the decompression.
         message: the signed bytes.
-        signature: 64 bytes, ``r || s``; high-S, zero and out-of-range values are refused.
+        signature: 64 bytes, ``r || s``. High-S, zero and out-of-range values are not valid.
     """
     if len(signature) != SIGNATURE_BYTES:
         return False

@@ -1,4 +1,8 @@
-"""Sealing the allow list: canonical JSON, seal key, HMAC (protocol.md §4, §5; RFC 5869; RFC 2104)."""
+"""The seal of an allow list: canonical JSON, the seal key, HMAC (protocol.md §4, §5; RFC 5869; RFC 2104).
+
+The JSON is written by hand, because rfc8785 can't write what the reference seals: lone surrogates, integers beyond 2^53, non-finite
+numbers, and members in the order of an older file. For every other value, the tests compare the two.
+"""
 
 from __future__ import annotations
 
@@ -15,44 +19,49 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from .encoding import b64decode_any, b64encode
 from .errors import InvalidInput
 
-#: Shortest secret that a seal is made from, in bytes.
+#: Shortest secret that a seal key is derived from, in bytes.
 KEY_MATERIAL_BYTES = 32
 SEALED_MEMBERS = ("version", "devices", "updatedAt")
 
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_INTEGER_INDEX = re.compile(r"0|[1-9][0-9]{0,9}").fullmatch
+_CANONICAL_NUMBER = re.compile(r"0|[1-9][0-9]{0,9}").fullmatch
+#: Largest array index (ECMA-262 §6.1.7).
+_MAX_ARRAY_INDEX = 2**32 - 2
 
 
 def hkdf_sha256(secret: bytes, *, salt: bytes, info: bytes, length: int = 32) -> bytes:
-    """HKDF with SHA-256 (RFC 5869).
+    """Return the output of HKDF with SHA-256 (RFC 5869).
 
     Raises:
         InvalidInput: *secret* is empty.
     """
     if not secret:
-        raise InvalidInput("An empty secret is never a key; the key store or the key file is damaged.")
+        raise InvalidInput(
+            "The secret of a key is empty: the key store or the key file is damaged.", hint="Restore it from a backup."
+        )
     return HKDF(algorithm=hashes.SHA256(), length=length, salt=salt, info=info).derive(secret)
 
 
 def seal_key(key_material: bytes, device_id: str) -> bytes:
-    """The HMAC key of an allow list, 32 bytes.
+    """Return the HMAC key of an allow list, 32 bytes.
 
     Args:
-        key_material: at least 32 bytes out of the key store.
-        device_id: of the device whose list it is.
+        key_material: at least 32 bytes from the key store.
+        device_id: ID of the device that the list belongs to.
 
     Raises:
         InvalidInput: *key_material* is empty or too short.
     """
     if len(key_material) < KEY_MATERIAL_BYTES:
         raise InvalidInput(
-            "The secret of the seal is empty or truncated (32 bytes are needed); restore it from a backup."
+            f"The secret of the seal is empty or truncated: it must have at least {KEY_MATERIAL_BYTES} bytes.",
+            hint="Restore it from a backup.",
         )
     return hkdf_sha256(key_material, salt=b"amesh-allow-list-integrity-v1", info=device_id.encode())
 
 
 def _number(value: float) -> str:
-    """A number as ECMAScript writes it (ECMA-262 §6.1.6.1.20, Number::toString)."""
+    """Return a number as ECMAScript writes it (ECMA-262 §6.1.6.1.20, Number::toString)."""
     value = float(value)
     if not math.isfinite(value):
         return "null"
@@ -86,6 +95,18 @@ def _string(value: str) -> str:
     return text
 
 
+def _is_array_index(name: str) -> bool:
+    return _CANONICAL_NUMBER(name) is not None and int(name) <= _MAX_ARRAY_INDEX
+
+
+def _names(value: Mapping[str, Any], ordered: bool) -> list[str]:
+    if ordered:
+        return sorted(value, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
+    # ECMAScript enumerates array indices first, ascending, then the other names as inserted (ECMA-262 §10.1.11.1).
+    indices = sorted(filter(_is_array_index, value), key=int)
+    return [*indices, *(name for name in value if not _is_array_index(name))]
+
+
 def _dump(value: Any, ordered: bool) -> str:
     if value is None or value is True or value is False:
         return "null" if value is None else "true" if value else "false"
@@ -94,41 +115,43 @@ def _dump(value: Any, ordered: bool) -> str:
     if isinstance(value, int | float):
         return _number(value)
     if isinstance(value, Mapping):
-        if ordered:
-            names = sorted(value, key=lambda name: name.encode("utf-16-be", "surrogatepass"))
-        else:  # as a JavaScript engine enumerates: integer-like names first, ascending
-            names = sorted(filter(_INTEGER_INDEX, value), key=int) + [n for n in value if not _INTEGER_INDEX(n)]
-        return "{" + ",".join(f"{_string(name)}:{_dump(value[name], ordered)}" for name in names) + "}"
+        members = [f"{_string(name)}:{_dump(value[name], ordered)}" for name in _names(value, ordered)]
+        return "{" + ",".join(members) + "}"
     if isinstance(value, list | tuple):
         return "[" + ",".join(_dump(item, ordered) for item in value) + "]"
     raise InvalidInput(f"A {type(value).__name__} has no JSON form.")
 
 
 def canonical_json(value: Any) -> bytes:
-    """JSON without white space, keys sorted by UTF-16 code unit at every level, scalars as ``JSON.stringify`` writes them.
+    """Return JSON without white space, with sorted names at every level, and scalars as ``JSON.stringify`` writes them.
+
+    Names are sorted by UTF-16 code unit.
 
     Args:
-        value: what ``json.loads`` returns.
+        value: a value as ``json.loads`` returns it.
 
     Raises:
-        InvalidInput: a value that has no JSON form.
+        InvalidInput: *value* has no JSON form.
     """
     return _dump(value, True).encode()
 
 
 def seal(document: Mapping[str, Any], key_material: bytes, device_id: str) -> str:
-    """The seal of an allow list, base64 of HMAC-SHA256.
+    """Return the seal of an allow list: an HMAC-SHA256 in base64.
 
     Args:
-        document: with the members ``version``, ``devices``, ``updatedAt``; others are not sealed.
-        key_material: at least 32 bytes out of the key store.
-        device_id: of the device whose list it is.
+        document: an object with the members ``version``, ``devices`` and ``updatedAt``. Other members are not sealed.
+        key_material: at least 32 bytes from the key store.
+        device_id: ID of the device that the list belongs to.
 
     Raises:
         InvalidInput: a member is missing, or *key_material* is too short.
     """
     if any(name not in document for name in SEALED_MEMBERS):
-        raise InvalidInput("An allow list has the members version, devices and updatedAt; restore it from a backup.")
+        raise InvalidInput(
+            "The allow list does not have the members version, devices and updatedAt.",
+            hint="Restore the list from a backup.",
+        )
     message = canonical_json({name: document[name] for name in SEALED_MEMBERS})
     return b64encode(hmac.digest(seal_key(key_material, device_id), message, "sha256"))
 
@@ -136,9 +159,9 @@ def seal(document: Mapping[str, Any], key_material: bytes, device_id: str) -> st
 def seal_form(
     document: Mapping[str, Any], key_material: bytes, device_id: str
 ) -> Literal["canonical", "legacy"] | None:
-    """Which form of the seal in ``document["hmac"]`` matches; None where none does.
+    """Return the form in which ``document["hmac"]`` seals the list, or None if it does not.
 
-    ``legacy`` is a seal over the members in the order that the file has them (older files): verify, then seal anew.
+    ``legacy`` is a seal over the members in the order of the file, as older versions made it: accept it, then reseal the list.
 
     Raises:
         InvalidInput: *key_material* is too short.
@@ -157,7 +180,7 @@ def seal_form(
 
 
 def verify_seal(document: Mapping[str, Any], key_material: bytes, device_id: str) -> bool:
-    """True if ``document["hmac"]`` seals the list, in either form. Constant time; never raises for what a file can hold.
+    """Return True if ``document["hmac"]`` seals the list, in either form. Never raises, whatever a file contains.
 
     Raises:
         InvalidInput: *key_material* is too short.

@@ -205,7 +205,7 @@ def test_a_relay_that_answers_and_one_that_is_down(front_end: FrontEnd) -> None:
         with relay.down():
             found = front_end.doctor(AMESH_RELAY_URL=address)
             assert found.code == 1 and found.problems() == {"relay"}
-            assert "nothing listens there" in found.text("relay")
+            assert "no server listens there" in found.text("relay")
         found = front_end.doctor("--relay", f"ws://127.0.0.1:{relay.port}/nowhere")
         assert found.problems() == {"relay"} and "/ws" in found.text("relay")
         assert "Traceback" not in relay.output()

@@ -1,7 +1,7 @@
-"""Enrols a device again and again, each time killed one step later, and says what it left. `python -m tests.pairing.bootstrap.bootstrap_killed DIR [django]`.
+"""Enroll a device again and again, killed one step later each time, and print what is left. `python -m tests.pairing.bootstrap.bootstrap_killed DIR [django]`.
 
-A step is whatever changes the disk: each is refused to return (killed after it) or to begin (killed before it). The children are
-forked and leave by `os._exit`, as `kill -9` would have them leave: nothing is cleaned up.
+A step is a call that changes the disk; the process is killed before or after it. The children are forked and leave by `os._exit`, as
+with `kill -9`: nothing is cleaned up.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STEPS = ("replace", "rename", "unlink", "mkdir", "rmdir", "fsync")
 
 
 class Killer:
-    """Ends this process at the so-many-th step."""
+    """End this process at a given step."""
 
     def __init__(self, at: int, *, before: bool) -> None:
         self.count, self._at, self._before = 0, at, before
@@ -42,7 +42,7 @@ class Killer:
 
 
 def enrol(path: Path, text: str, controller: Any, trust: Any, *, answers: bool) -> None:
-    """One attempt; the relay and the controller are here."""
+    """Make one attempt, with the relay and the controller in this process."""
     from authmesh.pairing.bootstrap import enrolment as bootstrap_enrolment
     from authmesh.protocol.pairing.errors import PeerSilent
 
@@ -83,7 +83,7 @@ def main(folder: Path, django: bool) -> None:
         lifetime=3600,
         sign=controller.sign,
     )
-    # Keys are cheap, because the order of steps is tested, and there are many.
+    # The keys are cheap to make, because only the order of the steps is tested.
     from amesh_django.test.devices import CHEAP_ARGON2
     from tests.support import cheap_keys
 
@@ -91,7 +91,7 @@ def main(folder: Path, django: bool) -> None:
     found: list[dict[str, Any]] = []
 
     def look(path: Path, database: Path | None) -> dict[str, Any]:
-        """In a process of its own: what is there?"""
+        """Return what is in the directory, seen from a process of its own."""
         read, write = os.pipe()
 
         def work() -> None:
@@ -170,7 +170,7 @@ def main(folder: Path, django: bool) -> None:
                 enrol(path, text, controller, trust(path, database), answers=True)
 
             def later(path: Path = path, database: Path | None = database) -> None:
-                """The token has been used: nobody answers any more. What was acknowledged must do without."""
+                """Enroll without an answer: the token has been used, so an acknowledged device must do without one."""
                 enrol(path, text, controller, trust(path, database), answers=False)
 
             ended = fork(killed)

@@ -1,4 +1,4 @@
-"""What the tests of bootstrap tokens share: a controller with its tokens, a target that comes, a relay between them that may meddle."""
+"""Helpers for tests of bootstrap tokens: a controller with its tokens, a target, and a relay between them that may be malicious."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from authmesh.protocol.pairing.token import build_token, verify_token
 Frame = dict[str, Any]
 Raw = Frame | str | bytes | int
 
-#: A busy machine is no failure; what must time out is told so by its test.
+#: Long enough for a busy machine. A test that needs a timeout sets its own.
 PATIENT = Timeouts(connect=30, relay=30, message=30)
 BRISK = Pace(renew=200, look=0.05, again=0.1, first=0.05, longest=0.2)
 
 
 @dataclass
 class Clock:
-    """Time that passes when told, from now on."""
+    """A clock that a test can set."""
 
     ahead: float = 0
 
@@ -47,7 +47,7 @@ class Clock:
 
 @dataclass
 class Notes(Watcher):
-    """What a front end would be told."""
+    """Collect the reports for a front end."""
 
     said: list[tuple[str, Any]] = field(default_factory=list)
     came: asyncio.Event = field(default_factory=asyncio.Event)
@@ -85,7 +85,7 @@ class Notes(Watcher):
 
 
 class Controller:
-    """A device that makes tokens and waits."""
+    """A device that makes tokens and waits for targets."""
 
     def __init__(self, path: Path, relay: str, *, clock: Clock | None = None) -> None:
         self.device: LocalDevice = EphemeralDevice("laptop").write(path)
@@ -95,7 +95,7 @@ class Controller:
         self.allow_list = FileAllowList(self.device)
 
     def token(self, name: str = "web-1", *, lifetime: int = 3600, relay: str | None = None) -> str:
-        """Make one."""
+        """Make a token."""
         now = self.clock().timestamp()
         text = build_token(
             public_key=self.device.identity.public_key,
@@ -125,7 +125,7 @@ class Controller:
 
     @contextlib.asynccontextmanager
     async def serving(self, **options: Any) -> AsyncIterator[Notes]:
-        """Wait in the background."""
+        """Wait for targets in the background."""
         provisioning = self.provisioning(**options)
         notes = provisioning.watcher
         assert isinstance(notes, Notes)
@@ -164,17 +164,17 @@ class Target:
         )
 
     async def come(self, text: str, *, seconds: float | None = 0) -> Enrolled:
-        """Try once, or for so many seconds."""
+        """Make one attempt, or repeat attempts for this many seconds."""
         return await asyncio.to_thread(lambda: self.enrolment.run(text, seconds=seconds))
 
     @property
     def written(self) -> list[str]:
-        """All files that are there, but locks."""
+        """Return all files in the directory, except locks."""
         found = (str(p.relative_to(self.path)) for p in self.path.rglob("*") if p.is_file())
         return sorted(name for name in found if not name.endswith(".lock"))
 
     def check(self, controller: Controller) -> LocalDevice:
-        """It is complete, trusts that controller, and nothing is left over."""
+        """Check that the identity is complete, that the device trusts the controller, and that no staging folder is left."""
         device = LocalDevice(self.path, environ=dict(self.enrolment.environ))
         (entry,) = FileAllowList(device).read()
         assert (entry.public_key, entry.role) == (controller.device.identity.public_key, "controller")
@@ -189,15 +189,15 @@ Hook = Callable[[Frame], "list[Raw]"]
 
 @dataclass
 class BootstrapRelay:
-    """A relay for tokens, over real sockets; honest unless a hook says otherwise.
+    """A relay for tokens, over real sockets. It is honest unless a test sets a hook.
 
     Attributes:
-        init: what the watcher gets of an init, in place of it as it is.
-        instead: what a target gets in place of an answer; the watcher hears nothing then.
-        answer: what the target gets of the watcher's answer.
-        watch: what the watcher gets in place of ``bootstrap_watching``.
-        burns: remember used tokens.
-        seen: every frame that came.
+        init: frames that the watcher gets instead of an init.
+        instead: frames that a target gets instead of an answer; the watcher gets none then.
+        answer: frames that the target gets instead of the answer of the watcher.
+        watch: frames that the watcher gets instead of ``bootstrap_watching``.
+        burns: True to remember used tokens.
+        seen: every frame received.
     """
 
     init: Hook | None = None
@@ -274,5 +274,5 @@ async def say(socket: ServerConnection, what: list[Raw]) -> None:
 
 
 def without_ours() -> dict[str, str]:
-    """This process's environment without what tests must not inherit."""
+    """Return the environment of this process without the variables that tests must not inherit."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("AMESH", "AUTH_MESH", "TEST_"))}

@@ -1,4 +1,4 @@
-"""Bootstrap tokens over a relay that meddles: nothing is stored on the target, and never anybody else on the controller."""
+"""Bootstrap tokens over a malicious relay: nothing is stored on the target, and no other device on the controller."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ import pytest
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.pairing import Timeouts
-from authmesh.pairing.bootstrap.controller import MOST_STRANGE, Pace
+from authmesh.pairing.bootstrap.controller import MAX_STRANGE_FRAMES, Pace
 from authmesh.pairing.wire import frames
 from authmesh.protocol.encoding import b64encode, b64url_encode
 from authmesh.protocol.errors import AmeshError
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.pairing import token as bootstrap
 from authmesh.protocol.pairing.errors import (
+    PeerGone,
+    PeerSilent,
+    RelayClosed,
+    RelayProtocolViolation,
+    RelayUnreachable,
+    StoreFailed,
+)
+from authmesh.protocol.pairing.token import acknowledgement_message, init_message, init_proof, verify_token
+from authmesh.protocol.pairing.token_errors import (
     BootstrapPending,
     InvalidAcknowledgement,
     InvalidInit,
     NoWatcher,
-    PeerGone,
-    PeerSilent,
     ProofRequired,
-    RelayClosed,
     RelayNotAllowed,
-    RelayProtocolViolation,
-    RelayUnreachable,
-    StoreFailed,
     TokenAlreadyUsed,
     TokenError,
     TokenExpired,
@@ -40,7 +43,6 @@ from authmesh.protocol.pairing.errors import (
     TokenWithdrawn,
     TokenWithoutKey,
 )
-from authmesh.protocol.pairing.token import acknowledgement_message, init_message, init_proof, verify_token
 from tests.pairing.bootstrap.bootstrap_world import (
     BRISK,
     BootstrapRelay,
@@ -89,7 +91,7 @@ async def test_an_honest_relay(tmp_path: Path) -> None:
         init = next(frame for frame in relay.seen if frame["type"] == "bootstrap_init")
         assert init.keys() == {"type", "jti", "proof", "targetSig", "targetPubKey"}
         assert text not in str(relay.seen) and text.split(".")[3] not in str(relay.seen)
-        # Again, with the same token, another machine:
+        # Another machine uses the same token.
         error = await refused(Target(tmp_path / "u"), text, TokenAlreadyUsed)
         assert error.code == "token_already_used"
         assert not (tmp_path / "u" / ".bootstrap").exists() and Target(tmp_path / "u").written == []
@@ -113,7 +115,7 @@ def eves_init(text: str, *, sign: bool = True, proof: str | None = None) -> Fram
 @pytest.mark.parametrize(
     "how", ["own key", "own key, old proof", "key replaced", "no proof", "empty", "token of another"]
 )
-def test_a_relay_can_enrol_nobody_else(tmp_path: Path, how: str) -> None:
+def test_a_relay_cannot_enroll_another_device(tmp_path: Path, how: str) -> None:
     @asynchronous
     async def test() -> None:
         relay = BootstrapRelay()
@@ -149,7 +151,7 @@ def test_a_relay_can_enrol_nobody_else(tmp_path: Path, how: str) -> None:
 
 @asynchronous
 async def test_an_init_that_is_replayed_is_answered_once(tmp_path: Path) -> None:
-    """The relay keeps the genuine init, lets it through, and comes with it again and again."""
+    """The relay forwards the genuine init, keeps it, and sends it again and again."""
     kept: list[Frame] = []
     relay = BootstrapRelay(init=lambda frame: (kept.append(frame), [frame, frame, frame])[1])
     async with relay.running():
@@ -160,7 +162,7 @@ async def test_an_init_that_is_replayed_is_answered_once(tmp_path: Path) -> None
             await target.come(text)
             await notes.until("enrolled")
             target.check(controller)
-            # To a token of another name it does not fit.
+            # It is not valid for another token.
             relay.init = lambda frame: [{**kept[0], "jti": jti_of(other)}]
             await refused(Target(tmp_path / "u"), other, InvalidInit)
         assert len(controller.targets) == 1
@@ -168,19 +170,19 @@ async def test_an_init_that_is_replayed_is_answered_once(tmp_path: Path) -> None
 
 
 @asynchronous
-async def test_a_flood_of_made_up_inits_gets_a_pause_and_the_token_stays_good(tmp_path: Path) -> None:
+async def test_a_flood_of_forged_inits_ends_the_connection_and_keeps_the_token(tmp_path: Path) -> None:
     relay = BootstrapRelay(burns=False)
     async with relay.running():
         controller = Controller(tmp_path / "c", relay.url)
         text = controller.token()
-        relay.init = lambda frame: [eves_init(text, sign=False)] * (MOST_STRANGE + 5)
+        relay.init = lambda frame: [eves_init(text, sign=False)] * (MAX_STRANGE_FRAMES + 5)
         async with controller.serving() as notes:
             await notes.until("watching")
             with pytest.raises(AmeshError):
                 await Target(tmp_path / "t").come(text)
             await notes.until("lost")
             assert notes.of("lost") == ["relay_protocol_violation"]
-            assert len(notes.of("refused")) <= MOST_STRANGE + 1
+            assert len(notes.of("refused")) <= MAX_STRANGE_FRAMES + 1
             relay.init = None
             target = Target(tmp_path / "u")
             await target.come(text, seconds=30)
@@ -195,7 +197,7 @@ async def test_a_flood_of_made_up_inits_gets_a_pause_and_the_token_stays_good(tm
      "[" * 40_000, 1011, '{"type":"error","code":"relay_capacity"}', '{"type":"error","code":"\\u001b[2J"}'],
 )  # fmt: skip
 def test_garbage_for_the_controller(tmp_path: Path, raw: Raw) -> None:
-    """It says so, and comes back: one day the relay is an honest one."""
+    """The controller reports the error and connects again, because the relay may be replaced by an honest one."""
 
     @asynchronous
     async def test() -> None:
@@ -247,7 +249,7 @@ FORGED: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("how", list(FORGED))
-def test_a_forged_acknowledgement_enrols_nobody(tmp_path: Path, how: str) -> None:
+def test_a_forged_acknowledgement_enrolls_no_device(tmp_path: Path, how: str) -> None:
     @asynchronous
     async def test() -> None:
         relay = BootstrapRelay()
@@ -265,7 +267,7 @@ def test_a_forged_acknowledgement_enrols_nobody(tmp_path: Path, how: str) -> Non
                 await notes.until("watching")
                 await refused(target, text, InvalidAcknowledgement)
             assert target.written == []
-            assert [entry.role for entry in controller.targets] == ["target"]  # which lets nobody in
+            assert [entry.role for entry in controller.targets] == ["target"]  # which may not authenticate
 
     test()
 
@@ -308,7 +310,7 @@ def rejects(code: str, **more: str) -> Frame:
         (1011, RelayClosed),
     ],
 )
-def test_what_a_relay_says_instead(tmp_path: Path, answer: Raw, kind: type[AmeshError]) -> None:
+def test_other_answers_of_a_relay(tmp_path: Path, answer: Raw, kind: type[AmeshError]) -> None:
     @asynchronous
     async def test() -> None:
         async with BootstrapRelay(instead=[answer] * 3 if not isinstance(answer, int) else [answer]).running() as relay:
@@ -328,7 +330,7 @@ async def test_a_relay_that_never_answers(tmp_path: Path) -> None:
         target = Target(tmp_path / "t", timeouts=Timeouts(message=0.2))
         text = controller.token()
         await refused(target, text, PeerSilent)
-        # The answer may have been lost: the key that the controller may know by now is kept for the next try, and only for that.
+        # The answer may have been lost, so the key is kept for the next attempt: the controller may have stored it.
         (key,) = (tmp_path / "t" / ".bootstrap" / "keys").iterdir()
         relay.instead = None
         async with controller.serving() as notes:
@@ -338,7 +340,7 @@ async def test_a_relay_that_never_answers(tmp_path: Path) -> None:
 
 
 @asynchronous
-async def test_no_token_starves_where_a_relay_takes_few_watches(tmp_path: Path) -> None:
+async def test_every_token_is_watched_if_a_relay_accepts_few_watches(tmp_path: Path) -> None:
     count = 0
 
     def watch(frame: Frame) -> list[Raw]:
@@ -351,14 +353,14 @@ async def test_no_token_starves_where_a_relay_takes_few_watches(tmp_path: Path) 
     async with BootstrapRelay(watch=watch).running() as relay:
         controller = Controller(tmp_path / "c", relay.url)
         numbers = {jti_of(controller.token()) for _ in range(5)}
-        # Each watch has to be renewed before the last token had its first.
+        # Watches must be renewed before the last token is watched for the first time.
         async with controller.serving(pace=Pace(renew=0.01, look=0.02, again=0.05)) as notes:
             await notes.until("watching", 5)
         assert set(notes.of("watching")) == numbers
 
 
 @asynchronous
-async def test_an_answer_that_was_lost_is_no_sign_of_a_thief(tmp_path: Path) -> None:
+async def test_a_lost_answer_is_not_reported_as_theft(tmp_path: Path) -> None:
     async with BootstrapRelay(answer=lambda frame: [{"type": "error", "code": "peer_disconnected"}]).running() as relay:
         controller, target = Controller(tmp_path / "c", relay.url), Target(tmp_path / "t")
         text = controller.token()
@@ -373,7 +375,7 @@ async def test_an_answer_that_was_lost_is_no_sign_of_a_thief(tmp_path: Path) -> 
 
 
 @asynchronous
-async def test_a_token_that_is_not_in_order_dials_nobody_and_writes_nothing(tmp_path: Path) -> None:
+async def test_an_invalid_token_connects_to_no_relay_and_writes_nothing(tmp_path: Path) -> None:
     async with BootstrapRelay().running() as relay:
         controller = Controller(tmp_path / "c", relay.url)
         good = controller.token()
@@ -402,7 +404,7 @@ async def test_a_token_that_is_not_in_order_dials_nobody_and_writes_nothing(tmp_
 
 
 @asynchronous
-async def test_a_relay_that_is_not_there(tmp_path: Path) -> None:
+async def test_an_unreachable_relay(tmp_path: Path) -> None:
     async with BootstrapRelay().running() as relay:
         controller = Controller(tmp_path / "c", relay.url)
     target = Target(tmp_path / "t")
@@ -411,8 +413,8 @@ async def test_a_relay_that_is_not_there(tmp_path: Path) -> None:
 
 
 @asynchronous
-async def test_a_token_of_the_reference_goes_out_only_where_somebody_said_so(tmp_path: Path) -> None:
-    """Ours has a key of its own and never goes out, not even then."""
+async def test_a_token_of_the_reference_is_sent_only_with_v1(tmp_path: Path) -> None:
+    """A token of ours has a key of its own and is never sent, not even with v1."""
     async with BootstrapRelay().running() as relay:
         controller = Controller(tmp_path / "c", relay.url)
         text = strip_key(controller)
@@ -428,7 +430,7 @@ async def test_a_token_of_the_reference_goes_out_only_where_somebody_said_so(tmp
         first, second = [frame for frame in relay.seen if frame["type"] == "bootstrap_init"]
         assert first.keys() == {"type", "jti", "token", "targetPubKey"} and first["token"] == text
         assert "token" not in second
-    # And a controller that was not told so refuses it.
+    # A controller without v1 rejects it.
     async with BootstrapRelay().running() as relay:
         controller = Controller(tmp_path / "d", relay.url)
         text = strip_key(controller)
@@ -439,7 +441,7 @@ async def test_a_token_of_the_reference_goes_out_only_where_somebody_said_so(tmp
 
 
 def strip_key(controller: Controller) -> str:
-    """A token as the reference makes it, known to this controller."""
+    """Return a token as the reference makes it, known to this controller."""
     parts = bootstrap.decode_token(controller.token())
     payload = {name: value for name, value in parts.payload.items() if name != "key"}
     signed = f"{parts.signed.split('.')[0]}.{b64url_encode(json.dumps(payload).encode())}"
@@ -450,8 +452,8 @@ def strip_key(controller: Controller) -> str:
 
 
 @asynchronous
-async def test_a_device_that_gets_no_answer_may_come_again_and_no_other_one(tmp_path: Path) -> None:
-    """The relay dies with the answer and comes back with no memory, as one in memory does."""
+async def test_only_the_same_device_may_use_a_token_again_after_a_lost_answer(tmp_path: Path) -> None:
+    """The relay dies with the answer, and its memory is lost."""
     relay = BootstrapRelay(burns=False, answer=lambda frame: [1011])
     async with relay.running():
         controller, target = Controller(tmp_path / "c", relay.url), Target(tmp_path / "t")
@@ -477,8 +479,8 @@ async def test_a_device_that_gets_no_answer_may_come_again_and_no_other_one(tmp_
 
 
 @asynchronous
-async def test_two_that_serve_the_same_token_let_one_device_in(tmp_path: Path) -> None:
-    """Two relays, as it were: each sees no other watcher, and each brings another device."""
+async def test_two_processes_with_the_same_token_enroll_one_device(tmp_path: Path) -> None:
+    """This simulates two relays: neither sees the other watcher, and each brings another device."""
     async with BootstrapRelay().running() as one, BootstrapRelay().running() as two:
         controller = Controller(tmp_path / "c", one.url)
         text = controller.token()
@@ -508,7 +510,7 @@ async def test_two_that_serve_the_same_token_let_one_device_in(tmp_path: Path) -
 
 
 @asynchronous
-async def test_a_second_one_waits_until_the_first_has_gone(tmp_path: Path) -> None:
+async def test_a_second_watcher_waits_for_the_first(tmp_path: Path) -> None:
     async with BootstrapRelay().running() as relay:
         controller, target = Controller(tmp_path / "c", relay.url), Target(tmp_path / "t")
         text = controller.token()
@@ -544,7 +546,7 @@ async def test_withdrawn_and_expired_while_it_waits(tmp_path: Path) -> None:
 
 
 @asynchronous
-async def test_a_device_that_is_controller_here_is_not_demoted(tmp_path: Path) -> None:
+async def test_a_controller_does_not_become_a_target(tmp_path: Path) -> None:
     async with BootstrapRelay().running() as relay:
         controller = Controller(tmp_path / "c", relay.url)
         controller.allow_list.add(EVE.entry("controller"))
@@ -561,7 +563,7 @@ async def test_a_device_that_is_controller_here_is_not_demoted(tmp_path: Path) -
 
 
 @asynchronous
-async def test_nobody_waits_yet_and_then_somebody_does(tmp_path: Path) -> None:
+async def test_the_controller_may_come_later(tmp_path: Path) -> None:
     async with BootstrapRelay().running() as relay:
         controller, target = Controller(tmp_path / "c", relay.url), Target(tmp_path / "t")
         text = controller.token()
@@ -594,7 +596,7 @@ async def test_no_log_has_a_token(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     caplog.set_level(logging.DEBUG)
     for name in ("websockets", "websockets.client", "websockets.server", "asyncio"):
         caplog.set_level(logging.DEBUG, logger=name)
-    logging.getLogger("websockets.server").setLevel(logging.WARNING)  # the test's own relay
+    logging.getLogger("websockets.server").setLevel(logging.WARNING)  # the relay of the test itself
     async with BootstrapRelay().running() as relay:
         controller, target = Controller(tmp_path / "c", relay.url), Target(tmp_path / "t")
         text = controller.token()
@@ -618,12 +620,12 @@ async def test_a_watch_is_renewed(tmp_path: Path) -> None:
         async with controller.serving(pace=dataclasses.replace(BRISK, renew=0.05)) as notes, asyncio.timeout(30):
             while len(relay.seen) < 4:
                 await asyncio.sleep(0.02)
-            assert notes.of("watching") == [relay.seen[0]["jti"]]  # which is said once
+            assert notes.of("watching") == [relay.seen[0]["jti"]]  # reported once
     assert Pace().renew < 300 - 2 * Pace().again
 
 
 @asynchronous
-async def test_a_relay_that_limits_watches_is_given_time(tmp_path: Path) -> None:
+async def test_a_relay_that_limits_watches_gets_time(tmp_path: Path) -> None:
     refusals = iter([True, True])
 
     def watch(frame: Frame) -> list[Raw]:

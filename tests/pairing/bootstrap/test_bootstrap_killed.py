@@ -1,4 +1,4 @@
-"""Killed at every step of becoming a device: there is no identity, or one that is complete; and the next try always succeeds."""
+"""Killed at every step of enrollment: the device has no identity or a complete one, and the next attempt always succeeds."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ def test_killed_at_every_step(tmp_path: Path, kind: str, request: pytest.Fixture
     told: dict[str, Any] = json.loads(printed.splitlines()[-1])
     found = told["found"]
     killed = [case for case in found if case["ended"] == 9]
-    assert [case["ended"] for case in found if case["ended"] != 9] == [0, 0]  # the last of each round gets through
+    assert [case["ended"] for case in found if case["ended"] != 9] == [0, 0]  # the last attempt of each round succeeds
     assert len(killed) > 30
     acknowledged = complete = 0
     for case in found:
         left, after = case["left"], case["after"]
-        if left["identity"]:  # then it is complete, and nothing needs to be done
+        if left["identity"]:  # then it must be complete
             complete += 1
             assert left["controllers"] == [told["controller"]], case
         else:
             assert case["then"] == 0, case
-        if left["acknowledged"] and not left["identity"]:  # not lost: the very key that was acknowledged
+        if left["acknowledged"] and not left["identity"]:  # the acknowledged key must not be lost
             acknowledged += 1
             assert after["id"] == left["staged"], case
         assert after["identity"] and after["controllers"] == [told["controller"]], case
@@ -44,6 +44,6 @@ def test_killed_at_every_step(tmp_path: Path, kind: str, request: pytest.Fixture
         expected += ["allow_list.json"] if kind == "file" else []
         assert set(expected) <= set(after["files"]), case
         extra = set(after["files"]) - set(expected) - {"list_revision.json"}
-        # What is left when it was killed after identity.json was in place holds no key.
+        # A staging folder that is left after identity.json was moved contains no key.
         assert all(name.startswith(".bootstrap/") and "key" not in name for name in extra), case
     assert acknowledged > 8 and complete >= 2

@@ -1,4 +1,4 @@
-"""Bootstrap tokens as they are used: a real relay, and a process for each side."""
+"""Bootstrap tokens with a real relay and a process for each side."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.terminal import terminal
 
 pytestmark = pytest.mark.process
 
-#: How long a step may take on a busy machine.
+#: Longest time of a step on a busy machine, in seconds.
 SECONDS = 90.0
 
 
@@ -65,7 +65,7 @@ class Side:
         )
 
     def ok(self, *words: str, **env: str) -> Any:
-        """What it prints with --json."""
+        """Run a command with --json, and return what it prints."""
         done = self.run(*words, "--json", **env)
         assert done.returncode == 0, done.stderr
         return json.loads(done.stdout)
@@ -90,7 +90,7 @@ class Side:
 
 
 class Waiting:
-    """A provision that waits, line by line."""
+    """A waiting provision, and the lines that it prints."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
@@ -98,7 +98,7 @@ class Waiting:
 
     def until(self, step: str) -> dict[str, Any]:
         assert self.process.stdout is not None
-        # A step that never comes must fail the test, and not stop it.
+        # A step that never comes must fail the test instead of blocking it.
         watchdog = threading.Timer(SECONDS, self.process.kill)
         watchdog.start()
         try:
@@ -178,7 +178,7 @@ def test_ctrl_c_leaves_the_token_open_and_resume_serves_it(laptop: Side, tmp_pat
 def test_two_resumes_serve_two_tokens_once_each(laptop: Side, tmp_path: Path) -> None:
     tokens = [laptop.token("web-1"), laptop.token("web-2")]
     with laptop.waiting("--resume") as one:
-        one.until("waiting")  # whichever of the two tokens the second process finds free is its own
+        one.until("waiting")  # the second process takes the token that is still free
         with laptop.waiting("--resume") as two:
             two.until("waiting_elsewhere")
             enrol_two(tokens, one, two, tmp_path)
@@ -188,7 +188,7 @@ def test_two_resumes_serve_two_tokens_once_each(laptop: Side, tmp_path: Path) ->
 
 
 def enrol_two(tokens: list[str], one: Waiting, two: Waiting, tmp_path: Path) -> None:
-    """Both devices come at the same time; each is served once, by whoever waits for it."""
+    """Both devices come at the same time; each is served once, by the process that waits for it."""
     coming = [
         subprocess.Popen(
             [*cheap_keys.AMESH, "bootstrap"], cwd=ROOT, stdin=subprocess.DEVNULL,
@@ -250,7 +250,7 @@ HEAD = """
 import asyncio, logging, os, sys, httpx
 from authmesh.client import AmeshAuth, fetch, signing
 logging.basicConfig(level='DEBUG')
-signing.BOOTSTRAP_SECONDS = 60  # a busy machine is no failure
+signing.BOOTSTRAP_SECONDS = 60  # long enough for a busy machine
 """
 TAIL = "\nassert 'AMESH_BOOTSTRAP_TOKEN' not in os.environ\n"
 
@@ -273,7 +273,7 @@ def test_a_client_is_enrolled_by_its_first_request(laptop: Side, tmp_path: Path,
     assert token not in done.stderr and token.split(".")[2] not in done.stderr
 
 
-def test_a_client_says_what_it_waits_for_and_goes_on_trying(laptop: Side, tmp_path: Path) -> None:
+def test_a_client_reports_why_it_waits_and_tries_again(laptop: Side, tmp_path: Path) -> None:
     token = laptop.token()
     code = (
         HEAD
@@ -304,7 +304,7 @@ for attempt in range(600):
     enrolled(tmp_path / "t", laptop)
 
 
-def test_a_client_with_a_token_that_is_no_good(laptop: Side, tmp_path: Path) -> None:
+def test_a_client_with_an_invalid_token(laptop: Side, tmp_path: Path) -> None:
     token = laptop.token()
     forged = token[:-6] + "AAAAAA"
     code = (
@@ -375,7 +375,7 @@ def test_a_django_server_is_enrolled_by_its_first_request(
         env = project(tmp_path, sqlite_database, AMESH_BOOTSTRAP_TOKEN=token, TEST_BOOTSTRAP_SECONDS="45")
         with services.serve([*services.SERVERS[kind](), *options], env) as server:
             first = asks(server, laptop)
-            assert first == 200, server.output()  # signed by the controller, before anybody else has asked
+            assert first == 200, server.output()  # signed by the controller, as the first request
             waiting.until("enrolled")
             for _ in range(12):  # every worker
                 assert asks(server, laptop) == 200
@@ -392,14 +392,14 @@ def _stranger(tmp_path: Path) -> Path:
     return tmp_path / "stranger"
 
 
-def test_a_django_server_fails_closed_until_somebody_waits(
+def test_a_django_server_fails_closed_until_a_controller_waits(
     laptop: Side, tmp_path: Path, sqlite_database: dict[str, str]
 ) -> None:
     env = project(tmp_path, sqlite_database, AMESH_BOOTSTRAP_TOKEN=laptop.token())
     with services.serve([*services.gunicorn(), "-w", "2"], env) as server:
         started = time.monotonic()
         assert [asks(server, laptop) for _ in range(6)] == [500] * 6
-        assert time.monotonic() - started < 25  # nobody waits for the network again and again
+        assert time.monotonic() - started < 25  # the requests do not wait for the network again and again
         assert "bootstrap_pending" in server.output() and "no_watcher" in server.output()
         with laptop.waiting("--resume") as waiting:
             waiting.until("enrolled")
@@ -409,9 +409,7 @@ def test_a_django_server_fails_closed_until_somebody_waits(
             time.sleep(0.1)
 
 
-def test_a_django_server_with_a_token_that_is_no_good(
-    laptop: Side, tmp_path: Path, sqlite_database: dict[str, str]
-) -> None:
+def test_a_django_server_with_an_invalid_token(laptop: Side, tmp_path: Path, sqlite_database: dict[str, str]) -> None:
     token = laptop.token()
     env = project(
         tmp_path, sqlite_database, AMESH_BOOTSTRAP_TOKEN=token, AMESH_BOOTSTRAP_RELAYS="wss://other.example/ws"
@@ -423,7 +421,7 @@ def test_a_django_server_with_a_token_that_is_no_good(
     assert not (tmp_path / "server").exists()
 
 
-def test_manage_py_enrols_at_deploy_time(laptop: Side, tmp_path: Path, sqlite_database: dict[str, str]) -> None:
+def test_manage_py_enrolls_at_deploy_time(laptop: Side, tmp_path: Path, sqlite_database: dict[str, str]) -> None:
     env = project(tmp_path, sqlite_database)
 
     def manage(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -431,7 +429,7 @@ def test_manage_py_enrols_at_deploy_time(laptop: Side, tmp_path: Path, sqlite_da
             [sys.executable, "-m", "django", *words], env=env, input=stdin, capture_output=True, text=True, cwd=ROOT
         )
 
-    # A command that is for something else enrols nobody.
+    # Another command does not enroll the device.
     env["AMESH_BOOTSTRAP_TOKEN"] = laptop.token("other")
     done = manage("amesh_list", "--json")
     assert json.loads(done.stderr.splitlines()[-1])["error"] == "identity_missing"
@@ -447,7 +445,7 @@ def test_manage_py_enrols_at_deploy_time(laptop: Side, tmp_path: Path, sqlite_da
     assert [entry["role"] for entry in controllers(env)] == ["controller"]
     with services.serve(services.gunicorn(), env) as server:
         assert asks(server, laptop) == 200
-    # The directory is lost, the database is not: that is said before a token is used up for it.
+    # The directory is lost, but not the database: this is reported before a token is used.
     os.rename(tmp_path / "server", tmp_path / "lost")
     again = laptop.token("web-2")
     done = manage("amesh_bootstrap", "--token-file", "-", "--json", stdin=again)
@@ -473,7 +471,7 @@ def test_a_django_server_makes_tokens_too(
 
 
 def test_two_hosts_behind_one_database(laptop: Side, tmp_path: Path) -> None:
-    """They share the secret of the seal; each has an identity and a token of its own, and both trust the same controller."""
+    """They share the secret of the seal. Each has an identity and a token of its own, and both trust the same controller."""
     (tmp_path / "seal").write_text("5a" * 32)
     (tmp_path / "seal").chmod(0o600)
     common = {
@@ -489,7 +487,7 @@ def test_two_hosts_behind_one_database(laptop: Side, tmp_path: Path) -> None:
             waiting.until("waiting")
             env = {**common, "AUTH_MESH_DIR": str(tmp_path / host), "AMESH_BOOTSTRAP_TOKEN": token}
             with services.serve(services.gunicorn("relay_project.wsgi:application"), env) as server:
-                assert asks(server, laptop, "/protected/") == 404  # let in, to where nothing is
+                assert asks(server, laptop, "/protected/") == 404  # authenticated, but there is no such page
                 waiting.until("enrolled")
                 assert asks(server, Side(_stranger(tmp_path), ""), "/protected/") == 401
     done = subprocess.run(

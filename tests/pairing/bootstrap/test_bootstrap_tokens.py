@@ -1,4 +1,4 @@
-"""Bootstrap tokens: the reference's cases, our stricter rules, and what travels over the relay with a token."""
+"""Bootstrap tokens: the cases of the reference, our stricter rules, and the frames that use a token."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from authmesh.protocol import keys
 from authmesh.protocol.encoding import b64encode, b64url_encode
 from authmesh.protocol.errors import InvalidInput
 from authmesh.protocol.pairing import token as bootstrap
-from authmesh.protocol.pairing.errors import InvalidAcknowledgement, InvalidInit, TokenError
+from authmesh.protocol.pairing.token_errors import InvalidAcknowledgement, InvalidInit, TokenError
 from tests.protocol.test_protocol_vectors import VECTORS, cases
 
 CONTROLLER_KEY = bytes.fromhex(json.loads((VECTORS / "bootstrap.json").read_text())["controller_private_key_hex"])
@@ -22,21 +22,21 @@ CONTROLLER_PUBLIC = keys.public_key_bytes(keys.load_private_key(CONTROLLER_KEY))
 
 # --- bootstrap tokens -----------------------------------------------------------------------------------------------
 
-#: Where ours is stricter than the reference, and the code it answers with.
+#: Cases in which our rules are stricter than those of the reference, and our error codes.
 STRICTER = {
     "sig_padded_lenient": "invalid_signature",  # base64 is strict
     "sig_std_base64_lenient": "invalid_signature",
     "payload_padded": "invalid_token_format",  # the reference decodes it, and then the signature fails
-    "ttl_over_24h_accepted": "invalid_token_format",  # a token lives 24 hours at most
+    "ttl_over_24h_accepted": "invalid_token_format",  # the lifetime is at most 24 hours
     "iat_negative": "invalid_token_format",
     "exp_float": "invalid_token_format",
-    "exp_before_iat": "invalid_token_format",  # and a second at least
-    "pub_missing": "invalid_token_format",  # the target verifies with it
-    "jti_missing": "invalid_token_format",  # nothing to burn
-    "pub_other_key": "invalid_signature",  # pub must be the key that signed, and iss its device id
+    "exp_before_iat": "invalid_token_format",  # the lifetime is at least one second
+    "pub_missing": "invalid_token_format",  # the target needs it to verify the token
+    "jti_missing": "invalid_token_format",  # a token without number can't be burnt
+    "pub_other_key": "invalid_signature",  # pub must be the signing key, and iss its device ID
     "iss_mismatch": "invalid_signature",
     "uncompressed_controller_key": "invalid_signature",  # keys are compressed
-    "header_not_json": "invalid_token_format",  # the reference lets its own exceptions out
+    "header_not_json": "invalid_token_format",  # the reference raises an internal exception
     "payload_not_json": "invalid_token_format",
     "header_null": "invalid_token_format",
     "payload_null": "invalid_token_format",
@@ -57,7 +57,7 @@ def test_bootstrap_token(case: dict[str, Any]) -> None:
         token = bootstrap.verify_token(case["token"], now=case["now"] + 0.5, controller_key=controller_key)
         assert (token.issuer, token.issued_at, token.expires_at) == (payload["iss"], payload["iat"], payload["exp"])
         assert (token.jti, token.name, token.relay) == (payload["jti"], payload["name"], payload["relay"])
-        assert token.key is None  # the reference has none
+        assert token.key is None  # tokens of the reference have none
         assert token.public_key == CONTROLLER_PUBLIC
 
 
@@ -87,14 +87,14 @@ def token(**changes: Any) -> str:
 
 
 def resigned(**changes: Any) -> str:
-    """A token whose payload was changed by the controller itself."""
+    """Return a token whose payload was changed by the controller itself."""
     parts = bootstrap.decode_token(token())
     payload = {**parts.payload, **changes}
     signed = f"{parts.signed.split('.')[0]}.{b64url_encode(json.dumps(payload).encode())}"
     return f"{bootstrap.PREFIX}{signed}.{b64url_encode(sign(signed.encode()))}"
 
 
-def test_a_token_of_ours() -> None:
+def test_our_own_tokens() -> None:
     text = token(key=b"k" * 32)
     parts = bootstrap.decode_token(text)
     assert parts.header == {"typ": "amesh-bootstrap", "ver": "1", "alg": "ES256"}
@@ -143,7 +143,7 @@ def test_a_token_of_ours() -> None:
         ({"iss": "am_AAAAAAAAAAAAAAAA"}, "invalid_signature"),
     ],
 )
-def test_what_a_controller_must_not_sign(changes: dict[str, Any], code: str) -> None:
+def test_tokens_that_a_controller_must_not_sign(changes: dict[str, Any], code: str) -> None:
     with pytest.raises(TokenError) as caught:
         bootstrap.verify_token(resigned(**changes), now=NOW)
     assert caught.value.code == code
@@ -151,7 +151,7 @@ def test_what_a_controller_must_not_sign(changes: dict[str, Any], code: str) -> 
 
 
 @pytest.mark.parametrize("changes", [{"lifetime": 0}, {"lifetime": 86_401}, {"relay": "relay.example"}, {"relay": ""}])
-def test_a_token_that_would_be_refused_is_not_made(changes: dict[str, Any]) -> None:
+def test_a_token_that_would_be_rejected_is_not_made(changes: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         token(**changes)
 
@@ -176,9 +176,9 @@ def test_a_target_proves_that_it_holds_the_token() -> None:
     assert bootstrap.verify_init(key=held.key, **members) == TARGET_PUBLIC
     other = b64encode(CONTROLLER_PUBLIC)
     for changes in (
-        {"target_public_key": other},  # what a relay would like to enrol
+        {"target_public_key": other},  # the device that a relay wants to enroll
         {"target_public_key": other, "proof": bootstrap.init_proof(b"?" * 32, CONTROLLER_PUBLIC, held.jti)},
-        {"target_public_key": b64url_encode(TARGET_PUBLIC)},  # the same key, but not the text that was proven
+        {"target_public_key": b64url_encode(TARGET_PUBLIC)},  # the same key, but another text than the proven one
         {"proof": ""},
         {"proof": b64encode(b"?" * 32)},
         {"proof": "\ud800"},
@@ -205,7 +205,7 @@ def test_only_the_controller_of_the_token_acknowledges() -> None:
             "controller_public_key": b64encode(TARGET_PUBLIC),
             "controller_signature": b64encode(keys.sign(TARGET_KEY, text)),
         },
-        {"controller_public_key": b64encode(TARGET_PUBLIC)},  # the signature holds, but the relay names another key
+        {"controller_public_key": b64encode(TARGET_PUBLIC)},  # the signature is valid, but the relay sends another key
         {"controller_signature": b64encode(keys.sign(TARGET_KEY, text))},
         {"controller_signature": ""},
         {"controller_public_key": "?"},

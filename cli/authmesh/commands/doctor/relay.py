@@ -7,7 +7,7 @@ import importlib.util
 import os
 from collections.abc import Iterator
 
-from authmesh.pairing.wire.link import open_link
+from authmesh.pairing.wire.link import open_socket
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.pairing.errors import PairingError, RateLimited, RelayFull
 
@@ -17,7 +17,7 @@ from .findings import Finding
 
 async def _knock(address: str, seconds: float) -> None:
     """Open a WebSocket and close it. Nothing is sent, so this does not count towards the limits of the relay."""
-    async with open_link(address, seconds=seconds, patience=seconds):
+    async with open_socket(address, seconds=seconds, patience=seconds):
         pass
 
 

@@ -9,8 +9,8 @@ from authmesh.device.directory import check_name
 from authmesh.device.tokens import TOKEN_VARIABLE, StoredToken, TokenStore
 from authmesh.protocol.display import clean
 from authmesh.protocol.errors import Run
-from authmesh.protocol.pairing.errors import TokenExpired, TokenWithdrawn
 from authmesh.protocol.pairing.token import MAX_LIFE_SECONDS, build_token, verify_token
+from authmesh.protocol.pairing.token_errors import TokenExpired, TokenWithdrawn
 
 from ..context import Context
 from ..relays import add_relay, add_v1, relay_address

@@ -1,4 +1,4 @@
-"""Enrolment on the first request: a thread of its own tries as long as the token lives; whoever asks waits for a moment at most."""
+"""Enrollment on the first request: a thread makes attempts until the token expires, while each request waits for a moment at most."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from pathlib import Path
 from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.errors import AmeshError, IdentityExists
-from authmesh.protocol.pairing.errors import BootstrapFailed, BootstrapPending, PairingError, TokenNotYetValid
+from authmesh.protocol.pairing.errors import PairingError
+from authmesh.protocol.pairing.token_errors import BootstrapFailed, BootstrapPending, TokenNotYetValid
 
 from .enrolment import Enrolment
 from .staging import FOLDER
 
 logger = logging.getLogger("amesh_django.pairing")
 
-#: After an error that is no matter of the token (a disk, a database) it is tried again, by a request that comes so many seconds later.
+#: After an error that is not about the token (a disk, a database), a request that comes this many seconds later starts a new thread.
 PAUSE_SECONDS = 5.0
 
 
 class _Attempt:
-    """The thread of this process for one directory, and what came of it."""
+    """The thread of this process for one device directory, and its result."""
 
     def __init__(
         self, enrolment: Enrolment, text: str, environ: MutableMapping[str, str], after: Callable[[], None]
@@ -37,7 +38,7 @@ class _Attempt:
         self.ended = 0.0
         self.why: AmeshError | None = None
         self.is_final = False
-        #: Set when the first attempt has succeeded or failed: nobody waits for the others.
+        #: Set when the first attempt has succeeded or failed: requests do not wait for the others.
         self.tried = threading.Event()
         self.done = threading.Event()
         self.thread = threading.Thread(target=self._run, name="amesh-bootstrap", daemon=True)
@@ -58,14 +59,16 @@ class _Attempt:
             self._forget()
         except PairingError as error:
             self.why = error
-            self.is_final = not isinstance(error, TokenNotYetValid)  # which a clock that is set mends, as after a boot
-            logger.error("This device can't be enrolled with its bootstrap token (%s): %s", error.code, error)
+            self.is_final = not isinstance(
+                error, TokenNotYetValid
+            )  # setting the clock fixes that, such as after a boot
+            logger.error("This device cannot be enrolled with its bootstrap token (%s): %s", error.code, error)
         except AmeshError as error:
             self.why = error
             logger.error("This device could not be enrolled with its bootstrap token (%s): %s", error.code, error)
-        except Exception as error:  # a bug: it must not end unseen, and its text is not ours to log
-            self.why = BootstrapPending(f"Enrolment ended unexpectedly ({type(error).__name__}).")
-            logger.error("Enrolment with a bootstrap token ended unexpectedly: %s", type(error).__name__)
+        except Exception as error:  # a bug: it must be visible, but its text may hold secrets
+            self.why = BootstrapPending(f"Enrollment ended unexpectedly ({type(error).__name__}).")
+            logger.error("Enrollment with a bootstrap token ended unexpectedly: %s", type(error).__name__)
         finally:
             self.ended = time.monotonic()
             self._after()
@@ -76,7 +79,7 @@ class _Attempt:
         self.why = error
         self.tried.set()
         logger.warning(
-            "This device is not enrolled yet (%s): %s It tries again in %.0f s.", error.code, error, max(pause, 1)
+            "This device is not enrolled yet (%s): %s The next attempt is in %.0f s.", error.code, error, max(pause, 1)
         )
 
     def _forget(self) -> None:
@@ -91,7 +94,7 @@ _lock = ForkSafeLock()
 
 
 def _after_fork() -> None:
-    """The threads of the parent do not exist here."""
+    """Forget the threads of the parent process, which do not exist in a child."""
     _attempts.clear()
 
 
@@ -99,24 +102,24 @@ os.register_at_fork(after_in_child=_after_fork)
 
 
 def reset() -> None:
-    """Forget what came of attempts. For tests."""
+    """Forget all results. For tests."""
     _attempts.clear()
     _ignored.clear()
 
 
 def is_due(directory: Path, environ: MutableMapping[str, str] = os.environ) -> bool:
-    """True if there is no identity, but a token to get one by, or an enrolment that was interrupted."""
+    """Return True if there is no identity, but a token to get one, or an enrollment that was interrupted."""
     if (directory / "identity.json").exists():
         return False
     return bool(environ.get(TOKEN_VARIABLE, "").strip()) or (directory / FOLDER / "acknowledged.json").exists()
 
 
 def ignore_token(directory: Path, environ: MutableMapping[str, str] = os.environ) -> None:
-    """This device has an identity: a token that is still in the environment is ignored, with a warning once a process."""
+    """Log a warning, once per process, if the environment still has a token although the device has an identity."""
     if environ.get(TOKEN_VARIABLE) and directory not in _ignored:
         _ignored.add(directory)
         logger.warning(
-            "%s is ignored: there is an identity in %s already. Take the variable out of the environment.",
+            "%s is ignored: there is already an identity in %s. Unset the variable.",
             TOKEN_VARIABLE,
             directory,
         )
@@ -130,38 +133,42 @@ def ensure_identity(
     environ: MutableMapping[str, str] = os.environ,
     after: Callable[[], None] = lambda: None,
 ) -> None:
-    """Return once there is an identity. Where there is none, and a token, a thread is at it; this waits for its first attempt.
+    """Return if there is an identity, or no token to get one; otherwise enroll this device in a thread.
+
+    This waits for the first attempt of the thread only.
 
     Args:
-        make: says how to enrol; called once.
+        make: returns the enrollment; called once.
         directory: the device directory.
-        patience: how long the first attempt is waited for, in seconds, counted from its beginning.
-        environ: where the token is, and where it is removed once it was used.
-        after: called in that thread at its end.
+        patience: the longest wait for the first attempt, in seconds from its start.
+        environ: the environment with the token, which is removed from it after it was used.
+        after: called at the end of the thread, in the thread.
 
     Raises:
-        BootstrapPending: not yet. The sentence says why.
-        BootstrapFailed: never, with this token.
+        BootstrapPending: there is no identity yet; the message has the reason.
+        BootstrapFailed: this token can't give the device an identity.
     """
     if not is_due(directory, environ):
         return
     text = environ.get(TOKEN_VARIABLE, "").strip()
     attempt = _attempts.get(directory)
-    if attempt is None or not attempt.is_token(text) or _may_begin_anew(attempt):
+    if attempt is None or not attempt.is_token(text) or _may_start_again(attempt):
         with _lock:
             attempt = _attempts.get(directory)
-            if attempt is None or not attempt.is_token(text) or _may_begin_anew(attempt):
+            if attempt is None or not attempt.is_token(text) or _may_start_again(attempt):
                 attempt = _attempts[directory] = _Attempt(make(), text, environ, after)
                 attempt.thread.start()
     attempt.tried.wait(max(0.0, attempt.started + patience - time.monotonic()))
     if (directory / "identity.json").exists():
-        attempt.done.wait(1.0)  # it still has to forget the token
+        attempt.done.wait(1.0)  # the thread still has to remove the token from the environment
         return
     if attempt.is_final and attempt.why is not None:
         raise BootstrapFailed(attempt.why) from attempt.why
-    why = f" {attempt.why}" if attempt.why is not None else ""
-    raise BootstrapPending(f"This device has no identity yet: it is being enrolled with its bootstrap token.{why}")
+    pending = "This device has no identity yet: it is being enrolled with its bootstrap token."
+    if attempt.why is None:
+        raise BootstrapPending(pending, hint="Try again in a moment.")
+    raise BootstrapPending(f"{pending} {attempt.why.message}", hint=attempt.why.hint)
 
 
-def _may_begin_anew(attempt: _Attempt) -> bool:
+def _may_start_again(attempt: _Attempt) -> bool:
     return attempt.done.is_set() and not attempt.is_final and time.monotonic() > attempt.ended + PAUSE_SECONDS

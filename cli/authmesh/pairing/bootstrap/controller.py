@@ -1,4 +1,4 @@
-"""The controller's end of bootstrap tokens: wait at a relay for whoever comes with one, verify it, store it, say so."""
+"""Bootstrap tokens on the controller: wait at a relay for targets that use them, verify each target, store it, acknowledge it."""
 
 from __future__ import annotations
 
@@ -14,70 +14,72 @@ from authmesh.files.clock import utc_now
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import b64decode, b64encode
-from authmesh.protocol.errors import AmeshError, InvalidInput
+from authmesh.protocol.errors import AmeshError, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, encode_public_key, load_public_key, verify_signature
 from authmesh.protocol.pairing.errors import (
-    AlreadyWatched,
-    InvalidInit,
     OwnKey,
     PairingError,
-    ProofRequired,
     RateLimited,
     RelayProtocolViolation,
     RelaySilent,
     StoreFailed,
+)
+from authmesh.protocol.pairing.token import acknowledgement_message, init_message, verify_init, verify_token
+from authmesh.protocol.pairing.token_errors import (
+    AlreadyWatched,
+    InvalidInit,
+    ProofRequired,
     TokenAlreadyUsed,
     TokenNotFound,
     TokenNotTaken,
     TokenWithdrawn,
 )
-from authmesh.protocol.pairing.token import acknowledgement_message, init_message, verify_init, verify_token
 
 from ..backoff import Backoff
-from ..client import Blocking, Timeouts
+from ..options import Blocking, Timeouts
 from ..wire import frames
-from ..wire.link import Link, open_link
+from ..wire.link import RelaySocket, open_socket
 
-#: How much of what no honest device sends is heard on one connection.
-MOST_STRANGE = 20
+#: Number of frames that no honest device sends, after which a connection is closed.
+MAX_STRANGE_FRAMES = 20
 
 
 class _Tick(PairingError):
-    """Nothing has come; time to look at the clock."""
+    """No frame came in time."""
 
 
 class Watcher:
-    """What a front end is told. Each method does nothing unless it is overridden."""
+    """Report the progress of provisioning to a front end. Each method does nothing unless it is overridden."""
 
     def watching(self, token: StoredToken) -> None:
-        """The relay has the token now; called once for each connection."""
+        """Report that the relay watches for the token. Called once for each connection."""
 
     def elsewhere(self, token: StoredToken) -> None:
-        """Another connection waits for this token."""
+        """Report that another connection waits for the token."""
 
     def refused(self, token: StoredToken, error: AmeshError) -> None:
-        """Somebody came with this token and was not let in."""
+        """Report that a device used the token and was rejected."""
 
     def enrolled(self, token: StoredToken, entry: DeviceEntry) -> None:
-        """A device is stored, and its acknowledgement is on its way."""
+        """Report that a device is stored, and that its acknowledgement is on its way."""
 
     def ended(self, token: StoredToken) -> None:
-        """This token is not waited for any more: it has expired, was withdrawn, or another process has served it."""
+        """Report that the token is no longer awaited: it has expired, was withdrawn, or was used at another process."""
 
     def lost(self, relay: str, error: PairingError, seconds: float) -> None:
-        """The relay is out of reach; it is dialled again in so many seconds."""
+        """Report that the connection to the relay failed, and that it is tried again after *seconds*."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How often things are done, in seconds.
+    """Intervals, in seconds.
 
     Attributes:
-        renew: a watch is renewed after that; the relay forgets it after 300.
-        look: how often it is looked whether another process has used or withdrawn a token.
-        again: how long a watch that was refused is left alone.
-        first: how long to wait before the relay is dialled again; twice as long after each failure.
-        longest: the longest such wait.
+        renew: between two renewals of a watch; the relay forgets a watch after 300.
+        look: between two checks whether another process has used or withdrawn a token.
+        again: before a rejected watch is tried again.
+        first: before the first new attempt to connect to the relay; twice as long after each failure.
+        longest: the longest wait before an attempt to connect.
     """
 
     renew: float = 200
@@ -89,16 +91,21 @@ class Pace:
 
 @dataclass(kw_only=True)
 class Provisioning:
-    """Serves the tokens of this device that name one relay.
+    """Wait at one relay for targets that use tokens of this device.
 
     Attributes:
-        relay: its address.
+        relay: address of the relay.
         device: this device.
-        allow_list: where targets are stored.
-        store: the tokens.
-        watcher: who is told.
-        v1: accept a token without proof, which whoever runs the relay can misuse.
-        only: the one token to serve; None serves all that name the relay.
+        allow_list: the allow list that targets are added to.
+        store: the tokens of this device.
+        watcher: receives reports for the front end.
+        v1: True to accept a token without proof, which the operator of the relay can misuse.
+        only: number of the only token to wait for. Defaults to all that name the relay.
+        timeouts: the longest waits.
+        pace: the intervals.
+        now: the clock.
+        tls: the trusted certificates. Defaults to those of the system.
+        blocking: runs functions that block.
     """
 
     relay: str
@@ -116,20 +123,20 @@ class Provisioning:
     _awaited: dict[str, StoredToken] = field(default_factory=dict, init=False)
 
     async def serve(self) -> None:
-        """Wait until none of the tokens is awaited any more.
+        """Wait until no token is awaited any more.
 
         Raises:
             AllowListError, KeyStoreError, DirectoryError: this device can't store or sign.
         """
-        await self.blocking(self.device.seal_secret)  # what can fail without the relay fails before anybody comes
+        await self.blocking(self.device.seal_secret)  # what can fail without the relay must fail before a target comes
         await self.blocking(self.allow_list.read)
         backoff = Backoff(self.pace.first, self.pace.longest)
         while await self._look():
             try:
-                async with open_link(
+                async with open_socket(
                     self.relay, seconds=self.timeouts.connect, patience=self.timeouts.relay, tls=self.tls
-                ) as link:
-                    await _Session(self, link, backoff).run()
+                ) as socket:
+                    await _Connection(self, socket, backoff).run()
             except PairingError as error:
                 await self._pause(error, backoff.next())
 
@@ -142,7 +149,7 @@ class Provisioning:
             await self._look()
 
     async def _look(self) -> dict[str, StoredToken]:
-        """The tokens that are awaited now, and a word on each that is so no longer."""
+        """Return the tokens that are awaited now, and report those that no longer are."""
         now = self.now().timestamp()
         stored = {
             token.jti: token
@@ -157,14 +164,16 @@ class Provisioning:
         return awaited
 
     def accept(self, init: frames.Init) -> tuple[StoredToken, DeviceEntry, str]:
-        """Verify who comes, use the token up for it, store it, sign for it. In that order: a crash in between leaves at worst a
-        token that only the same device can use again, or a target, which lets nobody in.
+        """Verify a target, mark its token as used, store the target, and sign the acknowledgement.
+
+        The order matters: after a crash in between there is at worst a token that only the same device can use again, or a target,
+        which may not authenticate to this device.
 
         Returns:
             the token, the device as it is stored, the signature of the acknowledgement (base64).
 
         Raises:
-            PairingError: it may not be enrolled; nothing was stored.
+            PairingError: the target may not be enrolled; nothing was stored.
             AllowListError, KeyStoreError, DirectoryError: this device can't store or sign.
         """
         token = self.store.get(init.jti)
@@ -174,8 +183,13 @@ class Provisioning:
         known = self.allow_list.find(public_key)
         if known is not None and known.role == CONTROLLER:
             raise InvalidInit(
-                f"A device came with a token that is listed here as controller already: {known.device_id}. It stays one and was "
-                "not enrolled; revoke it first if it is to be a target."
+                f"The device {known.device_id} used a token, but is already a controller of this device. It stays a controller and "
+                "was not enrolled.",
+                hint=(
+                    "If it must become a target, revoke it first (",
+                    Run("revoke", known.device_id),
+                    "), then make a new token.",
+                ),
             )
         now = self.now()
         token = self.store.use(token.jti, public_key, now.timestamp())
@@ -184,7 +198,11 @@ class Provisioning:
         return token, entry, b64encode(self.device.sign(acknowledgement_message(public_key, token.jti)))
 
     def _proven(self, token: StoredToken, init: frames.Init) -> bytes:
-        """The key that may be enrolled."""
+        """Return the key to enroll, after verifying that the target holds the token.
+
+        Raises:
+            PairingError: the target does not, or the token can't be used.
+        """
         if token.kept == "withdrawn":
             raise TokenWithdrawn()
         if token.kept == "used":
@@ -208,6 +226,11 @@ class Provisioning:
 
 
 def _key(init: frames.Init) -> bytes:
+    """Return the public key of a target that uses a token.
+
+    Raises:
+        InvalidInit: it is not a key in its canonical form.
+    """
     try:
         public_key = decode_public_key(init.target_public_key)
         load_public_key(public_key)
@@ -219,9 +242,13 @@ def _key(init: frames.Init) -> bytes:
 
 
 def _same(token: StoredToken, init: frames.Init) -> bytes:
-    """The key of the device that has used the token already, if it is that which comes again: the answer may have been lost.
+    """Return the key of the device that has used the token, if the same device uses it again because the answer was lost.
 
-    Its proof can't be verified any more, and need not: this key was let in, and nothing but the answer is given once more.
+    Its proof can no longer be verified, and need not be: the key is stored already, and the device only gets the answer again.
+
+    Raises:
+        TokenAlreadyUsed: it is another device, or the answer was not lost.
+        InvalidInit: the signature is not valid.
     """
     public_key = _key(init)
     if token.answered or public_key != token.public_key:
@@ -236,32 +263,32 @@ def _same(token: StoredToken, init: frames.Init) -> bytes:
     return public_key
 
 
-class _Session:
-    """One connection to the relay."""
+class _Connection:
+    """Serve the awaited tokens on one connection to the relay."""
 
-    def __init__(self, provisioning: Provisioning, link: Link, backoff: Backoff) -> None:
+    def __init__(self, provisioning: Provisioning, socket: RelaySocket, backoff: Backoff) -> None:
         self._owner = provisioning
-        self._link = link
+        self._socket = socket
         self._backoff = backoff
         self._loop = asyncio.get_running_loop()
-        self._due: dict[str, float] = {}  # when a token is to be watched, or watched anew
+        self._due: dict[str, float] = {}  # when a watch must be sent, for each token
         self._told: dict[str, str] = {}
         self._strange = 0
         self._asked: str | None = None  # the token of the watch that the relay has not answered yet
         self._asked_until = 0.0
-        self._quiet_until = 0.0  # the relay takes no more watches for now
+        self._quiet_until = 0.0  # the relay accepts no watches before
 
     async def run(self) -> None:
         """Serve until no token is awaited.
 
         Raises:
-            PairingError: the connection is of no more use.
+            PairingError: the connection can no longer be used.
         """
         owner, looked = self._owner, self._loop.time()
         while owner._awaited:
             await self._watch_next()
             try:
-                frame = await self._link.receive(max(0.0, looked + owner.pace.look - self._loop.time()), _Tick)
+                frame = await self._socket.receive(max(0.0, looked + owner.pace.look - self._loop.time()), _Tick)
             except _Tick:
                 frame = None
             if frame is not None:
@@ -279,7 +306,7 @@ class _Session:
         jti = min(self._owner._awaited, key=lambda jti: self._due.get(jti, 0.0), default=None)
         if jti is not None and max(self._due.get(jti, 0.0), self._quiet_until) <= now:
             self._asked, self._asked_until = jti, now + self._owner.timeouts.relay
-            await self._link.send(frames.watch(jti))
+            await self._socket.send(frames.watch(jti))
 
     async def _hear(self, frame: frames.Frame) -> None:
         match frame:
@@ -289,12 +316,12 @@ class _Session:
             case frames.Failed(AlreadyWatched()) if self._asked is not None:
                 self._settle(self._owner.pace.again, self._owner.watcher.elsewhere)
             case frames.Failed(RateLimited()) if self._asked is not None:
-                # It would refuse the others as well. Which is next stays as it is, so that in the end each has its turn.
+                # The relay would reject the other watches, too. The order stays, so that each token has its turn in the end.
                 self._asked = None
                 self._quiet_until = self._loop.time() + self._owner.pace.again
             case frames.Init():
                 await self._meet(frame)
-            case frames.Failed(TokenNotTaken()):  # whoever came has gone before the answer
+            case frames.Failed(TokenNotTaken()):  # the target left before the answer
                 self._count_strange()
             case frames.Failed(error):
                 raise error
@@ -302,8 +329,8 @@ class _Session:
                 raise RelayProtocolViolation()
 
     def _settle(self, seconds: float, tell: Callable[[StoredToken], None]) -> None:
-        """The watch was answered; the next one is due in so many seconds. What is told is told once, until it changes."""
-        assert self._asked is not None  # noqa: S101 -- each caller has looked
+        """Note that the watch was answered and must be sent again in *seconds*, and report it unless the last report was the same."""
+        assert self._asked is not None  # noqa: S101 -- each caller has checked
         jti, self._asked = self._asked, None
         self._due[jti] = self._loop.time() + seconds
         token = self._owner._awaited.get(jti)
@@ -312,35 +339,35 @@ class _Session:
             tell(token)
 
     def _count_strange(self) -> None:
-        """A relay that brings nothing but nonsense gets a pause."""
+        """Count a frame that no honest device sends, and close the connection after too many."""
         self._strange += 1
-        if self._strange > MOST_STRANGE:
+        if self._strange > MAX_STRANGE_FRAMES:
             raise RelayProtocolViolation()
 
     async def _meet(self, init: frames.Init) -> None:
         owner = self._owner
         token = owner._awaited.get(init.jti)
-        if token is None:  # not ours, or not any more
+        if token is None:  # not a token of this device, or no longer awaited
             self._count_strange()
-            await self._link.send(frames.reject(init.jti, TokenNotFound.code))
+            await self._socket.send(frames.reject(init.jti, TokenNotFound.code))
             return
         accepting = asyncio.ensure_future(_await(owner.blocking(owner.accept, init)))
         try:
             used, entry, signature = await asyncio.shield(accepting)
         except asyncio.CancelledError:
-            await asyncio.wait({accepting})  # it can't be stopped half-way
+            await asyncio.wait({accepting})  # a started write can't be stopped
             raise
         except PairingError as error:
             self._due[init.jti] = 0.0  # the relay has dropped the watch with the answer
-            await self._link.send(frames.reject(init.jti, error.code))
+            await self._socket.send(frames.reject(init.jti, error.code))
             owner.watcher.refused(token, error)
             self._count_strange()
             return
-        except Exception:  # whatever a disk or a database can do: the other side is told, the caller gets it
-            await self._link.send(frames.reject(init.jti, StoreFailed.code))
+        except Exception:  # any error of a disk or a database: tell the target, and raise the error
+            await self._socket.send(frames.reject(init.jti, StoreFailed.code))
             raise
         self._due[init.jti] = 0.0
-        await self._link.send(
+        await self._socket.send(
             frames.acknowledge(init.jti, encode_public_key(owner.device.identity.public_key), signature)
         )
         await owner.blocking(owner.store.answered, init.jti, owner.now().timestamp())

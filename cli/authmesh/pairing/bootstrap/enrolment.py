@@ -1,4 +1,4 @@
-"""Give this device an identity and a controller by a bootstrap token: one attempt, or as many as the token lives for."""
+"""Enroll this device with a bootstrap token, which gives it an identity and a controller: one attempt, or many until the token expires."""
 
 from __future__ import annotations
 
@@ -23,49 +23,38 @@ from authmesh.files.storage import make_private_directory
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry
 from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AmeshError, IdentityExists, StorageError
-from authmesh.protocol.pairing.errors import (
-    BootstrapPending,
-    PairingError,
-    PeerGone,
-    PeerSilent,
-    RelayClosed,
-    RelayUnreachable,
-    TokenAlreadyUsed,
-)
+from authmesh.protocol.pairing.errors import PairingError, PeerGone, PeerSilent, RelayClosed, RelayUnreachable
 from authmesh.protocol.pairing.token import BootstrapToken, verify_token
+from authmesh.protocol.pairing.token_errors import BootstrapPending, TokenAlreadyUsed
 
 from ..backoff import Backoff
-from ..client import Timeouts
+from ..options import Timeouts
 from .staging import Staging, Trust
-from .target import PASSING, build_init, check_relay, present
+from .target import TEMPORARY, build_init, check_relay, present
 
 LOCK = ".bootstrap.lock"
 RELAYS_VARIABLE = "AMESH_BOOTSTRAP_RELAYS"
 
-#: The controller may have let this device in, and only the answer was lost: what is aside is kept for the next attempt.
+#: After these errors, the controller may have stored this device, and only the answer was lost: the staged device is kept.
 _ANSWER_LOST = (PeerGone, PeerSilent, RelayClosed)
-_AFTER_THAT = (
-    "An attempt of this device lost its answer, and the relay takes the token no second time. Nothing was stored here. Make a new token "
-    "with provision; if provision --list says that this one was used, revoke the device that it names."
-)
-_RETRIED: tuple[type[AmeshError], ...] = (*PASSING, BootstrapPending)
-#: How often it is looked whether another process of this machine is through, in seconds.
+_RETRIED: tuple[type[AmeshError], ...] = (*TEMPORARY, BootstrapPending)
+#: Interval between two checks whether another process of this machine has finished, in seconds.
 _LOOK_SECONDS = 0.25
 
 
 def allowed_relays(environ: Mapping[str, str] = os.environ) -> Sequence[str] | None:
-    """The relays that a token may name: ``AMESH_BOOTSTRAP_RELAYS``, with commas. None means any."""
+    """Return the relays that a token may name (``AMESH_BOOTSTRAP_RELAYS``, separated by commas), or None for any relay."""
     named = environ.get(RELAYS_VARIABLE)
     return None if not named else [part.strip() for part in named.split(",") if part.strip()]
 
 
 @dataclass(frozen=True, slots=True)
 class Enrolled:
-    """This device has an identity now.
+    """The result of enrollment.
 
     Attributes:
-        identity: its own.
-        controller: who may authenticate to it.
+        identity: the identity of this device.
+        controller: the device that may authenticate to this one.
     """
 
     identity: Identity
@@ -74,19 +63,19 @@ class Enrolled:
 
 @dataclass(frozen=True, kw_only=True)
 class Enrolment:
-    """How this device is enrolled.
+    """Enroll this device with a bootstrap token.
 
     Attributes:
-        directory: its device directory, which has no identity yet.
-        trust: where the controller is stored.
-        relays: addresses of the relays that a token may name; None allows every one.
-        v1: show the token itself to the relay, where it has no key of its own.
-        environ: where the variables of protocol.md §10 are looked up.
-        timeouts: how long to wait for what.
-        first: how long to wait before the second attempt, in seconds; twice as long after each.
-        longest: the longest such wait.
+        directory: the device directory, which has no identity yet.
+        trust: the allow list that the controller is stored in.
+        relays: addresses of the relays that a token may name. Defaults to any relay.
+        v1: True to reveal the token itself to the relay if the token has no key of its own.
+        environ: the environment, for the variables of protocol.md §10.
+        timeouts: the longest waits.
+        first: the wait before the second attempt, in seconds; twice as long after each attempt.
+        longest: the longest wait between two attempts.
         now: the clock.
-        tls: what certificates are trusted; None trusts those of the system.
+        tls: the trusted certificates. Defaults to those of the system.
     """
 
     directory: Path
@@ -101,16 +90,18 @@ class Enrolment:
     tls: ssl.SSLContext | None = None
 
     def verify(self, text: str) -> BootstrapToken:
-        """Verify a token in full, and that its relay is allowed. Nothing is dialled or written.
+        """Verify a token, and that its relay is allowed. Nothing is sent or written.
 
         Raises:
-            TokenError: each reason its own.
+            TokenError: the token can't be used.
+            RelayUnreachable: the package that connects to relays is not installed.
         """
         token = verify_token(text.strip(), now=self.now().timestamp())
         check_relay(token, self.relays)
         if importlib.util.find_spec("websockets") is None:
             raise RelayUnreachable(
-                "Talking to a relay needs the package websockets. Install it: pip install 'amesh-django[cli]'."
+                "The package websockets, which connects to relays, is not installed.",
+                hint="Install it: pip install 'amesh-django[cli]'.",
             )
         return token
 
@@ -122,17 +113,17 @@ class Enrolment:
         report: Callable[[PairingError, float], None] = lambda error, pause: None,
         stop: threading.Event | None = None,
     ) -> Enrolled:
-        """Be enrolled; what may go away by itself is tried again until the token expires.
+        """Enroll this device. Attempts that fail for a temporary reason are repeated until the token expires.
 
         Args:
             text: the token.
-            seconds: how long to try; 0 makes one attempt. None tries as long as the token lives.
-            report: called with why an attempt failed, and how long it is until the next.
-            stop: set by another thread to give up.
+            seconds: how long to repeat attempts; 0 makes one attempt. Defaults to the lifetime of the token.
+            report: called after a failed attempt with the error and the seconds until the next attempt.
+            stop: set by another thread to stop repeating.
 
         Raises:
-            IdentityExists: there is an identity already, or another process made one meanwhile.
-            PairingError: each failure its own; nothing was stored.
+            IdentityExists: there is already an identity, or another process made one meanwhile.
+            PairingError: enrollment failed; nothing was stored.
             StorageError, KeyStoreError, AllowListError: this device can't write or store.
         """
         backoff = Backoff(self.first, self.longest)
@@ -145,8 +136,13 @@ class Enrolment:
                 try:
                     return self._attempt(text, staging)
                 except TokenAlreadyUsed:
-                    if lost:  # by this device: no reason to look for a thief
-                        raise TokenAlreadyUsed(_AFTER_THAT) from None
+                    if lost:  # this device used the token itself; there is no thief
+                        raise TokenAlreadyUsed(
+                            "An earlier attempt of this device lost its answer, and the relay accepts a token only once. Nothing was "
+                            "stored here.",
+                            hint="Run provision --list on the controller; if it says that this token was used, revoke the device that "
+                            "it names. Then make a new token with provision.",
+                        ) from None
                     raise
                 except _RETRIED as error:
                     lost = lost or isinstance(error, _ANSWER_LOST)
@@ -195,7 +191,7 @@ class Enrolment:
         )
         self.trust.check(device, controller)
         public_key = device.identity.public_key
-        init = build_init(token, text.strip(), device, v1=self.v1)
+        init = build_init(token, text.strip(), public_key, device.sign, v1=self.v1)
         asyncio.run(
             present(
                 token,
@@ -208,14 +204,17 @@ class Enrolment:
         )
 
     def finish(self) -> Enrolled | None:
-        """Finish what another process was interrupted in, after its token was acknowledged. None if there is nothing of the kind.
+        """Finish the enrollment of another process that was interrupted after the acknowledgement.
+
+        Returns:
+            the result, or None if no enrollment was interrupted.
 
         Raises:
-            BootstrapPending: it is at it.
+            BootstrapPending: another process is finishing it.
             AmeshError: as :meth:`run`.
         """
         staging = Staging(self.directory, self.environ)
-        if self._exists() and staging.path.exists():  # killed when all was done but the tidying
+        if self._exists() and staging.path.exists():  # the other process was killed just before it removed the folder
             with self._alone():
                 staging.discard()
         if staging.recorded() is None or self._exists():
@@ -229,24 +228,28 @@ class Enrolment:
         return (self.directory / "identity.json").exists()
 
     def _ignored(self) -> IdentityExists:
-        return IdentityExists(f"There is an identity in {self.directory} already. The bootstrap token was ignored.")
+        return IdentityExists(f"There is already an identity in {self.directory}. The bootstrap token was ignored.")
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """One attempt at a time on this machine.
+        """Hold the lock that allows one attempt at a time on this machine.
 
         Raises:
-            BootstrapPending: another process or thread is at it.
+            BootstrapPending: another process or thread holds it.
             StorageError: the directory can't be written to.
         """
         lock = filelock.FileLock(self.directory / LOCK, mode=0o600, thread_local=False)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
-            raise BootstrapPending("Another process of this machine is enrolling it with a bootstrap token.") from None
+            raise BootstrapPending(
+                "Another process of this machine is enrolling it with a bootstrap token.", hint="Try again in a moment."
+            ) from None
         except (OSError, NotImplementedError) as error:
-            why = getattr(error, "strerror", None) or "no file locks here"
-            raise StorageError(f"{self.directory} can't be written ({why}). Check owner and permissions.") from None
+            why = getattr(error, "strerror", None) or "the file system has no file locks"
+            raise StorageError(
+                f"{self.directory} cannot be written ({why}).", hint="Check its owner and its permissions."
+            ) from None
         try:
             yield
         finally:

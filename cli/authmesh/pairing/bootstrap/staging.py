@@ -1,9 +1,9 @@
-"""An identity that is not one yet: made aside, and put in place in one step when its controller has answered (protocol.md §7).
+"""A new identity in a folder of its own, which becomes the identity of the device when the controller answers (protocol.md §7).
 
-All lies in a folder of its own inside the device directory, sealed and encrypted like a device directory, until the acknowledgement
-is there. Then one small file says so, and from that moment on the rest is only carried out, by whoever comes next if this process
-is killed: the controller is stored, the key is moved, and ``identity.json`` last of all. So there is either no identity, or one that
-has its key and its controller.
+The staging folder lies inside the device directory, and is sealed and encrypted like one. The acknowledgement of the controller is
+recorded in it as one small file. After that, the rest is only carried out, by another process if this one is killed: the controller is
+stored, the key is moved, and ``identity.json`` last of all. So the device has either no identity, or one with its key and its
+controller.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ FOLDER = ".bootstrap"
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """The token was acknowledged.
+class Acknowledgement:
+    """The controller has acknowledged the token.
 
     Attributes:
-        controller: who made it.
-        stored: it is in the allow list.
+        controller: the controller, as it will be stored.
+        stored: True if it is in the allow list already.
     """
 
     controller: DeviceEntry
@@ -42,20 +42,20 @@ class Record:
 
 
 class Trust:
-    """Where the controller of a device that is just being made is stored: in the file, beside its identity.
+    """The allow list that the controller of a new device is stored in: the file beside the identity.
 
-    Django has one that stores it in the database.
+    Django has a subclass for the list in the database.
     """
 
     def check(self, device: LocalDevice, controller: DeviceEntry) -> None:
-        """Fail now if :meth:`add` would: no token is to be used up for that.
+        """Raise now what :meth:`add` would raise, so that the token is not used for nothing.
 
         Raises:
-            AllowListError: the list does not hold, or takes no more controllers.
+            AllowListError: the list does not match its seal, or has no room for another controller.
         """
 
     def add(self, device: LocalDevice, controller: DeviceEntry) -> None:
-        """Store the controller, sealed by *device*. May be called again with the same.
+        """Store the controller, sealed by *device*. Calling it again with the same controller is allowed.
 
         Raises:
             AllowListError, KeyStoreError: it can't be stored.
@@ -64,11 +64,11 @@ class Trust:
 
 
 class Staging:
-    """The folder aside.
+    """The staging folder of a device directory.
 
     Args:
         directory: the device directory.
-        environ: where the variables of protocol.md §10 are looked up.
+        environ: the environment, for the variables of protocol.md §10.
     """
 
     def __init__(self, directory: Path, environ: Mapping[str, str] = os.environ) -> None:
@@ -82,7 +82,7 @@ class Staging:
         return expanded(moved) if moved else self.directory / ".passphrase"
 
     def _inner_environ(self) -> dict[str, str]:
-        """A passphrase that is there already is the one to be used; a new one stays aside until the end."""
+        """Return the environment for the staging folder: an existing passphrase is used, a new one stays in the folder."""
         inner = {name: value for name, value in self._environ.items() if name != TOKEN_VARIABLE}
         inner.pop("AMESH_PASSPHRASE_FILE", None)
         if not (self.path / ".passphrase").exists() and self._passphrase_file().exists():
@@ -90,7 +90,7 @@ class Staging:
         return inner
 
     def open(self) -> LocalDevice:
-        """The device aside.
+        """Return the staged device.
 
         Raises:
             DirectoryError, KeyStoreError: there is none, or it can't be opened.
@@ -98,14 +98,15 @@ class Staging:
         return LocalDevice(self.path, environ=self._inner_environ())
 
     def device(self, name: str) -> LocalDevice:
-        """The device aside, made where there is none. One that an attempt has left there is taken up again: its controller may know
-        it already.
+        """Return the staged device, and create it if there is none.
+
+        A staged device of an earlier attempt is used again, because the controller may have stored it already.
 
         Args:
-            name: what it will be called.
+            name: friendly name of the device.
 
         Raises:
-            StorageError, KeyStoreError: it can't be made; nothing was written.
+            StorageError, KeyStoreError: it can't be created; nothing was written.
         """
         with contextlib.suppress(AmeshError):
             device = self.open()
@@ -121,33 +122,36 @@ class Staging:
             raise
 
     def record(self, controller: DeviceEntry, *, stored: bool = False) -> None:
-        """The token was acknowledged: what is aside will become this device.
+        """Record that the token was acknowledged: from now on, the staged device will become this device.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: the record can't be written.
         """
         files.atomic_write(self._record, files.json_text({"controller": controller.to_json(), "stored": stored}))
 
-    def recorded(self) -> Record | None:
-        """What :meth:`record` wrote, if what is aside is still to become this device."""
+    def recorded(self) -> Acknowledgement | None:
+        """Return the acknowledgement that :meth:`record` wrote, if the staged device has not become this device yet."""
         if not (self.path / "identity.json").exists():
             return None
         try:
             value: Any = json.loads(self._record.read_text("utf-8"))
-            return Record(DeviceEntry.from_json(value["controller"]), value["stored"] is True)
+            return Acknowledgement(DeviceEntry.from_json(value["controller"]), value["stored"] is True)
         except (OSError, ValueError, KeyError, TypeError, InvalidInput):
             return None
 
     def settle(self, trust: Trust) -> tuple[Identity, DeviceEntry]:
-        """Make what is aside this device. Takes up where another process was interrupted.
+        """Make the staged device this device. Continues where another process was interrupted.
 
         Raises:
-            IdentityExists: this device has another identity by now; what was aside is gone.
-            AmeshError: it can't be written; it stays aside, and is taken up again the next time.
+            IdentityExists: this device has another identity by now; the staged device was removed.
+            AmeshError: something can't be written; the staged device is kept, and the next call continues with it.
         """
         found = self.recorded()
         if found is None:
-            raise StorageError(f"What was prepared in {self.path} is gone. Make a new token with provision.")
+            raise StorageError(
+                f"The new identity in {self.path} was removed before it was used. Nothing was stored.",
+                hint="To make a new token, run provision on the controller.",
+            )
         if not found.stored:
             trust.add(self.open(), found.controller)
             self.record(found.controller, stored=True)
@@ -155,14 +159,14 @@ class Staging:
             if (self.directory / "identity.json").exists():
                 self.discard()
                 raise IdentityExists(
-                    f"There is an identity in {self.directory} already. The bootstrap token was ignored."
+                    f"There is already an identity in {self.directory}. The bootstrap token was ignored."
                 )
             try:
                 self._move()
             except OSError as error:
                 raise StorageError(
-                    f"The new identity can't be moved to {self.directory} ({error.strerror}). Make room or check permissions, then "
-                    "try again: it goes on from here."
+                    f"The new identity cannot be moved to {self.directory} ({error.strerror}). It is kept in {self.path}.",
+                    hint="Free disk space or check the permissions, then try again: enrollment continues from here.",
                 ) from None
         identity = read_identity(self.directory)
         self.discard()
@@ -180,7 +184,7 @@ class Staging:
         _sync(keys)
         staged, there = self.path / "allow_list.json", self.directory / "allow_list.json"
         if staged.exists():
-            if there.exists():  # sealed by a key that is no more
+            if there.exists():  # sealed by a key that no longer exists
                 there.rename(self.directory / f"allow_list.before-{identity.device_id}.json")
             os.replace(staged, there)
         _sync(self.directory)
@@ -188,9 +192,9 @@ class Staging:
         _sync(self.directory)
 
     def discard(self) -> None:
-        """Remove what is aside."""
+        """Remove the staging folder."""
         with contextlib.suppress(OSError):
-            self._record.unlink()  # first: what is half-removed must not be taken up
+            self._record.unlink()  # first: a folder that was removed in part must not be used
         shutil.rmtree(self.path, ignore_errors=True)
 
 

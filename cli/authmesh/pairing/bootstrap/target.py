@@ -1,32 +1,33 @@
-"""The target's end of a bootstrap token at the relay: come with it, and verify the answer. Stores nothing."""
+"""Bootstrap tokens on the target: use a token at its relay, and verify the answer. This module stores nothing."""
 
 from __future__ import annotations
 
 import ssl
 from collections.abc import Callable, Sequence
-from typing import Protocol
 from urllib.parse import urlsplit
 
-from authmesh.device import Identity
 from authmesh.protocol.encoding import b64encode
 from authmesh.protocol.keys import encode_public_key
 from authmesh.protocol.pairing.errors import (
-    AlreadyWatched,
-    InvalidAcknowledgement,
-    InvalidInit,
-    NoWatcher,
     OwnKey,
     PairingError,
     PeerGone,
     PeerSilent,
-    ProofRequired,
     RateLimited,
     RelayClosed,
     RelayFull,
-    RelayNotAllowed,
     RelayProtocolViolation,
     RelayUnreachable,
     StoreFailed,
+)
+from authmesh.protocol.pairing.token import BootstrapToken, init_message, init_proof, verify_acknowledgement
+from authmesh.protocol.pairing.token_errors import (
+    AlreadyWatched,
+    InvalidAcknowledgement,
+    InvalidInit,
+    NoWatcher,
+    ProofRequired,
+    RelayNotAllowed,
     TokenAlreadyUsed,
     TokenExpired,
     TokenNotFound,
@@ -34,14 +35,13 @@ from authmesh.protocol.pairing.errors import (
     TokenWithdrawn,
     TokenWithoutKey,
 )
-from authmesh.protocol.pairing.token import BootstrapToken, init_message, init_proof, verify_acknowledgement
 
-from ..client import Timeouts
+from ..options import Timeouts
 from ..wire import frames
-from ..wire.link import open_link
+from ..wire.link import open_socket
 
-#: What may have another end a moment later. Everything else is final for a token.
-PASSING: tuple[type[PairingError], ...] = (
+#: Temporary errors: another attempt may succeed. Every other error is final for a token.
+TEMPORARY: tuple[type[PairingError], ...] = (
     AlreadyWatched,
     NoWatcher,
     PeerGone,
@@ -66,31 +66,31 @@ _REJECTIONS: dict[str, type[PairingError]] = {
         TokenWithdrawn,
     )
 }
-_OF_THE_CONTROLLER = {
-    InvalidInit.code: "The controller says that this device did not prove that it holds the token. The relay may have changed what "
-    "was sent. Nothing was stored here; make a new token, for another relay.",
-    OwnKey.code: "The controller says that this device has its own key: this is a copy of its directory. Nothing was stored here.",
-    StoreFailed.code: "The controller could not store this device; its screen says why. Nothing was stored here. Mend that, then "
-    "make a new token with provision.",
-    TokenNotFound.code: "The controller does not know this token, or waits for it no longer. Make a new one with provision.",
+#: Message and hint of errors that mean something else if the controller reports them.
+_REPORTED = {
+    InvalidInit.code: (
+        "The controller reports that this device did not prove that it holds the token; the relay may have changed a message. "
+        "Nothing was stored here.",
+        "To make a new token for another relay, run provision on the controller.",
+    ),
+    OwnKey.code: (
+        "The controller reports that this device has its key: this is a copy of the directory of the controller. Nothing was stored "
+        "here.",
+        "Use a device directory of its own.",
+    ),
+    StoreFailed.code: (
+        "The controller could not store this device. Nothing was stored here.",
+        "The screen of the controller has the reason. Fix it, then make a new token with provision.",
+    ),
+    TokenNotFound.code: (
+        "The controller does not know this token, or no longer waits for it. Nothing was stored here.",
+        "To make a new token, run provision on the controller.",
+    ),
 }
 
 
-class Signs(Protocol):
-    """What a device must be able to do here."""
-
-    @property
-    def identity(self) -> Identity:
-        """Who it is."""
-        ...
-
-    def sign(self, message: bytes) -> bytes:
-        """``r || s``, low-S, 64 bytes."""
-        ...
-
-
 def same_relay(one: str, other: str) -> bool:
-    """True if two addresses lead to the same relay: case of the host, and a port that is the usual one, do not matter."""
+    """Return True if two addresses are those of the same relay. The case of the host and a default port do not matter."""
     return _parts(one) == _parts(other)
 
 
@@ -104,40 +104,44 @@ def _parts(address: str) -> tuple[object, ...]:
 
 
 def check_relay(token: BootstrapToken, allowed: Sequence[str] | None) -> None:
-    """The relay of a token must be one of those that are allowed.
+    """Check that the relay of a token is allowed.
 
     Args:
-        token: verified.
-        allowed: addresses; None allows every one.
+        token: a verified token.
+        allowed: addresses of the allowed relays, or None for any relay.
 
     Raises:
-        RelayNotAllowed: it is none of them.
+        RelayNotAllowed: the relay is not among them.
     """
     if allowed is not None and not any(same_relay(token.relay, one) for one in allowed):
         raise RelayNotAllowed()
 
 
-def build_init(token: BootstrapToken, text: str, device: Signs, *, v1: bool = False) -> str:
-    """The frame with which this device comes.
+def build_init(
+    token: BootstrapToken, text: str, public_key: bytes, sign: Callable[[bytes], bytes], *, v1: bool = False
+) -> str:
+    """Return the frame by which this device uses a token.
 
     Args:
-        token: verified.
-        text: the token itself; it goes out only where it has no key of its own, and only with *v1*.
-        device: who comes.
-        v1: that may be.
+        token: a verified token.
+        text: the token itself. It is sent only if it has no key of its own, and only with *v1*.
+        public_key: public key of this device, 33 bytes.
+        sign: returns a signature made with the key of this device, 64 bytes.
+        v1: True to allow sending the token itself.
 
     Raises:
-        TokenWithoutKey: it would have to go out, and may not.
+        TokenWithoutKey: the token would have to be sent, and must not be.
         KeyStoreError: the key can't be used.
     """
-    public_key = device.identity.public_key
-    shown = encode_public_key(public_key)
+    encoded = encode_public_key(public_key)
     if token.key is None:
         if not v1:
             raise TokenWithoutKey()
-        return frames.init_v1(token.jti, shown, token=text)
-    signature = b64encode(device.sign(init_message(public_key, token.jti)))
-    return frames.init(token.jti, shown, proof=init_proof(token.key, public_key, token.jti), target_signature=signature)
+        return frames.init_v1(token.jti, encoded, token=text)
+    signature = b64encode(sign(init_message(public_key, token.jti)))
+    return frames.init(
+        token.jti, encoded, proof=init_proof(token.key, public_key, token.jti), target_signature=signature
+    )
 
 
 async def present(
@@ -149,23 +153,23 @@ async def present(
     timeouts: Timeouts | None = None,
     tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Come to the relay with a token, and return when its controller has let this device in.
+    """Use a token at its relay, and return when the controller has acknowledged this device.
 
     Args:
-        token: verified.
-        init: from :func:`build_init`.
-        public_key: this device's, 33 bytes.
-        confirmed: called as soon as the answer is verified, before anything else can go wrong.
-        timeouts: how long to wait for what.
-        tls: what certificates are trusted; None trusts those of the system.
+        token: a verified token.
+        init: the frame of :func:`build_init`.
+        public_key: public key of this device, 33 bytes.
+        confirmed: called as soon as the answer is verified, before anything else can fail.
+        timeouts: the longest waits.
+        tls: the trusted certificates. Defaults to those of the system.
 
     Raises:
-        PairingError: each failure its own. Those of :data:`PASSING` may go away by themselves.
+        PairingError: the device was not acknowledged. The errors in :data:`TEMPORARY` are worth another attempt.
     """
     timeouts = timeouts or Timeouts()
-    async with open_link(token.relay, seconds=timeouts.connect, patience=timeouts.relay, tls=tls) as link:
-        await link.send(init)
-        _check_answer(await link.receive(timeouts.message, PeerSilent), token, public_key)
+    async with open_socket(token.relay, seconds=timeouts.connect, patience=timeouts.relay, tls=tls) as socket:
+        await socket.send(init)
+        _check_answer(await socket.receive(timeouts.message, PeerSilent), token, public_key)
         confirmed()
 
 
@@ -181,8 +185,8 @@ def _check_answer(frame: frames.Frame, token: BootstrapToken, public_key: bytes)
             raise _rejection(code) if jti in (None, token.jti) else RelayProtocolViolation()
         case frames.Failed(PeerGone()):
             raise PeerGone(
-                "The device that waits for this token left before it answered, and the relay may take the token no second time. If "
-                "so, make a new one with provision."
+                "The controller left before it answered. Nothing was stored here.",
+                hint="The relay may not accept this token again. If so, make a new one: run provision on the controller.",
             )
         case frames.Failed(error):
             raise error
@@ -191,7 +195,5 @@ def _check_answer(frame: frames.Frame, token: BootstrapToken, public_key: bytes)
 
 
 def _rejection(code: str) -> PairingError:
-    found = _REJECTIONS.get(code)
-    if found is None:
-        return TokenRefused()
-    return found(_OF_THE_CONTROLLER.get(code, ""))
+    message, hint = _REPORTED.get(code, ("", ""))
+    return _REJECTIONS.get(code, TokenRefused)(message, hint=hint)

@@ -1,4 +1,4 @@
-"""The controller's side: it runs ``invite``, and stores the other side as a target, which lets nobody in."""
+"""The ceremony on the controller, which runs ``invite`` and stores the peer as a target. A target may not authenticate to it."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from .machine import Confirm, Ephemeral, Party, Receive, Script, Send, ShowCode,
 
 
 def controller_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | None = None) -> Script:
-    """The controller of version 2 (protocol.md §6b).
+    """Yield the actions of the controller, version 2 (protocol.md §6b).
 
     Args:
-        me: this side.
-        ephemeral: None takes a new one.
-        nonce: 32 bytes; None takes random ones.
+        me: this device.
+        ephemeral: key pair of this device for this pairing. Defaults to a new one.
+        nonce: 32 bytes. Defaults to random bytes.
 
     Raises:
-        PairingError: from the generator, wherever the ceremony ends early. Only after NotConfirmed is anything stored.
+        PairingError: the ceremony ended early. Unless it is NotConfirmed, nothing was stored.
     """
     ephemeral = ephemeral or Ephemeral.generate()
     share = v2.Share(ephemeral.public, nonce or secrets.token_bytes(v2.NONCE_BYTES))
@@ -63,7 +63,7 @@ def controller_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes
         yield from tell(tunnel.seal(v2.build_verdict("rejected")))
         raise StoreFailed()
 
-    # The peer is stored by now: whatever goes wrong from here on, that must be said.
+    # The peer is stored by now: every error from here on must say so.
     try:
         yield Send(tunnel.seal(v2.build_verdict("confirmed")))
         verdict = v2.parse_verdict(tunnel.open((yield Receive())))
@@ -75,17 +75,17 @@ def controller_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes
 
 
 def controller_v1(me: Party, *, ephemeral: Ephemeral | None = None) -> Script:
-    """The controller of version 1 (protocol.md §6). A malicious relay can break it.
+    """Yield the actions of the controller, version 1 (protocol.md §6). A malicious relay can break it.
 
-    The reference stores the target as soon as that says so; here the operator is asked as in version 2, for anybody between the
-    two can say so.
+    The reference stores the target as soon as the target confirms. Anyone between the two devices can forge that message, so the
+    operator is asked, as in version 2.
 
     Args:
-        me: this side.
-        ephemeral: None takes a new one.
+        me: this device.
+        ephemeral: key pair of this device for this pairing. Defaults to a new one.
 
     Raises:
-        PairingError: from the generator, wherever the ceremony ends early. Nothing is stored then.
+        PairingError: the ceremony ended early; nothing was stored.
     """
     ephemeral = ephemeral or Ephemeral.generate()
 
@@ -108,7 +108,8 @@ def controller_v1(me: Party, *, ephemeral: Ephemeral | None = None) -> Script:
 
     if not (yield Confirm(peer)):
         raise PairingDeclined(
-            "Declined. Nothing was stored here. The other device may list this one as its controller: revoke it there."
+            "Declined. Nothing was stored here.",
+            hint="The other device may list this one as its controller. If so, revoke this device there.",
         )
     if not (yield Store(peer, TARGET)):
         raise StoreFailed()

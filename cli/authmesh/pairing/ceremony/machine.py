@@ -1,8 +1,7 @@
-"""What a ceremony wants from whoever drives it, and the machine that hands that out, one want at a time.
+"""The actions of a ceremony, and the machine that yields them one at a time.
 
-A ceremony is a generator: it yields what is to be done next and gets the answer. So the order in which things are asked, sent and
-stored is the order of the lines in :mod:`.target` and :mod:`.controller`, and there is no other. It does no I/O: time, keys and
-people come in from outside.
+A ceremony is a generator: it yields the next action and receives the answer. So the order in which things are asked, sent and stored
+is the order of the lines in :mod:`.target` and :mod:`.controller`. A ceremony does no I/O: time, keys and people are passed in.
 """
 
 from __future__ import annotations
@@ -18,41 +17,44 @@ from authmesh.protocol.keys import generate_private_key, load_private_key, publi
 from authmesh.protocol.pairing.codes import Peer
 from authmesh.protocol.pairing.errors import OwnKey, PairingError
 
-#: Whose turn it is while a message is awaited: a program's, or the person's at the other side.
+#: The cause of a wait for a message: the program on the other device, or the person at it.
 Patience = Literal["message", "person"]
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Send this payload to the other side. Answer: None, once it is on its way."""
+    """Send a payload to the other device. The answer is None, once the payload is on its way."""
 
     payload: str
 
 
 @dataclass(frozen=True, slots=True)
 class Receive:
-    """Wait for a payload of the other side, as long as *patience* says. Answer: the payload."""
+    """Wait for a payload of the other device. The answer is the payload."""
 
     patience: Patience = "message"
 
 
 @dataclass(frozen=True, slots=True)
 class AskCode:
-    """Target: ask the operator for the verification code that the controller shows. Answer: what was typed."""
+    """On the target, ask the operator for the verification code that the controller shows. The answer is the text typed."""
 
     peer: Peer
 
 
 @dataclass(frozen=True, slots=True)
 class Decide:
-    """Target: the code was right; ask all that is still open, such as which controller is to go. Answer: True to go on."""
+    """On the target, ask all other questions after the code was right, such as which controller to replace.
+
+    The answer is True to go on.
+    """
 
     peer: Peer
 
 
 @dataclass(frozen=True, slots=True)
 class ShowCode:
-    """Controller: show the verification code, to be typed on the target. Answer: None."""
+    """On the controller, show the verification code, which must be typed on the target. The answer is None."""
 
     peer: Peer
     code: str = field(repr=False)
@@ -60,14 +62,17 @@ class ShowCode:
 
 @dataclass(frozen=True, slots=True)
 class Confirm:
-    """Controller: ask the operator whether the target's own screen says that it is verified. Answer: True to go on."""
+    """On the controller, ask the operator whether the screen of the target says that it is verified.
+
+    The answer is True to go on.
+    """
 
     peer: Peer
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Trust the peer in that role. Answer: True once it is in the allow list, False if it could not be stored."""
+    """Trust the peer in a role. The answer is True once the peer is in the allow list, False if it could not be stored."""
 
     peer: Peer
     role: Role
@@ -79,12 +84,12 @@ Script = Generator[Action, Any, Peer]
 
 @dataclass(frozen=True, slots=True)
 class Party:
-    """This side.
+    """This device, as a ceremony needs it.
 
     Attributes:
         public_key: permanent key, 33 bytes.
-        name: friendly name, clean.
-        sign: signs with the permanent key, 64 bytes.
+        name: friendly name, safe to show.
+        sign: returns a signature made with the permanent key, 64 bytes.
         now: the clock.
     """
 
@@ -94,10 +99,10 @@ class Party:
     now: Callable[[], dt.datetime]
 
     def check(self, peer: Peer) -> Peer:
-        """*peer*, if it is somebody else.
+        """Return *peer* if it is another device.
 
         Raises:
-            OwnKey: it has this device's key.
+            OwnKey: *peer* has the key of this device.
         """
         if peer.public_key == self.public_key:
             raise OwnKey()
@@ -106,36 +111,36 @@ class Party:
 
 @dataclass(frozen=True, slots=True)
 class Ephemeral:
-    """A key for one pairing: private (32 bytes) and public (33 bytes)."""
+    """A key pair for one pairing: private key (32 bytes) and public key (33 bytes)."""
 
     private: bytes = field(repr=False)
     public: bytes
 
     @classmethod
     def generate(cls) -> Ephemeral:
-        """A new one, from the operating system's random source."""
+        """Return a new key pair from the random source of the operating system."""
         return cls.of(generate_private_key())
 
     @classmethod
     def of(cls, private: bytes) -> Ephemeral:
-        """The one of a private key."""
+        """Return the key pair of a private key."""
         return cls(private, public_key_bytes(load_private_key(private)))
 
 
 def tell(payload: str) -> Generator[Action, Any, None]:
-    """Send what nothing depends on any more: if it does not arrive, this side ends as it would have ended."""
+    """Send a payload that nothing depends on: an error while sending it does not change how the ceremony ends."""
     with suppress(PairingError):
         yield Send(payload)
 
 
 class Ceremony:
-    """One side of one pairing, from the moment the relay has matched the two.
+    """One side of one pairing, from the moment the relay has matched the two devices.
 
-    ``action`` is what it wants now; :meth:`answer` gives that and moves on to the next, :meth:`fail` says that it can't be had.
-    ``action`` is None when it is over: well if ``peer`` is set, badly otherwise. After an error it is over and stays so.
+    Perform :attr:`action` and pass the result to :meth:`answer`, or the error to :meth:`fail`; both move on to the next action. When
+    ``action`` is None, the ceremony is over: it succeeded if ``peer`` is set. After an error, it stays over.
 
     Args:
-        script: one of :mod:`.target` or :mod:`.controller`, not started.
+        script: a generator of :mod:`.target` or :mod:`.controller`, not started.
     """
 
     def __init__(self, script: Script) -> None:
@@ -145,26 +150,26 @@ class Ceremony:
         self._move(lambda: next(script))
 
     def answer(self, value: str | bool | None = None) -> None:
-        """Give what :attr:`action` asks for.
+        """Pass the answer to :attr:`action`, and move on to the next action.
 
         Raises:
-            PairingError: the other side, or the operator, has ended the ceremony.
+            PairingError: the other device, or the operator, has ended the ceremony.
         """
         action, script = self.action, self._script
         if action is None or script is None:
-            raise PairingError("This pairing is over already. Pair again.")
+            raise PairingError("This pairing is already over.", hint="Pair again.")
         if not isinstance(value, _ANSWERS[type(action)]):
-            raise TypeError(f"{type(action).__name__} is not answered by a {type(value).__name__}.")
+            raise TypeError(f"A {type(value).__name__} is not an answer to {type(action).__name__}.")
         self._move(lambda: script.send(value))
 
     def fail(self, error: PairingError) -> None:
-        """What :attr:`action` asks for can't be had. Mostly the ceremony is over then; where it goes on, there is a next action.
+        """Pass the error of :attr:`action`. The ceremony usually ends with it; if it goes on, there is a next action.
 
         Args:
-            error: why, such as PeerGone.
+            error: the reason, such as PeerGone.
 
         Raises:
-            PairingError: that, or what it means at this point of the ceremony.
+            PairingError: *error*, or the error that it means at this point of the ceremony.
         """
         script = self._script
         if self.action is None or script is None:

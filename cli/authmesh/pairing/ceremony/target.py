@@ -1,4 +1,4 @@
-"""The target's side: it runs ``listen``, and stores the other side as a controller, last of all."""
+"""The ceremony on the target, which runs ``listen`` and stores the peer as a controller, last of all."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from .machine import AskCode, Decide, Ephemeral, Party, Receive, Script, Send, S
 
 
 def target_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | None = None) -> Script:
-    """The target of version 2 (protocol.md §6b).
+    """Yield the actions of the target, version 2 (protocol.md §6b).
 
     Args:
-        me: this side.
-        ephemeral: None takes a new one.
-        nonce: 32 bytes; None takes random ones.
+        me: this device.
+        ephemeral: key pair of this device for this pairing. Defaults to a new one.
+        nonce: 32 bytes. Defaults to random bytes.
 
     Raises:
-        PairingError: from the generator, wherever the ceremony ends early. Nothing is stored then.
+        PairingError: the ceremony ended early; nothing was stored.
     """
     ephemeral = ephemeral or Ephemeral.generate()
     share = v2.Share(ephemeral.public, nonce or secrets.token_bytes(v2.NONCE_BYTES))
@@ -39,10 +39,10 @@ def target_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | N
     yield Send(v2.encode_payload(v2.commitment(share)))
     try:
         payload = yield Receive()
-    except PeerGone:  # a program of version 1 ends at the first payload that it can't read
+    except PeerGone:  # a program of version 1 exits at the first payload that it can't read
         raise PeerGone(
-            "The other side left at once. It may speak only version 1 of pairing: update it, or say --v1 on both sides if you "
-            "trust the relay. Nothing was stored."
+            "The other device left at once: it may support only version 1 of pairing. Nothing was stored.",
+            hint="Update the other device. If you cannot, and you trust the relay, use --v1 on both devices.",
         ) from None
     if not v2.is_payload(payload):
         raise PeerSpeaksV1()
@@ -57,7 +57,7 @@ def target_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | N
     try:
         peer = me.check(v2.parse_identity(introduction, CONTROLLER, h, me.now()))
     except ClockSkew:
-        yield from tell(tunnel.seal(own))  # so that the other side sees it too, and says so
+        yield from tell(tunnel.seal(own))  # so that the other device notices the skew, too
         raise
     yield Send(tunnel.seal(own))
 
@@ -72,7 +72,8 @@ def target_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | N
     verdict = v2.parse_verdict(tunnel.open((yield Receive("person"))))
     if verdict == "rejected":
         raise PeerRefused(
-            "The operator of the controller said no, or it could not store this device. Nothing was stored here; pair again."
+            "The operator of the controller declined, or the controller could not store this device. Nothing was stored here.",
+            hint="Pair again.",
         )
     if verdict != "confirmed":
         raise InvalidPayload()
@@ -84,14 +85,14 @@ def target_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | N
 
 
 def target_v1(me: Party, *, ephemeral: Ephemeral | None = None) -> Script:
-    """The target of version 1 (protocol.md §6). A malicious relay can break it.
+    """Yield the actions of the target, version 1 (protocol.md §6). A malicious relay can break it.
 
     Args:
-        me: this side.
-        ephemeral: None takes a new one.
+        me: this device.
+        ephemeral: key pair of this device for this pairing. Defaults to a new one.
 
     Raises:
-        PairingError: from the generator, wherever the ceremony ends early. Nothing is stored then.
+        PairingError: the ceremony ended early; nothing was stored.
     """
     ephemeral = ephemeral or Ephemeral.generate()
 
@@ -100,8 +101,8 @@ def target_v1(me: Party, *, ephemeral: Ephemeral | None = None) -> Script:
         payload = yield Receive()
     except PeerGone:
         raise PeerGone(
-            "The other side left at once. It may speak version 2 of pairing: leave --v1 out here, or say it there too. Nothing "
-            "was stored."
+            "The other device left at once: it may use version 2 of pairing. Nothing was stored.",
+            hint="Omit --v1 here, or use it on the other device, too.",
         ) from None
     if v2.is_payload(payload):
         raise PeerSpeaksV2()

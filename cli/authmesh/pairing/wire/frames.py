@@ -1,4 +1,4 @@
-"""The messages of the relay: JSON text frames, built and read (protocol.md §6, §7). What is in a payload is no matter of theirs."""
+"""The messages of the relay: JSON text frames, built and parsed (protocol.md §6, §7). Payloads are opaque to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 from authmesh.protocol.display import clean
 from authmesh.protocol.pairing.errors import (
-    AlreadyWatched,
     CodeInUse,
     CodeNotFound,
     CodeTaken,
@@ -19,30 +18,30 @@ from authmesh.protocol.pairing.errors import (
     RelayFull,
     RelayProtocolViolation,
     SessionDataLimit,
-    TokenNotTaken,
 )
+from authmesh.protocol.pairing.token_errors import AlreadyWatched, TokenNotTaken
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOpen:
-    """The relay has taken the one-time code of a target."""
+    """The relay has registered the one-time code of a target."""
 
 
 @dataclass(frozen=True, slots=True)
 class PeerFound:
-    """The relay has matched the two sides."""
+    """The relay has matched the two devices."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """A payload of the other side; or of the relay, which can write what it likes."""
+    """A payload of the other device, or of the relay, which can forge one."""
 
     payload: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The other side has finished; the relay has forgotten the session."""
+    """The other device has finished, and the relay has ended the session."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,19 +53,21 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Watching:
-    """The relay will say when somebody comes with this token."""
+    """The relay will report every device that uses this token."""
 
     jti: str
 
 
 @dataclass(frozen=True, slots=True)
 class Init:
-    """Somebody has come with a token. Nothing of it is proven yet.
+    """A device uses a token. Nothing in this frame is proven yet.
 
     Attributes:
-        token: the token itself, from a program of the reference; None from ours.
-        proof: that the sender holds the token; None from the reference.
-        target_signature: that the sender holds the key; None from the reference.
+        jti: the number of the token.
+        target_public_key: the public key to enroll, base64.
+        token: the token itself if the device runs the reference, else None.
+        proof: proof that the sender holds the token; None if the device runs the reference.
+        target_signature: proof that the sender holds the key; None if the device runs the reference.
     """
 
     jti: str
@@ -78,7 +79,7 @@ class Init:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """The controller has let this device in; or somebody says so, until its signature is verified."""
+    """The controller has stored this device. Until the signature is verified, anyone may have sent this frame."""
 
     jti: str
     controller_public_key: str
@@ -87,7 +88,7 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """The controller, or the relay, takes this token not."""
+    """The controller or the relay rejects the token."""
 
     jti: str | None
     code: str
@@ -111,61 +112,61 @@ _ERRORS: dict[str, type[PairingError]] = {
     )
 }
 _MEMBERS = ("jti", "error", "targetPubKey", "token", "proof", "targetSig", "controllerPubKey", "controllerSig")
-_DISLIKES = ("invalid_message", "unknown_type")
+_NOT_UNDERSTOOD = ("invalid_message", "unknown_type")
 
 
 def listen(code: str) -> str:
-    """Target: open a session under a one-time code."""
+    """Return the frame by which a target opens a session with a one-time code."""
     return json.dumps({"type": "listen", "otc": code})
 
 
 def connect(code: str) -> str:
-    """Controller: come with a one-time code."""
+    """Return the frame by which a controller uses a one-time code."""
     return json.dumps({"type": "connect", "otc": code})
 
 
 def data(payload: str) -> str:
-    """Either: a payload for the other side."""
+    """Return the frame that carries a payload to the other device."""
     return json.dumps({"type": "data", "payload": payload})
 
 
 def done() -> str:
-    """Either: the pairing is finished."""
+    """Return the frame that ends a pairing."""
     return json.dumps({"type": "done"})
 
 
 def watch(jti: str) -> str:
-    """Controller: wait for whoever comes with this token, or go on waiting."""
+    """Return the frame by which a controller starts or goes on to wait for devices that use a token."""
     return json.dumps({"type": "bootstrap_watch", "jti": jti})
 
 
 def init(jti: str, target_public_key: str, *, proof: str, target_signature: str) -> str:
-    """Target: come with a token, without showing it."""
+    """Return the frame by which a target uses a token without revealing it."""
     members = {"jti": jti, "targetPubKey": target_public_key, "proof": proof, "targetSig": target_signature}
     return json.dumps({"type": "bootstrap_init", **members})
 
 
 def init_v1(jti: str, target_public_key: str, *, token: str) -> str:
-    """Target: come with a token as the reference does. Whoever runs the relay has it then."""
+    """Return the frame by which a target uses a token as the reference does. It reveals the token to the relay."""
     return json.dumps({"type": "bootstrap_init", "jti": jti, "token": token, "targetPubKey": target_public_key})
 
 
 def acknowledge(jti: str, public_key: str, signature: str) -> str:
-    """Controller: the target is let in."""
+    """Return the frame by which a controller accepts a target."""
     members = {"jti": jti, "publicKey": public_key, "controllerSig": signature}
     return json.dumps({"type": "bootstrap_ack", **members})
 
 
 def reject(jti: str, code: str) -> str:
-    """Controller: the target is not let in."""
+    """Return the frame by which a controller rejects a target."""
     return json.dumps({"type": "bootstrap_reject", "jti": jti, "error": code})
 
 
 def parse_frame(text: str | bytes) -> Frame:
-    """What a relay says.
+    """Parse a frame that came from a relay.
 
     Raises:
-        RelayProtocolViolation: binary, not JSON, or nothing that a relay says.
+        RelayProtocolViolation: the frame is binary, not JSON, or not one of those above.
     """
     try:
         value = json.loads(text) if isinstance(text, str) else None
@@ -192,14 +193,15 @@ def parse_frame(text: str | bytes) -> Frame:
 def _error(code: object) -> PairingError:
     if isinstance(code, str) and code in _ERRORS:
         return _ERRORS[code]()
-    if code in _DISLIKES:
+    if code in _NOT_UNDERSTOOD:
         return RelayProtocolViolation(
-            "The relay does not understand this program; it may be another kind of server, or another version. Check the "
-            "address (--relay, AMESH_RELAY_URL)."
+            "The relay does not understand this program: it may be another kind of server, or another version.",
+            hint="Check the address of the relay (--relay, AMESH_RELAY_URL).",
         )
     shown = clean(code[:40]) if isinstance(code, str) else "none"
     return RelayProtocolViolation(
-        f"The relay refused for a reason that this program does not know: {shown}. Try again, or use another relay."
+        f"The relay reported an error that this program does not know: {shown}.",
+        hint="Try again, or use another relay.",
     )
 
 

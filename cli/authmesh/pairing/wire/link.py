@@ -1,4 +1,4 @@
-"""One WebSocket to a relay. The relay is trusted with nothing but forwarding; each way it can fail has its own error."""
+"""One WebSocket to a relay. The relay is trusted with forwarding only; each way in which it can fail has its own error."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .frames import Frame, parse_frame
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
 
-# websockets writes every frame to its log at DEBUG, one-time codes and all. No configuration of the root may bring that about.
+# At DEBUG, websockets logs every frame, including one-time codes. No configuration of the root logger may enable that.
 _quiet = logging.getLogger("amesh_django.pairing.websocket")
 _quiet.setLevel(logging.WARNING)
 
@@ -43,10 +43,10 @@ _TRY_LATER = 1013
 
 
 def check_address(address: str) -> str:
-    """*address*, if it is one of a relay.
+    """Return *address* if it is the address of a relay.
 
     Raises:
-        InvalidRelayAddress: not an absolute ``ws://`` or ``wss://`` address.
+        InvalidRelayAddress: *address* is not an absolute ``ws://`` or ``wss://`` address.
     """
     if not is_relay_address(address):
         raise InvalidRelayAddress()
@@ -54,12 +54,13 @@ def check_address(address: str) -> str:
 
 
 def _connect(address: str, *, open_timeout: float, tls: ssl.SSLContext | None) -> Any:
-    """``websockets.connect``, which here follows no redirect: the relay that was named is the one that is dialled."""
+    """Return an awaitable as ``websockets.connect`` does, but follow no redirect: only the named relay may be connected to."""
     try:
         from websockets.asyncio.client import connect
     except ImportError:
         raise RelayUnreachable(
-            "Talking to a relay needs the package websockets. Install it: pip install 'amesh-django[cli]'."
+            "The package websockets, which connects to relays, is not installed.",
+            hint="Install it: pip install 'amesh-django[cli]'.",
         ) from None
 
     class Connect(connect):
@@ -79,8 +80,8 @@ def _connect(address: str, *, open_timeout: float, tls: ssl.SSLContext | None) -
     )
 
 
-class Link:
-    """An open connection to a relay. Made by :func:`open_link`."""
+class RelaySocket:
+    """An open connection to a relay, made by :func:`open_socket`."""
 
     def __init__(self, connection: ClientConnection, patience: float) -> None:
         self._connection = connection
@@ -90,10 +91,10 @@ class Link:
         """Send a frame.
 
         Args:
-            frame: made by :mod:`.frames`.
+            frame: text made by :mod:`.frames`.
 
         Raises:
-            RelayClosed, RelayFull, MessageTooBig, RelayProtocolViolation: the connection is no more.
+            RelayClosed, RelayFull, MessageTooBig, RelayProtocolViolation: the connection is closed.
             RelaySilent: the relay does not read.
         """
         from websockets.exceptions import ConnectionClosed
@@ -107,14 +108,14 @@ class Link:
             raise RelaySilent() from None
 
     async def receive(self, seconds: float | None = None, silent: type[PairingError] = RelaySilent) -> Frame:
-        """The next frame. May be cancelled without losing one.
+        """Return the next frame. Cancelling this loses no frame.
 
         Args:
-            seconds: how long to wait; None waits for as long as it takes.
-            silent: what it means if nothing comes.
+            seconds: the longest wait. Defaults to no limit.
+            silent: the error to raise if no frame comes in time.
 
         Raises:
-            RelayClosed, RelayFull, MessageTooBig, RelayProtocolViolation: the connection is no more, or what came is no frame.
+            RelayClosed, RelayFull, MessageTooBig, RelayProtocolViolation: the connection is closed, or the message is not a frame.
         """
         from websockets.exceptions import ConnectionClosed
 
@@ -128,62 +129,68 @@ class Link:
 
 
 def _why_closed(closed: Any) -> PairingError:
-    """What a ``ConnectionClosed`` of websockets means."""
+    """Return the error that a ``ConnectionClosed`` of websockets means."""
     theirs = closed.rcvd.code if closed.rcvd else None
     ours = closed.sent.code if closed.sent and closed.rcvd_then_sent is not True else None
     if _TOO_BIG in (ours, theirs):
         return MessageTooBig()
-    # With 1008 a relay closes connections that read too slowly or ask for too much: no reason to distrust it.
+    # A relay closes connections that read too slowly or ask for too much with 1008: that is no reason to distrust it.
     if ours in (*_PROTOCOL_ERRORS, _POLICY) or theirs in _PROTOCOL_ERRORS:
         return RelayProtocolViolation()
     return RelayFull() if theirs == _TRY_LATER else RelayClosed()
 
 
 @contextlib.asynccontextmanager
-async def open_link(
+async def open_socket(
     address: str, *, seconds: float, patience: float, tls: ssl.SSLContext | None = None
-) -> AsyncIterator[Link]:
-    """A connection to the relay, closed at the end.
+) -> AsyncIterator[RelaySocket]:
+    """Connect to a relay, and close the connection at the end.
 
     Args:
-        address: ``ws://`` or ``wss://``.
-        seconds: how long dialling may take.
-        patience: how long sending a frame may take, in seconds.
-        tls: what certificates are trusted; None trusts those of the system.
+        address: ``ws://`` or ``wss://`` address.
+        seconds: the longest time that connecting may take.
+        patience: the longest time that sending a frame may take, in seconds.
+        tls: the trusted certificates. Defaults to those of the system.
 
     Raises:
-        InvalidRelayAddress, RelayUnreachable, RelayCertificateNotTrusted, RelaySilent, RateLimited, RelayFull.
+        InvalidRelayAddress: *address* is not the address of a relay.
+        RelayUnreachable, RelayCertificateNotTrusted, RelaySilent, RateLimited, RelayFull: the connection can't be made.
     """
     check_address(address)
     try:
         connection = await _connect(address, open_timeout=seconds, tls=tls)
     except (PairingError, asyncio.CancelledError):
         raise
-    except Exception as error:  # whatever a network, a proxy or a server can do; websockets lets many kinds through
+    except Exception as error:  # any error of a network, a proxy or a server; websockets raises many kinds
         raise _why_unreachable(error, address) from None
     try:
-        yield Link(connection, patience)
+        yield RelaySocket(connection, patience)
     finally:
         await connection.close()
 
 
 def _why_unreachable(error: Exception, address: str) -> PairingError:
+    """Return the error that an exception means that websockets raised while connecting."""
     from websockets.exceptions import InvalidHandshake, InvalidStatus, ProxyError
 
     at = urlsplit(address)
     shown = f"{at.scheme}://{at.netloc}{at.path}"
-    again = "Check the address (--relay, AMESH_RELAY_URL)"
+    check = "Check the address of the relay (--relay, AMESH_RELAY_URL)"
     if isinstance(error, ssl.SSLCertVerificationError):
         return RelayCertificateNotTrusted(
-            f"The TLS certificate of {shown} is not trusted here: {clean_line(error.verify_message)}. {again} and this machine's "
-            "clock; for a relay of your own, install the certificate of its authority. Someone may be pretending to be the relay."
+            f"The TLS certificate of {shown} is not trusted on this machine: {clean_line(error.verify_message)}. Someone may be "
+            "impersonating the relay.",
+            hint=f"{check} and the clock of this machine. If it is your own relay, install the certificate of its authority.",
         )
     if isinstance(error, ssl.SSLError):
-        return RelayUnreachable(f"{shown} does not speak TLS as it should. {again}: without TLS it begins with ws://.")
-    without_tls = "; without TLS its address begins with ws://" if at.scheme == "wss" else ""
-    if isinstance(error, TimeoutError):  # as our own relay does, which waits for the rest of what it takes for HTTP
+        return RelayUnreachable(
+            f"{shown} does not use TLS correctly.", hint=f"{check}: without TLS, it starts with ws://."
+        )
+    without_tls = " If the relay does not use TLS, its address starts with ws://." if at.scheme == "wss" else ""
+    if isinstance(error, TimeoutError):  # also our own relay, which waits for the rest of what it reads as HTTP
         return RelaySilent(
-            f"{shown} does not answer{without_tls}. {again} and this machine's network, or choose another relay."
+            f"{shown} does not answer.",
+            hint=f"{check} and the network of this machine, or use another relay.{without_tls}",
         )
     if isinstance(error, InvalidStatus):
         status = error.response.status_code
@@ -192,21 +199,24 @@ def _why_unreachable(error: Exception, address: str) -> PairingError:
         if status == 503:
             return RelayFull()
         return RelayUnreachable(
-            f"{shown} answers with HTTP status {status} and not as a relay does. {again}; its path is usually /ws."
+            f"{shown} answers with HTTP status {status}, which a relay does not.",
+            hint=f"{check}; its path is usually /ws.",
         )
     if isinstance(error, ProxyError):
         return RelayUnreachable(
-            f"The proxy of this machine does not lead to {shown}. Check the proxy, or set NO_PROXY."
+            f"The proxy of this machine does not connect to {shown}.", hint="Check the proxy, or set NO_PROXY."
         )
     if isinstance(error, InvalidHandshake):
-        return RelayUnreachable(f"What answers at {shown} is not a relay. {again}.")
-    why = str(getattr(error, "strerror", None) or type(error).__name__)
+        return RelayUnreachable(f"The server at {shown} is not a relay.", hint=f"{check}.")
+    why, more = str(getattr(error, "strerror", None) or type(error).__name__), ""
     if isinstance(error, socket.gaierror):
-        why = "there is no such name"
+        why = "the name of the host does not exist"
     elif isinstance(error, ConnectionResetError | ConnectionAbortedError):
-        why = f"it closes the connection at once{without_tls}"
+        why, more = "the server closes the connection at once", without_tls
     elif isinstance(error, ConnectionRefusedError) or "Connect call failed" in str(
         error
-    ):  # one address, or each of several
-        why = "nothing listens there"
-    return RelayUnreachable(f"{shown} can't be reached: {clean_line(why)}. {again} and this machine's network.")
+    ):  # of one address, or of several
+        why = "no server listens there"
+    return RelayUnreachable(
+        f"{shown} cannot be reached: {clean_line(why)}.", hint=f"{check} and the network of this machine.{more}"
+    )

@@ -1,4 +1,4 @@
-"""What both versions of pairing share: one-time code, key agreement, verification code, the other side (protocol.md §6, §6b)."""
+"""The parts that both versions of pairing share: one-time code, key agreement, verification code, peer (protocol.md §6, §6b)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from ..errors import InvalidInput
 from ..keys import device_id, load_private_key, load_public_key
 from .errors import InvalidCode, InvalidPayload
 
-#: Longest message that a relay forwards, in bytes of its JSON text.
+#: Longest message that a relay forwards, in bytes of JSON text.
 MAX_MESSAGE_BYTES: Final = 65_536
-#: How long a one-time code lives at the relay, in seconds.
+#: Lifetime of a one-time code at the relay, in seconds.
 CODE_SECONDS: Final = 60
 FIRST_CODE: Final = 100_000
 LAST_CODE: Final = 999_999
@@ -29,11 +29,11 @@ _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The other side of a pairing, once it has proved that it holds its key.
+    """The other device of a pairing, after it has proven that it holds its key.
 
     Attributes:
         public_key: 33 bytes, a point of P-256.
-        name: what it calls itself, made fit to be shown; it is stored like that.
+        name: name that the device chose, cleaned so that it is safe to show and store.
     """
 
     public_key: bytes
@@ -41,25 +41,25 @@ class Peer:
 
     @classmethod
     def claiming(cls, public_key: bytes, name: str) -> Peer:
-        """A peer with the name that it gave, whatever is in that."""
+        """Return a peer with the cleaned form of an untrusted name."""
         return cls(public_key, clean(name))
 
     @property
     def device_id(self) -> str:
-        """``am_`` and 16 characters."""
+        """The device ID of the key."""
         return device_id(self.public_key)
 
 
 def generate_code() -> str:
-    """A one-time code, uniform in 100000–999999, from the operating system's random source."""
+    """Return a one-time code, uniform in 100000–999999, from the random source of the operating system."""
     return str(FIRST_CODE + secrets.randbelow(LAST_CODE - FIRST_CODE + 1))
 
 
 def parse_code(text: str) -> str:
-    """A one-time code as a person typed it; spaces and hyphens between the digits are forgiven.
+    """Return the one-time code that a person typed. Spaces and hyphens are ignored.
 
     Raises:
-        InvalidCode: not six ASCII digits, or below 100000.
+        InvalidCode: *text* does not have six ASCII digits, or is less than 100000.
     """
     digits = parse_entered(text)
     if digits is None or int(digits) < FIRST_CODE:
@@ -68,33 +68,33 @@ def parse_code(text: str) -> str:
 
 
 def parse_entered(text: str) -> str | None:
-    """Six digits as a person typed them, without spaces and hyphens; None for anything else."""
+    """Return the six digits that a person typed, without spaces and hyphens, or None if it is anything else."""
     digits = re.sub(r"[\s-]", "", text)
     return digits if _SIX_DIGITS(digits) else None
 
 
 def shared_secret(private_key: bytes, peer_public_key: bytes) -> bytes:
-    """The x-coordinate of the Diffie-Hellman point (SP 800-56A §5.7.1.2; RFC 6090 §4), 32 bytes.
+    """Return the x-coordinate of the Diffie-Hellman point, 32 bytes (SP 800-56A §5.7.1.2; RFC 6090 §4).
 
     Args:
         private_key: 32 bytes.
-        peer_public_key: 33 bytes, compressed, and nothing else.
+        peer_public_key: 33 bytes, compressed.
 
     Raises:
-        InvalidInput: either is not a key of P-256.
+        InvalidInput: one of the two is not a key of P-256.
     """
     return load_private_key(private_key).exchange(ec.ECDH(), load_public_key(peer_public_key))
 
 
 def six_digits(number: int) -> str:
-    """A verification code: *number* modulo a million, with leading zeros."""
+    """Return a verification code: *number* modulo a million, with leading zeros."""
     return f"{number % 1_000_000:06d}"
 
 
 def verify_sas(entered: str, computed: str) -> bool:
-    """True if the code that was typed is the computed one, in constant time; only for six ASCII digits each.
+    """Return True if the typed verification code is the computed one. Compares in constant time.
 
-    Nothing never equals nothing: an empty code on both sides is no verification.
+    Both must have six ASCII digits: two empty codes are equal, but verify nothing.
     """
     if not _SIX_DIGITS(entered) or not _SIX_DIGITS(computed):
         return False
@@ -102,19 +102,19 @@ def verify_sas(entered: str, computed: str) -> bool:
 
 
 def utf8(text: str) -> bytes:
-    """UTF-8 as JavaScript makes it: a lone surrogate becomes U+FFFD."""
+    """Encode *text* as UTF-8 as JavaScript does: a lone surrogate becomes U+FFFD."""
     return _LONE_SURROGATE.sub("\ufffd", text).encode("utf-8")
 
 
 def parse_object(data: bytes, *, unique: bool) -> dict[str, Any]:
-    """A JSON object that came from the other side.
+    """Parse a JSON object that the other device sent.
 
     Args:
-        data: UTF-8.
-        unique: refuse an object that has a member twice.
+        data: JSON in UTF-8.
+        unique: True to reject an object with a repeated member.
 
     Raises:
-        InvalidPayload: not UTF-8, not JSON, not an object, nested beyond reason.
+        InvalidPayload: *data* is not UTF-8, not JSON, not an object, or nested too deeply.
     """
 
     def pairs(members: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -133,10 +133,10 @@ def parse_object(data: bytes, *, unique: bool) -> dict[str, Any]:
 
 
 def check_point(point: bytes) -> bytes:
-    """*point*, if it is a compressed point of P-256.
+    """Return *point* if it is a compressed point of P-256.
 
     Raises:
-        InvalidPayload: it is none.
+        InvalidPayload: it is not.
     """
     try:
         load_public_key(point)

@@ -1,4 +1,4 @@
-"""Bootstrap tokens: how a device is paired with nobody at it (protocol.md §7)."""
+"""Bootstrap tokens, which pair a device without a person at it (protocol.md §7)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from urllib.parse import urlsplit
 from ..encoding import b64decode, b64encode, b64url_decode, b64url_encode
 from ..errors import InvalidInput
 from ..keys import decode_public_key, device_id, encode_public_key, load_public_key, verify_signature
-from .errors import (
+from .token_errors import (
     InvalidAcknowledgement,
     InvalidInit,
     InvalidTokenFormat,
     InvalidTokenSignature,
     InvalidTokenType,
+    TokenError,
     TokenExpired,
     TokenMustBeSingleUse,
     TokenNotYetValid,
@@ -33,8 +34,9 @@ TYPE: Final = "amesh-bootstrap"
 VERSION: Final = "1"
 ALGORITHM: Final = "ES256"
 SCOPE: Final = "peer:add"
-#: Longest life of a token, and how far its time of issue may be ahead, in seconds.
+#: Longest lifetime of a token, in seconds.
 MAX_LIFE_SECONDS: Final = 24 * 60 * 60
+#: Largest lead of its time of issue over the clock of this device, in seconds.
 MAX_AHEAD_SECONDS: Final = 60
 KEY_BYTES: Final = 32
 MAX_TOKEN_CHARACTERS: Final = 8192
@@ -44,16 +46,16 @@ _JTI = re.compile("bt_[0-9a-f]{32}").fullmatch
 
 @dataclass(frozen=True, slots=True)
 class BootstrapToken:
-    """A token that was verified in full.
+    """A verified token.
 
     Attributes:
-        issuer: device id of the controller.
-        public_key: its key, 33 bytes.
-        issued_at: Unix seconds.
-        expires_at: Unix seconds; from then on the token is refused.
-        jti: its number, ``bt_`` and 32 hex characters.
-        name: what the controller calls the device that is to come, or itself; clean it before it is shown.
-        relay: ``ws://`` or ``wss://`` address.
+        issuer: device ID of the controller that made it.
+        public_key: public key of the controller, 33 bytes.
+        issued_at: time of issue, Unix seconds.
+        expires_at: time of expiry, Unix seconds.
+        jti: number of the token, ``bt_`` and 32 hex characters.
+        name: name that the controller gives to the new device, or its own name. Clean it before you show it.
+        relay: ``ws://`` or ``wss://`` address of the relay.
         key: 32 secret bytes that only the two devices know; None in a token of the reference.
     """
 
@@ -68,13 +70,13 @@ class BootstrapToken:
 
 
 class DecodedToken(NamedTuple):
-    """The parts of a token. Nothing in it is verified: never act on it.
+    """The parts of a token. None of them is verified: do not act on them.
 
     Attributes:
         header: the JSON object of the header.
         payload: the JSON value of the payload, of any type.
         signed: the text that the signature covers.
-        signature: as it stands in the token.
+        signature: the signature, as it is in the token.
     """
 
     header: dict[str, Any]
@@ -84,7 +86,7 @@ class DecodedToken(NamedTuple):
 
 
 def is_relay_address(text: str) -> bool:
-    """True for an absolute ``ws://`` or ``wss://`` address without user, fragment, spaces or control characters."""
+    """Return True for an absolute ``ws://`` or ``wss://`` address without user, fragment, spaces or control characters."""
     try:
         parts = urlsplit(text)
         return (
@@ -116,25 +118,30 @@ def build_token(
     jti: str | None = None,
     key: bytes | None = None,
 ) -> str:
-    """A new token.
+    """Return a new token.
 
     Args:
-        public_key: the controller's, 33 bytes.
-        name: friendly name.
+        public_key: public key of the controller, 33 bytes.
+        name: friendly name of the new device.
         relay: address of the relay where the controller waits.
-        issued_at: Unix seconds.
-        lifetime: in seconds, at most 24 hours.
-        sign: signs with the controller's key, 64 bytes.
-        jti: None takes a random one.
-        key: 32 bytes; None takes random ones.
+        issued_at: time of issue, Unix seconds.
+        lifetime: lifetime in seconds, at most 24 hours.
+        sign: returns a signature made with the key of the controller, 64 bytes.
+        jti: number of the token. Defaults to a random one.
+        key: secret of the token, 32 bytes. Defaults to random bytes.
 
     Raises:
-        InvalidInput: a lifetime that is not from 1 to 86,400 s, or not the address of a relay.
+        InvalidInput: *lifetime* is not from 1 to 86,400 seconds, or *relay* is not the address of a relay.
     """
     if not 0 < lifetime <= MAX_LIFE_SECONDS:
-        raise InvalidInput("A bootstrap token lives from 1 second to 24 hours. Choose another --ttl.")
+        raise InvalidInput(
+            "The lifetime of a bootstrap token must be from 1 second to 24 hours.", hint="Choose another --ttl."
+        )
     if not is_relay_address(relay):
-        raise InvalidInput("The address of a relay begins with wss:// (or ws://), such as wss://relay.example/ws.")
+        raise InvalidInput(
+            "The address of the relay is not valid.",
+            hint="It starts with wss:// (or ws://), such as wss://relay.example/ws.",
+        )
     payload = {
         "iss": device_id(public_key),
         "pub": encode_public_key(public_key),
@@ -152,13 +159,13 @@ def build_token(
 
 
 def decode_token(text: str) -> DecodedToken:
-    """Take a token apart. This verifies nothing: :func:`verify_token` does.
+    """Return the parts of a token without verifying them, which :func:`verify_token` does.
 
-    A line break at its end is forgiven: that is how files end.
+    A line break at the end is ignored, because files end with one.
 
     Raises:
-        InvalidTokenFormat: not three parts of base64url JSON after the prefix.
-        InvalidTokenType, UnsupportedTokenVersion: the header says that it is something else.
+        InvalidTokenFormat: *text* is not the prefix and three parts of base64url, the first two JSON.
+        InvalidTokenType, UnsupportedTokenVersion: the header has another type or version.
     """
     text = text.rstrip("\r\n")
     parts = text[len(PREFIX) :].split(".")
@@ -178,16 +185,18 @@ def decode_token(text: str) -> DecodedToken:
 
 
 def verify_token(text: str, *, now: float, controller_key: bytes | None = None) -> BootstrapToken:
-    """Verify a token in full, with the key that it carries. Only then may the relay that it names be dialled.
+    """Verify a token with the key that it contains. Do not connect to the relay that it names before.
 
     Args:
-        now: Unix seconds.
-        controller_key: the controller, which verifies its own token, gives its key here (33 bytes).
+        text: the token.
+        now: the current time, Unix seconds.
+        controller_key: public key of this device, 33 bytes, if this device made the token itself.
 
     Raises:
-        TokenError: what :func:`decode_token` raises; UnsupportedTokenAlgorithm, UnsupportedTokenScope, TokenMustBeSingleUse,
-            TokenNotYetValid, TokenExpired; InvalidTokenFormat also for a member missing or malformed and for a life that is not
-            from 1 s to 24 h; InvalidTokenSignature also where ``iss`` is not the device id of ``pub``. In that order.
+        TokenError: the token can't be used. The first of these that applies: the errors of :func:`decode_token`;
+            UnsupportedTokenAlgorithm, UnsupportedTokenScope, TokenMustBeSingleUse, TokenNotYetValid, TokenExpired; InvalidTokenFormat,
+            if a member is missing or malformed, or the lifetime is not from 1 second to 24 hours; InvalidTokenSignature, also if
+            ``iss`` is not the device ID of ``pub``.
     """
     token = decode_token(text)
     payload: dict[str, Any] = token.payload if isinstance(token.payload, dict) else {}
@@ -205,7 +214,9 @@ def verify_token(text: str, *, now: float, controller_key: bytes | None = None) 
         raise TokenExpired()
     verified = _members(payload)
     if not 0 < expires_at - issued_at <= MAX_LIFE_SECONDS:
-        raise InvalidTokenFormat("This token would live longer than 24 hours, or not at all. Make one with provision.")
+        raise InvalidTokenFormat(
+            "The lifetime of this token is not from 1 second to 24 hours.", hint=TokenError.default_hint
+        )
     is_own = controller_key is None or hmac.compare_digest(controller_key, verified.public_key)
     if not is_own or verified.issuer != device_id(verified.public_key):
         raise InvalidTokenSignature()
@@ -244,35 +255,35 @@ def _members(payload: dict[str, Any]) -> BootstrapToken:
 
 
 def init_message(target_public_key: bytes, jti: str) -> bytes:
-    """What a target proves and signs when it comes with a token."""
+    """Return the bytes that a target proves and signs when it uses a token."""
     return f"amesh-bootstrap-init-v2\n{encode_public_key(target_public_key)}\n{jti}".encode()
 
 
 def init_proof(key: bytes, target_public_key: bytes, jti: str) -> str:
-    """The proof that the target holds the token: base64 of HMAC-SHA256 with the token's key (RFC 2104).
+    """Return the proof that the target holds the token: an HMAC-SHA256 with the key of the token, in base64 (RFC 2104).
 
     Args:
-        key: 32 bytes.
+        key: key of the token, 32 bytes.
         target_public_key: 33 bytes.
+        jti: number of the token.
     """
     return b64encode(hmac.digest(key, init_message(target_public_key, jti), "sha256"))
 
 
 def verify_init(*, key: bytes, jti: str, target_public_key: str, proof: str, target_signature: str) -> bytes:
-    """Whom the controller may enrol: who holds the token's key and signed with the key that is to be enrolled.
+    """Return the public key of a target that may be enrolled, 33 bytes.
+
+    The target must prove that it holds the key of the token, and sign with the key to enroll.
 
     Args:
-        key: of the controller's own open token, 32 bytes.
-        jti: of that token.
-        target_public_key: as it came over the relay.
-        proof: as it came.
-        target_signature: as it came.
-
-    Returns:
-        the target's public key, 33 bytes.
+        key: key of an open token of this controller, 32 bytes.
+        jti: number of that token.
+        target_public_key: public key that came over the relay.
+        proof: proof that came over the relay.
+        target_signature: signature that came over the relay.
 
     Raises:
-        InvalidInit: proof or signature does not hold. Nothing may be stored.
+        InvalidInit: the proof or the signature is not valid. Store nothing.
     """
     try:
         public_key = decode_public_key(target_public_key)
@@ -289,23 +300,25 @@ def verify_init(*, key: bytes, jti: str, target_public_key: str, proof: str, tar
 
 
 def acknowledgement_message(target_public_key: bytes, jti: str) -> bytes:
-    """What the controller signs when it has let a target in."""
+    """Return the bytes that the controller signs after it has stored a target."""
     return f"amesh-bootstrap-ack-v1\n{encode_public_key(target_public_key)}\n{jti}".encode()
 
 
 def verify_acknowledgement(
     token: BootstrapToken, *, target_public_key: bytes, controller_public_key: str, controller_signature: str
 ) -> None:
-    """The controller of the token must have let this device in: its key is the token's, never one that the relay gives.
+    """Check that the controller which made the token has stored this device.
+
+    The signature must be made with the key in the token, never with a key that came over the relay.
 
     Args:
-        token: verified.
-        target_public_key: this device's, 33 bytes.
-        controller_public_key: as it came over the relay.
-        controller_signature: as it came, base64.
+        token: a verified token.
+        target_public_key: public key of this device, 33 bytes.
+        controller_public_key: public key that came over the relay.
+        controller_signature: signature that came over the relay, base64.
 
     Raises:
-        InvalidAcknowledgement: another key, or not signed by the token's. Nothing may be stored.
+        InvalidAcknowledgement: the key is another one, or the signature is not valid. Store nothing.
     """
     try:
         stated, signature = decode_public_key(controller_public_key), b64decode(controller_signature)

@@ -1,7 +1,7 @@
-"""Pairing, version 1: what the reference speaks (protocol.md §6). It does not keep a malicious relay out.
+"""Version 1 of pairing, the version of the reference (protocol.md §6). It does not protect against a malicious relay.
 
-The functions take what the reference takes, where that is harmless: an uncompressed ephemeral key, a signature or an identity
-key in base64url. The codes and keys that come out are the same.
+The functions accept what the reference accepts if that is harmless: an uncompressed ephemeral key, and a signature or an identity
+key in base64url. The resulting codes and keys are the same.
 """
 
 from __future__ import annotations
@@ -33,18 +33,15 @@ _UNCOMPRESSED_BYTES = 65
 
 
 def encode_ephemeral(public_key: bytes) -> str:
-    """The payload that carries an ephemeral key."""
+    """Return the payload that carries an ephemeral key."""
     return b64encode(public_key)
 
 
 def decode_ephemeral(payload: str) -> bytes:
-    """The ephemeral key in a payload.
-
-    Returns:
-        33 bytes, compressed, also where it came uncompressed (SEC 1 §2.3.3).
+    """Return the ephemeral key in a payload, 33 bytes. An uncompressed key is compressed (SEC 1 §2.3.3).
 
     Raises:
-        InvalidPayload: not base64, or not a point of P-256.
+        InvalidPayload: *payload* is not base64, or not a point of P-256.
     """
     try:
         point = b64decode(payload)
@@ -56,30 +53,31 @@ def decode_ephemeral(payload: str) -> bytes:
 
 
 def session_key(shared: bytes) -> bytes:
-    """The key of the tunnel, 32 bytes (RFC 5869).
+    """Return the key of the tunnel, 32 bytes (RFC 5869).
 
     Args:
-        shared: 32 bytes of :func:`authmesh.protocol.pairing.codes.shared_secret`.
+        shared: result of :func:`authmesh.protocol.pairing.codes.shared_secret`.
     """
     return hkdf_sha256(shared, salt=b"amesh-handshake-v1", info=b"session-key")
 
 
 def encrypt(key: bytes, plaintext: bytes, *, nonce: bytes | None = None) -> str:
-    """A payload of the tunnel: base64 of nonce and ChaCha20-Poly1305 ciphertext with tag (RFC 8439).
+    """Return a payload of the tunnel: nonce and ChaCha20-Poly1305 ciphertext with tag, in base64 (RFC 8439).
 
     Args:
         key: 32 bytes.
-        nonce: 12 bytes; None takes random ones.
+        plaintext: the message.
+        nonce: 12 bytes. Defaults to random bytes.
     """
     nonce = secrets.token_bytes(_NONCE_BYTES) if nonce is None else nonce
     return b64encode(nonce + ChaCha20Poly1305(key).encrypt(nonce, plaintext, None))
 
 
 def decrypt(key: bytes, payload: str) -> bytes:
-    """What a payload of the tunnel says.
+    """Return the plaintext of a payload of the tunnel.
 
     Raises:
-        InvalidPayload: not base64, too short, or made with another key.
+        InvalidPayload: *payload* is not base64, is too short, or was made with another key.
     """
     try:
         data = b64decode(payload)
@@ -91,16 +89,18 @@ def decrypt(key: bytes, payload: str) -> bytes:
 
 
 def self_signature_message(public_key: str, name: str, timestamp: str) -> bytes:
-    """What a self-signature covers: the three texts as they stand in the JSON, without anything between them."""
+    """Return the bytes that a self-signature covers: the three texts as they are in the JSON, without separators."""
     return utf8(public_key + name + timestamp)
 
 
 def verify_self_signature(public_key: str, name: str, timestamp: str, signature: str) -> bool:
-    """True if the holder of *public_key* signed the three texts. Never raises for what a peer can send.
+    """Return True if the holder of *public_key* signed the three texts. Never raises, whatever a peer sends.
 
     Args:
         public_key: base64 or base64url.
-        signature: base64 or base64url; white space in it is ignored, as the reference does.
+        name: friendly name.
+        timestamp: time of the signature.
+        signature: base64 or base64url. White space in it is ignored, as in the reference.
     """
     try:
         key = decode_public_key(public_key)
@@ -111,12 +111,13 @@ def verify_self_signature(public_key: str, name: str, timestamp: str, signature:
 
 
 def build_identity(public_key: bytes, name: str, now: dt.datetime, sign: Callable[[bytes], bytes]) -> bytes:
-    """The JSON by which a device introduces itself, to be encrypted.
+    """Return the JSON by which a device introduces itself, before encryption.
 
     Args:
         public_key: 33 bytes.
-        now: with a time zone.
-        sign: signs with the device's key, 64 bytes.
+        name: friendly name.
+        now: the current time, with a time zone.
+        sign: returns a signature made with the key of the device, 64 bytes.
     """
     key, timestamp = encode_public_key(public_key), format_time(now)
     signature = b64encode(sign(self_signature_message(key, name, timestamp)))
@@ -125,11 +126,11 @@ def build_identity(public_key: bytes, name: str, now: dt.datetime, sign: Callabl
 
 
 def parse_identity(plaintext: bytes) -> Peer:
-    """Who the other side is, its signature verified. Version 1 does not look at the age of it.
+    """Return the other device, after verifying its signature. Version 1 does not check the age of the signature.
 
     Raises:
-        InvalidPayload: not the JSON of an identity.
-        InvalidSelfSignature: not signed by the key that it names.
+        InvalidPayload: *plaintext* is not the JSON of an identity.
+        InvalidSelfSignature: it is not signed with the key that it contains.
     """
     value = parse_object(plaintext, unique=False)
     key, name, timestamp, signature = [
@@ -145,12 +146,12 @@ def parse_identity(plaintext: bytes) -> Peer:
 
 
 def sas(target_public_key: bytes, controller_public_key: bytes, shared: bytes) -> str:
-    """The verification code, six digits.
+    """Return the verification code, six digits.
 
     Args:
-        target_public_key: permanent key, 33 bytes.
-        controller_public_key: permanent key, 33 bytes.
-        shared: 32 bytes.
+        target_public_key: permanent key of the target, 33 bytes.
+        controller_public_key: permanent key of the controller, 33 bytes.
+        shared: result of :func:`authmesh.protocol.pairing.codes.shared_secret`.
     """
     digest = hashlib.sha256(target_public_key + controller_public_key + shared).digest()
     return six_digits(int.from_bytes(digest[:3], "big"))

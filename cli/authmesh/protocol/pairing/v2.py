@@ -1,8 +1,8 @@
-"""Pairing, version 2: committed, bound to the transcript, with authenticated verdicts (protocol.md §6b).
+"""Version 2 of pairing: with a commitment, bound to the transcript, with authenticated verdicts (protocol.md §6b).
 
-The commitment makes the verification code a fair draw: whoever sits between the two sides must fix the keys of one side before
-the numbers of the other are known (Vaudenay, "Secure Communications over Insecure Channels Based on Short Authenticated
-Strings", CRYPTO 2005; as in RFC 6189 §4.4.1).
+Because of the commitment, an attacker between the two devices can't search for keys that give the same verification code on both
+sides: the attacker must choose the keys for one side before the numbers of the other side are known (Vaudenay, "Secure
+Communications over Insecure Channels Based on Short Authenticated Strings", CRYPTO 2005; as in RFC 6189 §4.4.1).
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ PREFIX: Final = "v2."
 NONCE_BYTES: Final = 32
 COMMITMENT_BYTES: Final = 32
 SHARE_BYTES: Final = PUBLIC_KEY_BYTES + NONCE_BYTES
-#: Longest plaintext; a name of 128 characters takes 1,536 of them at most.
+#: Longest plaintext; a name of 128 characters takes at most 1,536 of these bytes.
 MAX_PLAINTEXT_BYTES: Final = 4096
-#: How far the clocks of the two devices may be apart, in seconds.
+#: Largest difference between the clocks of the two devices, in seconds.
 MAX_SKEW_SECONDS: Final = 60
 
 _TAG_BYTES = 16
@@ -43,30 +43,30 @@ _TIMESTAMP = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\
 
 
 class Share(NamedTuple):
-    """What one side puts into the agreement: an ephemeral public key (33 bytes) and a nonce (32 bytes)."""
+    """The contribution of one side to the key agreement: an ephemeral public key (33 bytes) and a nonce (32 bytes)."""
 
     ephemeral: bytes
     nonce: bytes
 
 
 def is_payload(payload: str) -> bool:
-    """True if a payload says that it is of version 2."""
+    """Return True if a payload is marked as one of version 2."""
     return payload.startswith(PREFIX)
 
 
 def encode_payload(data: bytes) -> str:
-    """``v2.`` and base64url."""
+    """Return a payload of version 2: ``v2.`` and base64url."""
     return PREFIX + b64url_encode(data)
 
 
 def decode_payload(payload: str, *, size: int | None = None) -> bytes:
-    """The bytes of a payload.
+    """Return the bytes of a payload of version 2.
 
     Args:
-        size: exactly how many; None allows what a sealed message may have.
+        size: the exact number of bytes. Defaults to any number that a sealed message may have.
 
     Raises:
-        InvalidPayload: not of version 2, not base64url, or of another size.
+        InvalidPayload: *payload* is not of version 2, is not base64url, or has another size.
     """
     if not is_payload(payload):
         raise InvalidPayload()
@@ -81,74 +81,74 @@ def decode_payload(payload: str, *, size: int | None = None) -> bytes:
 
 
 def encode_share(share: Share) -> str:
-    """The payload that carries a share."""
+    """Return the payload that carries a share."""
     return encode_payload(share.ephemeral + share.nonce)
 
 
 def decode_share(payload: str) -> Share:
-    """The share in a payload.
+    """Return the share in a payload.
 
     Raises:
-        InvalidPayload: of another size, or the key is not a point of P-256.
+        InvalidPayload: *payload* has another size, or its key is not a point of P-256.
     """
     data = decode_payload(payload, size=SHARE_BYTES)
     return Share(check_point(data[:PUBLIC_KEY_BYTES]), data[PUBLIC_KEY_BYTES:])
 
 
 def commitment(share: Share) -> bytes:
-    """What the target sends first, 32 bytes: it fixes its share without showing it."""
+    """Return the commitment to a share, 32 bytes. The target sends it first, which fixes the share without revealing it."""
     return hashlib.sha256(b"amesh-pair-v2/commit\n" + share.ephemeral + share.nonce).digest()
 
 
 def check_commitment(committed: bytes, share: Share) -> None:
-    """The share must be the one that was committed to.
+    """Check that a share is the one that was committed to.
 
     Raises:
-        CommitmentMismatch: it is another.
+        CommitmentMismatch: it is another share.
     """
     if not hmac.compare_digest(committed, commitment(share)):
         raise CommitmentMismatch()
 
 
 def transcript(target: Share, controller: Share) -> bytes:
-    """h, 32 bytes: all that was agreed on. Keys, signatures and the verification code hang on it."""
+    """Return the transcript hash h, 32 bytes, which keys, signatures and the verification code depend on."""
     members = b"amesh-pair-v2\n" + target.ephemeral + target.nonce + controller.ephemeral + controller.nonce
     return hashlib.sha256(members).digest()
 
 
-class Keys(NamedTuple):
-    """The key that each side sends with, 32 bytes each."""
+class TunnelKeys(NamedTuple):
+    """The keys that the controller and the target send with, 32 bytes each."""
 
     controller: bytes
     target: bytes
 
 
-def derive_keys(shared: bytes, h: bytes) -> Keys:
-    """The key schedule (RFC 5869).
+def derive_keys(shared: bytes, h: bytes) -> TunnelKeys:
+    """Return the keys of both directions (RFC 5869).
 
     Args:
-        shared: 32 bytes of :func:`authmesh.protocol.pairing.codes.shared_secret`.
-        h: 32 bytes of :func:`transcript`.
+        shared: result of :func:`authmesh.protocol.pairing.codes.shared_secret`.
+        h: result of :func:`transcript`.
     """
     both = hkdf_sha256(shared, salt=h, info=b"amesh-pair-v2/keys", length=64)
-    return Keys(both[:32], both[32:])
+    return TunnelKeys(both[:32], both[32:])
 
 
 def sas(h: bytes) -> str:
-    """The verification code, six digits."""
+    """Return the verification code, six digits."""
     digest = hashlib.sha256(b"amesh-pair-v2/sas\n" + h).digest()
     return six_digits(int.from_bytes(digest[:8], "big"))
 
 
 class Tunnel:
-    """Both directions of the encrypted part: ChaCha20-Poly1305, nonce a 96-bit big-endian counter from 0 (RFC 8439).
+    """Encrypt and decrypt messages with ChaCha20-Poly1305; the nonce is a 96-bit big-endian counter from 0 (RFC 8439).
 
-    A message that was left out, repeated, changed or sent back to its sender does not open.
+    A message that was omitted, repeated, changed or sent back to its sender can't be opened.
 
     Args:
-        sending: 32 bytes.
-        receiving: 32 bytes.
-        h: the transcript, associated data of every message.
+        sending: key for messages to the other device, 32 bytes.
+        receiving: key for messages of the other device, 32 bytes.
+        h: the transcript hash, associated data of every message.
     """
 
     def __init__(self, *, sending: bytes, receiving: bytes, h: bytes) -> None:
@@ -159,22 +159,25 @@ class Tunnel:
         self._received = 0
 
     def seal(self, plaintext: bytes) -> str:
-        """The payload of the next message to the other side.
+        """Return the payload of the next message to the other device.
 
         Raises:
-            InvalidInput: empty, or over 4096 bytes.
+            InvalidInput: *plaintext* is empty, or has more than 4096 bytes.
         """
         if not 0 < len(plaintext) <= MAX_PLAINTEXT_BYTES:
-            raise InvalidInput(f"A message of pairing has 1 to {MAX_PLAINTEXT_BYTES} bytes; shorten the device's name.")
+            raise InvalidInput(
+                f"A message of pairing must have from 1 to {MAX_PLAINTEXT_BYTES} bytes.",
+                hint="Shorten the name of this device.",
+            )
         ciphertext = self._sending.encrypt(self._sent.to_bytes(12, "big"), plaintext, self._h)
         self._sent += 1
         return encode_payload(ciphertext)
 
     def open(self, payload: str) -> bytes:
-        """What the next message of the other side says.
+        """Return the plaintext of the next message of the other device.
 
         Raises:
-            InvalidPayload: it is not that message, or was changed.
+            InvalidPayload: *payload* is not the next message, or was changed.
         """
         data = decode_payload(payload)
         try:
@@ -186,7 +189,10 @@ class Tunnel:
 
 
 def self_signature_message(role: Role, public_key: str, timestamp: str, name: str, h: bytes) -> bytes:
-    """What a self-signature covers. Role, key and time can't hold a newline; name and transcript have a fixed size here."""
+    """Return the bytes that a self-signature covers.
+
+    They are unambiguous: role, key and time can't contain a newline, and name hash and transcript hash have a fixed size.
+    """
     head = f"amesh-pair-v2/identity\n{role}\n{public_key}\n{timestamp}\n".encode("ascii")
     return head + hashlib.sha256(name.encode("utf-8")).digest() + h
 
@@ -194,15 +200,15 @@ def self_signature_message(role: Role, public_key: str, timestamp: str, name: st
 def build_identity(
     role: Role, public_key: bytes, name: str, now: dt.datetime, h: bytes, sign: Callable[[bytes], bytes]
 ) -> bytes:
-    """The JSON by which a device introduces itself, to be sealed.
+    """Return the JSON by which a device introduces itself, before it is sealed.
 
     Args:
-        role: what the sender is in this pairing.
+        role: role of this device in the pairing.
         public_key: 33 bytes.
-        name: without lone surrogates.
-        now: with a time zone.
-        h: the transcript.
-        sign: signs with the device's key, 64 bytes.
+        name: friendly name, without lone surrogates.
+        now: the current time, with a time zone.
+        h: the transcript hash.
+        sign: returns a signature made with the key of the device, 64 bytes.
     """
     key, timestamp = encode_public_key(public_key), format_time(now)
     signature = b64encode(sign(self_signature_message(role, key, timestamp, name, h)))
@@ -211,17 +217,17 @@ def build_identity(
 
 
 def parse_identity(plaintext: bytes, role: Role, h: bytes, now: dt.datetime) -> Peer:
-    """Who the other side is, its signature verified. Unknown members are left aside.
+    """Return the other device, after verifying its signature. Unknown members are ignored.
 
     Args:
-        role: what the other side must be.
-        h: the transcript.
-        now: this device's time.
+        role: role that the other device must have.
+        h: the transcript hash.
+        now: the current time on this device.
 
     Raises:
-        InvalidPayload: not the JSON of an identity, or of the wrong role.
-        InvalidSelfSignature: not signed by the key that it names, for this pairing.
-        ClockSkew: signed, but more than 60 s ago or ahead.
+        InvalidPayload: *plaintext* is not the JSON of an identity, or has the wrong role.
+        InvalidSelfSignature: it is not signed for this pairing with the key that it contains.
+        ClockSkew: its time differs from *now* by more than 60 seconds.
     """
     value = parse_object(plaintext, unique=True)
     members = [value.get(name) for name in ("role", "publicKey", "friendlyName", "timestamp", "selfSig")]
@@ -233,7 +239,7 @@ def parse_identity(plaintext: bytes, role: Role, h: bytes, now: dt.datetime) -> 
     try:
         public_key, raw, moment = decode_public_key(key), b64decode(signature), parse_time(timestamp)
         message = self_signature_message(role, key, timestamp, name, h)
-    except ValueError:  # among them UnicodeEncodeError: a lone surrogate in the name
+    except ValueError:  # including UnicodeEncodeError: a lone surrogate in the name
         raise InvalidPayload() from None
     if key != encode_public_key(public_key) or len(raw) != SIGNATURE_BYTES:
         raise InvalidPayload()
@@ -242,22 +248,23 @@ def parse_identity(plaintext: bytes, role: Role, h: bytes, now: dt.datetime) -> 
     apart = abs((now - moment).total_seconds())
     if apart > MAX_SKEW_SECONDS:
         raise ClockSkew(
-            f"The clocks of the two devices are {apart:.0f} seconds apart: this one says {format_time(now)}, the other one "
-            f"{format_time(moment)}. Set both by NTP, then pair again. Nothing was stored."
+            f"The clocks of the two devices are {apart:.0f} seconds apart: {format_time(now)} on this device, "
+            f"{format_time(moment)} on the other one. Nothing was stored.",
+            hint=ClockSkew.default_hint,
         )
     return Peer.claiming(public_key, name)
 
 
 def build_verdict(verdict: Verdict) -> bytes:
-    """The JSON of a verdict, to be sealed."""
+    """Return the JSON of a verdict, before it is sealed."""
     return json.dumps({"verdict": verdict}, separators=(",", ":")).encode("ascii")
 
 
 def parse_verdict(plaintext: bytes) -> Verdict:
-    """What the other side decided.
+    """Return the decision of the other device.
 
     Raises:
-        InvalidPayload: not the JSON of a verdict, with anything besides, or with an unknown one.
+        InvalidPayload: *plaintext* is not the JSON of a verdict, has other members, or the verdict is unknown.
     """
     value = parse_object(plaintext, unique=True)
     verdict = value.get("verdict")

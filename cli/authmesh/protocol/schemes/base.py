@@ -1,4 +1,4 @@
-"""What every version of the header has to offer."""
+"""The interface of a scheme."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ from typing import Protocol
 
 
 class Scheme(Protocol):
-    """What a version of the header signs. A new version is one more object of this kind in :data:`SCHEMES`."""
+    """A version of the header. A new version is one more object in :data:`~authmesh.protocol.schemes.registry.SCHEMES`.
+
+    Attributes:
+        version: value of ``v`` in the header.
+    """
 
     version: str
 
     def signed_message(self, *, method: str, target: str, timestamp: str, nonce: str, body_hash: str) -> bytes:
-        """The bytes that the signature covers.
+        """Return the bytes that the signature covers.
 
         Args:
             method: HTTP method.
             target: raw request target.
             timestamp: Unix seconds, decimal.
             nonce: base64url.
-            body_hash: lower-case hex SHA-256 of the raw body.
+            body_hash: SHA-256 of the raw body, lower-case hex.
 
         Raises:
-            InvalidInput: a member that can't be signed unambiguously.
+            InvalidInput: an argument can't be signed unambiguously.
         """
         ...

@@ -1,9 +1,9 @@
-"""Versions are schemes: what ``v`` of the header selects (design.md, decision 11)."""
+"""The schemes that this version of amesh supports."""
 
 from __future__ import annotations
 
 from .base import Scheme
 from .v1 import SchemeV1
 
-#: Version → scheme; the only place that knows which versions there are.
+#: The scheme of each version. No other place knows which versions exist.
 SCHEMES: dict[str, Scheme] = {"1": SchemeV1()}

@@ -1,4 +1,4 @@
-"""Version 1 of the header."""
+"""Version 1 of the header (protocol.md §2)."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from ..canonical import canonical_string_of_hash
 
 
 class SchemeV1:
-    """Version 1: the canonical string of protocol.md §2. It binds neither the audience nor the content type."""
+    """Sign the canonical string. It covers neither the audience nor the content type."""
 
     version = "1"
 
     def signed_message(self, *, method: str, target: str, timestamp: str, nonce: str, body_hash: str) -> bytes:
-        """See :class:`Scheme`."""
         return canonical_string_of_hash(method, target, timestamp, nonce, body_hash).encode("utf-8", "replace")
