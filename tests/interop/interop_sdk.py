@@ -1,9 +1,9 @@
-"""`python -m tests.interop.interop.interop.interop.interop_sdk`: requests between the TypeScript SDK and this implementation, both ways, over real HTTP.
+"""`python -m tests.interop.interop_sdk`: requests between the TypeScript SDK and this implementation, both ways, over real HTTP.
 
-As `tests.interop.interop.interop.interop.interop`, it is not part of `make test`. Give it the TypeScript command line, and the folder whose `node_modules` has
+As `tests.interop.interop`, it is not part of `make test`. Give it the TypeScript command line, and the folder whose `node_modules` has
 `@authmesh/sdk`, `@authmesh/core`, `@authmesh/keystore` and `express`; `--runtime` runs what uses them (`bun`, `node`):
 
-    python -m tests.interop.interop.interop.interop.interop_sdk --cli "bun packages/cli/src/sea.ts" --sdk . --runtime bun
+    python -m tests.interop.interop_sdk --cli "bun packages/cli/src/sea.ts" --sdk . --runtime bun
 
 Every client sends its cases to every server, theirs to theirs as well. What is known to be refused there (`refused`,
 docs/compatibility.md) must be refused; all else must be accepted, and arrive as it was sent.
@@ -492,7 +492,7 @@ def our_server(report: Report, runtime: Sequence[str], folder: Path, server: Mac
 def main() -> int:
     """Print a line for each client and server; the exit code is 1 if something is not as it must be."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.interop.interop.interop.interop.interop_sdk", description=__doc__
+        prog="python -m tests.interop.interop_sdk", description=__doc__
     )
     parser.add_argument("--cli", required=True, type=shlex.split, help="command that is the TypeScript command line")
     parser.add_argument("--sdk", required=True, type=Path, help="folder whose node_modules has the SDK and express")
