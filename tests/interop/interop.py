@@ -162,9 +162,7 @@ def _relay(kind: str, command: Sequence[str], folder: Path) -> Iterator[Server]:
 
 def main() -> int:
     """Print a line for each combination; the exit code is 1 if one does not work."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.interop.interop", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.interop.interop", description=__doc__)
     parser.add_argument("--relay", required=True, type=shlex.split, help="command that starts the TypeScript relay")
     parser.add_argument("--cli", required=True, type=shlex.split, help="command that is the TypeScript command line")
     parser.add_argument(

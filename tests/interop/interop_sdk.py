@@ -491,9 +491,7 @@ def our_server(report: Report, runtime: Sequence[str], folder: Path, server: Mac
 
 def main() -> int:
     """Print a line for each client and server; the exit code is 1 if something is not as it must be."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.interop.interop_sdk", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.interop.interop_sdk", description=__doc__)
     parser.add_argument("--cli", required=True, type=shlex.split, help="command that is the TypeScript command line")
     parser.add_argument("--sdk", required=True, type=Path, help="folder whose node_modules has the SDK and express")
     parser.add_argument("--runtime", default=["bun"], type=shlex.split, help="command that runs a script; bun")
