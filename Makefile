@@ -6,7 +6,9 @@ ARGS ?=
 
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check
-SOURCES := amesh_django cli relay_project tests manage.py
+SOURCES := amesh_django cli relay_project tests manage.py .ci/installed.py
+# Prints all extras, with commas.
+EXTRAS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"], sep=",")
 
 .PHONY: help
 help: ## list the targets
@@ -18,7 +20,8 @@ venv: $(VENV)/.ready ## make the virtual environment $(VENV) with $(PYTHON)
 $(VENV)/.ready: pyproject.toml constraints.txt
 	@.ci/system venv $(PYTHON)
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(PIP) install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) install --quiet --constraint constraints.txt --upgrade pip
+	$(PIP) install --quiet --constraint constraints.txt --group dev --editable ".[$$($(RUN) -c '$(EXTRAS)')]"
 	@touch $@
 
 .PHONY: system
@@ -62,12 +65,14 @@ migrations: venv ## write the migrations that the models ask for
 OLDEST ?= python3.11
 NEWEST ?= python3.13
 .PHONY: constraints
-constraints: ## resolve constraints.txt anew with $(OLDEST) and $(NEWEST)
+constraints: ## write constraints.txt with the newest versions for $(OLDEST) and $(NEWEST)
 	rm -rf .venv-constraints
 	for python in $(OLDEST) $(NEWEST); do \
 	    $$python -m venv .venv-constraints/$${python##*/} || exit 1; \
-	    .venv-constraints/$${python##*/}/bin/pip install --quiet --editable '.[dev]' || exit 1; \
-	    .venv-constraints/$${python##*/}/bin/pip freeze --exclude-editable | LC_ALL=C sort >.venv-constraints/$${python##*/}.txt; \
+	    pip="$$PWD/.venv-constraints/$${python##*/}/bin/python -m pip"; \
+	    $$pip install --quiet --upgrade pip || exit 1; \
+	    $$pip install --quiet --group dev --editable ".[$$($$python -c '$(EXTRAS)')]" || exit 1; \
+	    $$pip freeze --all --exclude setuptools --exclude-editable | LC_ALL=C sort >.venv-constraints/$${python##*/}.txt; \
 	done
 	cd .venv-constraints && { \
 	    echo '# The versions that the tests ran with. Made by `make constraints`.'; \

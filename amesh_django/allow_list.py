@@ -1,4 +1,4 @@
-"""The allow list in the database: the same interface as the sealed file, with users, revoked devices and purging besides."""
+"""The allow list in the database: the interface of the sealed file, plus users, revoked devices and purging."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
+from django.utils.translation import gettext as _
 
-from amesh_django.trust.database import database
-from authmesh.device import AllowList
+from authmesh.device import AllowList, LocalDevice
 from authmesh.device.allow_list import limit_reached, not_found
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
 from authmesh.protocol.encoding import parse_time
@@ -18,37 +18,23 @@ from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
 from .models import AllowListChange, Device
-from .trust import integrity, rollback, snapshot
-from .trust.change import Change, change, now, storable
+from .trust import SealedList, current_list
+from .trust.change import Change
+from .trust.database import database
+from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
-from .trust.verified import Snapshot
+from .trust.rollback import Memory
+from .trust.sealing import actor, now, storable
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
 
+__all__ = ["DatabaseAllowList"]
 
-def _moment(text: str) -> dt.datetime:
-    try:
-        moment = parse_time(text)
-    except InvalidInput:  # files of the reference may hold any text there
-        return now()
-    moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
-    return moment if timezone.is_aware(timezone.now()) else timezone.make_naive(moment)
+#: Keys that one query looks up.
+_MAX_KEYS = 500
 
-
-def _columns(entry: DeviceEntry) -> dict[str, Any]:
-    return {
-        "device_id": entry.device_id,
-        "public_key": encode_public_key(entry.public_key),
-        "friendly_name": storable(entry.friendly_name),
-        "role": entry.role,
-        "permissions_json": storable(canonical_json(dict(entry.permissions)).decode()),
-        "added_at": _moment(entry.added_at),
-        "added_by": entry.added_by if entry.added_by in Device.AddedBy.values else Device.AddedBy.MANUAL,
-    }
-
-
-_FRESH: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": ""}
+_NOT_REVOKED: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": ""}
 
 
 class DatabaseAllowList(AllowList):
@@ -56,56 +42,52 @@ class DatabaseAllowList(AllowList):
 
     Args:
         by: who makes the changes, for the journal: a user name, ``command``, …
-        using: database alias; None asks the routers for the one that is written to.
+        using: database alias. Defaults to the database to which the routers write the list.
+        device: a device that is not in place yet, such as during enrolment: its key seals the list. Defaults to this server's own.
     """
 
-    def __init__(self, *, by: str = "", using: str | None = None) -> None:
+    def __init__(self, *, by: str = "", using: str | None = None, device: LocalDevice | None = None) -> None:
         self._by = by
         self._using = using or database()
+        self._device = device
+        self._own = SealedList(self._using, device=device) if device is not None else None
+
+    @property
+    def _sealed(self) -> SealedList:
+        return self._own or current_list(self._using)
 
     @property
     def controller_limit(self) -> int:  # type: ignore[override]
-        """How many active controllers there may be."""
-        return controller_limit()
+        """How many active controllers the list may have."""
+        return controller_limit(self._device)
 
     def read(self) -> list[DeviceEntry]:
-        """See :meth:`AllowList.read`."""
-        self._verify()
+        self._sealed.snapshot()
         rows = Device.objects.using(self._using).filter(revoked_at=None).order_by("added_at", "id")
         return [row.to_entry() for row in rows.iterator(chunk_size=5000)]
 
-    def _verify(self) -> Snapshot:
-        return snapshot.current(self._using)
-
-    def _row(self, device_id: str) -> Device | None:
-        row = Device.objects.using(self._using).filter(device_id=device_id).first()
-        return row if row is not None and row.device_id == device_id else None
-
     def find(self, public_key: bytes) -> DeviceEntry | None:
-        """See :meth:`AllowList.find`."""
-        known = self._verify().by_key.get(public_key)
+        known = self._sealed.snapshot().by_key.get(public_key)
         if known is None or known.revoked:
             return None
         row = Device.objects.using(self._using).filter(pk=known.pk, revoked_at=None).first()
         return row.to_entry() if row is not None else None
 
     def get(self, device_id: str) -> DeviceEntry:
-        """See :meth:`AllowList.get`."""
-        self._verify()
-        row = self._row(device_id)
-        if row is None or row.is_revoked:
+        self._sealed.snapshot()
+        row = Device.objects.using(self._using).filter(device_id=device_id).first()
+        if row is None or row.device_id != device_id or row.is_revoked:  # a collation may ignore case
             raise not_found(device_id)
         return row.to_entry()
 
     def count(self, role: Role) -> int:
-        """See :meth:`AllowList.count`."""
-        found = self._verify()
+        found = self._sealed.snapshot()
         if role == CONTROLLER:
             return found.row.controllers if found.row else 0
         return sum(known.role == role and not known.revoked for known in list(found.by_key.values()))
 
     def add(self, entry: DeviceEntry, *, replacing: str | None = None) -> None:
-        """See :meth:`AllowList.add`. A revoked device that is added again is trusted again; its mapped user stays."""
+        """Trust a device, even one that was revoked. Its mapped user stays."""
         limit = self.controller_limit
 
         def work(pending: Change) -> None:
@@ -115,10 +97,9 @@ class DatabaseAllowList(AllowList):
             if entry.role == CONTROLLER and pending.controllers > limit:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
 
-        change(self._using, self._by, work)
+        self._sealed.change(self._by, work)
 
     def add_all(self, entries: Sequence[DeviceEntry]) -> list[DeviceEntry]:
-        """See :meth:`AllowList.add_all`."""
         limit = self.controller_limit
         unique = {encode_public_key(entry.public_key): entry for entry in entries}
 
@@ -126,8 +107,8 @@ class DatabaseAllowList(AllowList):
             skipped = []
             known: dict[str, Device] = {}
             names = list(unique)
-            for start in range(0, len(names), 500):
-                part = pending.rows().filter(public_key__in=names[start : start + 500])
+            for start in range(0, len(names), _MAX_KEYS):
+                part = pending.rows().filter(public_key__in=names[start : start + _MAX_KEYS])
                 known.update((row.public_key, row) for row in part)
             for name, row in known.items():
                 if row.is_revoked:
@@ -139,76 +120,86 @@ class DatabaseAllowList(AllowList):
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
             return skipped
 
-        return change(self._using, self._by, work)
+        return self._sealed.change(self._by, work)
 
     def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
-        """See :meth:`AllowList.revoke`. The row stays, with when, who and why; :meth:`purge` removes it."""
-        return change(
-            self._using,
-            by or self._by,
-            lambda pending: _revoke(pending, device_id, reason, by or self._by).to_entry(),
-        )
+        """Stop trusting a device. Its row stays, with when, who and why, until :meth:`purge` removes it."""
+        by = by or self._by
+        return self._sealed.change(by, lambda pending: _revoke(pending, device_id, reason, by).to_entry())
 
     def update_permissions(
         self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> DeviceEntry:
-        """See :meth:`AllowList.update_permissions`."""
-
         def work(pending: Change) -> DeviceEntry:
             row = _active(pending, device_id)
             permissions = canonical_json(dict(update(row.to_entry().permissions))).decode()
             return pending.update(row, permissions_json=permissions).to_entry()
 
-        return change(self._using, self._by, work)
+        return self._sealed.change(self._by, work)
 
     def map_user(self, device_id: str, user: AbstractBaseUser | None) -> None:
-        """Let a device act as a Django user in REST framework views, or (None) no longer.
+        """Let a device act as a Django user in REST framework views.
+
+        Args:
+            device_id: ``am_…``; also of a revoked device, so that its user can be deleted.
+            user: the user; None removes the mapping.
 
         Raises:
-            DeviceNotFound: there is no row of that id. A revoked device may be mapped, so that its user can be deleted.
+            DeviceNotFound: there is no row with that ID.
         """
         key = user.pk if user is not None else None
 
         def work(pending: Change) -> None:
             pending.update(_any(pending, device_id), user_id=key)
 
-        change(self._using, self._by, work)
+        self._sealed.change(self._by, work)
 
     def purge(self, device_id: str) -> None:
         """Remove the row of a revoked device for good.
 
         Raises:
-            DeviceNotFound: there is no row of that id.
+            DeviceNotFound: there is no row with that ID.
             AllowListError: the device is not revoked.
         """
 
         def work(pending: Change) -> None:
             row = _any(pending, device_id)
             if not row.is_revoked:
-                raise AllowListError(f"{device_id} is still trusted. Revoke it first, then purge it.")
+                raise AllowListError(
+                    _("%(device)s is still trusted; nothing was changed.") % {"device": device_id},
+                    hint=_("Revoke the device, then purge it."),
+                )
             pending.delete(row)
 
-        change(self._using, self._by, work)
+        self._sealed.change(self._by, work)
 
-    def verify(self) -> integrity.IntegrityReport:
-        """Verify every row, and say what differs from what was sealed."""
-        return integrity.report(self._using)
-
-    def memory(self) -> rollback.Memory:
-        """What this host remembers of the list: the newest revision that it has seen, and where that is kept.
+    def verify(self) -> IntegrityReport:
+        """Verify every row, and return what differs from what was sealed.
 
         Raises:
-            KeyStoreError, DirectoryError: the keys of the seal, or the TPM, can't be had.
+            AllowListBusy: the list could not be locked.
+            IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
         """
-        return rollback.memory(self._using)
+        return self._sealed.report()
+
+    def memory(self) -> Memory:
+        """Return the high-water mark: the newest revision that this host has seen, and where that is kept.
+
+        Raises:
+            IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal, or the TPM, cannot be used.
+        """
+        return self._sealed.memory()
 
     def reseal(self, *, by: str = "") -> None:
-        """Accept the rows as they stand and seal them anew. A person decides that, after :meth:`verify`.
+        """Accept the rows as they are, and seal them. A person decides that, after :meth:`verify`.
+
+        Args:
+            by: who decided it. Defaults to *by* of this list.
 
         Raises:
-            AllowListError: a row that is no device stands in the way.
+            AllowListError: a row is not a device; nothing was changed.
         """
-        integrity.reseal(self._using, by or self._by)
+        self._sealed.reseal(by or self._by)
 
 
 def _any(pending: Change, device_id: str) -> Device:
@@ -230,7 +221,7 @@ def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
         _active(pending, device_id),
         AllowListChange.Action.REVOKED,
         revoked_at=now(),
-        revoked_by=storable(by)[:150],
+        revoked_by=actor(by),
         revoke_reason=storable(reason),
     )
 
@@ -239,6 +230,27 @@ def _put(pending: Change, entry: DeviceEntry) -> None:
     public_key = encode_public_key(entry.public_key)
     row = pending.rows().filter(public_key=public_key).first()
     if row is not None and decode_public_key(row.public_key) == entry.public_key:
-        pending.update(row, AllowListChange.Action.ADDED, **_columns(entry), **_FRESH)
+        pending.update(row, AllowListChange.Action.ADDED, **_columns(entry), **_NOT_REVOKED)
     else:
         pending.insert([Device(**_columns(entry))])
+
+
+def _columns(entry: DeviceEntry) -> dict[str, Any]:
+    return {
+        "device_id": entry.device_id,
+        "public_key": encode_public_key(entry.public_key),
+        "friendly_name": storable(entry.friendly_name),
+        "role": entry.role,
+        "permissions_json": storable(canonical_json(dict(entry.permissions)).decode()),
+        "added_at": _moment(entry.added_at),
+        "added_by": entry.added_by if entry.added_by in Device.AddedBy.values else Device.AddedBy.MANUAL,
+    }
+
+
+def _moment(text: str) -> dt.datetime:
+    try:
+        moment = parse_time(text)
+    except InvalidInput:  # files of the reference may hold any text there
+        return now()
+    moment = moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+    return moment if timezone.is_aware(timezone.now()) else timezone.make_naive(moment)

@@ -1,10 +1,11 @@
-"""System checks, with ids that stay."""
+"""System checks. Their ids (``amesh.E001``, ``amesh.W001``, …) are stable."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import django
 from django.apps import AppConfig
 from django.conf import settings as django_settings
 from django.core.cache import InvalidCacheBackendError, caches
@@ -16,62 +17,94 @@ from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError, connections
 
+from amesh_django.relay import conf as relay_conf
+from amesh_django.spelling import manage_py
 from amesh_django.trust import keys
 from amesh_django.trust.database import database
 from authmesh.device import default_directory, permission_problems, read_identity
 from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.storage import expanded
 from authmesh.pairing.bootstrap import background as bootstrap_first
-from authmesh.protocol.errors import AmeshError
+from authmesh.protocol.errors import AmeshError, Run, spelled
 
 from . import conf
 from .models import AllowListSeal, Device
 from .trust import triggers
 
+__all__ = [
+    "SUPPORTED_DJANGO",
+    "check_directory",
+    "check_django",
+    "check_nonce_cache",
+    "check_settings",
+    "check_triggers",
+]
+
+_REJECTED = "Until this is fixed, all signed requests are rejected."
 _KINDS = {"unknown": "amesh.E001", "value": "amesh.E002", "window": "amesh.E003"}
-#: A database cache that culls below this many entries may forget live nonces.
-_LEAST_ENTRIES = 100_000
+#: The oldest version of Django that this app supports, and the first one that it does not support yet. As in pyproject.toml.
+SUPPORTED_DJANGO = ((5, 2, 19), (6, 2))
+#: Minimum of ``MAX_ENTRIES`` of a database cache. A cache with fewer entries may delete live nonces.
+_MIN_ENTRIES = 100_000
 
 
 @register(Tags.security)
 def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E001 unknown key, E002 wrong value, E003 nonce window shorter than twice the clock skew."""
-    return [Error(sentence, id=_KINDS[kind]) for kind, sentence in conf.problems()]
+    """Check ``AMESH``.
+
+    - ``amesh.E001``: a key is not a setting.
+    - ``amesh.E002``: a value is wrong.
+    - ``amesh.E003``: the nonce window is shorter than twice the clock skew.
+    """
+    found = [*conf.problems(), *relay_conf.problems()]
+    return [Error(sentence, id=_KINDS[kind]) for kind, sentence in found]
 
 
 @register(Tags.security)
 def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """E004 no such cache, E005 dummy, E006 files; W001 local memory outside of development, W002 a cache that evicts."""
+    """Check the cache for nonces.
+
+    - ``amesh.E004``: there is no such cache.
+    - ``amesh.E005``: it is a dummy cache.
+    - ``amesh.E006``: it is a file cache.
+    - ``amesh.W001``: it is a local-memory cache, and DEBUG is False.
+    - ``amesh.W002``: it deletes entries when it is full.
+    """
     if conf.problems():
         return []
     alias = conf.amesh_settings().NONCE_CACHE
-    redis = "Use Redis: CACHES with django_redis.cache.RedisCache, and its name in AMESH['NONCE_CACHE']."
+    redis = "Add a cache with django_redis.cache.RedisCache to CACHES, and set AMESH['NONCE_CACHE'] to its name."
     try:
         cache = caches[alias]
     except (InvalidCacheBackendError, ImportError) as error:
-        return [Error(f"AMESH['NONCE_CACHE'] names the cache {alias!r}: {error}", hint=redis, id="amesh.E004")]
+        hint = f"{redis} To install the package, run pip install 'amesh-django[redis]'."
+        return [Error(f"AMESH['NONCE_CACHE'] is {alias!r}, which cannot be used: {error}", hint=hint, id="amesh.E004")]
     if isinstance(cache, DummyCache):
-        return [
-            Error("The nonce store is a dummy cache: every request could be replayed.", hint=redis, id="amesh.E005")
-        ]
+        return [Error("The nonce store is a dummy cache: any request could be replayed.", hint=redis, id="amesh.E005")]
     if isinstance(cache, FileBasedCache):
-        return [Error("The nonce store is a file cache, which is not atomic: replays.", hint=redis, id="amesh.E006")]
+        return [
+            Error(
+                "The nonce store is a file cache, which is not atomic: a request could be replayed.",
+                hint=redis,
+                id="amesh.E006",
+            )
+        ]
     if isinstance(cache, LocMemCache) and not django_settings.DEBUG:
         return [
             Warning(
-                "Using in-memory nonce store: with more than one process, a request can be replayed to another one.",
+                "Using in-memory nonce store: with more than one process, a request can be replayed to another process.",
                 hint=redis,
                 id="amesh.W001",
             )
         ]
     evicts = isinstance(cache, BaseMemcachedCache) or (
-        isinstance(cache, DatabaseCache) and cache._max_entries < _LEAST_ENTRIES
+        isinstance(cache, DatabaseCache) and cache._max_entries < _MIN_ENTRIES
     )
     if evicts:
         return [
             Warning(
-                f"The nonce store {alias!r} throws entries away when it is full, live nonces among them.",
-                hint=f"{redis} Or give a database cache OPTIONS['MAX_ENTRIES'] of {_LEAST_ENTRIES} or more.",
+                f"The nonce store {alias!r} deletes entries when it is full, even live nonces: a request could be replayed.",
+                hint=f"{redis} With a database cache, you can set OPTIONS['MAX_ENTRIES'] to {_MIN_ENTRIES} or more instead.",
                 id="amesh.W002",
             )
         ]
@@ -80,7 +113,12 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
 
 @register(Tags.security)
 def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """W003 no identity, W004 a device directory that is open to others, W006 a shared seal secret that can't be used."""
+    """Check the device directory of this server.
+
+    - ``amesh.W003``: it has no identity, or can't be read.
+    - ``amesh.W004``: other users can read it or write to it.
+    - ``amesh.W006``: the file of ``AMESH["SEAL_KEY_FILE"]`` can't be used.
+    """
     if conf.problems():
         return []
     shared = conf.amesh_settings().SEAL_KEY_FILE
@@ -88,25 +126,42 @@ def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
         try:
             keys.read_seal_key_file(expanded(shared))
         except AmeshError as error:
-            return [Warning(str(error), hint="Until then every signed request is refused.", id="amesh.W006")]
+            return [_failure(error, "amesh.W006")]
     configured = conf.amesh_settings().DIR
     path = None
     try:
         path = expanded(configured) if configured else default_directory()
         read_identity(path)
     except AmeshError as error:
-        hint = "Until then every signed request is refused."
-        if path is not None and bootstrap_first.is_due(path):
-            hint += f" The first one enrols this server with the token in {TOKEN_VARIABLE}, and so does manage.py amesh_bootstrap."
-        return [Warning(str(error), hint=hint, id="amesh.W003")]
-    return [Warning(found.message, hint=found.hint, id="amesh.W004") for found in permission_problems(path)]
+        if path is None or not bootstrap_first.is_due(path):
+            return [_failure(error, "amesh.W003")]
+        command = manage_py(Run("bootstrap"))
+        return [
+            Warning(
+                f"{error.message} {_REJECTED}",
+                hint=f"The first request enrolls this server with the token in {TOKEN_VARIABLE}. To do that now, run {command}.",
+                id="amesh.W003",
+            )
+        ]
+    return [
+        Warning(found.message, hint=spelled(found.hint, manage_py), id="amesh.W004")
+        for found in permission_problems(path)
+    ]
+
+
+def _failure(error: AmeshError, check_id: str) -> CheckMessage:
+    hint = spelled(error.hint, manage_py)
+    return Warning(f"{error.message} {_REJECTED}", hint=hint or None, id=check_id)
 
 
 @register(Tags.database)
 def check_triggers(
     app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """W005 the triggers that notice changes past the app are missing. Runs with ``check --database`` and ``migrate``."""
+    """Check the triggers of the database. Runs with ``check --database`` and ``migrate``.
+
+    - ``amesh.W005``: the triggers that report changes made outside Django are missing.
+    """
     using = database()
     if using not in (databases or ()):
         return []
@@ -119,9 +174,29 @@ def check_triggers(
         return []
     return [
         Warning(
-            f"The database {using!r} lacks the triggers that notice at once when a device is changed past the app.",
-            hint="Grant the database user TRIGGER (MySQL with a binary log: log_bin_trust_function_creators), then migrate. "
-            "Without them, a change past the app takes no effect and is found when a process starts, or by amesh_integrity.",
+            f"The database {using!r} does not have the triggers that report at once when a device is changed outside Django. "
+            "Without them, such a change has no effect, and is found only when a process starts or amesh_integrity runs.",
+            hint="Grant the database user the privilege TRIGGER (for MySQL with a binary log, set log_bin_trust_function_creators), "
+            "then run manage.py migrate.",
             id="amesh.W005",
+        )
+    ]
+
+
+@register(Tags.compatibility)
+def check_django(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Check the version of Django.
+
+    - ``amesh.E007``: this version of the app does not support it.
+    """
+    oldest, too_new = SUPPORTED_DJANGO
+    if oldest <= django.VERSION[:3] < too_new:
+        return []
+    supported = f"{'.'.join(map(str, oldest))} or newer, and older than {'.'.join(map(str, too_new))}"
+    return [
+        Error(
+            f"amesh_django does not support Django {django.get_version()}. It supports Django {supported}.",
+            hint="Install a supported version: pip install 'amesh-django[django]'",
+            id="amesh.E007",
         )
     ]

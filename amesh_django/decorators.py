@@ -1,4 +1,4 @@
-"""The decorator for plain views, such as webhooks."""
+"""The decorator for plain Django views, such as webhooks."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ from django.utils.cache import patch_vary_headers
 
 from .verification.request import accept
 
+__all__ = ["device_required"]
+
 
 def _vary(response: Any) -> Any:
-    """A cache must not hand this answer to somebody else."""
+    """Make caches keep the response for this device only."""
     patch_vary_headers(response, ("Authorization",))
     return response
 
 
 def device_required(view: Callable[..., Any]) -> Callable[..., Any]:
-    """Let only signed requests of trusted devices reach *view*; it needs no CSRF token. Sync and async views.
+    """Call a view only for signed requests of trusted devices. Other requests get the responses of protocol.md §3.
 
-    Refusals are those of protocol.md §3. In the view, ``request.amesh`` is the VerifiedDevice.
+    The view needs no CSRF token. In the view, ``request.amesh`` is the :class:`~amesh_django.verification.VerifiedDevice`.
+
+    Args:
+        view: a view function, sync or async.
     """
     if iscoroutinefunction(view):
 
         @functools.wraps(view)
         async def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            refused = await sync_to_async(accept)(request)
-            return refused if refused is not None else _vary(await view(request, *args, **kwargs))
+            rejection = await sync_to_async(accept)(request)
+            return rejection if rejection is not None else _vary(await view(request, *args, **kwargs))
     else:
 
         @functools.wraps(view)
         def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            refused = accept(request)
-            return refused if refused is not None else _vary(view(request, *args, **kwargs))
+            rejection = accept(request)
+            return rejection if rejection is not None else _vary(view(request, *args, **kwargs))
 
     wrapper.csrf_exempt = True  # type: ignore[attr-defined]
     return wrapper

@@ -1,29 +1,42 @@
-"""Django REST framework: authentication by signed request, permissions by device."""
+"""Django REST framework: authentication by signed requests, and permissions of devices."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth import get_user_model
-from django.http import HttpRequest
-from rest_framework.authentication import BaseAuthentication
-from rest_framework.exceptions import APIException, ErrorDetail
-from rest_framework.permissions import BasePermission, OperationHolderMixin
-from rest_framework.request import Request
+
+try:
+    from rest_framework.authentication import BaseAuthentication
+    from rest_framework.exceptions import APIException, ErrorDetail
+    from rest_framework.permissions import BasePermission, OperationHolderMixin
+    from rest_framework.request import Request
+except ModuleNotFoundError:
+    raise ImportError(
+        "amesh_django.drf needs Django REST framework, which is not installed. Run: pip install 'amesh-django[drf]'"
+    ) from None
 
 from authmesh.protocol.errors import RequestError
 from authmesh.protocol.header import SCHEME, is_amesh
 
 from .verification import VerifiedDevice
+from .verification.private import django_request
 from .verification.request import authenticate, logger
 from .verification.users import DeviceUser
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
 
+__all__ = ["AmeshAuthentication", "AmeshRefused", "HasDevicePermission", "IsTrustedDevice"]
+
 
 class AmeshRefused(APIException):
-    """A refusal with status and body of protocol.md §3."""
+    """A request is rejected, with the status and the body of protocol.md §3.
+
+    Args:
+        code: the public code, such as ``unauthorized``.
+        status: HTTP status.
+    """
 
     def __init__(self, code: str, status: int) -> None:
         super().__init__(code=code)
@@ -34,17 +47,19 @@ class AmeshRefused(APIException):
 
 
 class AmeshAuthentication(BaseAuthentication):
-    """``authentication_classes``: the user is the Django user mapped to the device, else a DeviceUser; ``request.auth`` and
-    ``request.amesh`` are the VerifiedDevice. Without an AuthMesh header the next class gets its turn.
+    """Authenticates signed requests: for ``authentication_classes``.
+
+    ``request.user`` is the Django user mapped to the device, or a :class:`.DeviceUser` if there is none. ``request.auth`` and
+    ``request.amesh`` are the :class:`.VerifiedDevice`. A request without an AuthMesh header is left to the next class.
     """
 
     def authenticate(self, request: Request) -> tuple[Any, VerifiedDevice] | None:
-        """See BaseAuthentication.
+        """Return user and device of a signed request, or None if the request has no AuthMesh header.
 
         Raises:
-            AmeshRefused: there is an AuthMesh header, and the request is refused.
+            AmeshRefused: the request has an AuthMesh header and is rejected.
         """
-        plain: HttpRequest = request._request
+        plain = django_request(request)
         if getattr(plain, "amesh", None) is None and not is_amesh(plain.META.get("HTTP_AUTHORIZATION", "")):
             return None
         try:
@@ -54,10 +69,10 @@ class AmeshAuthentication(BaseAuthentication):
         return self.get_user(device), device
 
     def get_user(self, device: VerifiedDevice) -> AbstractBaseUser | DeviceUser:
-        """The user as which the device acts. Override it for a mapping of your own.
+        """Return the user as whom the device acts. Override this method for a mapping of your own.
 
         Raises:
-            AmeshRefused: its mapped user is not active, or gone.
+            AmeshRefused: the mapped user is not active or does not exist.
         """
         if device.user_id is None:
             return DeviceUser(device)
@@ -68,40 +83,38 @@ class AmeshAuthentication(BaseAuthentication):
         return user
 
     def authenticate_header(self, request: Request) -> str:
-        """The scheme, so that a refusal is 401."""
+        """Return the scheme, so that REST framework answers 401 instead of 403."""
         return SCHEME
 
 
 def _device(request: Any) -> VerifiedDevice | None:
     found = getattr(request, "auth", None)
     if not isinstance(found, VerifiedDevice):
-        found = getattr(getattr(request, "_request", request), "amesh", None)
+        found = getattr(django_request(request), "amesh", None)
     return found if isinstance(found, VerifiedDevice) else None
 
 
 class IsTrustedDevice(BasePermission):
-    """Only devices of the allow list; people and other credentials are refused."""
+    """Allows requests that a trusted device has signed; rejects people and other credentials."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        """See BasePermission."""
         return _device(request) is not None
 
 
 class HasDevicePermission(OperationHolderMixin, BasePermission):
-    """Only devices to which the allow list grants a permission: ``permission_classes = [HasDevicePermission("shell")]``.
+    """Allows devices to which the allow list grants a permission: ``permission_classes = [HasDevicePermission("shell")]``.
 
     Args:
-        name: of the permission.
+        name: name of the permission.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def __call__(self) -> HasDevicePermission:
-        """REST framework calls what stands in ``permission_classes``."""
+        """Return this object: REST framework calls the members of ``permission_classes``."""
         return self
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        """See BasePermission."""
         device = _device(request)
         return device is not None and device.has_permission(self.name)

@@ -13,26 +13,38 @@ from django.utils.cache import patch_vary_headers
 from .conf import amesh_settings
 from .verification.request import accept
 
+__all__ = ["AmeshMiddleware", "is_protected"]
+
 
 def is_protected(path: str) -> bool:
-    """Whether a path falls under ``AMESH["PROTECT"]`` and not under ``AMESH["EXEMPT"]``.
+    """Return True if a path is under ``AMESH["PROTECT"]`` and not under ``AMESH["EXEMPT"]``.
 
-    PROTECT counts as a plain prefix, so that it protects too much rather than too little; EXEMPT ends at a slash.
+    PROTECT is compared as a plain prefix, so that it protects too much rather than too little. EXEMPT ends at a slash.
+
+    Args:
+        path: ``request.path_info``.
     """
-    if not path.startswith("/"):  # absolute or asterisk form: no path that PROTECT or EXEMPT could speak of
+    if not path.startswith("/"):  # absolute or asterisk form: PROTECT and EXEMPT do not apply to it
         return True
     settings = amesh_settings()
     if not any(path.startswith(prefix) or path == prefix.rstrip("/") for prefix in settings.PROTECT):
         return False
-    if "/../" in f"{path}/" or "/./" in f"{path}/":  # what it leads to is not for us to guess
+    if "/../" in f"{path}/" or "/./" in f"{path}/":  # where such a path leads depends on who resolves it
         return True
     return not any(path == exempt or path.startswith(exempt.rstrip("/") + "/") for exempt in settings.EXEMPT)
 
 
 class AmeshMiddleware:
-    """Lets in only signed requests of trusted devices, below the prefixes of ``AMESH["PROTECT"]``.
+    """Accepts only signed requests of trusted devices, below the prefixes of ``AMESH["PROTECT"]``.
 
-    Put it before any middleware that reads the body. ``request.amesh`` is the VerifiedDevice, or None on other paths.
+    In MIDDLEWARE, put it before every middleware that reads the body. ``request.amesh`` is the
+    :class:`~amesh_django.verification.VerifiedDevice`, or None on paths that are not protected.
+
+    Args:
+        get_response: the next middleware or the view.
+
+    Raises:
+        ImproperlyConfigured: ``AMESH`` is wrong.
     """
 
     sync_capable = True
@@ -46,19 +58,20 @@ class AmeshMiddleware:
             markcoroutinefunction(self)
 
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
-        """Refuse, or go on."""
+        """Return the rejection of the request, or the response of the view."""
         if self.is_async:
             return self._acall(request)
-        refused = self._check(request)
-        return self._finish(request, refused if refused is not None else self.get_response(request))
+        rejection = self._check(request)
+        return self._finish(request, rejection if rejection is not None else self.get_response(request))
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
-        refused = await sync_to_async(self._check)(request) if is_protected(request.path_info) else self._check(request)
-        return self._finish(request, refused if refused is not None else await self.get_response(request))
+        needs_thread = is_protected(request.path_info)
+        rejection = await sync_to_async(self._check)(request) if needs_thread else self._check(request)
+        return self._finish(request, rejection if rejection is not None else await self.get_response(request))
 
     @staticmethod
     def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        if getattr(request, "amesh", None) is not None:  # a cache must not hand this answer to somebody else
+        if getattr(request, "amesh", None) is not None:  # caches must keep the response for this device only
             patch_vary_headers(response, ("Authorization",))
         return response
 
@@ -66,5 +79,4 @@ class AmeshMiddleware:
         if not is_protected(request.path_info):
             request.amesh = None  # type: ignore[attr-defined]
             return None
-        refused: HttpResponseBase | None = accept(request)
-        return refused
+        return accept(request)

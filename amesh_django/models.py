@@ -1,4 +1,4 @@
-"""The allow list in the database: devices, the seal over them, the journal of changes; last seen apart, unsealed."""
+"""The tables of the allow list: devices, the seal over them, the journal of changes, and the unsealed activity of devices."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from authmesh.protocol.keys import decode_public_key
 
 
 class SealedModelError(TypeError):
-    """Devices are sealed: they change through ``amesh_django.allow_list.DatabaseAllowList`` only."""
+    """Raised by every attempt to change sealed devices other than through ``amesh_django.allow_list.DatabaseAllowList``."""
 
 
 def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
     raise SealedModelError(
-        "Devices are sealed and can't be changed this way. Call a method of amesh_django.allow_list.DatabaseAllowList (add, "
-        "revoke, set_permissions, update_permissions, map_user, purge), or a command such as manage.py amesh_revoke."
+        "Devices are sealed and cannot be changed this way; nothing was changed. Call a method of "
+        "amesh_django.allow_list.DatabaseAllowList (add, revoke, set_permissions, update_permissions, map_user, purge), or run a "
+        "command such as manage.py amesh_revoke."
     )
 
 
 class DeviceQuerySet(models.QuerySet["Device"]):
-    """Reads only: whatever would write past the seal refuses and says what to call."""
+    """A query set that can only read. Methods that would write without the seal raise SealedModelError."""
 
     create = acreate = bulk_create = abulk_create = _refuse
     update = aupdate = bulk_update = abulk_update = _refuse
@@ -36,21 +37,21 @@ class DeviceQuerySet(models.QuerySet["Device"]):
 
 
 class Device(models.Model):
-    """A device that is or was trusted. Every column but the primary key is sealed; a revoked device keeps its row."""
+    """A device that is or was trusted. Every column is sealed. A revoked device keeps its row."""
 
     class Role(models.TextChoices):
-        """What the device may do here."""
+        """The direction in which the device authenticates."""
 
         CONTROLLER = CONTROLLER, _("controller")
         TARGET = TARGET, _("target")
 
     class AddedBy(models.TextChoices):
-        """How trust was made."""
+        """The way in which the device came to be trusted."""
 
         HANDSHAKE = "handshake", _("handshake")
         MANUAL = "manual", _("manual")
 
-    device_id = models.CharField(_("device id"), max_length=32, unique=True)
+    device_id = models.CharField(_("device ID"), max_length=32, unique=True)
     public_key = models.CharField(
         _("public key"), max_length=44, unique=True, help_text=_("P-256, compressed, base64.")
     )
@@ -71,7 +72,7 @@ class Device(models.Model):
         null=True,
         blank=True,
         related_name="amesh_devices",
-        help_text=_("The Django user as which this device acts in REST framework views."),
+        help_text=_("In REST framework views, the device acts as this Django user."),
     )
     revoked_at = models.DateTimeField(_("revoked"), null=True, blank=True)
     revoked_by = models.CharField(_("revoked by"), max_length=150, blank=True)
@@ -104,14 +105,14 @@ class Device(models.Model):
 
     @property
     def is_revoked(self) -> bool:
-        """True once it was revoked; the row stays."""
+        """True if the device was revoked."""
         return self.revoked_at is not None
 
     def to_entry(self) -> DeviceEntry:
-        """The entry of the allow list, as the sealed file has it.
+        """Return the entry of the allow list, as in the sealed file.
 
         Raises:
-            InvalidInput: the row was damaged past the seal.
+            InvalidInput: the row was damaged outside Django.
         """
         return DeviceEntry(
             device_id=self.device_id,
@@ -134,7 +135,7 @@ class AllowListSeal(models.Model):
     controllers = models.BigIntegerField()
     mask = models.CharField(max_length=64)
     hmac = models.CharField(max_length=64)
-    #: Counted up by database triggers when a device row changes; put back to 0 by each sealed change. Not sealed: a hint.
+    #: Incremented by database triggers when a device row changes, and set to 0 by each sealed change. A hint, not sealed.
     touched = models.BigIntegerField(default=0, db_default=0)
 
     class Meta:
@@ -147,10 +148,10 @@ class AllowListSeal(models.Model):
 
 
 class AllowListChange(models.Model):
-    """The journal: each sealed change of a device with a MAC of its own, so that one can see what was changed past the seal."""
+    """A line of the journal: one sealed change of a device, with its own MAC. It tells what was changed outside Django."""
 
     class Action(models.TextChoices):
-        """What was done."""
+        """The kind of change."""
 
         ADDED = "added", _("added")
         CHANGED = "changed", _("changed")
@@ -159,11 +160,11 @@ class AllowListChange(models.Model):
         RESEALED = "resealed", _("resealed")
 
     revision = models.BigIntegerField(_("revision"), db_index=True)
-    device_id = models.CharField(_("device id"), max_length=32, db_index=True)
+    device_id = models.CharField(_("device ID"), max_length=32, db_index=True)
     action = models.CharField(_("action"), max_length=16, choices=Action.choices)
     at = models.DateTimeField(_("at"))
     by = models.CharField(_("by"), max_length=150, blank=True)
-    row = models.TextField(help_text="JSON object: column → text, as it was sealed.")
+    row = models.TextField(help_text=_("JSON object: column → text, as it was sealed."))
     mac = models.CharField(max_length=64)
 
     class Meta:
@@ -177,7 +178,7 @@ class AllowListChange(models.Model):
 
 
 class DeviceActivity(models.Model):
-    """When a device was last let in. Changes with requests, so it is not sealed and lies in a table of its own."""
+    """The time of the last accepted request of a device. Requests change it, so it is not sealed and has its own table."""
 
     device = models.OneToOneField(Device, primary_key=True, on_delete=models.CASCADE, related_name="activity")
     last_seen_at = models.DateTimeField(_("last seen"))

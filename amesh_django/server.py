@@ -1,4 +1,4 @@
-"""This server as a device: its identity, its enrolment by a bootstrap token, and the list into which that enrolment stores."""
+"""This server as a device: its identity, its enrolment by a bootstrap token, and the list in which that stores the controller."""
 
 from __future__ import annotations
 
@@ -16,24 +16,26 @@ from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry
 
 from .allow_list import DatabaseAllowList
 from .conf import AmeshSettings, amesh_settings
-from .trust.owner import acting_as, acting_device, open_device, server_directory
+from .trust.owner import open_device, server_directory
+
+__all__ = ["server_device"]
 
 #: Seconds that a first request waits until this server is enrolled.
 BOOTSTRAP_SECONDS = 5.0
 
-#: The settings under which there was an identity already: requests do not look for it again.
+#: The settings under which an identity was found: requests do not look for it again.
 _settled: AmeshSettings | None = None
 
 
 def server_device() -> LocalDevice:
-    """Return this server's own device, from ``AMESH["DIR"]``; its key is unlocked once per process.
+    """Return this server's own device, from ``AMESH["DIR"]``. Its key is unlocked once per process.
 
-    If there is no identity but a bootstrap token in ``AMESH_BOOTSTRAP_TOKEN``, a thread enrols this server with the token; this
+    If there is no identity but a bootstrap token in ``AMESH_BOOTSTRAP_TOKEN``, a thread enrols this server with the token, and this
     function waits a few seconds for it.
 
     Raises:
-        BootstrapPending, BootstrapFailed: there is no identity yet, or none can be had with this token. Both are IdentityMissing.
-        IdentityMissing, DirectoryError, KeyStoreError: as :class:`authmesh.device.LocalDevice`.
+        BootstrapPending, BootstrapFailed: there is no identity yet, or none can be made with this token. Both are IdentityMissing.
+        IdentityMissing, DirectoryError, KeyStoreError: as for :class:`authmesh.device.LocalDevice`.
     """
     ensure_identity()
     return open_device()
@@ -42,48 +44,46 @@ def server_device() -> LocalDevice:
 class DatabaseTrust(Trust):
     """Stores the controller of a new identity in the database.
 
-    The list there is sealed with the key of the identity that is still aside (unless several hosts share a seal secret), before
-    ``identity.json`` is put in place. Until then this server knows no key, and lets nobody in.
+    The list is sealed with the key of the identity that is not in place yet (unless several hosts share a seal secret), and only
+    then ``identity.json`` is put in place. Until then this server has no key, and rejects all requests.
 
     Args:
-        by: who does it, for the journal.
+        by: who makes the change, for the journal.
     """
 
     def __init__(self, by: str = "bootstrap token") -> None:
         self._by = by
 
-    def _allow_list(self) -> DatabaseAllowList:
-        return DatabaseAllowList(by=self._by)
-
     def check(self, device: LocalDevice, controller: DeviceEntry) -> None:
-        """See :class:`Trust`. A list that another identity has sealed does not hold."""
-        with acting_as(device):
-            allow_list = self._allow_list()
-            known = allow_list.find(controller.public_key)
-            is_counted = known is not None and known.role == CONTROLLER
-            if not is_counted and allow_list.count(CONTROLLER) >= allow_list.controller_limit:
-                raise limit_reached(allow_list.controller_limit, 'AMESH["MAX_CONTROLLERS"]')
+        """Raise an error now if :meth:`add` would raise one later. A list that another identity has sealed is such an error.
+
+        Raises:
+            AllowListError: the list does not match its seal, or has as many controllers as it may have.
+        """
+        allow_list = DatabaseAllowList(by=self._by, device=device)
+        known = allow_list.find(controller.public_key)
+        is_counted = known is not None and known.role == CONTROLLER
+        if not is_counted and allow_list.count(CONTROLLER) >= allow_list.controller_limit:
+            raise limit_reached(allow_list.controller_limit, 'AMESH["MAX_CONTROLLERS"]')
 
     def add(self, device: LocalDevice, controller: DeviceEntry) -> None:
-        """See :class:`Trust`."""
-        with acting_as(device):
-            self._allow_list().add(controller)
+        DatabaseAllowList(by=self._by, device=device).add(controller)
 
 
 def pinned_relays() -> Sequence[str] | None:
-    """The relays that a token may name here; None means any."""
+    """Return the relays that a token may name on this server; None means any."""
     pinned = amesh_settings().BOOTSTRAP_RELAYS
     return allowed_relays() if pinned is None else pinned
 
 
 def server_enrolment(**options: Any) -> Enrolment:
-    """How this server is enrolled.
+    """Return how this server is enrolled.
 
     Args:
-        options: members of :class:`Enrolment` that are to be others.
+        options: attributes of :class:`Enrolment` that replace those of the settings.
 
     Raises:
-        ImproperlyConfigured: ``AMESH`` is wrong.
+        ImproperlyConfigured: ``AMESH`` is not valid.
     """
     return Enrolment(
         **{"directory": server_directory(), "trust": DatabaseTrust(), "relays": pinned_relays(), **options}
@@ -91,13 +91,13 @@ def server_enrolment(**options: Any) -> Enrolment:
 
 
 def ensure_identity() -> None:
-    """Be enrolled, where there is a token and no identity. Waits for a few seconds at most.
+    """Enrol this server if there is a bootstrap token and no identity. Waits a few seconds at most.
 
     Raises:
-        BootstrapPending, BootstrapFailed: there is no identity yet, or never with this token.
+        BootstrapPending, BootstrapFailed: there is no identity yet, or none can be made with this token.
     """
     global _settled
-    if amesh_settings() is _settled or acting_device() is not None:
+    if amesh_settings() is _settled:
         return
     directory = server_directory()
     if (directory / "identity.json").exists():

@@ -1,4 +1,4 @@
-"""``path("", include("amesh_django.urls"))``: the check address, which ``amesh doctor URL`` asks."""
+"""The URLs of the app: ``path("", include("amesh_django.urls"))`` adds the check address that ``amesh doctor URL`` requests."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from django.urls import path
 from authmesh.protocol.check import CHECK_PATH
 
 from . import views
+
+__all__ = ["app_name", "urlpatterns"]
 
 app_name = "amesh_django"
 urlpatterns = [path(CHECK_PATH.lstrip("/"), views.check, name="check")]

@@ -1,4 +1,4 @@
-"""The view that the app offers: a device asks whether this server knows it."""
+"""The check address: a device asks how this server knows it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from authmesh.protocol.check import CheckAnswer
 from .decorators import device_required
 from .verification import VerifiedDevice
 
+__all__ = ["check"]
 
-# Outermost but for the header: a refusal must not be kept by a cache either.
+
+# Outside of device_required: a cache must not keep a rejection either.
 @never_cache
 @device_required
 @require_http_methods(["GET", "HEAD", "POST"])
 def check(request: HttpRequest) -> JsonResponse:
-    """Tell a device that signed this request how it is known here. What is refused gets the answers of protocol.md §3."""
+    """Return how this server knows the device that signed the request: device ID, name, role and permissions."""
     device: VerifiedDevice = request.amesh  # type: ignore[attr-defined]
     answer = CheckAnswer(
         device.device_id, device.friendly_name, device.role, device.permissions, dt.datetime.now(dt.UTC)

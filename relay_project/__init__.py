@@ -1,1 +1,1 @@
-"""The project that ships: the admin, and a small protected API."""
+"""The project that ships with the package: the admin, a small protected API, the relay, and the demo."""

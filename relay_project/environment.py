@@ -1,4 +1,4 @@
-"""Settings out of the environment: flags, lists, and a secret key that is made once and kept in a file."""
+"""Settings from environment variables: flags, lists, numbers, and a secret key that is generated once and kept in a file."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from django.core.management.utils import get_random_secret_key
 
 _YES = frozenset({"1", "true", "yes", "on"})
 _NO = frozenset({"", "0", "false", "no", "off"})
-#: Shortest secret key that is accepted, in characters; Django's own check asks for as many.
-_SHORTEST_KEY = 50
+#: Minimum length of a secret key in characters, as in Django's own check.
+_MIN_KEY_LENGTH = 50
 
 
 def flag(name: str, default: bool = False, environ: Mapping[str, str] = os.environ) -> bool:
-    """A variable that is ``1`` or ``0`` (also true/false, yes/no, on/off).
+    """Return a variable that is ``1`` or ``0`` (also true/false, yes/no, on/off) as a bool.
 
     Raises:
-        ImproperlyConfigured: it is something else.
+        ImproperlyConfigured: the variable has another value.
     """
     text = environ.get(name)
     if text is None:
@@ -31,18 +31,18 @@ def flag(name: str, default: bool = False, environ: Mapping[str, str] = os.envir
         return True
     if text.strip().lower() in _NO:
         return False
-    raise ImproperlyConfigured(f"{name} is neither yes nor no. Set it to 1 or 0.")
+    raise ImproperlyConfigured(f"{name} has an invalid value. Set it to 1 or 0.")
 
 
 def words(name: str, default: str = "", environ: Mapping[str, str] = os.environ) -> list[str]:
-    """A variable that is a list: words with commas between them."""
+    """Return a variable that is a list of words, separated by commas."""
     return [word.strip() for word in environ.get(name, default).split(",") if word.strip()]
 
 
 def numbers(prefix: str, settings: type, environ: Mapping[str, str] = os.environ) -> dict[str, int | str]:
-    """The variables that begin with *prefix* and go on with the name of one of the numbers of *settings*, a dataclass.
+    """Return the numbers of *settings*, a dataclass, whose variable is set: its name after *prefix*.
 
-    What is no number stays as it is: whoever reads the settings says so.
+    A value that is not a number stays text, so that the code that validates the settings can report it.
     """
     found: dict[str, int | str] = {}
     for name, kind in get_type_hints(settings).items():
@@ -53,25 +53,25 @@ def numbers(prefix: str, settings: type, environ: Mapping[str, str] = os.environ
 
 
 def private_directory(path: Path) -> Path:
-    """Make *path* where it is missing, for its owner only; return it.
+    """Create *path* if it does not exist, accessible by its owner only, and return it.
 
     Raises:
-        ImproperlyConfigured: it can't be made.
+        ImproperlyConfigured: the folder cannot be created.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise ImproperlyConfigured(
-            f"The folder {path} can't be made ({error.strerror}). Name another in DJANGO_DATA_DIR."
+            f"Cannot create the folder {path} ({error.strerror}). Set DJANGO_DATA_DIR to another folder."
         ) from None
     return path
 
 
 def secret_key(file: Path, environ: Mapping[str, str] = os.environ) -> str:
-    """``DJANGO_SECRET_KEY``; without it the key in *file*, which is made the first time, readable by its owner only.
+    """Return ``DJANGO_SECRET_KEY``, or the key in *file*, which is generated if it does not exist, readable by its owner only.
 
     Raises:
-        ImproperlyConfigured: the file can't be made or read, is open to others, or holds no key.
+        ImproperlyConfigured: the file cannot be created or read, other users can read it, or it holds no key.
     """
     given = environ.get("DJANGO_SECRET_KEY")
     if given is not None:
@@ -80,26 +80,26 @@ def secret_key(file: Path, environ: Mapping[str, str] = os.environ) -> str:
         if not file.exists():
             _make_key_file(file)
         if stat.S_IMODE(file.stat().st_mode) & 0o077:
-            raise ImproperlyConfigured(f"The secret key in {file} is open to others. Close it: chmod 600 {file}")
+            raise ImproperlyConfigured(f"Other users can read the secret key in {file}. Run: chmod 600 {file}")
         return _checked(file.read_text("ascii").strip(), str(file))
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "not ASCII text"
         raise ImproperlyConfigured(
-            f"The secret key in {file} can't be read or made ({why}). Name another folder in DJANGO_DATA_DIR, or set "
+            f"Cannot read or create the secret key in {file} ({why}). Set DJANGO_DATA_DIR to another folder, or set "
             "DJANGO_SECRET_KEY."
         ) from None
 
 
 def _checked(key: str, where: str) -> str:
-    if len(key) < _SHORTEST_KEY:
+    if len(key) < _MIN_KEY_LENGTH:
         raise ImproperlyConfigured(
-            f"{where} is shorter than {_SHORTEST_KEY} characters. Delete it, and a new one is made (people log in again)."
+            f"{where} is shorter than {_MIN_KEY_LENGTH} characters. Delete it to generate a new key (users must log in again)."
         )
     return key
 
 
 def _make_key_file(file: Path) -> None:
-    """Several workers may start at once: the first to link its key in place wins, and the others read that one."""
+    """Generate a key. If several workers start at once, the first that links its file wins, and the others read its key."""
     descriptor, temporary = tempfile.mkstemp(prefix=".secret_key.", dir=private_directory(file.parent))
     try:
         with open(descriptor, "w", encoding="ascii") as output:

@@ -1,18 +1,18 @@
-"""The settings of the shipped project. Everything comes from the environment and has a safe default.
+"""The settings of the project. All of them come from environment variables with safe defaults.
 
-DJANGO_DATA_DIR: folder of the SQLite database and the secret key; ``.data`` beside manage.py.
-DJANGO_SECRET_KEY: else one is made and kept in the data folder, mode 0600.
-DJANGO_DEBUG: 1 for development; off.
-DJANGO_ALLOWED_HOSTS: names under which this server is reached, with commas; this machine only.
-DJANGO_HTTPS: whether people reach it by https, so that cookies never go without; on as soon as it is reached from elsewhere.
-DJANGO_BEHIND_PROXY: 1 where a proxy speaks https for this server and always sets X-Forwarded-Proto; off.
-DJANGO_DB_ENGINE, _NAME, _USER, _PASSWORD, _HOST, _PORT: another database than SQLite.
-REDIS_URL: cache and nonces in Redis, for which more than one process asks, and the relay of several processes; local memory.
-AUTH_MESH_DIR: device directory of this server; ``~/.amesh``.
-AMESH_SEAL_KEY_FILE: the seal secret that several hosts share; this server's own key.
-AMESH_TRUST_PROXY: how many proxies in front of the relay are to be believed (X-Forwarded-For); none.
-AMESH_RELAY_MAX_SESSIONS, AMESH_RELAY_MATCH_SECONDS and so on: each number of AMESH["RELAY"]; those of the protocol.
-AMESH_RELAY_ALLOWED_ORIGINS: web pages that may connect to the relay, with commas; none.
+DJANGO_DATA_DIR: folder of the SQLite database and the secret key. Defaults to ``.data`` next to manage.py.
+DJANGO_SECRET_KEY: secret key. Defaults to a key that is generated and kept in the data folder, with mode 0600.
+DJANGO_DEBUG: 1 for development. Defaults to 0.
+DJANGO_ALLOWED_HOSTS: host names of this server, separated by commas. Defaults to those of this machine only.
+DJANGO_HTTPS: 1 if people use https, so that cookies are never sent without it. Defaults to 1 if other host names are allowed.
+DJANGO_BEHIND_PROXY: 1 if a proxy speaks https for this server and always sets X-Forwarded-Proto. Defaults to 0.
+DJANGO_DB_ENGINE, _NAME, _USER, _PASSWORD, _HOST, _PORT: a database other than SQLite.
+REDIS_URL: Redis for the cache, the nonces and the relay; needed for more than one process. Defaults to local memory.
+AUTH_MESH_DIR: device directory of this server. Defaults to ``~/.amesh``.
+AMESH_SEAL_KEY_FILE: the seal secret that several hosts share. Defaults to a secret from this server's own key.
+AMESH_TRUST_PROXY: number of trusted proxies in front of the relay (X-Forwarded-For). Defaults to 0.
+AMESH_RELAY_MAX_SESSIONS, AMESH_RELAY_MATCH_SECONDS and so on: the numbers in AMESH["RELAY"]. Default to those of the protocol.
+AMESH_RELAY_ALLOWED_ORIGINS: web pages that may connect to the relay, separated by commas. Defaults to none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from amesh_django.conf import RelaySettings
+from amesh_django.relay.conf import RelaySettings
 from relay_project.environment import flag, numbers, private_directory, secret_key, words
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -54,7 +54,7 @@ INSTALLED_APPS = [
 ]
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
-    # Before whatever might read the body.
+    # Before any middleware that might read the body.
     "amesh_django.middleware.AmeshMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -87,7 +87,7 @@ DATABASES: dict[str, dict[str, Any]] = {
     "default": {"ENGINE": _ENGINE, "NAME": os.environ.get("DJANGO_DB_NAME") or str(DATA_DIR / "db.sqlite3")}
 }
 if _ENGINE.endswith("sqlite3"):
-    # Readers and the one writer do not wait for each other, and a transaction that will write says so when it begins.
+    # Readers and the writer do not wait for each other, and a transaction takes the write lock when it begins.
     DATABASES["default"]["OPTIONS"] = {
         "timeout": 20,
         "transaction_mode": "IMMEDIATE",
@@ -135,7 +135,7 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "{asctime} {levelname} {name}: {message}", "style": "{"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    # Not all at INFO: HTTP clients log whole URLs there, and a query may hold secrets.
+    # Not everything at INFO, where HTTP clients log whole URLs: a query may hold secrets.
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {"amesh_django": {"level": "INFO"}, "relay_project": {"level": "INFO"}},
 }

@@ -1,4 +1,4 @@
-"""The URLs of the shipped project."""
+"""The URLs of the project."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.views.decorators.cache import cache_control
 
 from relay_project import views
 
-# The admin's own style sheets, for the few people who use it. A server in front may take this path over: STATIC_URL.
+# The style sheets of the admin, for the few people who use it. A web server in front may serve STATIC_URL instead.
 static_files = cache_control(max_age=3600, public=True)(serve)
 
 urlpatterns = [

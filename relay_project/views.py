@@ -1,4 +1,4 @@
-"""A front page, and the three ways to protect a view: REST framework class, decorator, middleware."""
+"""A front page, and three ways to protect a view: authentication class of REST framework, decorator, middleware."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from amesh_django.verification import VerifiedDevice
 
 @require_GET
 def front(request: HttpRequest) -> HttpResponse:
-    """What this server is."""
+    """Show the front page."""
     return render(request, "relay_project/front.html")
 
 
 class Hello(APIView):
-    """Says hello to the device that signed the request, by its name. Protected by the REST framework class."""
+    """Greets the device that signed the request. Protected by the authentication class of REST framework."""
 
     authentication_classes = (AmeshAuthentication,)
     permission_classes = (IsTrustedDevice,)
 
     def get(self, request: Request) -> Response:
-        """The device's own name, id, and what it may do."""
+        """Return the name, ID and permissions of the device."""
         return Response(_greeting(_device(request)))
 
     def post(self, request: Request) -> Response:
-        """The same, and what was sent."""
+        """Return the same, and the data that was sent."""
         return Response({**_greeting(_device(request)), "received": request.data})
 
 
 @device_required
 @require_POST
 def event(request: HttpRequest) -> JsonResponse:
-    """A webhook. Protected by the decorator; it needs no CSRF token."""
+    """Accept a webhook. Protected by the decorator; needs no CSRF token."""
     return JsonResponse({**_greeting(_device(request)), "bytes": len(request.body)})
 
 
 @require_GET
 def status(request: HttpRequest) -> JsonResponse:
-    """A plain view that knows nothing of devices. The middleware protects the path: AMESH["PROTECT"]."""
+    """Return the status. A plain view; the middleware protects its path, see AMESH["PROTECT"]."""
     return JsonResponse({**_greeting(_device(request)), "status": "ok"})
 
 

@@ -1,4 +1,4 @@
-"""The WSGI application of the shipped project."""
+"""The WSGI application of the project."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         parameters = getattr(getattr(item, "callspec", None), "params", {}).values()
-        if fixtures & STARTING or "postgres" in parameters:
+        if fixtures & STARTING or {"postgres", "redis"} & {value for value in parameters if isinstance(value, str)}:
             item.add_marker("process")
 
 

@@ -1,4 +1,11 @@
-"""The Django admin: devices are looked at, mapped to users and revoked there; everything else goes through commands."""
+"""The Django admin: people view devices, map them to users and revoke them. Everything else goes through commands.
+
+- :mod:`.devices` and :mod:`.changes` are the two model admins: the devices, and the journal of their changes.
+- :mod:`.revoking` asks for a reason and revokes; :mod:`.mapping` is the form that maps a device to a user.
+- :mod:`.history` reads the journal of one device; :mod:`.filters` has the filters of the list.
+- :mod:`.trouble` turns errors, and a list that can't be verified, into texts for people; :mod:`.shown` does that with values.
+- :mod:`.tags` has the template tags.
+"""
 
 from .changes import ChangeAdmin
 from .devices import DeviceAdmin

@@ -1,4 +1,4 @@
-"""The journal in the admin: who changed which device and when, purged devices included. To be read, nothing else."""
+"""The journal in the admin: each change of a device, with its time and its author. Read-only; includes purged devices."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext as text
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from amesh_django.models import AllowListChange
@@ -16,7 +16,7 @@ from amesh_django.trust.database import database
 from authmesh.protocol.display import clean_line
 
 from . import shown
-from .history import is_genuine, keys_or_none
+from .history import is_genuine, sealed_or_none
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[AllowListChange]
@@ -26,7 +26,7 @@ else:
 
 @admin.register(AllowListChange)
 class ChangeAdmin(ModelAdmin):
-    """A list without links: a device's own page shows what each change changed."""
+    """The journal as a list without links. The page of a device shows the details of its changes."""
 
     list_display = ("shown_at", "shown_action", "shown_device", "shown_by", "genuine")
     list_display_links = None
@@ -38,43 +38,35 @@ class ChangeAdmin(ModelAdmin):
     actions = None
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Never."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Never."""
         return False
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AllowListChange]:
-        """From the database that is written to, as everything about trust."""
+        """Return the journal of the database that is written to: a replica may lag behind."""
         return AllowListChange.objects.using(database()).order_by("-id")
 
     @admin.display(description=_("at"), ordering="id")
     def shown_at(self, change: AllowListChange) -> str:
-        """When."""
-        return shown.labelled(_("at"), shown.full_time(change.at))
+        return shown.labeled(_("at"), shown.full_time(change.at))
 
     @admin.display(description=_("action"), ordering="action")
     def shown_action(self, change: AllowListChange) -> str:
-        """What was done."""
         return shown.choice(change.get_action_display())
 
-    @admin.display(description=_("device id"), ordering="device_id")
+    @admin.display(description=_("device ID"), ordering="device_id")
     def shown_device(self, change: AllowListChange) -> SafeString:
-        """To which device."""
         return shown.code(change.device_id)
 
     @admin.display(description=_("by"), ordering="by")
     def shown_by(self, change: AllowListChange) -> SafeString:
-        """By whom."""
-        return shown.labelled(_("by"), clean_line(change.by) or shown.NOTHING)
+        return shown.labeled(_("by"), clean_line(change.by) or shown.NOTHING)
 
     @admin.display(description=_("written by amesh"))
     def genuine(self, change: AllowListChange) -> SafeString:
-        """Whether the MAC of the line is right."""
-        words = {True: text("yes"), False: text("NO: forged"), None: text("can’t be checked")}
-        return shown.labelled(_("written by amesh"), words[is_genuine(keys_or_none(), change)])
+        words = {True: gettext("yes"), False: gettext("NO: forged"), None: gettext("cannot be verified")}
+        return shown.labeled(_("written by amesh"), words[is_genuine(sealed_or_none(), change)])

@@ -1,4 +1,4 @@
-"""Devices in the admin: sealed, so read-only; what can be done is to revoke them and to map them to a Django user."""
+"""Devices in the admin: read-only, because they are sealed, except that they can be revoked and mapped to a Django user."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from django.db.models import F, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern
 from django.utils.decorators import method_decorator
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from django.utils.translation import gettext as text
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.csrf import csrf_protect
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
-from amesh_django.trust import snapshot
+from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
@@ -32,19 +32,23 @@ from authmesh.protocol.keys import decode_public_key, encode_public_key
 
 from . import mapping, shown
 from .filters import LastSeenFilter, StateFilter, UserFilter
-from .history import MOST, history, permissions
+from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
-from .trouble import REFUSALS, explain, trouble
+from .trouble import CHANGE_ERRORS, explain, trouble
 
 _ROLES = {
     CONTROLLER: _("controller: it may authenticate to this server"),
-    TARGET: _("target: this server may authenticate to it, it may not authenticate here"),
+    TARGET: _("target: this server may authenticate to it, but it may not authenticate to this server"),
 }
 
 
 @admin.register(Device)
 class DeviceAdmin(RevokingAdmin):
-    """Permissions: ``amesh.view_device`` to look, ``amesh.revoke_device`` besides to revoke, ``amesh.change_device`` to map."""
+    """The devices.
+
+    Permissions: ``amesh.view_device`` to view devices, ``amesh.change_device`` to view and map them, and ``amesh.revoke_device``,
+    in addition to one of these, to revoke them.
+    """
 
     list_display = (
         "shown_name",
@@ -62,18 +66,18 @@ class DeviceAdmin(RevokingAdmin):
     date_hierarchy = "added_at"
     ordering = ("-added_at", "-id")
     actions = ("revoke_selected",)
-    search_help_text = _("Name, device id, public key or user name")
+    search_help_text = _("Name, device ID, public key or username")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Never: trust is made by pairing or by a command."""
+        """Return False: devices are added by pairing or by a command."""
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Device | None = None) -> bool:
-        """Never: a revoked device keeps its row."""
+        """Return False: a revoked device keeps its row."""
         return False
 
     def get_model_perms(self, request: HttpRequest) -> dict[str, bool]:
-        """As always; and, as this is asked for whenever the index is made, the warning there about a broken seal."""
+        """Return the permissions. On the index page, which asks for them, also show the warning about a broken seal."""
         perms = super().get_model_perms(request)
         match = request.resolver_match
         if perms.get("view") and match is not None and match.url_name == "index" and "admin" in match.app_names:
@@ -81,29 +85,31 @@ class DeviceAdmin(RevokingAdmin):
         return perms
 
     def _warn_once(self, request: HttpRequest) -> None:
-        # The index has no place for others to add to, but it shows messages; it asks for the permissions more than once.
+        # The index has no block for other apps, but it shows messages. It asks for the permissions more than once.
         if request.__dict__.setdefault("_amesh_warned", False):
             return
         request.__dict__["_amesh_warned"] = True
         found = trouble()
         if found is not None:
-            commands = "; ".join(command for command, _what in found.steps)
-            mend = text(" Mend it on the server: %(commands)s.") % {"commands": commands} if commands else ""
-            messages.error(request, f"amesh: {found.title} {found.why}{mend}", fail_silently=True)
+            message = format_html("amesh: {} {}", found.title, found.why)
+            if found.commands:
+                commands = format_html_join("; ", "<code>{}</code>", ((command,) for command, _about in found.commands))
+                message = format_html("{} {}", message, format_html(gettext("On the server, run: {}."), commands))
+            messages.error(request, message, fail_silently=True)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
-        """From the database that is written to: a replica that lags would show a revoked device as trusted."""
+        """Return the devices of the database that is written to: a replica that lags would show revoked devices as trusted."""
         devices = Device.objects.using(database()).select_related("user", "activity")
         return devices.annotate(last_seen_at=F("activity__last_seen_at")).order_by(*self.ordering)
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        """What the search box looks in; the name of a user is whatever the project says."""
+        """Return the columns that are searched, with the username field of the project's user model."""
         return ("device_id", "friendly_name", "public_key", f"user__{get_user_model().USERNAME_FIELD}")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
     ) -> tuple[QuerySet[Device], bool]:
-        """A public key is found in each of its spellings."""
+        """Search. A public key is found in base64 and in base64url."""
         with contextlib.suppress(InvalidInput):
             search_term = encode_public_key(decode_public_key(search_term.strip()))
         return super().get_search_results(request, queryset, search_term)
@@ -112,49 +118,41 @@ class DeviceAdmin(RevokingAdmin):
 
     @admin.display(description=_("name"), ordering="friendly_name")
     def shown_name(self, device: Device) -> str:
-        """Name."""
         return shown.name(device)
 
-    @admin.display(description=_("device id"), ordering="device_id")
+    @admin.display(description=_("device ID"), ordering="device_id")
     def shown_id(self, device: Device) -> SafeString:
-        """Device id."""
         return shown.code(device.device_id)
 
     @admin.display(description=_("role"), ordering="role")
     def shown_role(self, device: Device) -> str:
-        """Role."""
         return shown.choice(device.get_role_display())
 
     @admin.display(description=_("state"), ordering="revoked_at")
     def state(self, device: Device) -> SafeString:
-        """Trusted or revoked."""
         return shown.state(device)
 
     @admin.display(description=_("added"), ordering="added_at")
     def added(self, device: Device) -> SafeString:
-        """When it was added."""
-        return shown.labelled(_("added"), shown.day(device.added_at))
+        return shown.labeled(_("added"), shown.day(device.added_at))
 
     @admin.display(description=_("last seen"), ordering=F("last_seen_at").asc(nulls_first=True))
     def last_seen(self, device: Device) -> SafeString:
-        """When it was last let in."""
-        return shown.labelled(_("last seen"), shown.ago(getattr(device, "last_seen_at", None)))
+        return shown.labeled(_("last seen"), shown.ago(getattr(device, "last_seen_at", None)))
 
     @admin.display(description=_("added by"), ordering="added_by")
     def shown_added_by(self, device: Device) -> SafeString:
-        """How trust was made."""
-        return shown.labelled(_("added by"), shown.choice(device.get_added_by_display()))
+        return shown.labeled(_("added by"), shown.choice(device.get_added_by_display()))
 
     @admin.display(description=_("mapped user"), ordering="user")
     def shown_user(self, device: Device) -> SafeString:
-        """The Django user as which it acts."""
         name = clean_line(device.user.get_username()) if device.user is not None else shown.NOTHING
-        return shown.labelled(_("mapped user"), name)
+        return shown.labeled(_("mapped user"), name)
 
     # --- the page of one device --------------------------------------------------------------------------------------
 
     def get_fieldsets(self, request: HttpRequest, obj: Device | None = None) -> Any:
-        """What is sealed, and the user."""
+        """Return the sealed fields, and the mapped user."""
         trust = ["added_in_full", "shown_added_by_alone", "seen_in_full"]
         if obj is not None and obj.is_revoked:
             trust += ["revoked_in_full", "revoked_by_whom", "why_revoked"]
@@ -165,56 +163,48 @@ class DeviceAdmin(RevokingAdmin):
         ]
 
     def get_readonly_fields(self, request: HttpRequest, obj: Device | None = None) -> list[str]:
-        """Everything but the user."""
+        """Return all fields except the mapped user."""
         fieldsets = self.get_fieldsets(request, obj)
         return [name for _title, options in fieldsets for name in options["fields"] if name != "user"]
 
     @admin.display(description=_("role"))
     def role_in_words(self, device: Device) -> str:
-        """What the role means while the device is trusted."""
+        """Return what the role means, as long as the device is trusted."""
         if device.is_revoked or device.role not in _ROLES:
             return shown.choice(device.get_role_display())
         return str(_ROLES[device.role])
 
     @admin.display(description=_("permissions"))
     def shown_permissions(self, device: Device) -> str:
-        """Such as shell."""
         return permissions(device.permissions_json)
 
     @admin.display(description=_("public key"))
     def shown_key(self, device: Device) -> SafeString:
-        """Compressed, base64."""
         return shown.code(device.public_key)
 
     @admin.display(description=_("added"))
     def added_in_full(self, device: Device) -> str:
-        """Date and time."""
         return shown.full_time(device.added_at)
 
     @admin.display(description=_("added by"))
     def shown_added_by_alone(self, device: Device) -> str:
-        """Without the label that a narrow list needs."""
         return shown.choice(device.get_added_by_display())
 
     @admin.display(description=_("last seen"))
     def seen_in_full(self, device: Device) -> SafeString | str:
-        """How long ago, and when."""
         moment = getattr(device, "last_seen_at", None)
         return format_html("{} ({})", shown.ago(moment), shown.full_time(moment)) if moment else shown.ago(None)
 
     @admin.display(description=_("revoked"))
     def revoked_in_full(self, device: Device) -> str:
-        """Date and time."""
         return shown.full_time(device.revoked_at)
 
     @admin.display(description=_("revoked by"))
     def revoked_by_whom(self, device: Device) -> str:
-        """User name, or what the command was told."""
         return clean_line(device.revoked_by) or shown.NOTHING
 
     @admin.display(description=_("reason"))
     def why_revoked(self, device: Device) -> str:
-        """As it was given."""
         return clean_line(device.revoke_reason) or shown.NOTHING
 
     def render_change_form(
@@ -226,12 +216,12 @@ class DeviceAdmin(RevokingAdmin):
         form_url: str = "",
         obj: Device | None = None,
     ) -> HttpResponse:
-        """The page, with the history of the device and the button that revokes."""
+        """Return the page of a device, with its journal and the button that revokes it."""
         if obj is not None:
             lines, older = history(obj.device_id)
             context |= {
                 "amesh_history": lines,
-                "amesh_history_most": MOST if older else None,
+                "amesh_history_max": MAX_LINES if older else None,
                 "amesh_may_revoke": not obj.is_revoked and self.has_revoke_permission(request, obj),
                 "amesh_revision_field": mapping.REVISION_FIELD,
             }
@@ -242,15 +232,18 @@ class DeviceAdmin(RevokingAdmin):
     def get_form(
         self, request: HttpRequest, obj: Device | None = None, change: bool = False, **kwargs: Any
     ) -> type[forms.ModelForm[Device]]:
-        """The form, which knows who is asking."""
+        """Return the form, which knows the user who is logged in."""
         form = type("DeviceForm", (mapping.MappingForm,), {"actor": request.user})
         return super().get_form(request, obj, change, **{"form": form, "help_texts": {"user": mapping.HELP}, **kwargs})
 
     def formfield_for_dbfield(
         self, db_field: models.Field[Any, Any], request: HttpRequest, **kwargs: Any
     ) -> forms.Field | None:
-        """The user: searched for by those who may see users in the admin, else typed as a primary key."""
-        if not isinstance(db_field, models.ForeignKey):  # the user is the only one
+        """Return the field for the user.
+
+        It is a search box if the user who is logged in may view users in the admin. Otherwise it takes a primary key.
+        """
+        if not isinstance(db_field, models.ForeignKey):  # the mapped user is the only one
             return super().formfield_for_dbfield(db_field, request, **kwargs)
         kwargs["widget"] = (
             AutocompleteSelect(db_field, self.admin_site)
@@ -267,7 +260,7 @@ class DeviceAdmin(RevokingAdmin):
         return bool(users.get_search_fields(request)) and users.has_view_permission(request)
 
     def get_urls(self) -> list[URLPattern]:
-        """Not inside of a transaction of ATOMIC_REQUESTS: a change of the list tries again by itself, which needs its own."""
+        """Return the URLs, without ATOMIC_REQUESTS: a change of the list is repeated on conflicts, each time in a new transaction."""
         urls = super().get_urls()
         alone = transaction.non_atomic_requests(using=database())
         for pattern in urls:
@@ -285,19 +278,19 @@ class DeviceAdmin(RevokingAdmin):
         form_url: str = "",
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
-        """The page of a device. Without the transaction that the admin puts around it, for the same reason."""
+        """Return the page of a device. A POST runs outside the transaction of the admin, for the same reason."""
         if request.method != "POST":
             return super().changeform_view(request, object_id, form_url, extra_context)
         try:
             view: Any = self._changeform_view  # type: ignore[attr-defined]
             response: HttpResponse = view(request, object_id, form_url, extra_context)
-        except REFUSALS as error:
-            self.message_user(request, explain(error), messages.ERROR)
+        except CHANGE_ERRORS as error:
+            self.message_user(request, explain(error, self.admin_site.name), messages.ERROR)
             return HttpResponseRedirect(request.get_full_path())
         return response
 
     def save_model(self, request: HttpRequest, obj: Device, form: Any, change: Any) -> None:
-        """Map the device, under the seal; nothing else of a device is saved here."""
+        """Map the device to the user. No other field is saved."""
         if "user" in form.changed_data:
-            snapshot.current()  # finds more than a change does, such as a list that was rolled back
+            current_list().snapshot()  # also detects an older list that was restored, unlike the change
             DatabaseAllowList(by=request.user.get_username()).map_user(obj.device_id, obj.user)

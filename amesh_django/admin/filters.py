@@ -1,4 +1,4 @@
-"""The filters beside the list of devices."""
+"""The filters of the list of devices."""
 
 from __future__ import annotations
 
@@ -15,34 +15,30 @@ from amesh_django.models import Device
 
 
 class StateFilter(admin.SimpleListFilter):
-    """Trusted or revoked."""
+    """Filters by state: trusted or revoked."""
 
     title = _("state")
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        """The choices."""
         return [("trusted", _("trusted")), ("revoked", _("revoked"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
-        """The devices of that choice."""
         if self.value() in ("trusted", "revoked"):
             return queryset.filter(revoked_at__isnull=self.value() == "trusted")
         return queryset
 
 
 class UserFilter(admin.SimpleListFilter):
-    """Mapped to a Django user or not."""
+    """Filters by the mapped user: has one or none."""
 
     title = _("mapped user")
     parameter_name = "mapped"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        """The choices."""
         return [("yes", _("has one")), ("no", _("has none"))]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
-        """The devices of that choice."""
         if self.value() in ("yes", "no"):
             return queryset.filter(user__isnull=self.value() == "no")
         return queryset
@@ -52,13 +48,12 @@ _PERIODS = {"day": 1, "week": 7, "month": 30}
 
 
 class LastSeenFilter(admin.SimpleListFilter):
-    """When the device was last let in."""
+    """Filters by the time when the device was last authenticated."""
 
     title = _("last seen")
     parameter_name = "seen"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        """The choices."""
         return [
             ("day", _("in the last 24 hours")),
             ("week", _("in the last 7 days")),
@@ -68,7 +63,6 @@ class LastSeenFilter(admin.SimpleListFilter):
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
-        """The devices of that choice."""
         value = self.value()
         if value in _PERIODS:
             since = timezone.now() - dt.timedelta(days=_PERIODS[value])

@@ -1,4 +1,4 @@
-"""What the journal says about a device: each change with what it changed, and whether amesh wrote the line."""
+"""The journal of one device: each change with its differences, verified by its MAC."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
 from amesh_django.models import AllowListChange, Device
+from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.database import database
-from amesh_django.trust.keys import SealKeys, seal_keys
-from amesh_django.trust.sealing import COLUMNS, journal_line_is_genuine
+from amesh_django.trust.sealing import COLUMNS
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.errors import AmeshError
 
 from . import shown
 
-#: How many lines a page shows.
-MOST = 50
-# Never change (id, device id, key), or say nothing (revision).
-_SILENT = {"id", "device_id", "public_key", "revision"}
-# What the first line of a device is told by: the rest stands on the page.
+#: Maximum number of lines that a page shows.
+MAX_LINES = 50
+# Columns that never change (id, device ID, key) or tell a reader nothing (revision).
+_HIDDEN = {"id", "device_id", "public_key", "revision"}
+# Columns that the first line of a device shows. The page of the device shows the rest.
 _FIRST = {"friendly_name", "role", "permissions_json"}
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One column that a change set."""
+    """One column, before and after a change."""
 
     label: str
     before: str
@@ -41,11 +41,15 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A line of the journal, as it is shown.
+class JournalLine:
+    """A line of the journal, ready to be shown.
 
     Attributes:
-        genuine: whether its MAC is right; None where the key can't be had.
+        at: time of the change.
+        by: author of the change.
+        action: what was done.
+        genuine: True if amesh wrote the line, False if its MAC is wrong, None if the key is not available.
+        differences: what the change changed; empty if the line is forged.
     """
 
     at: str
@@ -55,38 +59,43 @@ class Line:
     differences: list[Difference]
 
 
-def keys_or_none() -> SealKeys | None:
-    """The keys that the MACs of the journal are checked with, or None where they can't be had."""
+def sealed_or_none() -> SealedList | None:
+    """Return the list whose keys verify the MACs of the journal, or None if the keys are not available."""
     try:
-        return seal_keys()
+        sealed = current_list()
+        sealed.unlock()
     except (AmeshError, ImproperlyConfigured):
         return None
+    return sealed
 
 
-def is_genuine(keys: SealKeys | None, line: AllowListChange) -> bool | None:
-    """True if amesh wrote the line, False if not, None if that can't be told."""
-    if keys is None:
-        return None
-    return journal_line_is_genuine(keys, line)
-
-
-def history(device_id: str) -> tuple[list[Line], bool]:
-    """The newest lines about a device, newest first; and whether there are older ones.
+def is_genuine(sealed: SealedList | None, line: AllowListChange) -> bool | None:
+    """Return True if amesh wrote a line, False if its MAC is wrong, None if it can't be verified.
 
     Args:
-        device_id: of the device, trusted or not.
+        sealed: from :func:`sealed_or_none`.
+        line: a line of the journal.
     """
-    keys = keys_or_none()
+    return None if sealed is None else sealed.is_genuine_line(line)
+
+
+def history(device_id: str) -> tuple[list[JournalLine], bool]:
+    """Return the newest lines about a device, newest first, and True if there are older ones.
+
+    Args:
+        device_id: device ID of a device in any state.
+    """
+    sealed = sealed_or_none()
     lines = AllowListChange.objects.using(database()).filter(device_id=device_id).order_by("-id")
-    newest_first = [(line, is_genuine(keys, line)) for line in lines[: MOST + 1]]
+    newest_first = [(line, is_genuine(sealed, line)) for line in lines[: MAX_LINES + 1]]
     rows = [_row(line) if genuine is not False else None for line, genuine in newest_first]
     users = _users(row for row in rows if row)
     found = []
-    for number, (line, genuine) in enumerate(newest_first[:MOST]):
+    for number, (line, genuine) in enumerate(newest_first[:MAX_LINES]):
         row = rows[number]
         older = next((row for row in rows[number + 1 :] if row is not None), None)
         found.append(
-            Line(
+            JournalLine(
                 at=shown.full_time(line.at),
                 by=clean_line(line.by) or shown.NOTHING,
                 action=shown.choice(line.get_action_display()),
@@ -94,7 +103,7 @@ def history(device_id: str) -> tuple[list[Line], bool]:
                 differences=_differences(older, row, users) if row is not None else [],
             )
         )
-    return found, len(newest_first) > MOST
+    return found, len(newest_first) > MAX_LINES
 
 
 def _row(line: AllowListChange) -> dict[str, str] | None:
@@ -106,7 +115,7 @@ def _row(line: AllowListChange) -> dict[str, str] | None:
 
 
 def _users(rows: Iterable[dict[str, str]]) -> dict[str, str]:
-    """The names of the users that the rows mention by primary key."""
+    """Return primary key → name of the users in the rows."""
     names = {row.get("user_id", "") for row in rows} - {""}
     model = get_user_model()
     keys: list[Any] = []
@@ -122,9 +131,9 @@ def _differences(before: dict[str, str] | None, after: dict[str, str], users: di
     found = []
     for column in COLUMNS:
         new, old = after.get(column, ""), before.get(column, "") if before is not None else ""
-        if column in _SILENT or new == old or (before is None and column not in _FIRST):
+        if column in _HIDDEN or new == old or (before is None and column not in _FIRST):
             continue
-        label = getattr(Device._meta.get_field(column.removesuffix("_id")), "verbose_name", column)
+        label = getattr(Device._meta.get_field(column), "verbose_name", column)
         found.append(Difference(capfirst(label), _value(column, old, users), _value(column, new, users)))
     return found
 
@@ -141,11 +150,16 @@ def _value(column: str, text: str, users: dict[str, str]) -> str:
     if column.endswith("_at"):
         with contextlib.suppress(ValueError):
             return shown.full_time(dt.datetime.fromisoformat(text))
-    return clean_line(text)
+    labels = dict(getattr(Device._meta.get_field(column), "flatchoices", ()))
+    return shown.choice(labels.get(text, text))
 
 
 def permissions(text: str) -> str:
-    """Permissions in words: the names of those that are granted."""
+    """Return the names of the permissions that are granted, as one text.
+
+    Args:
+        text: the column ``permissions_json``.
+    """
     try:
         found = json.loads(text)
     except ValueError:

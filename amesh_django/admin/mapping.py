@@ -1,4 +1,4 @@
-"""Mapping a device to a Django user: who may hand out whose rights, and the form that asks."""
+"""Mapping a device to a Django user: the form, and the rule that nobody grants permissions that they do not have."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ if TYPE_CHECKING:
 else:
     Form = forms.ModelForm
 
-#: Name of the hidden field with the revision of the device that the page showed.
+#: Name of the hidden field with the revision of the device that the page shows.
 REVISION_FIELD = "amesh_revision"
 
 HELP = gettext_lazy(
-    "The device acts as this user in REST framework views, with all the user’s rights, now and later. You can map to a "
-    "user, or away from one, only if you have every right of that user yourself: superusers are for superusers."
+    "In REST framework views, the device acts as this user, with all permissions that the user has now or gets later. To map a "
+    "device to a user, or to remove that mapping, you need every permission of the user yourself; for a superuser, you must be a "
+    "superuser."
 )
 
 
-def rights_refusal(actor: Any, user: Any) -> str | None:
-    """Why *actor* may not hand out, or take away, the rights of *user*; None if that is all right.
+def mapping_problem(actor: Any, user: Any) -> str | None:
+    """Return the reason why *actor* may not map a device to *user* or remove that mapping, or None if *actor* may.
 
-    Otherwise a member of staff who may change devices could map one whose key they hold to a superuser, and be one.
+    Without this rule, a staff user who may change devices could map a device of their own to a superuser, and act as one.
 
     Args:
-        actor: who is logged in.
-        user: the user as which a device would act.
+        actor: the user who is logged in.
+        user: the user as whom a device acts or would act.
     """
     if getattr(actor, "is_superuser", False):
         return None
@@ -41,38 +42,44 @@ def rights_refusal(actor: Any, user: Any) -> str | None:
     if getattr(user, "is_superuser", False):
         return _("%(user)s is a superuser. Ask a superuser to change this mapping.") % named
     rights = getattr(user, "get_all_permissions", None)
-    if rights is None:  # a user model without Django's permissions: nothing says what such a user may do
-        return _("It can’t be told what %(user)s may do. Ask a superuser to change this mapping.") % named
+    if rights is None:  # a user model without Django's permissions
+        return _("The permissions of %(user)s are not known. Ask a superuser to change this mapping.") % named
     if not set(rights()) <= set(actor.get_all_permissions()):
-        return _("%(user)s has rights that you do not have. Ask a superuser to change this mapping.") % named
+        return _("%(user)s has permissions that you do not have. Ask a superuser to change this mapping.") % named
     return None
 
 
 class MappingForm(Form):
-    """The one thing about a device that is edited here. :class:`DeviceAdmin` makes a subclass with the *actor* per request."""
+    """The form of a device; its only field is the mapped user.
+
+    Attributes:
+        actor: the user who is logged in. :class:`.DeviceAdmin` creates a subclass with it for each request.
+    """
 
     actor: ClassVar[Any] = None
 
     def clean(self) -> dict[str, Any]:
-        """Refuse what would raise rights, and what was decided on a page that is out of date."""
+        """Reject a mapping that *actor* may not make, and a change from a page that is out of date."""
         cleaned = super().clean() or self.cleaned_data
         if self.data.get(REVISION_FIELD) != str(self.instance.revision):
             raise ValidationError(
-                _("The device was changed while this page was open. Look at it as it stands now, then save again."),
+                _("The device was changed while this page was open. Check its current state, then save again."),
                 code="changed_meanwhile",
             )
         if "user" not in self.changed_data or "user" in self.errors:
             return cleaned
         user = cleaned.get("user")
-        for one in (user, self.instance.user):  # the instance still is as it was read
-            refusal = rights_refusal(self.actor, one) if one is not None else None
-            if refusal:
-                raise ValidationError({"user": ValidationError(refusal, code="rights")})
+        for one in (user, self.instance.user):  # the instance still has the old user
+            problem = mapping_problem(self.actor, one) if one is not None else None
+            if problem:
+                raise ValidationError({"user": ValidationError(problem, code="rights")})
         if user is not None and not user.is_active:
             raise ValidationError(
                 {
                     "user": ValidationError(
-                        _("%(user)s is not active, so the device would be refused. Activate the user first."),
+                        _(
+                            "%(user)s is not active, so requests of the device would be rejected. Activate the user first."
+                        ),
                         code="inactive",
                         params={"user": clean_line(user.get_username())},
                     )

@@ -1,4 +1,4 @@
-"""Revoking in the admin: an action on the list, a button on a device's page, and the page between that asks why."""
+"""Revoking in the admin: the action of the list, the button on the page of a device, and the page that asks for the reason."""
 
 from __future__ import annotations
 
@@ -14,45 +14,43 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
-from django.utils.translation import gettext as text
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
-from django.utils.translation import ngettext
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
-from amesh_django.trust import snapshot
+from amesh_django.spelling import manage_py
+from amesh_django.trust import current_list
 from authmesh.protocol.display import clean_line
-from authmesh.protocol.errors import DeviceNotFound
+from authmesh.protocol.errors import DeviceNotFound, Run
 
 from . import shown
-from .trouble import REFUSALS, explain
+from .trouble import CHANGE_ERRORS, explain
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Device]
 else:
     ModelAdmin = admin.ModelAdmin
 
-#: How many devices are revoked in one go: each is shown in full, and is a change of the list of its own.
-MOST = 200
-# How many ids a message lists.
-_LISTED = 10
+#: Maximum number of devices that are revoked at once: each is shown in full, and is a separate change of the list.
+MAX_DEVICES = 200
+# Maximum number of devices that a message names.
+_MAX_NAMED = 10
 
 
 class ReasonForm(forms.Form):
-    """Why. The devices travel in a field of their own, by the ids that the page shows."""
+    """The reason for revoking. The device IDs are in a separate hidden field."""
 
     reason = forms.CharField(
         label=_("Reason"),
         max_length=1000,
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"}),
-        help_text=_(
-            "Kept with the device and in the journal, for whoever looks at it later: what happened, who asked."
-        ),
-        error_messages={"required": _("Say why: whoever finds this device revoked will want to know.")},
+        help_text=_("Stored with the device and in the journal. Describe what happened, and who asked for it."),
+        error_messages={"required": _("Enter a reason: it tells others why the device was revoked.")},
     )
 
     def clean_reason(self) -> str:
-        """Something that can be seen."""
+        """Reject a reason without visible characters."""
         reason: str = self.cleaned_data["reason"]
         if not clean_line(reason).strip():
             raise ValidationError(self.fields["reason"].error_messages["required"], code="required")
@@ -61,52 +59,60 @@ class ReasonForm(forms.Form):
 
 @dataclasses.dataclass
 class _Outcome:
-    """What became of the devices of one request."""
+    """The result of one request.
+
+    Attributes:
+        revoked: devices that were revoked.
+        skipped: devices that were revoked already.
+        error: message of the error that ended the request; empty if there was none.
+    """
 
     revoked: list[Device] = dataclasses.field(default_factory=list)
     skipped: list[Device] = dataclasses.field(default_factory=list)
-    refusal: str = ""
+    error: str = ""
 
 
 def _listed(devices: Sequence[Device]) -> str:
-    names = [f"{clean_line(device.device_id)} ({shown.name(device)})" for device in devices[:_LISTED]]
+    names = [f"{clean_line(device.device_id)} ({shown.name(device)})" for device in devices[:_MAX_NAMED]]
     more = len(devices) - len(names)
-    return ", ".join(names) + (text(" and %(count)d more") % {"count": more} if more else "")
+    return ", ".join(names) + (gettext(" and %(count)d more") % {"count": more} if more else "")
 
 
 class RevokingAdmin(ModelAdmin):
-    """The part of :class:`DeviceAdmin` that revokes. Needs the permissions to view and to revoke devices."""
+    """The part of :class:`.DeviceAdmin` that revokes devices."""
 
     def has_revoke_permission(self, request: HttpRequest, obj: Device | None = None) -> bool:
-        """``amesh.revoke_device``, and the permission to see what is revoked."""
+        """Return True if the user may both view and revoke devices (``amesh.revoke_device``)."""
         name = f"{self.opts.app_label}.{get_permission_codename('revoke', self.opts)}"
         return self.has_view_permission(request, obj) and request.user.has_perm(name)
 
     def get_urls(self) -> list[URLPattern]:
-        """The page that asks why, before the pages of single devices."""
+        """Return the URLs, the page that asks for the reason first: it looks like the page of a device."""
         info = (self.opts.app_label, self.opts.model_name)
         view = self.admin_site.admin_view(self.revoke_view)
         return [path("revoke/", view, name="{}_{}_revoke".format(*info)), *super().get_urls()]
 
     @admin.action(permissions=["revoke"], description=_("Revoke selected devices"))
     def revoke_selected(self, request: HttpRequest, queryset: QuerySet[Device]) -> HttpResponse | None:
-        """The page that asks why, for the devices that were ticked."""
-        return self._ask(request, list(queryset[: MOST + 1]), ReasonForm())
+        """Return the page that asks for the reason, for the selected devices."""
+        return self._ask(request, list(queryset[: MAX_DEVICES + 1]), ReasonForm())
 
     def revoke_view(self, request: HttpRequest) -> HttpResponse:
-        """Ask why (GET), and revoke (POST)."""
+        """Ask for the reason (GET), or revoke (POST)."""
         if not self.has_revoke_permission(request):
             raise PermissionDenied
         posted = request.method == "POST"
-        ids = list(dict.fromkeys((request.POST if posted else request.GET).get("devices", "").split(",")))[: MOST + 1]
+        ids = list(dict.fromkeys((request.POST if posted else request.GET).get("devices", "").split(",")))[
+            : MAX_DEVICES + 1
+        ]
         found = {device.device_id: device for device in self.get_queryset(request).filter(device_id__in=ids)}
         devices = [found[name] for name in ids if name in found]
         form = ReasonForm(request.POST if posted else None)
-        if not posted or not devices or len(ids) > MOST or not form.is_valid():
-            return self._ask(request, devices, form, too_many=len(ids) > MOST)
+        if not posted or not devices or len(ids) > MAX_DEVICES or not form.is_valid():
+            return self._ask(request, devices, form, too_many=len(ids) > MAX_DEVICES)
         outcome = self._revoke(request, devices, form.cleaned_data["reason"])
         self._report(request, outcome)
-        if outcome.refusal:
+        if outcome.error:
             done = {device.pk for device in (*outcome.revoked, *outcome.skipped)}
             return self._ask(request, [device for device in devices if device.pk not in done], form)
         if len(devices) == 1:
@@ -121,19 +127,19 @@ class RevokingAdmin(ModelAdmin):
         self, request: HttpRequest, devices: Sequence[Device], form: ReasonForm, *, too_many: bool = False
     ) -> HttpResponse:
         trusted = [device for device in devices if not device.is_revoked]
-        if too_many or len(devices) > MOST:
+        if too_many or len(devices) > MAX_DEVICES:
             self.message_user(
                 request,
-                text("At most %(most)d devices can be revoked at once. Choose fewer, or use manage.py amesh_revoke.")
-                % {"most": MOST},
+                gettext("At most %(max)d devices can be revoked at once. Select fewer devices, or use %(command)s.")
+                % {"max": MAX_DEVICES, "command": manage_py(Run("revoke"))},
                 messages.ERROR,
             )
             return self._to("changelist")
         if not trusted:
             if devices:
-                message = text("Already revoked: %(devices)s. Nothing is left to do.") % {"devices": _listed(devices)}
+                message = gettext("Already revoked: %(devices)s. Nothing was changed.") % {"devices": _listed(devices)}
             else:
-                message = text("No such device is in the list any more. Choose others.")
+                message = gettext("No such device is in the allow list. Select other devices.")
             self.message_user(request, message, messages.WARNING)
             return self._to("changelist")
         request.current_app = self.admin_site.name
@@ -151,35 +157,35 @@ class RevokingAdmin(ModelAdmin):
         return TemplateResponse(request, "admin/amesh/device/revoke.html", context)
 
     def _revoke(self, request: HttpRequest, devices: Sequence[Device], reason: str) -> _Outcome:
-        """Revoke each, as far as it goes: what is revoked stays revoked if a later one fails."""
+        """Revoke one device after the other. If one fails, those before it stay revoked."""
         outcome = _Outcome()
         try:
-            snapshot.current()  # finds more than a change does, such as a list that was rolled back
+            current_list().snapshot()  # also detects an older list that was restored, unlike the change
             allow_list = DatabaseAllowList(by=request.user.get_username())
             for device in devices:
                 try:
                     if device.is_revoked:
                         raise DeviceNotFound
                     allow_list.revoke(device.device_id, reason=reason)
-                except DeviceNotFound:  # another one was quicker
+                except DeviceNotFound:  # another request has revoked it meanwhile
                     outcome.skipped.append(device)
                 else:
                     outcome.revoked.append(device)
-                    self.log_change(request, device, text("Revoked. Reason: %(reason)s") % {"reason": reason})
-        except REFUSALS as error:
-            outcome.refusal = explain(error)
+                    self.log_change(request, device, gettext("Revoked. Reason: %(reason)s") % {"reason": reason})
+        except CHANGE_ERRORS as error:
+            outcome.error = explain(error, self.admin_site.name)
         return outcome
 
     def _report(self, request: HttpRequest, outcome: _Outcome) -> None:
         if outcome.revoked:
             done = ngettext(
-                "Revoked: %(devices)s. It is refused from its next request on.",
-                "Revoked: %(devices)s. They are refused from their next request on.",
+                "Revoked: %(devices)s. All its further requests will be rejected.",
+                "Revoked: %(devices)s. All their further requests will be rejected.",
                 len(outcome.revoked),
             ) % {"devices": _listed(outcome.revoked)}
             self.message_user(request, done, messages.SUCCESS)
         if outcome.skipped:
-            skipped = text("Already revoked, skipped: %(devices)s.") % {"devices": _listed(outcome.skipped)}
+            skipped = gettext("Already revoked, skipped: %(devices)s.") % {"devices": _listed(outcome.skipped)}
             self.message_user(request, skipped, messages.WARNING)
-        if outcome.refusal:
-            self.message_user(request, outcome.refusal, messages.ERROR)
+        if outcome.error:
+            self.message_user(request, outcome.error, messages.ERROR)

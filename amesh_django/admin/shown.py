@@ -1,4 +1,4 @@
-"""How values are shown in the admin: names made harmless, ids in full, labels for screens too narrow for a table."""
+"""Values as the admin shows them: names made harmless, device IDs in full, labels for screens too narrow for a table."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ from django.utils.timesince import timesince
 from django.utils.translation import gettext as _
 
 from amesh_django.models import Device
-from authmesh.protocol.display import clean, clean_line
+from authmesh.protocol.display import NO_NAME, clean, clean_line
 
 NOTHING = "–"
 
 
 def code(text: str) -> SafeString:
-    """An id or a key: monospace, in full, with a button that copies it (static/amesh_django/admin.js makes that)."""
+    """Return a device ID or a key as HTML: monospace, in full. admin.js adds a button that copies it."""
     return format_html('<code class="amesh-code" data-amesh-copy>{}</code>', clean_line(text))
 
 
 def name(device: Device) -> str:
-    """The friendly name, which the device chose itself, without what could deceive."""
-    return clean(device.friendly_name)
+    """Return the name of a device without characters that could deceive: the device chose the name itself."""
+    found = clean(device.friendly_name)
+    return found if found != NO_NAME else _("(no name)")
 
 
 def state(device: Device) -> SafeString:
-    """Trusted or revoked, in words as well as in colour."""
+    """Return the state of a device as HTML: a word and a color."""
     if device.is_revoked:
         return format_html('<span class="amesh-state amesh-revoked">{}</span>', _("revoked"))
     return format_html('<span class="amesh-state amesh-trusted">{}</span>', _("trusted"))
 
 
 def choice(label: str) -> str:
-    """The label of a choice; a row changed past the app may hold any text there."""
+    """Return the label of a choice. In a row that was changed outside Django, it may be any text."""
     return clean_line(str(label)) or NOTHING
 
 
@@ -44,12 +45,12 @@ def _local(moment: dt.datetime) -> dt.datetime:
 
 
 def full_time(moment: dt.datetime | None) -> str:
-    """Date and time."""
+    """Return date and time."""
     return formats.date_format(_local(moment), "DATETIME_FORMAT") if moment is not None else NOTHING
 
 
 def day(moment: dt.datetime) -> SafeString:
-    """The date; the time when one points at it."""
+    """Return the date as HTML, with date and time as a tooltip."""
     local = _local(moment)
     return format_html(
         '<time datetime="{}" title="{}">{}</time>',
@@ -60,7 +61,7 @@ def day(moment: dt.datetime) -> SafeString:
 
 
 def ago(moment: dt.datetime | None) -> SafeString | str:
-    """How long ago; the moment itself when one points at it."""
+    """Return the time since then as HTML, with date and time as a tooltip."""
     if moment is None:
         return _("never")
     now = timezone.now()
@@ -71,6 +72,6 @@ def ago(moment: dt.datetime | None) -> SafeString | str:
     return format_html('<time datetime="{}" title="{}">{}</time>', _local(moment).isoformat(), full_time(moment), words)
 
 
-def labelled(label: str | Promise, value: str) -> SafeString:
-    """A cell that says what it is where the head of the table is not shown."""
+def labeled(label: str | Promise, value: str) -> SafeString:
+    """Return a cell with a label, which is visible only if the screen is too narrow for the head of the table."""
     return format_html('<span class="amesh-label">{}</span> {}', label, value)

@@ -1,4 +1,4 @@
-"""What is wrong with the sealed list, in words for the people who look at the admin: the banner, and refused changes."""
+"""Problems with the sealed list, in words for the people who use the admin: the banner, and changes that failed."""
 
 from __future__ import annotations
 
@@ -7,96 +7,146 @@ from dataclasses import dataclass
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as AnyDatabaseError
+from django.urls import NoReverseMatch, reverse
 from django.utils.functional import Promise
-from django.utils.translation import gettext as text
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from amesh_django.trust import snapshot
-from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError
+from amesh_django.spelling import manage_py
+from amesh_django.trust import current_list
+from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Run
 
-#: What a change of the list may raise; the admin makes a message of each.
-REFUSALS = (AmeshError, AnyDatabaseError, ImproperlyConfigured)
+#: The errors that a change of the list may raise. The admin shows each as a message.
+CHANGE_ERRORS = (AmeshError, AnyDatabaseError, ImproperlyConfigured)
+
+#: Commands that a page of the admin replaces: name of the command → name of the page.
+_PAGES = {"list": "amesh_device_changelist"}
 
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why nobody is let in.
+    """The reason why all signed requests are rejected.
 
     Attributes:
         title: one line.
-        why: what was found.
+        why: the problem that was found.
         advice: what to do first.
-        steps: pairs of a command and what it does.
+        steps: pairs of a command and a description of what it does.
     """
 
     title: str | Promise
     why: str
     advice: str | Promise
-    steps: Sequence[tuple[str, str | Promise]] = ()
+    steps: Sequence[tuple[Run, str | Promise]] = ()
+
+    @property
+    def commands(self) -> list[tuple[str, str | Promise]]:
+        """The steps, with each command as it is typed on the server."""
+        return [(manage_py(run), description) for run, description in self.steps]
 
 
-_BROKEN = _("The allow list does not match its seal. Every signed request is refused.")
-_LOOK = _(
-    "Do not trust what this page shows: it may not be what was sealed. Until it is mended, nothing can be revoked or mapped "
-    "here. On the server:"
+_BROKEN = _("The allow list does not match its seal. All signed requests are rejected.")
+_BROKEN_ADVICE = _(
+    "Do not trust what this page shows: it may not be what was sealed. Until the list is fixed, no device can be revoked or "
+    "mapped here. On the server, run:"
 )
-_STEPS = (
-    ("manage.py amesh_integrity", _("shows which devices were changed, added or removed past the app.")),
+_BROKEN_STEPS = (
+    (Run("integrity"), _("shows which devices were changed, added or removed outside Django.")),
     (
-        "manage.py amesh_integrity --reseal",
-        _("accepts the list as it stands then. Put right what is wrong first, or restore a backup."),
+        Run("integrity", "--reseal"),
+        _("accepts the list as it is at that time. Before you run it, correct what is wrong, or restore a backup."),
     ),
 )
-_OLD = _("The allow list is not known to be the newest. Every signed request is refused.")
+_OLD = _("The allow list may not be the newest one. All signed requests are rejected.")
 _OLD_ADVICE = _(
-    "This page shows the list as it was put back: devices that were revoked since stand here as trusted. Until a person accepts "
-    "it, nothing can be revoked or mapped here. On the server:"
+    "This page shows the list that was restored: devices that were revoked after it was saved are shown as trusted. Until a "
+    "person accepts the list, no device can be revoked or mapped here. On the server, run:"
 )
 _OLD_STEPS = (
-    ("manage.py amesh_integrity", _("shows what speaks against the list, and whom it trusts.")),
+    (Run("integrity"), _("shows why the list may be old, and which devices it trusts.")),
     (
-        "manage.py amesh_integrity --reseal",
-        _("accepts it as it stands. Stop the server for that long: then revoke again what was revoked since."),
+        Run("integrity", "--reseal"),
+        _(
+            "accepts the list as it is. Keep the server stopped until you have revoked again all devices that were revoked after "
+            "the list was saved."
+        ),
     ),
 )
-_UNREADABLE = _("The allow list can’t be read. Every signed request is refused.")
-_UNREADABLE_ADVICE = _("See that the database is up and migrated, then load this page again.")
-_NO_KEYS = _("The seal of the allow list can’t be checked. Every signed request is refused.")
+_UNREADABLE = _("The allow list cannot be read. All signed requests are rejected.")
+_UNREADABLE_ADVICE = _("Check that the database is running and migrated, then load this page again.")
+_NO_KEYS = _("The seal of the allow list cannot be verified. All signed requests are rejected.")
 _NO_KEYS_ADVICE = _(
-    "This server can’t get at its own identity or key. The list itself may be in order: do not reseal it for this. Mend "
-    "what the sentence above names (AMESH in the settings, the device directory), then load this page again."
+    "This server cannot use its own identity or key. The list itself may be correct: do not reseal it because of this. Fix the "
+    "problem named above (AMESH in the settings, or the device directory), then load this page again."
 )
 
 
 def trouble() -> Trouble | None:
-    """What keeps the list from being verified; None while it matches its seal. Costs one read of the seal row."""
+    """Return the reason why the list can't be verified, or None if it matches its seal. Costs one read of the seal row."""
     try:
-        snapshot.current()
+        current_list().snapshot()
     except AllowListIntegrityFailure as error:
+        # The steps replace the hint of the error: they say more.
         if error.reason == "allow_list_unavailable":
-            return Trouble(_UNREADABLE, str(error), _UNREADABLE_ADVICE)
-        found, _dot, _next_step = str(error).partition(". ")  # the steps below say more than the rest of it
+            return Trouble(_UNREADABLE, _translated(error.message), _UNREADABLE_ADVICE)
         if error.reason in ("rolled_back", "revision_lost"):
-            return Trouble(_OLD, f"{found}.", _OLD_ADVICE, _OLD_STEPS)
-        return Trouble(_BROKEN, f"{found}.", _LOOK, _STEPS)
-    except (AmeshError, ImproperlyConfigured) as error:
+            return Trouble(_OLD, _translated(error.message), _OLD_ADVICE, _OLD_STEPS)
+        return Trouble(_BROKEN, _translated(error.message), _BROKEN_ADVICE, _BROKEN_STEPS)
+    except AmeshError as error:
+        return Trouble(_NO_KEYS, html_of(error), _NO_KEYS_ADVICE)
+    except ImproperlyConfigured as error:
         return Trouble(_NO_KEYS, str(error), _NO_KEYS_ADVICE)
     return None
 
 
-def explain(error: Exception) -> str:
-    """The message for a change that was refused.
+def explain(error: Exception, site: str = "admin") -> str:
+    """Return the message for a change that failed.
 
     Args:
-        error: one of :data:`REFUSALS`.
+        error: one of :data:`CHANGE_ERRORS`.
+        site: name of the admin site, for links.
     """
     if isinstance(error, AllowListIntegrityFailure):
-        return text("%(error)s The change was refused. Once the list is mended and resealed (--reseal), try again.") % {
-            "error": error
-        }
-    if isinstance(error, AmeshError | ImproperlyConfigured):
+        return format_html(
+            gettext("{problem} The change was rejected. Fix the list on the server ({command}), then try again."),
+            problem=_translated(error.message),
+            command=_command(Run("integrity"), site),
+        )
+    if isinstance(error, AmeshError):
+        return html_of(error, site)
+    if isinstance(error, ImproperlyConfigured):
         return str(error)
-    return text(
-        "The database failed (%(kind)s), so it is not certain what was done. See that it is up, look at the device, then "
-        "try again."
+    return gettext(
+        "The database returned an error (%(kind)s), so it is not known whether the change was made. Check that the database is "
+        "running, look at the device, then try again."
     ) % {"kind": type(error).__name__}
+
+
+def html_of(error: AmeshError, site: str = "admin") -> SafeString:
+    """Return message and hint of an error as HTML, translated. A command to run is a link if the admin has a page for it.
+
+    Args:
+        error: the error.
+        site: name of the admin site, for links.
+    """
+    parts = (error.hint,) if isinstance(error.hint, str) else error.hint
+    texts = [
+        _command(part, site) if isinstance(part, Run) else _translated(part) for part in (error.message, " ", *parts)
+    ]
+    return format_html_join("", "{}", ((text,) for text in texts))
+
+
+def _translated(message: str) -> str:
+    """Return a message of ``authmesh`` in the language of the page: that package knows nothing of translation."""
+    return gettext(message) if message.strip() else message
+
+
+def _command(run: Run, site: str) -> SafeString:
+    command = format_html("<code>{}</code>", manage_py(run))
+    try:
+        page = reverse(f"admin:{_PAGES[run.name]}", current_app=site)
+    except (KeyError, NoReverseMatch):
+        return command
+    return format_html('<a href="{}">{}</a>', page, command)

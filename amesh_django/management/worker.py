@@ -1,4 +1,4 @@
-"""A thread for what blocks while an event loop runs, in the database connections of whoever called the command."""
+"""A thread for functions that block while an event loop runs, with the database connections of the command's caller."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ T = TypeVar("T")
 
 
 class DatabaseThread:
-    """Runs functions one after the other beside the event loop, which must not touch a database itself.
+    """Runs functions one after the other in a thread, because an event loop must not use a database itself.
 
-    The thread has no connections of its own: it works in the caller's transaction, sees what the caller sees (a test's database in
-    memory, too), and leaves none open behind it. That is safe because the caller waits for the event loop meanwhile.
+    Not asgiref's ``sync_to_async``: its thread has connections of its own, so it is outside the caller's transaction, does not see a
+    test's database in memory, and leaves connections open.
 
-    A context manager; the thread is made when it is first needed, and at the end it has finished what it had begun.
+    The thread works with the caller's connections. That is safe because the caller waits for the event loop meanwhile. The thread is
+    started when it is first needed; at the end of the block it has finished everything that it began.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class DatabaseThread:
         self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> DatabaseThread:
-        # Now, for inside of an event loop Django has other connections.
+        # Before the event loop runs, because Django has other connections inside of it.
         self._lent = list(connections.all())
         for connection in self._lent:
             connection.inc_thread_sharing()
@@ -42,11 +43,22 @@ class DatabaseThread:
                 self._lent.pop().dec_thread_sharing()
 
     def __call__(self, function: Callable[..., T], /, *args: Any) -> Awaitable[T]:
-        """See :class:`authmesh.pairing.Blocking`."""
+        """Run a function in the thread, as :class:`authmesh.pairing.Blocking`."""
         if self._pool is None:
-            self._pool = ThreadPoolExecutor(1, "amesh-database", initializer=self._take_over)
+            self._pool = ThreadPoolExecutor(1, "amesh-database", initializer=lend_connections(self._lent))
         return asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
-    def _take_over(self) -> None:
-        for connection in self._lent:
+
+def lend_connections(lent: list[BaseDatabaseWrapper] | None = None) -> Callable[[], None]:
+    """Return a function that another thread calls to use these database connections.
+
+    Args:
+        lent: connections that may be shared; None for those of this thread, which :class:`DatabaseThread` has made shareable.
+    """
+    connections_of_caller = list(connections.all()) if lent is None else lent
+
+    def take_over() -> None:
+        for connection in connections_of_caller:
             connections[connection.alias] = connection
+
+    return take_over

@@ -18,7 +18,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("revision", models.BigIntegerField(db_index=True, verbose_name="revision")),
-                ("device_id", models.CharField(db_index=True, max_length=32, verbose_name="device id")),
+                ("device_id", models.CharField(db_index=True, max_length=32, verbose_name="device ID")),
                 (
                     "action",
                     models.CharField(
@@ -67,7 +67,7 @@ class Migration(migrations.Migration):
             name="Device",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
-                ("device_id", models.CharField(max_length=32, unique=True, verbose_name="device id")),
+                ("device_id", models.CharField(max_length=32, unique=True, verbose_name="device ID")),
                 (
                     "public_key",
                     models.CharField(
@@ -102,7 +102,7 @@ class Migration(migrations.Migration):
                     "user",
                     models.ForeignKey(
                         blank=True,
-                        help_text="The Django user as which this device acts in REST framework views.",
+                        help_text="In REST framework views, the device acts as this Django user.",
                         null=True,
                         on_delete=django.db.models.deletion.PROTECT,
                         related_name="amesh_devices",

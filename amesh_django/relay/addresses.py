@@ -1,4 +1,4 @@
-"""Who a client is, as far as limits go: its address, or that of its network."""
+"""The address of a client, as the limits count it: an IPv4 address, or a network of IPv6."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any, Final
 
-#: What one customer of a provider gets at least. Its single addresses are free to choose.
+#: The smallest network that a provider gives to one customer. The customer is free to choose addresses in it.
 _IPV6_NETWORK: Final = 64
-#: For a client that has no address, such as one that comes by a Unix socket.
+#: The address of a client that has none, such as one that connects through a Unix socket.
 LOCAL: Final = "local"
 
 
 def client_address(scope: Mapping[str, Any], proxies: int) -> str:
-    """The address that the limits of a client hang on: IPv4, or the /64 of IPv6.
+    """Return the address that the limits of a client count: IPv4, or the /64 of IPv6.
 
     Args:
-        scope: of ASGI.
-        proxies: how many proxies in front are to be believed. Each adds to the right of X-Forwarded-For the address from which
-            it was called, so what stands further left than they reach is the client's own invention.
+        scope: the ASGI scope.
+        proxies: the number of trusted proxies. Each of them appends to X-Forwarded-For the address from which it was called. The
+            values further left may be inventions of the client.
     """
     client = scope.get("client")
     direct = network(str(client[0])) if client else None
@@ -28,13 +28,13 @@ def client_address(scope: Mapping[str, Any], proxies: int) -> str:
         ).split(",")
         hops = [hop.strip() for hop in forwarded if hop.strip()]
         if hops:
-            # Not an address: then the limits of the proxy itself have to do.
+            # If the value is not an address, the limits count the address of the proxy.
             return network(hops[-min(proxies, len(hops))]) or direct or LOCAL
     return direct or LOCAL
 
 
 def network(text: str) -> str | None:
-    """An address as text, brought to one form; a port behind it is left out. None if it is no address."""
+    """Return an address in its canonical form, without a port, or None if the text is not an address."""
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

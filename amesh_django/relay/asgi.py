@@ -1,4 +1,4 @@
-"""The relay and nothing else, as an ASGI application: ``/ws``, ``/health``, ``/metrics``."""
+"""An ASGI application that is the relay and nothing else: ``/ws``, ``/health``, ``/metrics``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from .hub.current import current_hub
 from .reports import Report
 
 _websocket = RelayConsumer.as_asgi()
-_NOT_FOUND = Report(404, "text/plain; charset=utf-8", b"This is an amesh relay. Its address ends in /ws.\n")
+_NOT_FOUND = Report(
+    404, "text/plain; charset=utf-8", b"Not found. This is an amesh relay; its WebSocket address ends in /ws.\n"
+)
 
 
 async def application(scope: Any, receive: Any, send: Any) -> None:
-    """See ASGI."""
+    """Serve a connection, or a request."""
     if scope["type"] == "websocket":
         if scope["path"] == "/ws":
             await _websocket(scope, receive, send)

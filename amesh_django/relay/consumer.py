@@ -1,13 +1,11 @@
-"""The Channels consumer: one connection, from its handshake to its end."""
+"""The Channels consumer: serves one connection, from its handshake to its end."""
 
 from __future__ import annotations
 
 import asyncio
 from typing import Any
 
-from amesh_django import conf
-
-from . import need_extra
+from . import conf, need_extra
 from .addresses import client_address
 from .failures import report
 from .hub import messages
@@ -22,14 +20,13 @@ except ImportError:
 
 
 class RelayConsumer(AsyncConsumer):
-    """``/ws``. Mount it with :mod:`.routing`.
+    """The relay at ``/ws``. Mount it with :mod:`.routing`.
 
-    It answers ASGI itself and does without what Channels adds for others: a task and a hop to the database thread for every
-    message, and a channel of the layer for every connection.
+    It implements ASGI itself, and so avoids what Channels adds for other consumers: a task and a switch to the database thread for
+    every message, and a channel of the layer for every connection.
     """
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """See ASGI."""
         hub = current_hub()
         await receive()  # websocket.connect
         if not origin_allowed(scope, hub.settings):
@@ -50,7 +47,7 @@ class RelayConsumer(AsyncConsumer):
             socket.release()
 
     async def _serve(self, hub: Hub, socket: Socket, receive: Any) -> None:
-        """Until the server says that it is gone. What still comes while it is being closed is not wanted."""
+        """Handle messages until the client is gone. Messages that arrive while the connection is being closed are ignored."""
         while True:
             message = await receive()
             if message["type"] == "websocket.disconnect":
@@ -60,7 +57,7 @@ class RelayConsumer(AsyncConsumer):
                 continue
             try:
                 await self._handle(hub, socket, message.get("text"))
-            except Exception as error:  # a bug; what it says is not for the log of the server
+            except Exception as error:  # a bug; its text must not get into the log of the server
                 report(error)
                 hub.drop(socket, FAILED)
 
@@ -76,7 +73,10 @@ class RelayConsumer(AsyncConsumer):
 
 
 def origin_allowed(scope: Any, settings: conf.RelaySettings) -> bool:
-    """Programs send no Origin. A web page that has not been named has no business here: it would act from the visitor's address."""
+    """Return True if the client may connect: a program, which sends no Origin, or a web page that ALLOWED_ORIGINS lists.
+
+    Any other web page would use up the limits of its visitor's address.
+    """
     allowed = settings.ALLOWED_ORIGINS
     origins = [value.decode("latin-1") for name, value in scope.get("headers", ()) if name.lower() == b"origin"]
     return all(origin in allowed for origin in origins) or "*" in allowed

@@ -1,4 +1,4 @@
-"""What operators see of a relay: ``/health`` and ``/metrics``."""
+"""The reports for operators: ``/health`` and ``/metrics``."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 _TEXT: Final = "text/plain; charset=utf-8"
 _JSON: Final = "application/json"
 
-#: Name in the counts of a hub, name of the metric, what it is.
+#: Name in ``Hub.counts``, name of the metric, help text.
 _COUNTERS: Final = (
-    ("connections", "amesh_relay_connections_opened", "Connections that were let in."),
-    ("sessions", "amesh_relay_sessions_opened", "Targets that began to wait for somebody with their code."),
-    ("pairings", "amesh_relay_pairings", "Targets and controllers that were brought together here."),
-    ("finished", "amesh_relay_pairings_finished", "Pairings that a side said to be done."),
-    ("expired", "amesh_relay_sessions_expired", "Sessions whose time was up, counted at each side."),
-    ("watches", "amesh_relay_watches", "Watches for a bootstrap token, renewals among them."),
-    ("bootstraps", "amesh_relay_bootstraps", "Targets whose bootstrap token was brought to its watcher."),
+    ("connections", "amesh_relay_connections_opened", "Connections that were accepted."),
+    ("sessions", "amesh_relay_sessions_opened", "Targets that began to wait for a controller."),
+    ("pairings", "amesh_relay_pairings", "Targets and controllers that were matched by this process."),
+    ("finished", "amesh_relay_pairings_finished", "Pairings that one side reported as done."),
+    ("expired", "amesh_relay_sessions_expired", "Sessions that took too long, counted once per side."),
+    ("watches", "amesh_relay_watches", "Watches for a bootstrap token, including renewals."),
+    ("bootstraps", "amesh_relay_bootstraps", "Targets that were matched with the watcher of their bootstrap token."),
 )
 
 
 class Report(NamedTuple):
-    """An answer to HTTP."""
+    """An HTTP response."""
 
     status: int
     content_type: str
@@ -36,7 +36,7 @@ class Report(NamedTuple):
 
 
 async def health(hub: Hub) -> Report:
-    """``{"status":"ok","sessions":N}``; 503 while the exchange can't be reached, so that a load balancer goes elsewhere."""
+    """Return ``{"status":"ok","sessions":N}``, or 503 if Redis cannot be reached, so that load balancers use other processes."""
     try:
         return _json(200, {"status": "ok", "sessions": await hub.exchange.sessions()})
     except Unavailable:
@@ -44,29 +44,31 @@ async def health(hub: Hub) -> Report:
 
 
 async def metrics(hub: Hub) -> Report:
-    """What this process has done, for Prometheus. Each process of a relay has its own: all of them are to be scraped."""
-    try:
+    """Return the metrics of this process for Prometheus, which must scrape every process of a relay."""
+    try:  # here, because the extra `metrics` is optional
         from prometheus_client import CollectorRegistry, generate_latest
         from prometheus_client.exposition import CONTENT_TYPE_LATEST
         from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
     except ImportError:
         return Report(
-            404, _TEXT, b"No metrics. To have them: pip install 'amesh-django[metrics]', then restart the relay.\n"
+            404, _TEXT, b"Metrics are not installed. Run: pip install 'amesh-django[metrics]', and restart the relay.\n"
         )
 
     try:
         sessions = await hub.exchange.sessions()
-    except Unavailable:  # a gap in the graph is the truth
+    except Unavailable:  # the graph shows a gap
         sessions = None
 
     class Collector:
         def collect(self) -> Iterator[Metric]:
             counts = hub.counts
-            yield GaugeMetricFamily("amesh_relay_connections", "Connections now.", value=len(hub.sockets))
-            yield GaugeMetricFamily("amesh_relay_sides", "Sides of sessions now, here.", value=len(_in_session(hub)))
+            yield GaugeMetricFamily("amesh_relay_connections", "Current connections.", value=len(hub.sockets))
+            yield GaugeMetricFamily(
+                "amesh_relay_sides", "Current sides of sessions at this process.", value=len(_in_session(hub))
+            )
             if sessions is not None:
                 yield GaugeMetricFamily(
-                    "amesh_relay_sessions", "Sessions now, of all processes together.", value=sessions
+                    "amesh_relay_sessions", "Current sessions of all processes together.", value=sessions
                 )
             for name, metric, meaning in _COUNTERS:
                 yield CounterMetricFamily(metric, meaning, value=counts[name])
@@ -74,7 +76,7 @@ async def metrics(hub: Hub) -> Report:
                 (
                     "refused:",
                     "amesh_relay_refusals",
-                    "Messages and connections that were refused, by what the client was told.",
+                    "Messages and connections that were rejected, by error code.",
                 ),
                 ("closed:", "amesh_relay_closes", "Connections that the relay closed, by WebSocket code."),
             ):

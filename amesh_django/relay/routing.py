@@ -1,4 +1,4 @@
-"""Where the relay is in a project of Channels: ``URLRouter(websocket_urlpatterns)``."""
+"""The relay in a Channels project: ``URLRouter([*websocket_urlpatterns])``."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from django.urls import path
 
 from .consumer import RelayConsumer
 
-websocket_urlpatterns = [path("ws", RelayConsumer.as_asgi())]  # type: ignore[arg-type]  # a view, to Django
+websocket_urlpatterns = [path("ws", RelayConsumer.as_asgi())]  # type: ignore[arg-type]  # Django expects a view

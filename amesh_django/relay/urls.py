@@ -1,4 +1,4 @@
-"""``path("", include("amesh_django.relay.urls"))``: what operators see of the relay."""
+"""``/health`` and ``/metrics`` in a Django project: ``path("", include("amesh_django.relay.urls"))``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``/health`` and ``/metrics`` in a Django project."""
+"""The views of ``/health`` and ``/metrics`` in a Django project."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from .reports import Report
 _NEEDS_ASGI = Report(
     503,
     "text/plain; charset=utf-8",
-    b"The relay runs under ASGI only. Serve this project with daphne, or: manage.py amesh_relay\n",
+    b"The relay needs ASGI. Serve this project with daphne, or run: manage.py amesh_relay\n",
 )
 
 
 @require_safe
 async def health(request: HttpRequest) -> HttpResponse:
-    """See :func:`.reports.health`."""
+    """Return the state of the relay as JSON."""
     return _response(await reports.health(current_hub()) if isinstance(request, ASGIRequest) else _NEEDS_ASGI)
 
 
 @require_safe
 async def metrics(request: HttpRequest) -> HttpResponse:
-    """See :func:`.reports.metrics`."""
+    """Return the metrics of this process for Prometheus."""
     return _response(await reports.metrics(current_hub()) if isinstance(request, ASGIRequest) else _NEEDS_ASGI)
 
 

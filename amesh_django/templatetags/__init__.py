@@ -1,1 +1,1 @@
-"""Template tags of the app."""
+"""The template tags of the app."""

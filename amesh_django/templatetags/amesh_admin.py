@@ -1,40 +1,13 @@
-"""Tags of the admin: the red banner where the allow list does not match its seal, and a device in full."""
+"""``{% load amesh_admin %}``: the tags of :mod:`amesh_django.admin.tags`; none in a project without Django's admin."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from django import template
+from django.apps import apps
 
-from amesh_django.models import Device
-from authmesh.protocol.display import clean_line
+if apps.is_installed("django.contrib.admin"):  # Django loads this module in every project
+    from amesh_django.admin.tags import register
+else:
+    register = template.Library()
 
-register = template.Library()
-
-
-@register.inclusion_tag("admin/amesh/seal_banner.html")
-def amesh_seal_banner() -> dict[str, Any]:
-    """What is wrong with the list and how to mend it; nothing while it matches its seal."""
-    from amesh_django.admin.trouble import trouble  # Django loads tags in projects without its admin, too
-
-    return {"trouble": trouble()}
-
-
-@register.inclusion_tag("admin/amesh/device/card.html")
-def amesh_device_card(device: Device) -> dict[str, Any]:
-    """A device in full, harmless to show."""
-    from amesh_django.admin import shown
-
-    return {
-        "name": shown.name(device),
-        "state": shown.state(device),
-        "code": shown.code(device.device_id),
-        "role": shown.choice(device.get_role_display()),
-        "added": shown.day(device.added_at),
-        "added_by": shown.choice(device.get_added_by_display()),
-        "seen": shown.ago(getattr(device, "last_seen_at", None)),
-        "user": clean_line(device.user.get_username()) if device.user is not None else "",
-        "revoked": shown.full_time(device.revoked_at),
-        "by": clean_line(device.revoked_by) or shown.NOTHING,
-        "why": clean_line(device.revoke_reason),
-    }
+__all__ = ["register"]

@@ -1,6 +1,10 @@
-"""SECOND: for the tests of projects that use amesh: signed test clients, throw-away devices, pytest fixtures.
+"""Helpers for the tests of projects that use amesh: signed test clients, throw-away devices and pytest fixtures.
 
-The fixtures (:mod:`amesh_django.test.plugin`) are there once the package is installed. Importing this package imports no Django.
+- :mod:`.client` and :mod:`.drf` have the signed test clients of Django and of REST framework.
+- :mod:`.devices` has the devices that sign.
+- :mod:`.plugin` has the pytest fixtures, which pytest finds as soon as the package is installed.
+
+Importing this package does not import Django.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Each is imported when it is first asked for: pytest loads this package in projects without Django too."""
+    """Import a public name when it is first used: pytest loads this package in projects without Django, too."""
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

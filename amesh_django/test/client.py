@@ -1,4 +1,4 @@
-"""Django's test clients, sync and async, with every request signed."""
+"""Django's test clients, sync and async, which sign every request."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from authmesh.client.signing import sign_request
 
 from .devices import EphemeralDevice
 
-#: Carries the path, as a real client would write it, from ``generic()`` to ``request()``; Django decodes its own.
+__all__ = ["AmeshAsyncClient", "AmeshClient", "SignedRequests", "SignedWSGIRequests"]
+
+#: Key that carries the path, as a real client sends it, from ``generic()`` to ``request()``: Django decodes its own.
 _RAW_PATH = "amesh-raw-path"
 _VISIBLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 
 
 def _raw_path(path: Any) -> str:
-    """The path as it would go over the wire: what is percent-encoded stays so, other non-ASCII becomes so."""
+    """Return the path as a client sends it: other characters than those of a path are percent-encoded."""
     return quote(urlsplit(str(path)).path, safe="/%:@!$&'()*+,;=~") or "/"
 
 
@@ -31,14 +33,14 @@ def _raw_query(query: str | bytes) -> str:
 
 
 class SignedRequests:
-    """What all signed test clients share. Goes before a client class of Django or REST framework.
+    """The common part of all signed test clients: a mixin for a client class of Django or REST framework.
 
     Args:
-        device: who signs; None makes one that nobody trusts.
+        device: the device that signs. Defaults to a new one, which is not trusted.
         now: returns Unix seconds.
 
     Attributes:
-        device: who signs.
+        device: the device that signs.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class SignedRequests:
         self._now = now
 
     def generic(self, method: str, path: Any, *args: Any, **extra: Any) -> Any:
-        """As Django's. A request that has an Authorization header of its own is not signed."""
+        """Send a request, as Django's method does. A request with an Authorization header is sent unchanged."""
         return super().generic(method, path, *args, **{**extra, _RAW_PATH: _raw_path(path)})  # type: ignore[misc]
 
     def _authorization(self, method: str, target: str, body: bytes) -> str:
@@ -63,10 +65,10 @@ class SignedRequests:
 
 
 class SignedWSGIRequests(SignedRequests):
-    """Signs what becomes a WSGI request."""
+    """The part of the signed clients that sends WSGI requests."""
 
     def request(self, **request: Any) -> Any:
-        """As Django's; the environment has ``RAW_URI``, as gunicorn and others give it."""
+        """Send a request, as Django's method does. The environment has ``RAW_URI``, which servers such as gunicorn set."""
         path = request.pop(_RAW_PATH, None)
         environ = self._base_environ(**request)  # type: ignore[attr-defined]
         query = _raw_query(environ.get("QUERY_STRING", "").encode("latin-1"))
@@ -79,15 +81,15 @@ class SignedWSGIRequests(SignedRequests):
 
 
 class AmeshClient(SignedWSGIRequests, Client):
-    """``django.test.Client``, every request signed by *device*: ``AmeshClient(device).post("/hook/", …)``."""
+    """``django.test.Client`` with every request signed: ``AmeshClient(device).post("/hook/", …)``."""
 
 
 class AmeshAsyncClient(SignedRequests, AsyncClient):
-    """``django.test.AsyncClient``, every request signed by *device*: ``await AmeshAsyncClient(device).get("/")``."""
+    """``django.test.AsyncClient`` with every request signed: ``await AmeshAsyncClient(device).get("/")``."""
 
     async def request(self, **request: Any) -> Any:
-        """As Django's; the scope has ``raw_path``, as ASGI servers give it."""
-        carried = _RAW_PATH.encode()  # Django makes headers of what it does not know
+        """Send a request, as Django's method does. The scope has ``raw_path``, which ASGI servers set."""
+        carried = _RAW_PATH.encode()  # Django turns unknown keys into headers
         path = next(value for name, value in request["headers"] if name == carried).decode("ascii")
         headers = [pair for pair in request["headers"] if pair[0] != carried]
         query = _raw_query(request.get("query_string", ""))

@@ -1,4 +1,4 @@
-"""Throw-away devices: a key in memory, made in a moment, good for nothing but tests."""
+"""Throw-away devices for tests: a key in memory, created in a moment."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from authmesh.protocol.encoding import format_time
 from authmesh.protocol.keys import device_id, generate_private_key, load_private_key, public_key_bytes, sign
 from authmesh.protocol.seal import hkdf_sha256
 
+__all__ = ["EphemeralDevice"]
+
 PASSPHRASE = "throw-away"  # noqa: S105
-#: The default cost takes a tenth of a second and 64 MiB, which throw-away keys are not worth.
+#: The default cost takes a tenth of a second and 64 MiB, which a test does not need.
 CHEAP_ARGON2 = Argon2Cost(t=1, m=8, p=1)
 
 
 class EphemeralDevice:
-    """A device whose key lives in memory only. Signs like a :class:`~authmesh.device.LocalDevice`.
+    """A device whose key is in memory only. It signs like a :class:`~authmesh.device.LocalDevice`.
 
     Args:
         name: friendly name.
-        private_key: 32 bytes; None makes a new one.
+        private_key: 32 bytes. Defaults to a new key.
 
     Attributes:
-        identity: who it is.
+        identity: the identity of the device.
     """
 
     def __init__(self, name: str = "test device", *, private_key: bytes | None = None) -> None:
@@ -41,15 +43,20 @@ class EphemeralDevice:
         self.identity = Identity(name_of_key, name_of_key, public_key, name, created, "encrypted-file")
 
     def sign(self, message: bytes) -> bytes:
-        """``r || s``, low-S, 64 bytes."""
+        """Return the signature of a message: ``r || s``, low-S, 64 bytes."""
         return sign(self._key, message)
 
     def seal_secret(self) -> bytes:
-        """The key material for the seal of an allow list, 32 bytes."""
+        """Return the key material for the seal of an allow list, 32 bytes."""
         return hkdf_sha256(self._private_key, salt=b"amesh-hmac-material-v1", info=self.identity.key_alias.encode())
 
     def entry(self, role: Role = CONTROLLER, *, permissions: Mapping[str, Any] | None = None) -> DeviceEntry:
-        """What stands in an allow list that trusts this device."""
+        """Return the entry of this device for an allow list.
+
+        Args:
+            role: ``controller`` or ``target``.
+            permissions: name → value.
+        """
         return DeviceEntry.new(
             self.identity.public_key,
             self.identity.friendly_name,
@@ -59,17 +66,17 @@ class EphemeralDevice:
         )
 
     def write(self, path: Path, *, max_controllers: int | None = None) -> LocalDevice:
-        """Make a device directory with this key, as a real one but for a key file that opens at once.
+        """Create a device directory with this key. The Argon2 parameters of its key file are cheap, so that it opens at once.
 
         Args:
-            path: the directory; made where it is missing.
-            max_controllers: how many controllers it takes; None is the default of 1.
+            path: the directory. Created if it does not exist.
+            max_controllers: maximum number of controllers. Defaults to 1.
 
         Returns:
-            the device of that directory.
+            The device of that directory.
 
         Raises:
-            StorageError: the disk refuses.
+            StorageError: the directory can't be written.
         """
         self.identity = replace(self.identity, max_controllers=max_controllers)
         make_private_directory(path)

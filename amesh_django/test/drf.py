@@ -1,11 +1,18 @@
-"""The test client of REST framework, with every request signed."""
+"""The test client of REST framework, which signs every request."""
 
 from __future__ import annotations
 
-from rest_framework.test import APIClient
+try:
+    from rest_framework.test import APIClient
+except ModuleNotFoundError:
+    raise ImportError(
+        "AmeshAPIClient needs Django REST framework, which is not installed. Run: pip install 'amesh-django[drf]'"
+    ) from None
 
 from .client import SignedWSGIRequests
 
+__all__ = ["AmeshAPIClient"]
+
 
 class AmeshAPIClient(SignedWSGIRequests, APIClient):
-    """``rest_framework.test.APIClient``, every request signed by *device*: ``AmeshAPIClient(device).post("/x/", {}, "json")``."""
+    """``rest_framework.test.APIClient`` with every request signed: ``AmeshAPIClient(device).post("/x/", {}, "json")``."""

@@ -1,6 +1,7 @@
-"""pytest fixtures: a throw-away server, a device, one that the server trusts, and clients that it signs for.
+"""pytest fixtures: a throw-away server, a device, a device that the server trusts, and clients that sign as that device.
 
-Loaded by pytest wherever the package is installed, so nothing of Django is imported before a fixture asks for it.
+pytest loads this module in every project of an environment in which the package is installed, before Django is set up and in
+projects without Django. So it imports Django, and all that is slow to import, only in a fixture that is used.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from amesh_django import test as amesh
 
 if TYPE_CHECKING:
     from authmesh.device import LocalDevice
@@ -21,28 +24,23 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def amesh_device() -> EphemeralDevice:
-    """A new device that nobody trusts yet."""
-    from .devices import EphemeralDevice
-
-    return EphemeralDevice()
+    """A new device, which is not trusted yet."""
+    return amesh.EphemeralDevice()
 
 
 @pytest.fixture
 def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Iterator[LocalDevice]:
-    """This project's server with a new identity in a temporary directory; takes 100 controllers. Needs pytest-django.
+    """The server of the project, with a new identity in a temporary directory, for 100 controllers. Needs pytest-django.
 
-    It notes no "last seen" unless ``AMESH["LAST_SEEN_SECONDS"]`` says so: Django's async test client would have that written by
-    a thread of its own, beside the transaction of the test.
+    It does not write "last seen", unless ``AMESH["LAST_SEEN_SECONDS"]`` is set: with Django's async test client, another thread
+    would write it, outside the transaction of the test.
     """
-
     from amesh_django import lifecycle
 
-    from .devices import EphemeralDevice
-
     path = tmp_path_factory.mktemp("amesh_server")
-    device = EphemeralDevice("test server").write(path, max_controllers=100)
-    theirs = getattr(settings, "AMESH", {})
-    settings.AMESH = {"LAST_SEEN_SECONDS": 0, **theirs, "DIR": str(path), "SEAL_KEY_FILE": None}
+    device = amesh.EphemeralDevice("test server").write(path, max_controllers=100)
+    project = getattr(settings, "AMESH", {})
+    settings.AMESH = {"LAST_SEEN_SECONDS": 0, **project, "DIR": str(path), "SEAL_KEY_FILE": None}
     lifecycle.reset()
     yield device
     lifecycle.reset()
@@ -50,17 +48,15 @@ def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Ite
 
 @pytest.fixture
 def amesh_trust(db: None, amesh_server: LocalDevice) -> Callable[..., EphemeralDevice]:
-    """``amesh_trust(device=None, role="controller", permissions=None)`` adds a device to the allow list and returns it."""
+    """A function that trusts a device: ``amesh_trust(device=None, role="controller", permissions=None)`` returns the device."""
     from amesh_django.allow_list import DatabaseAllowList
-
-    from .devices import EphemeralDevice
 
     def trust(
         device: EphemeralDevice | None = None,
         role: Role = "controller",
         permissions: Mapping[str, Any] | None = None,
     ) -> EphemeralDevice:
-        device = device or EphemeralDevice()
+        device = device or amesh.EphemeralDevice()
         DatabaseAllowList().add(device.entry(role, permissions=permissions))
         return device
 
@@ -69,29 +65,23 @@ def amesh_trust(db: None, amesh_server: LocalDevice) -> Callable[..., EphemeralD
 
 @pytest.fixture
 def amesh_trusted_device(amesh_trust: Callable[..., EphemeralDevice], amesh_device: EphemeralDevice) -> EphemeralDevice:
-    """``amesh_device``, trusted as a controller."""
+    """``amesh_device``, which the server trusts as a controller."""
     return amesh_trust(amesh_device)
 
 
 @pytest.fixture
 def amesh_client(amesh_trusted_device: EphemeralDevice) -> AmeshClient:
-    """Django's test client, signed by the trusted device."""
-    from .client import AmeshClient
-
-    return AmeshClient(amesh_trusted_device)
+    """Django's test client, which signs as the trusted device."""
+    return amesh.AmeshClient(amesh_trusted_device)
 
 
 @pytest.fixture
 def amesh_async_client(amesh_trusted_device: EphemeralDevice) -> AmeshAsyncClient:
-    """Django's async test client, signed by the trusted device."""
-    from .client import AmeshAsyncClient
-
-    return AmeshAsyncClient(amesh_trusted_device)
+    """Django's async test client, which signs as the trusted device."""
+    return amesh.AmeshAsyncClient(amesh_trusted_device)
 
 
 @pytest.fixture
 def amesh_api_client(amesh_trusted_device: EphemeralDevice) -> AmeshAPIClient:
-    """REST framework's test client, signed by the trusted device."""
-    from .drf import AmeshAPIClient
-
-    return AmeshAPIClient(amesh_trusted_device)
+    """REST framework's test client, which signs as the trusted device."""
+    return amesh.AmeshAPIClient(amesh_trusted_device)

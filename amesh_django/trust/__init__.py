@@ -1,1 +1,97 @@
-"""TODO."""
+"""The sealed allow list in a database, as one object (design.md, decision 3).
+
+:func:`current_list` returns the sealed list of this process. A request looks its device up in ``current_list().snapshot()``;
+:class:`~amesh_django.allow_list.DatabaseAllowList` calls ``change``, ``report`` and ``reseal``. The object holds the database alias and
+the keys. Each file adds one layer to it, and imports only from files below:
+
+    current     current_list()      the list of this process, one for each database alias
+    integrity   SealedList          report(), reseal()
+    change      ChangeableList      change(), and the lock of the seal row
+    snapshot    VerifiedList        snapshot(): the states of a process (3, 4)
+    verified    Snapshot            the verified rows in memory: build(), catch_up()
+    rollback    GuardedRows         check_age(), remember(), memory(): the high-water mark of one database
+    sealing     SealedRows          read_seal(), rows(), hash_row(), make_seal(), the journal
+    keys        seal_keys()         the keys of seal, rows, journal and marks
+    owner       open_device()       the device whose secret they are derived from
+    high_water  HighWater       the marks of this host: a file and, with a TPM, a counter
+    database, triggers              which database; what counts changes from outside Django
+
+Theory of operation
+
+1.  What is stored. The database holds the device rows, one seal row (revision, digest of all rows, counts, HMAC) and a journal, each
+    line with its own MAC. The device directory holds the high-water mark of each database: the newest list that this host has seen.
+    The process holds a snapshot in memory: rows that matched their seal.
+
+2.  A request reads the seal row. If it equals the seal of the snapshot, the snapshot is the list: no other query, no lock, no hash.
+    Every ten seconds, one such call also checks whether another process of this host has stored a mark, and compares the list with
+    the mark if so: the list may have been restored to the very revision that this process knows.
+
+3.  The states of a process. They are kept in the object; the snapshot is replaced only by one that matched its seal.
+
+    a.  Empty: there is no snapshot. This is so at the start, after ``reset()``, and after the check of marks in (2) failed. The next
+        call compares the seal with the mark, reads and hashes all rows, stores the mark, and keeps the snapshot.
+    b.  Verified: there is a snapshot. A newer seal is compared with the mark; then the rows of later revisions are read and applied,
+        if the triggers have counted no change from outside Django and the result matches the new seal. Otherwise all rows are
+        verified again.
+    c.  Broken: the list was rejected. The same seal row is not examined again for at least a second, and for ten times as long as the
+        check took; the error is raised at once. Any other seal row is examined, so a change that is undone by hand is accepted
+        again. What is rejected at little cost (no seal, a wrong HMAC, a revision older than the snapshot) is examined every time.
+    d.  No list: there is neither a seal row nor a device. The result is an empty snapshot, which is not kept. The mark is compared
+        at most once a second.
+
+4.  What an open transaction sees.
+
+    a.  A transaction that has locked the seal row (with ``change``, ``report`` or ``reseal``), and everything inside a Django test
+        case, reads for itself: it verifies all rows at its first read and after each of its changes, and keeps the result with
+        the connection. Nothing of it enters the state of the process or the mark, because it may be rolled back.
+    b.  Any other transaction shares the state of the process. If it still sees an older seal than that of the snapshot (REPEATABLE
+        READ), it gets the snapshot, so that a revocation counts there too. If there is no newer snapshot but a newer mark, and the
+        list that is committed now agrees with the mark, the list that the transaction sees is verified and returned, but not kept.
+    c.  Outside a transaction, a seal that is older than one read before is a rollback and is rejected.
+
+5.  A change unlocks the keys, opens a transaction, locks the seal row and reads it. It verifies all rows if there is no seal or if the
+    triggers have counted a change, and rejects a seal that is forged or older than the mark. It changes rows, writes the journal, and
+    replaces the seal only if revision and HMAC are those that it read. The mark is stored on commit. If another change was committed
+    meanwhile, all of it is tried again; inside an outer transaction that is possible only as long as the database reports no conflict.
+
+6.  Locks, in the order in which they are taken. Nobody waits for an earlier one while holding a later one.
+
+    a.  ``keys._keys_lock``, ``owner._device_lock``, the lock of the device: filled once per process. They are released before (b) is
+        taken, because unlocking a key may take a second.
+    b.  ``VerifiedList._lock``, between threads: guards the snapshot and the other states of (3). A request that finds an unchanged
+        list does not take it.
+    c.  The lock of the seal row (on SQLite, the write lock of the database), between hosts: held by a change until its transaction
+        ends. A reader takes it only if the list was changed five times while it was being read. A thread that holds it does not wait
+        for (b), because it reads for itself (4a). One exception: MySQL keeps the lock when a savepoint is rolled back.
+    d.  The lock of the device directory, between processes of this host: guards the file of the marks and the counter in the TPM. A
+        process waits for it five seconds at most. Then it reads without it, or writes later.
+    e.  The TPM's own lock.
+
+7.  Threads share the object. While one applies a change to the snapshot, another that reads it sees each device as before or as after
+    the change; both are lists that were committed.
+
+8.  A forked child keeps device, keys and snapshot, and finds every lock open. If (6b) was held in the parent, the snapshot may be half
+    changed, and the child begins empty.
+
+9.  Other processes and hosts share nothing but the database, and see a change with their next read of the seal row. It is read from
+    the database that is written to, never from a replica. The processes of one host share its marks. A host that has seen a newer
+    list rejects an older one; a host that has not cannot know.
+
+10. A device that is not in place yet, during enrolment, is handed to ``SealedList(using, device=device)``. That object has its own keys
+    and its own state, and has no high-water mark.
+"""
+
+from __future__ import annotations
+
+from . import current, keys, owner
+from .current import current_list
+from .integrity import SealedList
+
+__all__ = ["SealedList", "current_list", "reset"]
+
+
+def reset() -> None:
+    """Forget the device, the keys, and everything that was verified with them."""
+    owner.reset()
+    keys.reset()
+    current.reset()

@@ -1,9 +1,7 @@
-"""The one function through which every change of the sealed devices goes: one transaction, the seal row locked."""
+"""Changes: the one method through which every change of the sealed devices goes, in one transaction, with the seal row locked."""
 
 from __future__ import annotations
 
-import datetime as dt
-import re
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -11,93 +9,172 @@ from typing import Any, TypeVar
 
 from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.models import QuerySet
-from django.utils import timezone
+from django.utils.translation import gettext as _
 
 from amesh_django.models import AllowListChange, AllowListSeal, Device
 from authmesh.protocol.errors import AllowListBusy
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
-from . import rollback, snapshot
-from .keys import SealKeys, seal_keys
-from .sealing import (
-    SealRow,
-    hash_row,
-    is_active_controller,
-    journal_mac,
-    journal_row,
-    make_seal,
-    read_seal,
-    row_values,
-    seal_is_genuine,
-    total_of,
-)
+from .sealing import BATCH_SIZE, SealRow, is_active_controller, journal_row, now, row_values
+from .snapshot import VerifiedList, read_for_itself
 
 T = TypeVar("T")
 
-#: How often a change is tried again when another one got in between.
-ATTEMPTS = 30
-BATCH = 1000
+#: How often a change is tried again if another one was committed meanwhile.
+MAX_ATTEMPTS = 30
 
 
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+class ConcurrentChange(Exception):
+    """Another change was committed after this one began; nothing was written."""
 
 
-def storable(text: str) -> str:
-    """Text as every database keeps it: no NUL, no lone surrogate."""
-    return _UNSTORABLE.sub("\ufffd", text)
+class ChangeableList(VerifiedList):
+    """Adds changes, each of which is sealed."""
 
+    def change(self, by: str, work: Callable[[Change], T]) -> T:
+        """Run *work* on an open change and seal the result. Either all of it happens, or nothing.
 
-class Lost(Exception):
-    """Another change got in between; nothing was written."""
+        Args:
+            by: who makes the change, for the journal.
+            work: reads and writes rows through the :class:`Change`; called again if another change was committed meanwhile.
 
+        Raises:
+            AllowListIntegrityFailure: the list does not match its seal, or is an older one that was restored; nothing was changed.
+            AllowListBusy: other changes were committed all the time; nothing was changed.
+            IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used; nothing was changed.
+        """
+        self.unlock()
 
-def now() -> dt.datetime:
-    """The time for device rows, in milliseconds, as every database keeps it."""
-    moment = timezone.now()
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
+        def attempt() -> T:
+            before = self._trusted_seal()
+            pending = Change(self, before, by)
+            result = work(pending)
+            if pending.changed:
+                pending.write()
+            return result
+
+        return self._retried(attempt)
+
+    def _retried(self, work: Callable[[], T]) -> T:
+        """Run *work* in one transaction, again if another change was committed meanwhile. Either all of it happens, or nothing.
+
+        Raises:
+            AllowListBusy: other changes were committed all the time.
+        """
+        is_nested = connections[self.using].in_atomic_block
+        for attempt in range(MAX_ATTEMPTS):
+            try:
+                with transaction.atomic(using=self.using):
+                    return work()
+            except ConcurrentChange:
+                pass
+            except OperationalError as error:
+                if not _is_conflict(error):
+                    raise
+                if is_nested:  # the outer transaction must be tried again, and only its owner can do that
+                    break
+            time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
+        raise AllowListBusy(
+            _("The list was busy with other changes; nothing was changed."), hint=_("Try again in a moment.")
+        )
+
+    def _trusted_seal(self) -> SealRow:
+        """Return the locked seal, after it was verified that no change from outside Django would be sealed with this one.
+
+        Raises:
+            ConcurrentChange: another process sealed the first devices just now.
+        """
+        row = self._lock_seal()
+        # If there is no seal, there is nothing to lock: another process may add the first devices until our seal is written.
+        first = self._first_seal() if row is None else row
+        if row is None or row.touched or not self.is_genuine(row):
+            self.verify_rows(row)
+        if self.verify_age(row) != row:  # a change would make an old list the newest one
+            raise ConcurrentChange
+        return first
+
+    def _lock_seal(self) -> SealRow | None:
+        """Lock the seal row for the rest of the transaction, and return it. None if there is no list yet."""
+        connection = connections[self.using]
+        read_for_itself(connection)
+        seals = AllowListSeal.objects.using(self.using).filter(pk=1)
+        if not connection.features.has_select_for_update:
+            seals.update(id=1)  # a write is what locks an SQLite database
+            return self.read_seal()
+        for _attempt in range(2):
+            is_locked = bool(list(seals.select_for_update().values_list("pk")))
+            row = self.read_seal()
+            if is_locked or row is None:
+                break  # otherwise the row was made between the two reads, and is not locked
+        return row
+
+    def _first_seal(self) -> SealRow:
+        """Seal a list that has no seal yet as empty, so that there is a row to lock before anything else is done.
+
+        Raises:
+            ConcurrentChange: another process did so just now.
+        """
+        seal = self.make_seal(revision=0, total=0, count=0, controllers=0, r=secrets.token_bytes(MASK_BYTES))
+        try:
+            with transaction.atomic(using=self.using):
+                AllowListSeal.objects.using(self.using).create(id=1, **seal._asdict())
+        except IntegrityError:
+            raise ConcurrentChange from None
+        return seal
+
+    def replace_seal(self, before: SealRow, after: SealRow) -> None:
+        """Write a new seal over the one that was read.
+
+        Raises:
+            ConcurrentChange: another seal is there.
+        """
+        seals = AllowListSeal.objects.using(self.using)
+        if not seals.filter(pk=1, revision=before.revision, hmac=before.hmac).update(**after._asdict()):
+            raise ConcurrentChange
 
 
 class Change:
-    """An open change: what happens to rows goes through here, so that digest, counts and journal keep up.
+    """An open change. Rows are changed through this object only, so that digest, counts and journal are kept up to date.
 
     Attributes:
-        revision: of the list after this change.
-        controllers: active controllers as they stand now, under the seal.
+        revision: revision of the list after this change.
+        controllers: number of active controllers now, under the seal.
+        changed: True if there is anything to write.
     """
 
-    def __init__(self, using: str, keys: SealKeys, seal: SealRow, by: str) -> None:
-        self.using = using
-        self._keys = keys
-        self._by = storable(by)[:150]
+    def __init__(self, sealed: ChangeableList, before: SealRow, by: str) -> None:
+        self._sealed = sealed
+        self._before = before
+        self._by = by
         self._journal: list[AllowListChange] = []
-        self.revision = seal.revision + 1
-        self.controllers = seal.controllers
-        self._count = seal.count
-        self._total = total_of(keys, seal)
+        self._count = before.count
+        self._total = sealed.sealed_total(before)
+        self.revision = before.revision + 1
+        self.controllers = before.controllers
         self.changed = False
 
     def rows(self) -> QuerySet[Device]:
-        """A query set that may write; nothing outside this class uses one."""
-        return QuerySet(Device, using=self.using)
+        """Return a query set of all rows. It can write, which only this class does."""
+        return QuerySet(Device, using=self._sealed.using)
 
     def _account(self, device: Device, sign: int) -> None:
         values = row_values(device)
-        self._total += sign * hash_row(self._keys, values)
+        self._total += sign * self._sealed.hash_row(values)
         self._count += sign
         self.controllers += sign * is_active_controller(values)
         self.changed = True
 
     def _record(self, device: Device, action: str) -> None:
-        line = AllowListChange(
-            revision=self.revision,
-            device_id=device.device_id,
-            action=action,
-            at=now(),
-            by=self._by,
-            row=journal_row(row_values(device)),
+        self._journal.append(
+            self._sealed.journal_line(
+                revision=self.revision,
+                device_id=device.device_id,
+                action=action,
+                row=journal_row(row_values(device)),
+                by=self._by,
+                at=now(),
+            )
         )
-        line.mac = journal_mac(self._keys, line)
-        self._journal.append(line)
 
     def insert(self, devices: Iterable[Device]) -> None:
         """Add rows."""
@@ -106,9 +183,8 @@ class Change:
             device.revision = self.revision
             batch.append(device)
         highest = self.rows().order_by("-id").values_list("id", flat=True).first() or 0
-        for start in range(0, len(batch), BATCH):
-            part = batch[start : start + BATCH]
-            self.rows().bulk_create(part)
+        for start in range(0, len(batch), BATCH_SIZE):
+            self.rows().bulk_create(batch[start : start + BATCH_SIZE])
         if any(device.pk is None for device in batch):  # a database that does not return the keys of many rows (MySQL)
             keys = dict(self.rows().filter(id__gt=highest).values_list("public_key", "id"))
             for device in batch:
@@ -134,133 +210,27 @@ class Change:
         self._account(device, -1)
         self.rows().filter(pk=device.pk).delete()
 
-    def write(self, before: SealRow) -> None:
-        """Seal what was changed.
+    def write(self) -> None:
+        """Write the journal and the new seal.
 
         Raises:
-            Lost: the seal is not the one that this change began with.
+            ConcurrentChange: the seal is not the one that this change began with.
         """
-        AllowListChange.objects.using(self.using).bulk_create(self._journal, batch_size=BATCH)
-        after = make_seal(
-            self._keys,
+        self._sealed.write_journal(self._journal)
+        after = self._sealed.make_seal(
             revision=self.revision,
             total=self._total % MODULUS,
             count=self._count,
             controllers=self.controllers,
             r=secrets.token_bytes(MASK_BYTES),
         )
-        write_seal(self.using, before, after)
-        rollback.remember_on_commit(self.using, self._keys, after)
-
-
-def write_seal(using: str, before: SealRow, after: SealRow) -> None:
-    """Put the new seal in the place of the one that was read.
-
-    Raises:
-        Lost: another one stands there.
-    """
-    seals = AllowListSeal.objects.using(using)
-    if not seals.filter(pk=1, revision=before.revision, hmac=before.hmac).update(**after._asdict()):
-        raise Lost
-
-
-def first_seal(using: str) -> SealRow:
-    """Seal a list that has no seal yet as empty, so that there is a row to lock before anything is done.
-
-    Raises:
-        Lost: another process did so just now.
-    """
-    seal = make_seal(seal_keys(), revision=0, total=0, count=0, controllers=0, r=secrets.token_bytes(MASK_BYTES))
-    try:
-        with transaction.atomic(using=using):
-            AllowListSeal.objects.using(using).create(id=1, **seal._asdict())
-    except IntegrityError:
-        raise Lost from None
-    snapshot.mark_dirty(connections[using])
-    return seal
-
-
-def lock_seal(using: str) -> SealRow | None:
-    """Take the lock of the list for the rest of the transaction, and read the seal."""
-    seals = AllowListSeal.objects.using(using).filter(pk=1)
-    if not connections[using].features.has_select_for_update:
-        seals.update(id=1)  # a write is what locks an SQLite database
-        return read_seal(using)
-    for _ in range(2):
-        is_locked = bool(list(seals.select_for_update().values_list("pk")))
-        row = read_seal(using)
-        if is_locked or row is None:
-            break  # else it was made between the two reads, and is not locked
-    return row
-
-
-def _trusted_seal(using: str) -> SealRow:
-    """The locked seal, once it is sure that no change past the app would be sealed along.
-
-    Raises:
-        Lost: another process sealed the first devices just now.
-    """
-    row = lock_seal(using)
-    # Where there is none there is nothing to lock: another process may add the first devices at any moment, until ours stands.
-    first = first_seal(using) if row is None else row
-    if row is None or row.touched or not seal_is_genuine(seal_keys(), row):
-        snapshot.verify_rows(using, row)
-    if snapshot.verify_age(using, row) != row:  # a change would make it the newest list
-        raise Lost
-    return first
+        self._sealed.replace_seal(self._before, after)
+        self._sealed.remember_on_commit(after)
 
 
 def _is_conflict(error: OperationalError) -> bool:
-    """True for what goes away when the transaction is tried again: a lock, a deadlock, a serialization failure."""
+    """Return True for an error that a second attempt may not meet: a lock, a deadlock, a serialization failure."""
     cause = error.__cause__
     code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
     text = str(error).lower()
     return code in ("40001", "40P01", "55P03") or "locked" in text or "deadlock" in text or "lock wait" in text
-
-
-def retried(using: str, work: Callable[[], T]) -> T:
-    """Run *work* in one transaction, again where another change got in between; all of it happens, or nothing.
-
-    Raises:
-        AllowListBusy: other changes kept getting in between.
-    """
-    nested = connections[using].in_atomic_block
-    for attempt in range(ATTEMPTS):
-        try:
-            with transaction.atomic(using=using):
-                return work()
-        except Lost:
-            pass
-        except OperationalError as error:
-            if not _is_conflict(error):
-                raise
-            if nested:  # the transaction around this one has to be tried again, and that is not ours to do
-                break
-        time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
-    raise AllowListBusy("The list was busy with other changes; nothing was changed. Try again.")
-
-
-def change(using: str, by: str, work: Callable[[Change], T]) -> T:
-    """Run *work* on an open change and seal the result; all of it happens, or nothing.
-
-    Args:
-        using: database alias.
-        by: who changes it, for the journal.
-        work: reads and writes rows through the :class:`Change`; called again if another change got in between.
-
-    Raises:
-        AllowListIntegrityFailure: the list does not match its seal, or is an older one that was put back; nothing was changed.
-        AllowListBusy: other changes kept getting in between.
-    """
-    keys = seal_keys()
-
-    def attempt() -> T:
-        before = _trusted_seal(using)
-        pending = Change(using, keys, before, by)
-        result = work(pending)
-        if pending.changed:
-            pending.write(before)
-            snapshot.mark_dirty(connections[using])
-        return result
-
-    return retried(using, attempt)

@@ -1,4 +1,4 @@
-"""The database that the list lives in."""
+"""The database of the allow list."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from amesh_django.models import AllowListSeal
 
 
 def database() -> str:
-    """The database that the list is written to; it is read from there too, never from a replica."""
+    """Return the alias of the database to which the list is written. The list is read from it too, never from a replica."""
     return router.db_for_write(AllowListSeal)

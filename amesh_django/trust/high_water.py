@@ -11,9 +11,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from django.utils.translation import gettext as _
+
 from authmesh.files.storage import atomic_write, json_text, locked, make_private_directory
 from authmesh.keystore.tpm.counter import NoSpace, NotOurs, TpmCounter
-from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, StorageError
+from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, Hint, Run, StorageError
 from authmesh.protocol.seal import canonical_json
 
 logger = logging.getLogger("amesh_django.allow_list")
@@ -22,32 +24,55 @@ FILE_NAME: Final = "list_revision.json"
 FILE_VERSION: Final = "1"
 #: Seconds that a process waits for another one that writes the file.
 LOCK_SECONDS: Final = 5.0
-#: Times that the file is read without the lock while other processes write it.
-_ATTEMPTS: Final = 10
-#: Hint of the errors that a person can resolve by accepting the list.
-RESEAL: Final = (
-    "To accept the list in the database, for example after a backup was restored, run manage.py amesh_integrity --reseal. It shows which "
-    "devices would be trusted, and asks. Then revoke again the devices that were revoked since."
-)
+#: How often the file is read again without the lock if other processes write it meanwhile.
+_MAX_ATTEMPTS: Final = 10
+
+
+def reseal_hint(first: str = "", last: str = "") -> Hint:
+    """Return the hint for a list that is not known to be the newest.
+
+    Args:
+        first: a sentence about what to do if the list must not be accepted.
+        last: a sentence at the end.
+    """
+    rejected = _("All requests are rejected.")
+    accept = _("To accept the list in the database, for example after a backup was restored, run")
+    then = _(
+        ". The command shows which devices would be trusted, and asks. Then revoke again the devices that were revoked since."
+    )
+    before, after = " ".join(filter(None, (rejected, first, accept))), " ".join(filter(None, (then, last)))
+    return (f"{before} ", Run("integrity", "--reseal"), after)
 
 
 class Mark(NamedTuple):
-    """A list that was seen: its revision, and its seal, which distinguishes two lists with the same revision."""
+    """The newest list that was seen in a database: its revision, and its HMAC, which tells two lists of one revision apart."""
 
     revision: int
     seal: str
 
 
+def is_older(found: Mark | None, known: Mark) -> bool:
+    """Return True if *found* is an older list than *known*, or another list of the same revision (restored, then changed).
+
+    Args:
+        found: the list in the database; None if there is none. That is older than any list with a seal, even of revision 0,
+            because a seal row is never deleted.
+    """
+    if found is None or found.revision < known.revision:
+        return True
+    return found.revision == known.revision and found.seal != known.seal
+
+
 @dataclass(frozen=True, slots=True)
 class Marks:
-    """The contents of the file.
+    """The content of the file.
 
     Attributes:
-        lists: database → the newest list that was seen there.
-        complete: False after an older file was restored, or the file was lost. A database that is not in *lists* may then have been
-            seen before.
-        counter: value of the TPM counter that belongs to the file; None if there is no counter.
-        exists: False if there is no file, or only the file of another identity.
+        lists: database → the newest list that was seen in it.
+        complete: False after an older file was restored, or the file was lost: a database that it does not name may have been
+            known before.
+        counter: value of the counter in the TPM that belongs to the file; None if there is no counter.
+        exists: False if there is no file, or only one of another owner.
     """
 
     lists: Mapping[str, Mark] = field(default_factory=dict)
@@ -59,22 +84,22 @@ class Marks:
 _NOTHING: Final = Marks(exists=False)
 
 
-class _Damaged(Exception):
-    """The file can't be read, or was not written with this key. The text is the end of a sentence."""
+class _Unusable(Exception):
+    """The file cannot be read, or was not written with our key. The argument says which, in a few words."""
 
 
 class HighWater:
-    """The marks in a device directory: a file under a MAC and, with a TPM, a counter that identifies the newest file.
+    """The file in the device directory that holds the marks under a MAC and, with a TPM, the counter that proves it the newest.
 
-    The file is written with the value that the counter will have, then the counter is increased. So the newest file has the value of
-    the counter, or a value that is greater by one if the process was interrupted in between; the counter is then increased. Any other
-    file is an old copy that was restored.
+    A writer first writes the file with the value that the counter will have, then increments the counter. So a file with the value
+    of the counter is the newest one. So is a file that is ahead by one: its writer was killed in between, and the counter is
+    incremented now. Any other file is an old copy that was restored.
 
     Args:
         folder: the device directory.
         key: 32 secret bytes, for the MAC.
-        owner: name of the owner. The file of another owner is treated as no file.
-        counter: the counter in the TPM of this machine; None if the key of the identity is not in a TPM.
+        owner: owner of the marks; the file of another owner is ignored.
+        counter: counter in this machine's TPM; None if the key of the identity is elsewhere.
     """
 
     def __init__(self, folder: Path, key: bytes, owner: str, counter: TpmCounter | None) -> None:
@@ -89,13 +114,23 @@ class HighWater:
         """True if a counter in the TPM belongs to the file."""
         return self._counter is not None
 
+    def stamp(self) -> object:
+        """Return a value that changes whenever a process of this host writes the file. Costs one ``stat``."""
+        try:
+            found = self.path.stat()
+        except OSError:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_size
+
+    # --- reading ---
+
     def load(self) -> Marks:
         """Return the marks.
 
         Raises:
-            AllowListIntegrityFailure: according to the TPM, the file is an old copy (``rolled_back``) or was lost
+            AllowListIntegrityFailure: the TPM proves that this file is an old copy (``rolled_back``), or that there was another one
                 (``revision_lost``).
-            KeyStoreError: the TPM can't be used.
+            KeyStoreError: the TPM cannot be used.
         """
         try:
             marks, is_ahead = self._load()
@@ -103,16 +138,15 @@ class HighWater:
                 return marks
         except AllowListIntegrityFailure:
             pass
-        try:  # another process may be between writing the file and increasing the counter
+        try:  # another process may be between writing the file and incrementing the counter
             with self._locked():
-                marks, _ = self._settled()
-        except (StorageError, AllowListBusy):  # the folder can't be written, or other processes write all the time
-            marks = self._load_unlocked()
-        return marks
+                return self._settled()[0]
+        except (StorageError, AllowListBusy):  # this process may not write there, or others do all the time
+            return self._load_unlocked()
 
     def _load_unlocked(self) -> Marks:
-        """Return the marks. Read again if the file was written between reading it and reading the counter."""
-        for _ in range(_ATTEMPTS):
+        """Return the marks, reading again whenever the file was written between reading it and reading the counter."""
+        for _attempt in range(_MAX_ATTEMPTS):
             before = self.stamp()
             try:
                 return self._load()[0]
@@ -121,20 +155,12 @@ class HighWater:
                     raise
         return self._load()[0]
 
-    def stamp(self) -> object:
-        """Return a value that changes when a process of this host writes the file. It costs one ``stat``."""
-        try:
-            found = self.path.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_mtime_ns, found.st_size
-
     def _load(self) -> tuple[Marks, bool]:
-        """Return the marks, and True if the counter must still be increased for them."""
+        """Return the marks, and True if the counter must still be incremented for them."""
         try:
             marks = self._read_file()
-        except _Damaged as error:
-            if self._value() is not None:
+        except _Unusable as error:
+            if self._counter_value() is not None:
                 raise self._lost(str(error)) from None
             logger.warning(
                 "%s %s. A new one will be written: this server accepts the list in the database as the newest.",
@@ -143,70 +169,95 @@ class HighWater:
             )
             return _NOTHING, False
         if self._counter is None:
-            if marks.counter is not None:  # the owner is the same, and a key outside a TPM has no counter
+            if marks.counter is not None:  # another key of the same owner has no counter
                 raise AllowListIntegrityFailure(
-                    f"{self.path} belongs to a counter in the TPM, but according to identity.json the key of this server is not in "
-                    "a TPM. identity.json was changed. All signed requests are rejected.",
-                    hint=f"Restore identity.json. {RESEAL}",
+                    _(
+                        "%(path)s belongs to a counter in the TPM, but according to identity.json the key of this server is not in the "
+                        "TPM: identity.json was changed."
+                    )
+                    % {"path": self.path},
+                    hint=reseal_hint(_("Restore identity.json.")),
                     reason="revision_lost",
                 )
             return marks, False
-        value = self._value()
+        value = self._counter_value()
         if not marks.exists:
             if value is not None:
-                raise self._lost("is missing")
+                raise self._lost(_("is missing"))
             return marks, False
         if value is None:
             if marks.counter is not None:
                 raise AllowListIntegrityFailure(
-                    f"The counter in the TPM that {self.path} names was removed. All signed requests are rejected.",
-                    hint=RESEAL,
+                    _("The counter in the TPM that belongs to %(path)s was removed, so the newest list is not known.")
+                    % {"path": self.path},
+                    hint=reseal_hint(),
                     reason="revision_lost",
                 )
             return marks, False
         if marks.counter is None or marks.counter not in (value, value + 1):
             raise AllowListIntegrityFailure(
-                f"{self.path} is older than the TPM counter: an old copy was restored, perhaps together with the list in the "
-                "database. All signed requests are rejected.",
-                hint=RESEAL,
+                _(
+                    "%(path)s is older than the counter in the TPM: an old copy of the file was restored, perhaps together with the "
+                    "list in the database."
+                )
+                % {"path": self.path},
+                hint=reseal_hint(),
                 reason="rolled_back",
             )
         return marks, marks.counter == value + 1
 
-    def _value(self) -> int | None:
+    def _counter_value(self) -> int | None:
         try:
             return self._counter.read() if self._counter is not None else None
         except NotOurs:
             raise AllowListIntegrityFailure(
-                "The counter in the TPM that identifies the newest list has another password: the secret of the seal was changed, or "
-                "another program has replaced the counter. All signed requests are rejected.",
-                hint=RESEAL,
+                _(
+                    "The counter in the TPM that proves which list is the newest has another password: the secret of the seal was "
+                    "changed, or another program made the counter."
+                ),
+                hint=reseal_hint(),
                 reason="revision_lost",
             ) from None
 
     def _lost(self, why: str) -> AllowListIntegrityFailure:
         return AllowListIntegrityFailure(
-            f"{self.path} {why}, although the TPM has a counter for it, so the newest list is not known. All signed requests are "
-            "rejected.",
-            hint=RESEAL,
+            _("The newest list is not known: according to the TPM there was a high-water file, but %(path)s %(why)s.")
+            % {"path": self.path, "why": why},
+            hint=reseal_hint(),
             reason="revision_lost",
         )
 
-    def _settled(self) -> tuple[Marks, int | None]:
-        """Return the marks and the value of the counter, after increasing it if that is due. Called inside the lock."""
-        marks, is_ahead = self._load()
-        if is_ahead and self._counter is not None and marks.counter is not None:
-            self._counter.advance_to(marks.counter)
-        return marks, marks.counter
+    def _read_file(self) -> Marks:
+        try:
+            text = self.path.read_text("utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return _NOTHING
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or _("not UTF-8 text")
+            raise _Unusable(_("cannot be read (%(why)s)") % {"why": why}) from None
+        try:
+            document = json.loads(text)
+            mac = str(document.pop("hmac"))
+            if document["owner"] != self._owner:
+                return _NOTHING
+            if not hmac.compare_digest(self._mac(document).encode(), mac.encode("utf-8", "replace")):
+                raise _Unusable(_("was changed, or was written with another key"))
+            lists = {name: Mark(int(mark["revision"]), str(mark["seal"])) for name, mark in document["lists"].items()}
+            counter = document["counter"]
+            return Marks(lists, document["complete"] is True, None if counter is None else int(counter))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise _Unusable(_("is damaged")) from None
+
+    # --- writing ---
 
     def remember(self, database: str, mark: Mark) -> tuple[Marks, Marks]:
-        """Set the mark of a database unless a newer list is known. Return the marks before and after that.
+        """Store the mark of a database, unless the same or a newer one is stored. Return the marks before and after.
 
         Raises:
             AllowListIntegrityFailure: as for :meth:`load`.
-            StorageError: the folder can't be written.
-            AllowListBusy: another process held the lock for too long.
-            KeyStoreError: the TPM can't be used.
+            StorageError: the file cannot be written.
+            AllowListBusy: another process held the lock too long.
+            KeyStoreError: the TPM cannot be used.
         """
         with self._locked():
             marks, value = self._settled()
@@ -216,7 +267,7 @@ class HighWater:
             return marks, self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
     def accept(self, database: str, mark: Mark) -> Marks:
-        """Set the mark of a database even if a newer list is known, because a person has accepted the list.
+        """Store the mark of a database, whatever was stored before, because a person accepted that list.
 
         Raises:
             StorageError, AllowListBusy, KeyStoreError: as for :meth:`remember`.
@@ -226,11 +277,24 @@ class HighWater:
                 marks, value = self._settled()
             except AllowListIntegrityFailure:
                 marks = Marks(complete=False)  # the marks of other databases may be old
-                value = self._next_counter()
+                value = self._counter_after_loss()
             return self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
-    def _next_counter(self) -> int | None:
-        """Return the value of the counter plus one. A file with that value may exist that was written and never counted."""
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        make_private_directory(self._folder)
+        with locked(self._folder, LOCK_SECONDS):
+            yield
+
+    def _settled(self) -> tuple[Marks, int | None]:
+        """Return the marks and the value of the counter, which is incremented if it is behind. Call it inside the lock."""
+        marks, is_ahead = self._load()
+        if is_ahead and self._counter is not None and marks.counter is not None:
+            self._counter.advance_to(marks.counter)
+        return marks, marks.counter
+
+    def _counter_after_loss(self) -> int | None:
+        """Return the value of the counter plus one: somebody may have kept a file with that value that was never counted."""
         try:
             value = self._counter.read() if self._counter is not None else None
             return None if value is None else value + 1
@@ -239,23 +303,22 @@ class HighWater:
                 self._counter.remove()
             return None
 
-    @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
-        make_private_directory(self._folder)
-        with locked(self._folder, LOCK_SECONDS):
-            yield
-
     def _write(self, marks: Marks, value: int | None) -> Marks:
+        """Write the file with the next value of the counter, then increment the counter.
+
+        Args:
+            value: what the counter is at, or will be at; None makes a counter if the TPM has room for one.
+        """
         is_new = False
         if value is not None:
             value += 1
         elif self._counter is not None:
             try:
-                # A process that is killed between this line and the file leaves a counter without a file, and a person must reseal.
-                # In the other order, anyone who keeps the first file could start from it again.
+                # A process that is killed between this line and the file leaves a counter without a file, and a person must
+                # reseal. In the other order, anyone who keeps a copy of the first file could start again with it.
                 value, is_new = self._counter.make(), True
             except NoSpace as error:
-                logger.warning("%s Until then, only %s identifies the newest list.", error, self.path)
+                logger.warning("%s Until then, only %s records which list is the newest.", error, self.path)
         marks = replace(marks, counter=value, exists=True)
         try:
             atomic_write(self.path, self._text(marks))
@@ -279,35 +342,3 @@ class HighWater:
             "counter": marks.counter,
         }
         return json_text({**document, "hmac": self._mac(document)})
-
-    def _read_file(self) -> Marks:
-        try:
-            text = self.path.read_text("utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            return _NOTHING
-        except (OSError, UnicodeDecodeError) as error:
-            raise _Damaged(f"can't be read ({getattr(error, 'strerror', None) or 'not UTF-8 text'})") from None
-        try:
-            document = json.loads(text)
-            mac = str(document.pop("hmac"))
-            if document["owner"] != self._owner:
-                return _NOTHING
-            if not hmac.compare_digest(self._mac(document).encode(), mac.encode("utf-8", "replace")):
-                raise _Damaged("was changed, or was written with another key")
-            lists = {name: Mark(int(mark["revision"]), str(mark["seal"])) for name, mark in document["lists"].items()}
-            counter = document["counter"]
-            return Marks(lists, document["complete"] is True, None if counter is None else int(counter))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-            raise _Damaged("is damaged") from None
-
-
-def is_older(found: Mark | None, known: Mark) -> bool:
-    """Return True if *found* is older than *known*, or a different list with the same revision: a restored list with changes.
-
-    Args:
-        found: the list in the database; None if there is none.
-        known: the high-water mark.
-    """
-    if found is None or found.revision != known.revision:
-        return known.revision > (found.revision if found is not None else -1)
-    return found.seal != known.seal

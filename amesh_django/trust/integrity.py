@@ -1,4 +1,4 @@
-"""What differs between the devices in the database and what was sealed; and sealing anew, once a person has looked."""
+"""Integrity: what differs between the devices in the database and what was sealed, and resealing once a person has looked."""
 
 from __future__ import annotations
 
@@ -9,30 +9,23 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import connections
 from django.db.models import Max
+from django.utils.translation import gettext as _
+from django.utils.translation import ngettext
 
 from amesh_django.models import AllowListChange, AllowListSeal
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
-from . import rollback, snapshot
-from .change import BATCH, first_seal, lock_seal, now, retried, write_seal
-from .keys import SealKeys, seal_keys
-from .sealing import (
-    COLUMNS,
-    SealRow,
-    hash_row,
-    is_active_controller,
-    is_well_formed,
-    iterate_rows,
-    journal_line_is_genuine,
-    journal_mac,
-    journal_row,
-    make_seal,
-    seal_is_genuine,
-)
+from .change import ChangeableList
+from .sealing import COLUMNS, SealRow, is_active_controller, journal_row, now
+from .verified import UNREADABLE
+
+Row = tuple[Any, ...]
+
+#: How many trusted devices a report names.
+_MAX_NAMED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +33,12 @@ class IntegrityReport:
     """The result of a full verification.
 
     Attributes:
-        ok: True if the rows match their seal.
-        devices: how many rows there are, revoked ones included.
+        ok: True if the rows match their seal and the list is not an old one.
+        devices: number of rows, including revoked devices.
         problems: sentences for people, one for each difference; empty if *ok*.
         reason: as in the log (``rows_mismatch``, …); empty if *ok*.
-        is_old: True if the list is an older one that was put back, or that is not known any more.
-        trusted: whom the list trusts, in words; only if *is_old*, for that is the question then.
+        is_old: True if the list is an older one that was restored, or is not known to be the newest.
+        trusted: the devices that the list trusts, in words; filled only if *is_old*, because a person must then decide about them.
     """
 
     ok: bool
@@ -56,191 +49,215 @@ class IntegrityReport:
     trusted: list[str] = field(default_factory=list)
 
 
-#: How many trusted devices are named.
-_NAMED = 100
+class SealedList(ChangeableList):
+    """The sealed allow list in one database. It adds the report about differences, and resealing, to the layers below it.
 
-
-def report(using: str) -> IntegrityReport:
-    """Verify every row and compare with the journal where they do not match.
-
-    Raises:
-        AllowListBusy: the list could not be locked, for others change it all the time.
-        KeyStoreError, DirectoryError: the keys of the seal can't be had.
+    :func:`amesh_django.trust.current_list` returns the one of this process. See :mod:`amesh_django.trust` for how it works.
     """
-    keys = seal_keys()
-    return retried(using, lambda: _report(using, keys))
 
+    def report(self) -> IntegrityReport:
+        """Verify every row and, if they do not match their seal, compare them with the journal.
 
-def _report(using: str, keys: SealKeys) -> IntegrityReport:
-    row = lock_seal(using)
-    try:
-        rows = list(iterate_rows(using))
-        if row is None and rows:  # there was nothing to lock: the first devices may have come since
-            row = lock_seal(using)
-            rows = list(iterate_rows(using))
-    except (TypeError, ValueError) as error:
-        return IntegrityReport(False, 0, [str(_unreadable(error))], "rows_mismatch")
-    reason, problems = "", []
-    try:
-        if row is not None or rows:
-            snapshot.verify_rows(using, row)
-    except AllowListIntegrityFailure as error:
-        reason, problems = error.reason, list(_differences(using, keys, row, rows, error.reason))
-    age = _age(using, keys, row)
-    if age is not None:
-        problems.insert(0, str(age).partition(" Nobody is let in. ")[0])
-    trusted = _trusted(rows) if age is not None else []
-    return IntegrityReport(
-        not problems and not reason,
-        len(rows),
-        problems,
-        reason or (age.reason if age is not None else ""),
-        age is not None,
-        trusted,
-    )
+        Raises:
+            AllowListBusy: the list could not be locked, because other changes were committed all the time.
+            IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+        """
+        self.unlock()
+        return self._retried(self._report)
 
+    def reseal(self, by: str) -> None:
+        """Seal the rows as they are.
 
-def _age(using: str, keys: SealKeys, row: SealRow | None) -> AllowListIntegrityFailure | None:
-    """What speaks for a list that was put back; nothing can be said of one that has a forged seal."""
-    if row is not None and not seal_is_genuine(keys, row):
+        The revision jumps to the time in milliseconds since 1970. That is above any revision that another process, another host
+        or a backup has seen, because none of them has seen as many changes. If a clock was wrong, the revision is at least above
+        the one that this host has seen, and the list must be resealed on the host that still rejects it.
+
+        Args:
+            by: the person who decided this, for the journal.
+
+        Raises:
+            AllowListError: a row is not a device; nothing was changed.
+            AllowListBusy: other changes were committed all the time; nothing was changed.
+            IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used; nothing was changed.
+        """
+        self.unlock()
+        self._retried(lambda: self._reseal(by))
+
+    # --- the report ---
+
+    def _report(self) -> IntegrityReport:
+        seal = self._lock_seal()
+        try:
+            rows = list(self.rows())
+            if seal is None and rows:  # there was nothing to lock: the first devices may have come since
+                seal = self._lock_seal()
+                rows = list(self.rows())
+        except UNREADABLE as error:
+            return IntegrityReport(False, 0, [str(_unreadable(error))], "rows_mismatch")
+        reason, problems = "", []
+        try:
+            if seal is not None or rows:
+                self.verify_rows(seal)
+        except AllowListIntegrityFailure as error:
+            reason, problems = error.reason, list(self._differences(seal, rows, error.reason))
+        age = self._age(seal)
+        if age is not None:
+            problems.insert(0, age.message)
+            reason = reason or age.reason
+        return IntegrityReport(
+            ok=not problems and not reason,
+            devices=len(rows),
+            problems=problems,
+            reason=reason,
+            is_old=age is not None,
+            trusted=_trusted(rows) if age is not None else [],
+        )
+
+    def _age(self, seal: SealRow | None) -> AllowListIntegrityFailure | None:
+        """Return why the list is not known to be the newest. A forged seal says nothing about that."""
+        if seal is not None and not self.is_genuine(seal):
+            return None
+        try:
+            self.check_age(seal)
+        except AllowListIntegrityFailure as error:
+            return error
         return None
-    try:
-        rollback.check(using, keys, row)
-    except AllowListIntegrityFailure as error:
-        return error
-    return None
+
+    def _differences(self, seal: SealRow | None, rows: list[Row], reason: str) -> Iterator[str]:
+        if reason == "seal_missing":
+            yield _("The seal itself is missing.")
+        elif reason == "seal_mismatch":
+            yield _(
+                "The seal was not made with this server's key: it was forged, or the list was last changed with another identity "
+                "(AMESH['DIR']) or another AMESH['SEAL_KEY_FILE']."
+            )
+            if next(self.journal(), None) is not None and not self._sealed_rows()[0]:
+                return  # nor was the journal made with this key: to name each row and line would only hide that
+        sealed, forged = self._sealed_rows(seal.revision if seal is not None and reason == "rows_mismatch" else None)
+        for values in rows:
+            found = json.loads(journal_row(values))
+            expected = sealed.pop(found["device_id"], None)
+            if expected is None:
+                yield _("%(device)s: added outside Django (role %(role)s, name %(name)s).") % _shown(found)
+                continue
+            for column in COLUMNS:
+                if found[column] != expected.get(column):
+                    yield _("%(device)s: %(column)s is %(found)r, but was sealed as %(sealed)r.") % {
+                        "device": found["device_id"],
+                        "column": column,
+                        "found": found[column],
+                        "sealed": expected.get(column),
+                    }
+        for expected in sealed.values():
+            yield _("%(device)s: removed outside Django (role %(role)s, name %(name)s).") % _shown(expected)
+        if forged:
+            yield ngettext(
+                "The journal has %(count)d line that amesh did not write.",
+                "The journal has %(count)d lines that amesh did not write.",
+                forged,
+            ) % {"count": forged}
+
+    def _sealed_rows(self, revision: int | None = None) -> tuple[dict[str, dict[str, str]], int]:
+        """Return the rows as they were sealed, by device ID, and how many lines of the journal are forged.
+
+        Args:
+            revision: ignore lines of later revisions; None reads all lines.
+        """
+        newest: dict[str, dict[str, str]] = {}
+        forged = 0
+        for line in self.journal() if revision is None else self.journal(revision__lte=revision):
+            if not self.is_genuine_line(line):
+                forged += 1
+            elif line.action == AllowListChange.Action.PURGED:
+                newest.pop(line.device_id, None)
+            else:
+                newest[line.device_id] = json.loads(line.row)
+        return newest, forged
+
+    # --- resealing ---
+
+    def _reseal(self, by: str) -> None:
+        before = self._lock_seal()
+        if before is not None and not before.is_well_formed:
+            AllowListSeal.objects.using(self.using).filter(pk=1).delete()
+            before = None
+        before = before or self._first_seal()
+        sealed, _forged = self._sealed_rows()
+        revision = self._revision_above(before)
+        try:
+            rows = list(self.rows())
+        except UNREADABLE as error:
+            raise _unreadable(error) from None
+        total = count = controllers = 0
+        changes: list[tuple[str, str, str]] = []
+        for values in rows:
+            _check_row(values)
+            total += self.hash_row(values)
+            count += 1
+            controllers += is_active_controller(values)
+            row = journal_row(values)
+            if json.loads(row) != sealed.pop(values[1], None):
+                changes.append((values[1], AllowListChange.Action.RESEALED, row))
+        for name, gone in sealed.items():
+            changes.append((name, AllowListChange.Action.PURGED, json.dumps(gone)))
+        moment = now()
+        self.write_journal(
+            [
+                self.journal_line(revision=revision, device_id=name, action=action, row=row, by=by, at=moment)
+                for name, action, row in changes
+            ]
+        )
+        after = self.make_seal(
+            revision=revision,
+            total=total % MODULUS,
+            count=count,
+            controllers=controllers,
+            r=secrets.token_bytes(MASK_BYTES),
+        )
+        self.replace_seal(before, after)
+        self.accept_on_commit(after)
+
+    def _revision_above(self, seal: SealRow) -> int:
+        """Return a revision above all that were seen."""
+        lines = AllowListChange.objects.using(self.using)
+        highest = lines.aggregate(found=Max("revision"))["found"] or 0
+        return max(1 + max(highest, seal.revision, self.newest_revision()), time.time_ns() // 1_000_000)
 
 
-def _trusted(rows: list[tuple[Any, ...]]) -> list[str]:
+def _shown(row: dict[str, str]) -> dict[str, str]:
+    return {"device": row["device_id"], "role": repr(row["role"]), "name": repr(row["friendly_name"])}
+
+
+def _trusted(rows: list[Row]) -> list[str]:
     found = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
     names = [
-        f"{row['device_id']} ({row['friendly_name']}) as {row['role']}" for row in found if row["revoked_at"] is None
+        _("%(device)s (%(name)s) as %(role)s")
+        % {"device": row["device_id"], "name": row["friendly_name"], "role": row["role"]}
+        for row in found
+        if row["revoked_at"] is None
     ]
-    return [*names[:_NAMED], *([f"and {len(names) - _NAMED} more"] if len(names) > _NAMED else [])]
+    more = len(names) - _MAX_NAMED
+    return [*names[:_MAX_NAMED], *([_("and %(count)d more") % {"count": more}] if more > 0 else [])]
 
 
-def _sealed_rows(using: str, keys: SealKeys, revision: int | None) -> tuple[dict[str, dict[str, str]], int]:
-    """The newest genuine journal line of each device up to *revision*; and how many lines were not genuine."""
-    newest: dict[str, dict[str, str]] = {}
-    forged = 0
-    lines = AllowListChange.objects.using(using).order_by("id")
-    if revision is not None:
-        lines = lines.filter(revision__lte=revision)
-    for line in lines.iterator(chunk_size=5000):
-        if not journal_line_is_genuine(keys, line):
-            forged += 1
-        elif line.action == AllowListChange.Action.PURGED:
-            newest.pop(line.device_id, None)
-        else:
-            newest[line.device_id] = json.loads(line.row)
-    return newest, forged
-
-
-def _differences(
-    using: str, keys: SealKeys, seal: SealRow | None, rows: list[tuple[Any, ...]], reason: str
-) -> Iterator[str]:
-    if reason == "seal_missing":
-        yield "The seal itself is missing."
-    elif reason == "seal_mismatch":
-        yield (
-            "The seal was not made with this server's key: it was forged, or another identity (AMESH['DIR']) or another "
-            "AMESH['SEAL_KEY_FILE'] was in use when the list was last changed."
-        )
-        if AllowListChange.objects.using(using).exists() and not _sealed_rows(using, keys, None)[0]:
-            return  # nor was the journal: to name each row and line would only hide that
-    genuine = seal.revision if seal is not None and reason == "rows_mismatch" else None
-    sealed, forged = _sealed_rows(using, keys, genuine)
-    for values in rows:
-        found = json.loads(journal_row(values))
-        name = found["device_id"]
-        expected = sealed.pop(name, None)
-        if expected is None:
-            yield f"{name}: added past the app (role {found['role']!r}, name {found['friendly_name']!r})."
-            continue
-        for column in COLUMNS:
-            if found[column] != expected.get(column):
-                yield f"{name}: {column} is {found[column]!r}, sealed was {expected.get(column)!r}."
-    for name, expected in sealed.items():
-        yield f"{name}: removed past the app (role {expected['role']!r}, name {expected['friendly_name']!r})."
-    if forged:
-        yield f"The journal has {forged} line{'s' if forged > 1 else ''} that amesh did not write."
-
-
-def _check_row(values: tuple[Any, ...]) -> None:
+def _check_row(values: Row) -> None:
+    """Raise AllowListError if a row is not a device."""
     try:
         if device_id(decode_public_key(values[2])) != values[1]:
-            raise InvalidInput("the device id is not that of the public key")
+            raise InvalidInput(_("the device ID does not belong to the public key"))
         if not isinstance(values[COLUMNS.index("revision")], int):
-            raise InvalidInput("the revision is no number")
-    except (TypeError, ValueError) as error:
+            raise InvalidInput(_("the revision is not a number"))
+    except UNREADABLE as error:
         raise AllowListError(
-            f"The row of {values[1]!r} is no device ({error}) and can't be sealed. Delete it with SQL, then reseal."
+            _("The row of %(device)r is not a device (%(why)s) and cannot be sealed; nothing was changed.")
+            % {"device": values[1], "why": error},
+            hint=_("Delete the row with SQL, then reseal."),
         ) from None
 
 
 def _unreadable(error: Exception) -> AllowListError:
     return AllowListError(
-        f"A row of the devices holds what its column can't hold ({type(error).__name__}). Find it with SQL and delete it."
+        _("A row of the devices contains a value that its column cannot hold (%(kind)s).")
+        % {"kind": type(error).__name__},
+        hint=_("Find the row and delete it with SQL, then reseal."),
     )
-
-
-def reseal(using: str, by: str) -> None:
-    """Seal the rows as they stand.
-
-    The revision jumps to the time in milliseconds, so that it is above any that another process, another host or a backup has
-    seen: none of them has more changes in it than there were milliseconds since 1970. Where a clock was wrong it is at least above
-    what this host has seen, and the command has to be run on the host that still refuses.
-
-    Raises:
-        AllowListError: a row is no device; nothing was changed.
-        AllowListBusy: others change the list all the time; nothing was changed.
-    """
-    keys = seal_keys()
-    retried(using, lambda: _reseal(using, keys, by))
-
-
-def _reseal(using: str, keys: SealKeys, by: str) -> None:
-    before = lock_seal(using)
-    if before is not None and not is_well_formed(before):
-        AllowListSeal.objects.using(using).filter(pk=1).delete()
-        before = None
-    before = before or first_seal(using)
-    sealed, _ = _sealed_rows(using, keys, None)
-    highest = AllowListChange.objects.using(using).aggregate(found=Max("revision"))["found"] or 0
-    seen = max(highest, before.revision, rollback.newest_revision(using, keys))
-    revision = max(seen + 1, time.time_ns() // 1_000_000)
-    total = count = controllers = 0
-    lines = []
-    try:
-        rows = list(iterate_rows(using))
-    except (TypeError, ValueError) as error:
-        raise _unreadable(error) from None
-    for values in rows:
-        _check_row(values)
-        total += hash_row(keys, values)
-        count += 1
-        controllers += is_active_controller(values)
-        row = journal_row(values)
-        if json.loads(row) != sealed.pop(values[1], None):
-            lines.append((values[1], AllowListChange.Action.RESEALED, row))
-    for name, gone in sealed.items():
-        lines.append((name, AllowListChange.Action.PURGED, json.dumps(gone)))
-    moment = now()
-    journal = [
-        AllowListChange(revision=revision, device_id=name, action=action, at=moment, by=by[:150], row=row)
-        for name, action, row in lines
-    ]
-    for line in journal:
-        line.mac = journal_mac(keys, line)
-    AllowListChange.objects.using(using).bulk_create(journal, batch_size=BATCH)
-    after = make_seal(
-        keys,
-        revision=revision,
-        total=total % MODULUS,
-        count=count,
-        controllers=controllers,
-        r=secrets.token_bytes(MASK_BYTES),
-    )
-    write_seal(using, before, after)
-    snapshot.mark_dirty(connections[using])
-    rollback.accept_on_commit(using, keys, after)

@@ -1,4 +1,4 @@
-"""The keys of the sealed list in the database: where their secret comes from, and how each is derived from it."""
+"""The keys of the sealed list: the secret they are derived from, and how each is derived."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from django.utils.translation import gettext as _
+
 from amesh_django.conf import amesh_settings
+from authmesh.device import LocalDevice
 from authmesh.files.locks import ForkSafeLock
 from authmesh.files.storage import expanded
 from authmesh.protocol.encoding import b64decode_any
 from authmesh.protocol.errors import InvalidInput, KeyStoreError
 from authmesh.protocol.seal import KEY_MATERIAL_BYTES, hkdf_sha256
 
-from .owner import acting_device, open_device
+from .owner import open_device
 
 _keys_lock = ForkSafeLock()
 _keys: SealKeys | None = None
-_refused: tuple[float, KeyStoreError] | None = None
+_failure: tuple[float, KeyStoreError] | None = None
 
 #: Seconds before a key that could not be unlocked is tried again: each try costs an Argon2id, and anyone can send a request.
 _PAUSE_SECONDS = 5.0
@@ -30,65 +33,77 @@ SHARED_OWNER = "shared"
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SealKeys:
-    """The keys of the sealed list in the database. No repr: they must not reach a log.
+    """The keys of the sealed list. There is no repr, so that they never get into a log.
 
     Attributes:
-        hash: of the multiset hash, 32 bytes.
-        seal: of the HMAC over the seal row, 32 bytes.
-        journal: of the HMAC over each line of the journal, 32 bytes.
-        record: of the HMAC over what this host remembers of the newest list, 32 bytes.
+        hash: key of the multiset hash, 32 bytes.
+        seal: key of the HMAC over the seal row, 32 bytes.
+        journal: key of the HMAC over each line of the journal, 32 bytes.
+        high_water: key of the HMAC over the high-water file, 32 bytes.
         counter: password of the counter in the TPM, 32 bytes.
-        owner: device id whose list it is, or ``shared``; bound by the HMAC.
+        owner: ID of the device that owns the list, or ``shared``; bound by the HMAC of the seal row.
     """
 
     hash: bytes
     seal: bytes
     journal: bytes
-    record: bytes
+    high_water: bytes
     counter: bytes
     owner: str
 
 
 def read_seal_key_file(path: Path) -> bytes:
-    """The shared seal secret: 64 hex characters, or base64, of at least 32 bytes.
+    """Return the shared seal secret: at least 32 bytes, stored as 64 hex characters or as base64.
 
     Raises:
-        KeyStoreError: it can't be read, is open to others, empty, truncated or not text of that kind.
+        KeyStoreError: the file cannot be read, is open to other users, or holds no such text.
     """
-    make = "Make one: (umask 077; openssl rand -hex 32 > FILE), the same on every host."
+    make = _("To make one, run: (umask 077; openssl rand -hex 32 > FILE). Use the same file on every host.")
     try:
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise KeyStoreError(f"The seal key file {path} is open to others. Close it: chmod 600 {path}")
+            raise KeyStoreError(
+                _("The seal key file %(path)s is open to other users.") % {"path": path},
+                hint=_("To close it, run: chmod 600 %(path)s") % {"path": path},
+            )
         text = path.read_text("ascii").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise KeyStoreError(f"The seal key file {path} can't be read ({type(error).__name__}). {make}") from None
+        raise KeyStoreError(
+            _("The seal key file %(path)s cannot be read (%(kind)s).") % {"path": path, "kind": type(error).__name__},
+            hint=make,
+        ) from None
     try:
         secret = bytes.fromhex(text) if len(text) == 64 else b64decode_any(text)
     except (ValueError, InvalidInput):
         secret = b""
     if len(secret) < KEY_MATERIAL_BYTES:
-        raise KeyStoreError(f"The seal key file {path} is empty, truncated or not hex or base64 of 32 bytes. {make}")
+        raise KeyStoreError(
+            _("The seal key file %(path)s is empty, truncated, or not 32 bytes in hex or base64.") % {"path": path},
+            hint=make,
+        )
     return secret
 
 
-def seal_keys() -> SealKeys:
-    """The keys of the sealed list, derived once per process (HKDF, RFC 5869).
+def seal_keys(device: LocalDevice | None = None) -> SealKeys:
+    """Return the keys of the sealed list. Those of this server are derived once per process (HKDF, RFC 5869).
+
+    Args:
+        device: a device that is not in place yet; its keys are derived at each call. Defaults to this server's own.
 
     Raises:
-        KeyStoreError, DirectoryError: the secret can't be had.
+        IdentityMissing, DirectoryError, KeyStoreError: the secret cannot be read or unlocked.
     """
-    global _keys, _refused
-    if acting_device() is not None:
-        return _derive(*_seal_secret())
+    global _keys, _failure
+    if device is not None:
+        return _derive(*_seal_secret(device))
     if _keys is None:
         with _keys_lock:
-            if _refused is not None and time.monotonic() < _refused[0]:
-                raise copy.copy(_refused[1])
+            if _failure is not None and time.monotonic() < _failure[0]:
+                raise copy.copy(_failure[1])
             if _keys is None:
                 try:
                     secret, owner = _seal_secret()
                 except KeyStoreError as error:
-                    _refused = (time.monotonic() + _PAUSE_SECONDS, error)
+                    _failure = (time.monotonic() + _PAUSE_SECONDS, error)
                     raise
                 _keys = _derive(secret, owner)
     return _keys
@@ -100,16 +115,16 @@ def _derive(secret: bytes, owner: str) -> SealKeys:
     return SealKeys(keys[:32], keys[32:64], keys[64:], more[:32], more[32:], owner)
 
 
-def _seal_secret() -> tuple[bytes, str]:
+def _seal_secret(device: LocalDevice | None = None) -> tuple[bytes, str]:
     shared = amesh_settings().SEAL_KEY_FILE
     if shared is not None:
         return read_seal_key_file(expanded(shared)), SHARED_OWNER
-    device = open_device()
+    device = device or open_device()
     return device.seal_secret(), device.identity.device_id
 
 
 def reset() -> None:
     """Forget the keys."""
-    global _keys, _refused
+    global _keys, _failure
     with _keys_lock:
-        _keys = _refused = None
+        _keys = _failure = None

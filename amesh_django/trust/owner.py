@@ -1,10 +1,7 @@
-"""The device that owns the sealed list: this server's own, opened once per process."""
+"""The device whose key seals the list: this server's own, opened once per process."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
 
 from amesh_django.conf import amesh_settings
@@ -16,45 +13,26 @@ from authmesh.protocol.errors import IdentityMissing
 _device_lock = ForkSafeLock()
 _device: LocalDevice | None = None
 
-#: The device that the running code acts as, if that is not the one in the directory.
-_acting: ContextVar[LocalDevice | None] = ContextVar("amesh_acting", default=None)
-
 
 def server_directory() -> Path:
-    """The device directory of this server.
+    """Return the device directory of this server.
 
     Raises:
-        ImproperlyConfigured: ``AMESH`` is wrong.
+        ImproperlyConfigured: ``AMESH`` is not valid.
     """
     configured = amesh_settings().DIR
     return expanded(configured) if configured else default_directory()
 
 
-def acting_device() -> LocalDevice | None:
-    """The device that :func:`acting_as` names here."""
-    return _acting.get()
-
-
-@contextmanager
-def acting_as(device: LocalDevice) -> Iterator[None]:
-    """Inside the block this thread is *device*: what it stores is sealed with that key. For an identity that is not in place yet."""
-    token = _acting.set(device)
-    try:
-        yield
-    finally:
-        _acting.reset(token)
-
-
 def open_device() -> LocalDevice:
-    """Return this server's own device, from ``AMESH["DIR"]``. Its key is unlocked once per process; it is never enrolled here.
+    """Return this server's own device, from ``AMESH["DIR"]``. Its key is unlocked once per process.
+
+    This function never enrols the server; :func:`amesh_django.server.server_device` does.
 
     Raises:
-        IdentityMissing, DirectoryError, KeyStoreError: as :class:`authmesh.device.LocalDevice`.
+        IdentityMissing, DirectoryError, KeyStoreError: as for :class:`authmesh.device.LocalDevice`.
     """
     global _device
-    acting = acting_device()
-    if acting is not None:
-        return acting
     if _device is None:
         with _device_lock:
             if _device is None:
@@ -63,10 +41,10 @@ def open_device() -> LocalDevice:
 
 
 def own_identity() -> Identity | None:
-    """Who this server is; None where it has no identity: it needs none if several hosts share a seal secret.
+    """Return the identity of this server, or None if it has none. It needs none if several hosts share a seal secret.
 
     Raises:
-        DirectoryError: there is one, and it can't be read.
+        DirectoryError: the identity cannot be read.
     """
     if _device is not None:
         return _device.identity
@@ -76,14 +54,17 @@ def own_identity() -> Identity | None:
         return None
 
 
-def controller_limit() -> int:
-    """How many controllers may be trusted: ``AMESH["MAX_CONTROLLERS"]``, else ``maxControllers`` of the identity.
+def controller_limit(device: LocalDevice | None = None) -> int:
+    """Return how many controllers may be trusted: ``AMESH["MAX_CONTROLLERS"]``, or ``maxControllers`` of the identity.
+
+    Args:
+        device: the device whose identity counts. Defaults to this server's own.
 
     Raises:
-        IdentityMissing, DirectoryError: as :func:`open_device`.
+        IdentityMissing, DirectoryError, KeyStoreError: as for :func:`open_device`.
     """
     limit = amesh_settings().MAX_CONTROLLERS
-    return open_device().identity.controller_limit if limit is None else limit
+    return limit if limit is not None else (device or open_device()).identity.controller_limit
 
 
 def reset() -> None:

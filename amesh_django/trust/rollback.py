@@ -1,4 +1,4 @@
-"""Is the list in the database an older one that was put back? Compared with what this host has seen (design.md, decision 3)."""
+"""Protection against rollback: is the list in the database older than one that this host has seen? (design.md, decision 3)"""
 
 from __future__ import annotations
 
@@ -8,29 +8,30 @@ import os
 from dataclasses import dataclass
 
 from django.db import connections, transaction
+from django.utils.translation import gettext as _
 
+from amesh_django.spelling import manage_py
+from authmesh.device import LocalDevice
 from authmesh.keystore.tpm.counter import TpmCounter
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, AmeshError, StorageError
 
-from .high_water import RESEAL, HighWater, Mark, Marks, is_older
-from .keys import SHARED_OWNER, SealKeys, seal_keys
-from .owner import acting_device, own_identity, server_directory
-from .sealing import SealRow, read_seal, read_seal_by, seal_is_genuine
+from .high_water import HighWater, Marks, is_older, reseal_hint
+from .keys import SHARED_OWNER
+from .owner import own_identity, server_directory
+from .sealing import SealedRows, SealRow
 
 logger = logging.getLogger("amesh_django.allow_list")
-
-_warned: set[str] = set()
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What this host remembers of the list in one database.
+    """The high-water mark of one database, for people.
 
     Attributes:
-        revision: of the newest list seen; None where none was.
-        kept: ``tpm`` (a file, and a counter in the TPM that tells whether the file was put back), ``file`` (which anybody can put
-            back who can put back the database), or ``none``.
+        revision: revision of the newest list that this host has seen; None if it has seen none.
+        kept: ``tpm`` (a file, and a counter in the TPM that proves the file to be the newest), ``file`` (which anyone who can restore
+            the database can restore too), or ``none``.
         where: the file; empty for ``none``.
     """
 
@@ -39,10 +40,162 @@ class Memory:
     where: str
 
 
-def _name(using: str) -> str | None:
-    """What the record calls a database; None for one that does not outlive this process.
+class GuardedRows(SealedRows):
+    """Adds the high-water mark: which list is the newest that this host has seen.
 
-    Not the host: a backup that is restored beside the old server is the same database to us.
+    A device that is not in place yet has no mark: nothing is compared, and nothing is stored.
+    """
+
+    def __init__(self, using: str, *, device: LocalDevice | None = None) -> None:
+        super().__init__(using, device=device)
+        self._has_warned = False
+
+    def check_age(self, row: SealRow | None) -> tuple[SealRow | None, bool]:
+        """Compare a list with the high-water mark.
+
+        Args:
+            row: a genuine seal, or None if there are no devices.
+
+        Returns:
+            the seal that is good: *row*, or a newer one that was committed after *row* was read; and True if that is the mark.
+
+        Raises:
+            AllowListIntegrityFailure: the list is older (``rolled_back``), or the newest list is not known (``revision_lost``).
+            KeyStoreError: the TPM cannot be used.
+        """
+        place = self._place()
+        if place is None:
+            return row, True
+        file, name = place
+        marks = file.load()
+        error = _objection(marks, name, row)
+        if error is not None:
+            # A mark is stored after its commit. Unless an old list was restored, what is committed now is not older.
+            row = self.read_committed_seal()
+            if row is None or not self.is_genuine(row) or _objection(marks, name, row) is not None:
+                raise error
+        return row, marks.lists.get(name) == (row.mark if row is not None else None)
+
+    def remember(self, row: SealRow) -> bool:
+        """Store the mark of a verified list. Return False if the mark could not be written and must be tried again.
+
+        Raises:
+            AllowListIntegrityFailure, KeyStoreError: as for :meth:`check_age`.
+        """
+        place = self._place()
+        if place is None:
+            return True
+        file, name = place
+        try:
+            before, after = file.remember(name, row.mark)
+        except (StorageError, AllowListBusy) as error:
+            if not self._has_warned:
+                self._has_warned = True
+                logger.warning(
+                    "Cannot record the newest list revision: %s A process that starts later cannot detect that an older list was "
+                    "restored.",
+                    error.text(manage_py),
+                )
+            return False
+        if name not in before.lists:
+            _announce(file, name, before, after)
+        objection = _objection(after, name, row)
+        if objection is not None and after.lists[name].revision == row.revision:
+            raise objection
+        return True
+
+    def remember_on_commit(self, row: SealRow) -> None:
+        """Store the mark of a change of this process once it is committed, so that a backup restored right after it is detected."""
+
+        def note() -> None:
+            try:
+                self.remember(row)
+            except AllowListIntegrityFailure as error:
+                logger.critical("%s", error.text(manage_py))
+            except AmeshError as error:  # the change itself is committed
+                logger.error("Cannot record the newest list revision: %s", error.text(manage_py))
+
+        if self._device is None:
+            transaction.on_commit(note, using=self.using)
+
+    def accept_on_commit(self, row: SealRow) -> None:
+        """Store the mark of a list that a person accepted once it is committed, whatever the mark was before.
+
+        Raises, at commit:
+            StorageError, AllowListBusy, KeyStoreError: the list is committed, and is rejected as before.
+        """
+        place = self._place()
+        if place is None:
+            return
+        file, name = place
+
+        def accept() -> None:
+            try:
+                file.accept(name, row.mark)
+            except (StorageError, AllowListBusy) as error:
+                if file.has_counter:  # the list would be rejected as before
+                    raise
+                logger.warning("Cannot record the newest list revision: %s", error.text(manage_py))
+
+        transaction.on_commit(accept, using=self.using)
+
+    def newest_revision(self) -> int:
+        """Return the revision of the newest list that this host has seen, or 0 if that is not known."""
+        place = self._place()
+        if place is None:
+            return 0
+        file, name = place
+        try:
+            known = file.load().lists.get(name)
+        except AllowListIntegrityFailure:
+            return 0
+        return known.revision if known is not None else 0
+
+    def memory(self) -> Memory:
+        """Return the high-water mark, and where it is kept.
+
+        Raises:
+            IdentityMissing, DirectoryError, KeyStoreError: the keys, or the TPM, cannot be used.
+        """
+        place = self._place()
+        if place is None:
+            return Memory(None, "none", "")
+        file, name = place
+        with contextlib.suppress(AllowListIntegrityFailure):
+            marks = file.load()
+            known = marks.lists.get(name)
+            if known is None:
+                return Memory(None, "none", "")
+            return Memory(known.revision, "tpm" if marks.counter is not None else "file", str(file.path))
+        return Memory(None, "tpm", str(file.path))
+
+    def _mark_stamp(self) -> object:
+        """Return a value that changes whenever a process of this host stores a mark. Costs one ``stat``."""
+        place = self._place()
+        return place[0].stamp() if place is not None else None
+
+    def _place(self) -> tuple[HighWater, str] | None:
+        """Return the file of the marks and the name of this database in it, or None if this list has no mark."""
+        if self._device is not None:
+            return None
+        name = database_name(self.using)
+        return None if name is None else (self._high_water_file(), name)
+
+    def _high_water_file(self) -> HighWater:
+        keys, identity = self.keys, own_identity()
+        owner = keys.owner
+        if owner == SHARED_OWNER:  # hosts that share a secret have a file each, and none is valid for another host
+            owner = f"{SHARED_OWNER} {identity.device_id if identity else ''}"
+        counter = None
+        if identity is not None and identity.storage_backend == "tpm2":
+            counter = TpmCounter(tcti_name(), owner, keys.counter)
+        return HighWater(server_directory(), keys.high_water, owner, counter)
+
+
+def database_name(using: str) -> str | None:
+    """Return the name of a database in the file of the marks, or None for a database that ends with this process.
+
+    The host is no part of it: a backup that is restored on another database host must be the same database to us.
     """
     connection = connections[using]
     settings = connection.settings_dict
@@ -54,209 +207,51 @@ def _name(using: str) -> str | None:
     return f"{connection.vendor}:{name}"
 
 
-def _lists(keys: SealKeys) -> HighWater:
-    folder = server_directory()
-    identity = own_identity()
-    # Hosts that share a secret have a record each, and one is not good for another.
-    owner = f"{SHARED_OWNER} {identity.device_id if identity else ''}" if keys.owner == SHARED_OWNER else keys.owner
-    counter = None
-    if identity is not None and identity.storage_backend == "tpm2":
-        counter = TpmCounter(tcti_name(), owner, keys.counter)
-    return HighWater(folder, keys.record, owner, counter)
-
-
-def _place(using: str, keys: SealKeys) -> tuple[HighWater, str] | None:
-    if acting_device() is not None:  # an identity that is not in place yet has seen nothing
-        return None
-    name = _name(using)
-    return None if name is None else (_lists(keys), name)
-
-
-def _seen(row: SealRow | None) -> Mark | None:
-    return None if row is None else Mark(row.revision, row.hmac)
-
-
-def check(using: str, keys: SealKeys, row: SealRow | None) -> tuple[SealRow | None, bool]:
-    """Refuse a list that is older than the newest that this host has seen.
-
-    Args:
-        row: a genuine seal, or None where there are no devices.
-
-    Returns:
-        The seal that is good: *row*, or a newer one where others went on since that was read; and True if it was seen last.
-
-    Raises:
-        AllowListIntegrityFailure: it is older (``rolled_back``), or which is the newest is not known any more (``revision_lost``).
-        KeyStoreError: the TPM that knows can't be used.
-    """
-    place = _place(using, keys)
-    if place is None:
-        return row, True
-    lists, name = place
-    record = lists.load()
-    why = _objection(record, name, row)
-    if why is not None:
-        # What is noted was committed before: unless one was put back, what is read now is no older.
-        row = _read_fresh(using)
-        if row is None or not seal_is_genuine(keys, row) or _objection(record, name, row) is not None:
-            raise AllowListIntegrityFailure(why, reason="rolled_back")
-    return row, record.lists.get(name) == _seen(row)
-
-
-def _objection(record: Marks, name: str, row: SealRow | None) -> str | None:
-    known = record.lists.get(name)
+def _objection(marks: Marks, name: str, row: SealRow | None) -> AllowListIntegrityFailure | None:
+    """Return the error for a list that is not known to be the newest, or None if nothing speaks against it."""
+    known = marks.lists.get(name)
     if known is None:
-        if record.complete:
+        if marks.complete:
             return None
-        return (
-            "What this server had seen of this database was lost, so the list there may be an old one. Nobody is let in. Was a "
-            f"backup put back? {RESEAL}"
+        return AllowListIntegrityFailure(
+            _("The high-water mark of this database was lost, so the list in the database may be an old one."),
+            hint=reseal_hint(),
+            reason="rolled_back",
         )
-    if not is_older(_seen(row), known):
+    if not is_older(row.mark if row is not None else None, known):
         return None
-    revision = row.revision if row is not None else 0
-    what = (
-        f"older (revision {revision}) than one that this server has seen ({known.revision})"
-        if revision != known.revision
-        else f"another than the one that this server has seen under the same revision ({revision})"
-    )
-    return (
-        f"The list in the database is {what}. Nobody is let in. Was a backup put back? {RESEAL} If two servers have databases of "
-        "the same name, give each a device directory of its own (AMESH['DIR'])."
-    )
-
-
-def _read_fresh(using: str) -> SealRow | None:
-    """The seal as it is now, whatever an open transaction sees."""
-    connection = connections[using]
-    if not connection.in_atomic_block:
-        return read_seal(using)
-    other = connection.copy()
-    try:
-        return read_seal_by(other)
-    finally:
-        other.close()
-
-
-def remember(using: str, keys: SealKeys, row: SealRow) -> bool:
-    """Note that a verified list was seen; False if that has to be tried again.
-
-    Raises:
-        AllowListIntegrityFailure, KeyStoreError: as :func:`check`.
-    """
-    place = _place(using, keys)
-    if place is None:
-        return True
-    lists, name = place
-    try:
-        before, after = lists.remember(name, Mark(row.revision, row.hmac))
-    except (StorageError, AllowListBusy) as error:
-        if str(lists.path) not in _warned:
-            _warned.add(str(lists.path))
-            logger.warning(
-                "Which list is the newest can't be noted: %s A process that starts later does not notice if an older list is put "
-                "back.",
-                error,
-            )
-        return False
-    if name not in before.lists:
-        _announce(lists, name, before, after)
-    why = _objection(after, name, row)
-    if why is not None and after.lists[name].revision == row.revision:
-        raise AllowListIntegrityFailure(why, reason="rolled_back")
-    return True
-
-
-def _announce(lists: HighWater, name: str, before: Marks, record: Marks) -> None:
-    if record.counter is not None:
-        how = "A counter in the TPM tells whether that file was put back."
+    if row is None:
+        message = _("The database contains no list, but this server has seen one in it (revision %(known)d).")
+    elif row.revision == known.revision:
+        message = _(
+            "The list in the database is not the one that this server has seen under the same revision (%(known)d)."
+        )
     else:
-        how = "Without a TPM, whoever puts that file back together with the database is not noticed."
-    logger.info("From now on %s says which list of %s is the newest. %s", lists.path, name, how)
+        message = _(
+            "The list in the database is older (revision %(found)d) than one that this server has seen (revision %(known)d)."
+        )
+    return AllowListIntegrityFailure(
+        message % {"found": row.revision if row is not None else 0, "known": known.revision},
+        hint=reseal_hint(
+            last=_(
+                "If two servers have databases of the same name, give each server its own device directory (AMESH['DIR'])."
+            )
+        ),
+        reason="rolled_back",
+    )
+
+
+def _announce(file: HighWater, name: str, before: Marks, after: Marks) -> None:
+    if after.counter is not None:
+        how = "A counter in the TPM proves that the file is the newest one."
+    else:
+        how = "Without a TPM, restoring that file together with the database is not detected."
+    logger.info("From now on, %s records which list of %s is the newest. %s", file.path, name, how)
     others = sorted({*before.lists} - {name})
     if others:
         logger.warning(
-            "This server has seen lists in other databases (%s), and sees the one of %s for the first time. If that is a copy of "
-            "one of them, devices that were revoked since may be trusted again: look at the list.",
+            "This server has seen lists in other databases (%s), and sees the one of %s for the first time. If it is a copy of one "
+            "of them, devices that were revoked after it was made are trusted again: check the list.",
             ", ".join(others),
             name,
         )
-
-
-def state_of_file(using: str, keys: SealKeys) -> object:
-    """What changes when a process of this host notes something; costs no more than a look at the folder."""
-    place = _place(using, keys)
-    return place[0].stamp() if place is not None else None
-
-
-def remember_on_commit(using: str, keys: SealKeys, row: SealRow) -> None:
-    """Note a change of this process as soon as it is there to stay: a backup that is put back right after it is noticed."""
-
-    def note() -> None:
-        try:
-            remember(using, keys, row)
-        except AllowListIntegrityFailure as error:
-            logger.critical("%s", error)
-        except AmeshError as error:  # the change itself was done
-            logger.error("Which list is the newest could not be noted: %s", error)
-
-    if acting_device() is None:
-        transaction.on_commit(note, using=using)
-
-
-def accept_on_commit(using: str, keys: SealKeys, row: SealRow) -> None:
-    """Take the list for the newest one as soon as it is there to stay, whatever was known: a person said so.
-
-    Raises, when that is done:
-        StorageError, AllowListBusy, KeyStoreError: the list is in place, and goes on being refused.
-    """
-    place = _place(using, keys)
-    if place is None:
-        return
-    lists, name = place
-
-    def accept() -> None:
-        try:
-            lists.accept(name, Mark(row.revision, row.hmac))
-        except (StorageError, AllowListBusy) as error:
-            if lists.has_counter:  # it would go on being refused
-                raise
-            logger.warning("Which list is the newest could not be noted: %s", error)
-
-    transaction.on_commit(accept, using=using)
-
-
-def newest_revision(using: str, keys: SealKeys) -> int:
-    """Of the list that this host has seen; 0 where that is not known."""
-    place = _place(using, keys)
-    if place is None:
-        return 0
-    try:
-        known = place[0].load().lists.get(place[1])
-    except AllowListIntegrityFailure:
-        return 0
-    return known.revision if known is not None else 0
-
-
-def memory(using: str) -> Memory:
-    """What this host remembers of the list in a database.
-
-    Raises:
-        KeyStoreError, DirectoryError: the keys, or the TPM, can't be had.
-    """
-    place = _place(using, seal_keys())
-    if place is None:
-        return Memory(None, "none", "")
-    lists, name = place
-    with contextlib.suppress(AllowListIntegrityFailure):
-        record = lists.load()
-        known = record.lists.get(name)
-        if known is None:
-            return Memory(None, "none", "")
-        return Memory(known.revision, "tpm" if record.counter is not None else "file", str(lists.path))
-    return Memory(None, "tpm", str(lists.path))
-
-
-def reset() -> None:
-    """Forget what was said in the log."""
-    _warned.clear()

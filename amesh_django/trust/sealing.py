@@ -1,4 +1,4 @@
-"""The seal over the device rows: what a row is, what the seal row is, and how both are hashed (design.md, decision 3)."""
+"""Sealing: the columns of a device row, the seal row, the journal, and how each is hashed (design.md, decision 3)."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ import datetime as dt
 import functools
 import hmac
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils import timezone
 
 from amesh_django.models import AllowListChange, AllowListSeal, Device
+from authmesh.device import LocalDevice
 from authmesh.protocol.multiset import MODULUS, encode_row, mask, row_hash
 
-from .keys import SealKeys
+from .high_water import Mark
+from .keys import SealKeys, seal_keys
 
 #: Sealed columns, in the order in which they are hashed. Appending one is a new format: it changes every digest.
 COLUMNS = (
@@ -33,18 +37,177 @@ COLUMNS = (
     "revoke_reason",
     "revision",
 )
+#: Rows that one statement inserts.
+BATCH_SIZE = 1000
+#: Rows that are read from the database at a time.
+_CHUNK_SIZE = 5000
+#: Length of the columns that hold the name of an actor.
+_MAX_ACTOR = 150
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class SealRow(NamedTuple):
-    """The seal as it stands in the database; ``touched`` is the triggers' hint and not part of what is sealed."""
+    """The seal row. ``touched`` is a hint from the triggers and is not sealed."""
 
     revision: int
     digest: str
-    count: int  # type: ignore[assignment]  # hides tuple.count, which nobody needs
+    count: int  # type: ignore[assignment]  # hides tuple.count, which is not used
     controllers: int
     mask: str
     hmac: str
     touched: int
+
+    @property
+    def is_well_formed(self) -> bool:
+        """False if a column holds a value of another type, which SQLite stores without an error."""
+        texts = ("digest", "mask", "hmac")
+        return all(isinstance(value, str if name in texts else int) for name, value in self._asdict().items())
+
+    @property
+    def mark(self) -> Mark:
+        """What this host remembers of the list."""
+        return Mark(self.revision, self.hmac)
+
+
+class SealedRows:
+    """The device rows, the seal row and the journal of one database, with the keys that seal them.
+
+    This is the lowest layer of :class:`~amesh_django.trust.SealedList`.
+
+    Args:
+        using: database alias.
+        device: a device that is not in place yet, such as during enrolment. Defaults to this server's own.
+    """
+
+    def __init__(self, using: str, *, device: LocalDevice | None = None) -> None:
+        self.using = using
+        self._device = device
+
+    @functools.cached_property
+    def keys(self) -> SealKeys:
+        """The keys. They are read at first use, so that a list can be made without them.
+
+        Raises:
+            IdentityMissing, DirectoryError, KeyStoreError: as for :func:`~amesh_django.trust.keys.seal_keys`.
+        """
+        return seal_keys(self._device)
+
+    def unlock(self) -> None:
+        """Read the keys now. To be called before a lock is taken, because unlocking a key may take a second.
+
+        Raises:
+            IdentityMissing, DirectoryError, KeyStoreError: as for :attr:`keys`.
+        """
+        _keys = self.keys
+
+    # --- reading ---
+
+    def read_seal(self) -> SealRow | None:
+        """Return the seal row, or None if there is no list yet. This is the one small row that a request reads.
+
+        Raises:
+            django.db.Error: the database is down or not migrated.
+        """
+        return _read_seal(connections[self.using])
+
+    def read_committed_seal(self) -> SealRow | None:
+        """Return the seal row as it is committed now, whatever an open transaction of this thread sees.
+
+        Raises:
+            django.db.Error: as for :meth:`read_seal`.
+        """
+        connection = connections[self.using]
+        if not connection.in_atomic_block:
+            return _read_seal(connection)
+        other = connection.copy()
+        try:
+            return _read_seal(other)
+        finally:
+            other.close()
+
+    def rows(self, **conditions: Any) -> Iterator[tuple[Any, ...]]:
+        """Yield all device rows, or those that meet *conditions*, as tuples in the order of :data:`COLUMNS`."""
+        rows = Device.objects.using(self.using).filter(**conditions).order_by().values_list(*COLUMNS)
+        return rows.iterator(chunk_size=_CHUNK_SIZE)
+
+    def journal(self, **conditions: Any) -> Iterator[AllowListChange]:
+        """Yield all lines of the journal, or those that meet *conditions*, the oldest first."""
+        lines = AllowListChange.objects.using(self.using).filter(**conditions).order_by("id")
+        return lines.iterator(chunk_size=_CHUNK_SIZE)
+
+    # --- the device rows and their seal ---
+
+    def hash_row(self, values: Sequence[Any]) -> int:
+        """Return the hash of a row: its term in the multiset hash, a number below 2^256.
+
+        A null and an empty text hash alike. No column allows both.
+        """
+        return row_hash(self.keys.hash, encode_row(*row_texts(values)))
+
+    def make_seal(self, *, revision: int, total: int, count: int, controllers: int, r: bytes) -> SealRow:
+        """Return a new seal row.
+
+        Args:
+            revision: revision of the list after the change.
+            total: sum of :meth:`hash_row` over all rows.
+            count: number of all rows.
+            controllers: number of rows that are :func:`is_active_controller`.
+            r: 32 fresh random bytes.
+        """
+        digest = (total + mask(self.keys.hash, r)) % MODULUS
+        row = SealRow(revision, f"{digest:064x}", count, controllers, r.hex(), "", 0)
+        return row._replace(hmac=self._seal_hmac(row))
+
+    def is_genuine(self, row: SealRow) -> bool:
+        """Return True if the seal row was made with our key. Takes constant time."""
+        return row.is_well_formed and hmac.compare_digest(
+            self._seal_hmac(row).encode(), str(row.hmac).encode("utf-8", "replace")
+        )
+
+    def sealed_total(self, row: SealRow) -> int:
+        """Return the sum of all row hashes that a genuine seal row holds, without its mask."""
+        return (int(row.digest, 16) - mask(self.keys.hash, bytes.fromhex(row.mask))) % MODULUS
+
+    def _seal_hmac(self, row: SealRow) -> str:
+        """Return the HMAC-SHA256, in hex, that binds revision, digest, counts, mask and owner."""
+        message = encode_row(
+            "amesh-database-seal-v1",
+            self.keys.owner,
+            str(row.revision),
+            row.digest,
+            str(row.count),
+            str(row.controllers),
+            row.mask,
+        )
+        return hmac.digest(self.keys.seal, message, "sha256").hex()
+
+    # --- the journal ---
+
+    def journal_line(
+        self, *, revision: int, device_id: str, action: str, row: str, by: str, at: dt.datetime
+    ) -> AllowListChange:
+        """Return a line of the journal with its MAC, not saved.
+
+        Args:
+            row: the row as :func:`journal_row` returns it.
+            by: who made the change; cleaned here.
+        """
+        line = AllowListChange(revision=revision, device_id=device_id, action=action, at=at, by=actor(by), row=row)
+        line.mac = self._journal_mac(line)
+        return line
+
+    def write_journal(self, lines: Sequence[AllowListChange]) -> None:
+        """Save lines of the journal."""
+        AllowListChange.objects.using(self.using).bulk_create(lines, batch_size=BATCH_SIZE)
+
+    def is_genuine_line(self, line: AllowListChange) -> bool:
+        """Return True if amesh wrote the line of the journal, with our key. Takes constant time."""
+        return hmac.compare_digest(self._journal_mac(line).encode(), line.mac.encode("utf-8", "replace"))
+
+    def _journal_mac(self, line: AllowListChange) -> str:
+        """Return the HMAC-SHA256, in hex, over every column but the primary key, including who and when."""
+        columns = row_texts((line.revision, line.device_id, line.action, line.at, line.by, line.row))
+        return hmac.digest(self.keys.journal, encode_row(*columns), "sha256").hex()
 
 
 @functools.cache
@@ -54,17 +217,7 @@ def _select(vendor: str, name: str) -> str:
     return f"SELECT {columns} FROM {quote}{name}{quote} WHERE id = 1"  # noqa: S608 -- constants only
 
 
-def read_seal(using: str) -> SealRow | None:
-    """Read the one small row that a request reads. None where there is no list yet.
-
-    Raises:
-        django.db.Error: the database is down or not migrated.
-    """
-    return read_seal_by(connections[using])
-
-
-def read_seal_by(connection: BaseDatabaseWrapper) -> SealRow | None:
-    """As :func:`read_seal`, by a connection of the caller's choice."""
+def _read_seal(connection: BaseDatabaseWrapper) -> SealRow | None:
     with connection.cursor() as cursor:
         cursor.execute(_select(connection.vendor, AllowListSeal._meta.db_table))
         row = cursor.fetchone()
@@ -80,7 +233,7 @@ def _text(value: Any) -> str:
 
 
 def row_texts(values: Sequence[Any]) -> tuple[str, ...]:
-    """The sealed texts of a row.
+    """Return the texts of a row that are hashed.
 
     Args:
         values: in the order of :data:`COLUMNS`, as the ORM returns them.
@@ -89,85 +242,31 @@ def row_texts(values: Sequence[Any]) -> tuple[str, ...]:
 
 
 def row_values(device: Device) -> tuple[Any, ...]:
-    """The values of a model instance in the order of :data:`COLUMNS`."""
+    """Return the values of a model instance in the order of :data:`COLUMNS`."""
     return tuple(getattr(device, name) for name in COLUMNS)
 
 
-def hash_row(keys: SealKeys, values: Sequence[Any]) -> int:
-    """The multiset hash's term of a row, a number below 2^256. A null is told from an empty text by its place."""
-    return row_hash(keys.hash, encode_row(*row_texts(values)))
-
-
-def is_active_controller(values: Sequence[Any]) -> bool:
-    """True if the row counts towards ``maxControllers``."""
-    return values[4] == "controller" and values[9] is None
-
-
-def iterate_rows(using: str, **conditions: Any) -> Iterator[tuple[Any, ...]]:
-    """All device rows, or those that meet *conditions*, as tuples in the order of :data:`COLUMNS`; not held in memory."""
-    rows = Device.objects.using(using).filter(**conditions).order_by().values_list(*COLUMNS)
-    return rows.iterator(chunk_size=5000)
-
-
-def seal_hmac(keys: SealKeys, row: SealRow) -> str:
-    """The HMAC-SHA256, hex, that binds revision, digest, counts, mask and owner."""
-    message = encode_row(
-        "amesh-database-seal-v1",
-        keys.owner,
-        str(row.revision),
-        row.digest,
-        str(row.count),
-        str(row.controllers),
-        row.mask,
-    )
-    return hmac.digest(keys.seal, message, "sha256").hex()
-
-
-def is_well_formed(row: SealRow) -> bool:
-    """False for what SQLite lets anybody write into a column, whatever its type."""
-    return all(
-        isinstance(value, str if name in ("digest", "mask", "hmac") else int) for name, value in row._asdict().items()
-    )
-
-
-def seal_is_genuine(keys: SealKeys, row: SealRow) -> bool:
-    """True if the seal row was made with our key. Constant time."""
-    return is_well_formed(row) and hmac.compare_digest(
-        seal_hmac(keys, row).encode(), str(row.hmac).encode("utf-8", "replace")
-    )
-
-
-def total_of(keys: SealKeys, row: SealRow) -> int:
-    """The unmasked sum in a genuine seal row."""
-    return (int(row.digest, 16) - mask(keys.hash, bytes.fromhex(row.mask))) % MODULUS
-
-
-def make_seal(keys: SealKeys, *, revision: int, total: int, count: int, controllers: int, r: bytes) -> SealRow:
-    """A new seal row.
-
-    Args:
-        revision: of the list after the change.
-        total: unmasked sum of :func:`hash_row`, mod 2^256.
-        count: of all rows.
-        controllers: how many rows are :func:`is_active_controller`.
-        r: 32 fresh random bytes.
-    """
-    digest = (total + mask(keys.hash, r)) % MODULUS
-    row = SealRow(revision, f"{digest:064x}", count, controllers, r.hex(), "", 0)
-    return row._replace(hmac=seal_hmac(keys, row))
-
-
 def journal_row(values: Sequence[Any]) -> str:
-    """A row as the journal keeps it: JSON object, column → text."""
+    """Return a row as the journal stores it: a JSON object, column → text."""
     return json.dumps(dict(zip(COLUMNS, row_texts(values), strict=True)), ensure_ascii=True)
 
 
-def journal_mac(keys: SealKeys, line: AllowListChange) -> str:
-    """HMAC-SHA256, hex, of a line of the journal: every column but its key, so that not even who and when can be altered."""
-    columns = row_texts((line.revision, line.device_id, line.action, line.at, line.by, line.row))
-    return hmac.digest(keys.journal, encode_row(*columns), "sha256").hex()
+def is_active_controller(values: Sequence[Any]) -> bool:
+    """Return True if the row counts towards ``maxControllers``."""
+    return values[4] == "controller" and values[9] is None
 
 
-def journal_line_is_genuine(keys: SealKeys, line: AllowListChange) -> bool:
-    """True if amesh wrote the line, with our key. Constant time."""
-    return hmac.compare_digest(journal_mac(keys, line).encode(), line.mac.encode("utf-8", "replace"))
+def storable(text: str) -> str:
+    """Return text that every database can store, without NUL and lone surrogates."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def actor(by: str) -> str:
+    """Return the name of who made a change as its column can store it."""
+    return storable(by)[:_MAX_ACTOR]
+
+
+def now() -> dt.datetime:
+    """Return the time for device rows, in milliseconds, which every database can store."""
+    moment = timezone.now()
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000)

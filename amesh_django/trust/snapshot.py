@@ -1,315 +1,299 @@
-"""The verified allow list in memory: one small read per request says whether it still holds (design.md, decision 3)."""
+"""The verified list in the memory of a process, and the one small read that tells whether it still holds (design.md, decision 3).
+
+The states that the methods below move through, and the locks that they take, are described in :mod:`amesh_django.trust`.
+"""
 
 from __future__ import annotations
 
+import copy
 import logging
-import os
 import threading
 import time
+from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.utils.translation import gettext as _
 
 from amesh_django.models import AllowListSeal
+from amesh_django.spelling import manage_py
+from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure
 
-from . import rollback
-from .database import database
-from .keys import SealKeys, seal_keys
-from .sealing import SealRow, is_well_formed, read_seal, seal_is_genuine
-from .verified import Snapshot, catch_up, failure, rebuild
+from .high_water import is_older
+from .rollback import GuardedRows
+from .sealing import SealRow
+from .verified import Snapshot, failure
 
 logger = logging.getLogger("amesh_django.allow_list")
 
-#: A list can go back to the very revision that an idle process knows: that often, in seconds, it asks what others have seen.
+#: Seconds between two looks at what other processes have seen: a list may be restored to the very revision that an idle process knows.
 _LOOK_SECONDS = 10.0
-#: How long a database without a list is not looked at again.
+#: Seconds for which a database without a list is not compared with its high-water mark again.
 _EMPTY_SECONDS = 1.0
-
-#: How often a list is read again when it changes while it is being read, before writers are locked out.
-_ATTEMPTS = 5
-
-
-class _Process:
-    """What this process knows of the list in one database."""
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.snapshot: Snapshot | None = None
-        #: What was found wrong with a seal, and until when it is not looked at again.
-        self.broken: tuple[SealRow | None, float, AllowListIntegrityFailure] | None = None
-        #: When to see again whether other processes have seen a newer list; what they note it in, as it was then.
-        self.look_at = 0.0
-        self.file: object = None
-        self.is_noted = False
-        #: Until when a database without a list is taken for a new one.
-        self.empty_until = 0.0
+#: A list that did not match its seal is verified again after this many times the duration of the check, at least after a second.
+_PAUSE_FACTOR, _MIN_PAUSE_SECONDS = 10, 1.0
+#: How often a list that changes while it is read is read again before writers are locked out.
+_MAX_ATTEMPTS = 5
 
 
-_processes: dict[str, _Process] = {}
+class _Broken(NamedTuple):
+    """What is wrong with a seal, and until when that seal is not examined again (monotonic time)."""
+
+    row: SealRow | None
+    until: float
+    error: AllowListIntegrityFailure
 
 
-def reset() -> None:
-    """Forget what was verified; the next request verifies all rows again."""
-    _processes.clear()
-    for connection in connections.all(initialized_only=True):
-        connection.__dict__.pop("_amesh_transient", None)
+class VerifiedList(GuardedRows):
+    """Adds the snapshot: a list that matched its seal, kept in memory and brought up to date."""
 
+    def __init__(self, using: str, *, device: LocalDevice | None = None) -> None:
+        super().__init__(using, device=device)
+        self._lock = threading.Lock()
+        self._snapshot: Snapshot | None = None
+        self._broken: _Broken | None = None
+        #: When to look again at what other processes have seen (monotonic time), and the stamp of their marks at the last look.
+        self._look_at = 0.0
+        self._stamp: object = None
+        #: True if the revision of the snapshot is stored as the high-water mark.
+        self._is_noted = False
+        #: Until when a database without a list is taken for a new one (monotonic time).
+        self._empty_until = 0.0
 
-def _after_fork() -> None:
-    """A child keeps what its parent verified (and shares the memory), but not a lock that another thread held."""
-    for process in _processes.values():
-        if process.lock.locked():
-            process.snapshot = None
-        process.lock = threading.Lock()
+    def snapshot(self) -> Snapshot:
+        """Return the list as it is now, verified. Costs one read of the seal row while nothing changes.
 
+        Raises:
+            AllowListIntegrityFailure: the rows do not match the seal (``seal_mismatch``, ``seal_missing``, ``rows_mismatch``), an
+                older list was restored (``rolled_back``, ``revision_lost``), or the list cannot be read
+                (``allow_list_unavailable``).
+            IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+        """
+        connection = connections[self.using]
+        before = self._snapshot
+        known = before.row if before is not None else None  # another thread may apply a change while this one reads
+        try:
+            row = self.read_seal()
+            if before is not None and row is not None and row == before.row and not _reads_for_itself(connection):
+                if time.monotonic() <= self._look_at or self._look_again(row):
+                    return before
+                row = self.read_seal()
+            _check_form(row)
+            if _reads_for_itself(connection):
+                return self._transient(connection, row)
+            return self._advance(connection, before, known, row)
+        except (DatabaseError, InterfaceError) as error:
+            logger.error("The allow list cannot be read from the database: %s", type(error).__name__)
+            raise AllowListIntegrityFailure(
+                _("The allow list cannot be read: the database is down, or not migrated."),
+                hint=_("Check that the database runs, then run: manage.py migrate"),
+                reason="allow_list_unavailable",
+            ) from error
 
-os.register_at_fork(after_in_child=_after_fork)
+    def after_fork(self) -> None:
+        """Make the list usable in a forked child, which has only the thread that forked."""
+        if self._lock.locked():  # by a thread that may have been half through a change of the snapshot
+            self._snapshot = None
+        self._lock = threading.Lock()
 
+    # --- for changes and reports, which hold the lock of the seal row ---
 
-def _was_changed() -> None:
-    """Does nothing: where this is to be called on commit, the open transaction has changed the list, and did not undo that."""
+    def verify_rows(self, row: SealRow | None) -> None:
+        """Verify all rows against *row*, without keeping anything.
 
+        Raises:
+            AllowListIntegrityFailure: they do not match.
+        """
+        try:
+            Snapshot.build(self, row)
+        except AllowListIntegrityFailure as error:
+            raise _logged(error) from None
 
-def mark_dirty(connection: BaseDatabaseWrapper) -> None:
-    """Note that the open transaction has changed the list: until it has ended, this process must not believe what it reads."""
-    if connection.in_atomic_block:
-        transaction.on_commit(_was_changed, using=connection.alias)
+    def verify_age(self, row: SealRow | None) -> SealRow | None:
+        """Verify that a genuine seal is not older than one that this host has seen.
 
+        Returns:
+            *row*, or a newer seal that was committed after *row* was read.
 
-def _reads_uncommitted(connection: BaseDatabaseWrapper) -> bool:
-    """True if this connection may see changes that can still be rolled back: its own, or a test case's."""
-    if not connection.in_atomic_block:
-        return False
-    is_of_test = getattr(connection.atomic_blocks[0], "_from_testcase", False)
-    return is_of_test or any(hook[1] is _was_changed for hook in connection.run_on_commit)
+        Raises:
+            AllowListIntegrityFailure: the seal is older, or the newest one is not known.
+            KeyStoreError: the TPM cannot be used.
+        """
+        try:
+            return self.check_age(row)[0]
+        except AllowListIntegrityFailure as error:
+            raise _logged(error) from None
 
+    # --- the states ---
 
-def current(using: str | None = None) -> Snapshot:
-    """The list as it is now, verified. Costs one read of the seal row while nothing changes.
-
-    Args:
-        using: database alias; None asks the routers.
-
-    Raises:
-        AllowListIntegrityFailure: the rows do not match the seal (``seal_mismatch``, ``seal_missing``, ``rows_mismatch``), the list
-            was put back (``rolled_back``, ``revision_lost``), or it can't be read (``allow_list_unavailable``).
-        KeyStoreError, DirectoryError: the keys of the seal can't be had.
-    """
-    using = using or database()
-    connection = connections[using]
-    process = _processes.get(using) or _processes.setdefault(using, _Process())
-    before = process.snapshot
-    known = before.row if before is not None else None  # another thread may bring it up while this one reads
-    try:
-        row = read_seal(using)
-        if before is not None and row is not None and row == before.row and not _reads_uncommitted(connection):
-            if time.monotonic() <= process.look_at or _look_again(using, process, row):
-                return before
-            row = read_seal(using)
-        if row is not None and not is_well_formed(row):
-            raise _broken("seal_mismatch")
-        if _reads_uncommitted(connection):
-            return _transient(using, connection, row)
-        return _advance(using, process, connection, before, known, row)
-    except (DatabaseError, InterfaceError) as error:
-        logger.error("The allow list can't be read from the database: %s", type(error).__name__)
-        raise AllowListIntegrityFailure(
-            "The allow list can't be read: the database is down, or not migrated (manage.py migrate).",
-            reason="allow_list_unavailable",
-        ) from error
-
-
-def _is_older(row: SealRow | None, known: SealRow) -> bool:
-    """True if *row* seals an older list than *known*, or another one of the same revision: a list put back and changed."""
-    if row is None or row.revision != known.revision:
-        return known.revision > (row.revision if row else 0)
-    return row.hmac != known.hmac
-
-
-def _transient(using: str, connection: BaseDatabaseWrapper, row: SealRow | None) -> Snapshot:
-    """The list as an open transaction sees it; kept with the connection, never with the process."""
-    kept: Snapshot | None = connection.__dict__.get("_amesh_transient")
-    if kept is None or kept.row != row or row is None:
-        keys = seal_keys()
+    def _transient(self, connection: BaseDatabaseWrapper, row: SealRow | None) -> Snapshot:
+        """Return the list as an open transaction sees it. It is kept with the connection, never with the process."""
+        owner, kept = connection.__dict__.get("_amesh_transient", (None, None))
+        if isinstance(kept, Snapshot) and owner is self and row is not None and kept.row == row:
+            return kept
+        self.unlock()
         try:
             try:
-                kept = rebuild(using, keys, row)
-            except AllowListIntegrityFailure:  # others may have changed the list between the two reads
-                again = read_seal(using)
+                found = Snapshot.build(self, row)
+            except AllowListIntegrityFailure:  # another process may have changed the list between the two reads
+                again = self.read_seal()
                 if again == row:
                     raise
-                kept = rebuild(using, keys, again)
+                found = Snapshot.build(self, again)
         except AllowListIntegrityFailure as error:
-            raise _broken(error.reason) from None
-        connection.__dict__["_amesh_transient"] = kept
-    return kept
+            raise _logged(error) from None
+        connection.__dict__["_amesh_transient"] = (self, found)
+        return found
 
+    def _advance(
+        self, connection: BaseDatabaseWrapper, before: Snapshot | None, known: SealRow | None, row: SealRow | None
+    ) -> Snapshot:
+        """Bring the snapshot of the process up to the seal that was read.
 
-def _advance(
-    using: str,
-    process: _Process,
-    connection: BaseDatabaseWrapper,
-    before: Snapshot | None,
-    known: SealRow | None,
-    row: SealRow | None,
-) -> Snapshot:
-    """Bring the snapshot of the process up to the seal that was read.
+        Args:
+            before: the snapshot.
+            known: its seal at the time when *row* had not been read yet.
+            row: the seal that was read.
+        """
+        broken = self._broken
+        if broken is not None and row == broken.row and time.monotonic() < broken.until:
+            raise copy.copy(broken.error)
+        if before is not None and known is not None and is_older(row.mark if row is not None else None, known.mark):
+            # It was read after the newer one was adopted. A transaction that began earlier may see it, a fresh read may not.
+            if connection.in_atomic_block:
+                return before
+            raise _logged(failure("rolled_back"))
+        self.unlock()
+        with self._lock:
+            started = time.monotonic()
+            for _attempt in range(_MAX_ATTEMPTS):
+                found = self._try(row)
+                if found is not None:
+                    return found
+                again = self.read_seal()
+                if again == row:
+                    break
+                _check_form(again)
+                row = again
+            else:
+                with transaction.atomic(using=self.using):
+                    list(AllowListSeal.objects.using(self.using).select_for_update().filter(pk=1))
+                    row = self.read_seal()
+                    _check_form(row)
+                    found = self._try(row)
+                if found is not None:
+                    return found
+            error = failure("rows_mismatch" if row is not None else "seal_missing")
+            if row is not None:
+                self._pause(row, started, error)
+            raise _logged(error)
 
-    Args:
-        before: the snapshot, as it is now.
-        known: its seal when that one was not read yet.
-        row: the seal that was read.
-    """
-    broken = process.broken
-    if broken is not None and row == broken[0] and time.monotonic() < broken[1]:
-        raise AllowListIntegrityFailure(*broken[2].args, reason=broken[2].reason)
-    if before is not None and known is not None and _is_older(row, known):
-        # Read after it was adopted, and older: a transaction that began earlier may see that, a fresh read may not.
-        if connection.in_atomic_block:
-            return before
-        raise _broken("rolled_back")
-    keys = seal_keys()
-    with process.lock:
-        started = time.monotonic()
-        for _ in range(_ATTEMPTS):
-            found = _try(using, process, keys, row)
-            if found is not None:
-                return found
-            again = read_seal(using)
-            if again == row:
-                break
-            row = again
-        else:
-            with transaction.atomic(using=using):
-                list(AllowListSeal.objects.using(using).select_for_update().filter(pk=1))
-                row = read_seal(using)
-                found = _try(using, process, keys, row)
-            if found is not None:
-                return found
-        if row is not None:
-            _pause(process, row, started, failure("rows_mismatch"))
-        raise _broken("rows_mismatch" if row is not None else "seal_missing")
-
-
-def _pause(process: _Process, row: SealRow | None, started: float, error: AllowListIntegrityFailure) -> None:
-    """What was found wrong with this seal is not looked for again at each request."""
-    pause = max(1.0, 10 * (time.monotonic() - started))
-    process.broken = (row, time.monotonic() + pause, error)
-
-
-def _check_age(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> SealRow | None:
-    """Refuse a list that is older than one that this host has seen, before anything is taken from it.
-
-    Returns:
-        *row*, or a newer one if others went on since it was read.
-    """
-    started = time.monotonic()
-    if row is None and started < process.empty_until:
-        return row
-    if row is not None and not seal_is_genuine(keys, row):
-        return row  # found out below, and said otherwise
-    file = rollback.state_of_file(using, keys)
-    try:
-        newest, process.is_noted = rollback.check(using, keys, row)
-    except AllowListIntegrityFailure as error:
-        _pause(process, row, started, error)
-        logger.critical("%s", error)
-        raise
-    process.file = file
-    if newest is None:
-        process.empty_until = time.monotonic() + _EMPTY_SECONDS
-    return newest
-
-
-def _note(using: str, process: _Process, keys: SealKeys, row: SealRow) -> None:
-    """Note that this verified list is the newest, unless another process did."""
-    if not process.is_noted:
-        process.is_noted = rollback.remember(using, keys, row)
-        process.file = rollback.state_of_file(using, keys)
-    process.look_at = time.monotonic() + _LOOK_SECONDS
-
-
-def _look_again(using: str, process: _Process, row: SealRow) -> bool:
-    """The list is the one that this process knows; is it still the newest, by what the other processes have seen?
-
-    Returns:
-        False if others went on since it was read.
-    """
-    keys = seal_keys()
-    with process.lock:
-        if time.monotonic() < process.look_at:
-            return True
+    def _try(self, row: SealRow | None) -> Snapshot | None:
+        """Return the snapshot for *row*, adopted; None if the rows do not match it (they may have changed since). Needs the lock."""
+        kept = self._snapshot
+        if kept is not None and row is not None:
+            if kept.row == row or kept.revision > row.revision:
+                return kept
+            if kept.row is not None and is_older(row.mark, kept.row.mark):
+                raise _logged(failure("rolled_back"))
+        newest = self._check_age(row)
+        # A transaction that began before the newest change goes on seeing the list before it. That list is not kept.
+        is_past = newest != row and connections[self.using].in_atomic_block and self.read_seal() == row
+        if not is_past:
+            row = newest
+        if kept is not None and row is not None and not is_past:
+            if row.touched == 0 and self.is_genuine(row) and kept.catch_up(self, row):
+                self._note(row)
+                return kept
         try:
-            if rollback.state_of_file(using, keys) != process.file and _check_age(using, process, keys, row) != row:
-                return False
-            _note(using, process, keys, row)
-        except BaseException:
-            process.snapshot = None
-            raise
-    return True
+            found = Snapshot.build(self, row)
+        except AllowListIntegrityFailure as error:
+            if error.reason in (
+                "rows_mismatch",
+                "seal_missing",
+            ):  # the first device may have come after the seal was read
+                return None
+            raise _logged(error) from None
+        self._broken = None
+        if row is not None and not is_past:
+            self._note(row)
+            self._snapshot = found
+        return found
+
+    def _check_age(self, row: SealRow | None) -> SealRow | None:
+        """Reject a list that is older than one that this host has seen, before any of it is used. Needs the lock.
+
+        Returns:
+            *row*, or a newer seal that was committed after *row* was read.
+        """
+        started = time.monotonic()
+        if row is None and started < self._empty_until:
+            return row
+        if row is not None and not self.is_genuine(row):
+            return row  # rejected as ``seal_mismatch`` by the caller
+        stamp = self._mark_stamp()
+        try:
+            newest, self._is_noted = self.check_age(row)
+        except AllowListIntegrityFailure as error:
+            self._pause(row, started, error)
+            raise _logged(error) from None
+        self._stamp = stamp
+        if newest is None:
+            self._empty_until = time.monotonic() + _EMPTY_SECONDS
+        return newest
+
+    def _look_again(self, row: SealRow) -> bool:
+        """Return True if the list that this process knows is still the newest that the processes of this host have seen."""
+        self.unlock()
+        with self._lock:
+            if time.monotonic() < self._look_at:
+                return True
+            try:
+                if self._mark_stamp() != self._stamp and self._check_age(row) != row:
+                    return False
+                self._note(row)
+            except BaseException:
+                self._snapshot = None
+                raise
+        return True
+
+    def _note(self, row: SealRow) -> None:
+        """Store that this verified list is the newest, unless another process has stored it. Needs the lock."""
+        if not self._is_noted:
+            self._is_noted = self.remember(row)
+            self._stamp = self._mark_stamp()
+        self._look_at = time.monotonic() + _LOOK_SECONDS
+
+    def _pause(self, row: SealRow | None, started: float, error: AllowListIntegrityFailure) -> None:
+        """Do not examine this seal at each request. Needs the lock."""
+        pause = max(_MIN_PAUSE_SECONDS, _PAUSE_FACTOR * (time.monotonic() - started))
+        self._broken = _Broken(row, time.monotonic() + pause, copy.copy(error))
 
 
-def _try(using: str, process: _Process, keys: SealKeys, row: SealRow | None) -> Snapshot | None:
-    """The snapshot for *row*, adopted; None if the rows do not match it (they may have changed since it was read)."""
-    kept = process.snapshot
-    if kept is not None and row is not None:
-        if kept.row == row or kept.revision > row.revision:
-            return kept
-        if kept.row is not None and _is_older(row, kept.row):
-            raise _broken("rolled_back")
-    newest = _check_age(using, process, keys, row)
-    # A transaction that began earlier goes on seeing what was before: true there, and not kept.
-    is_past = newest != row and connections[using].in_atomic_block and read_seal(using) == row
-    if not is_past:
-        row = newest
-    if kept is not None and row is not None and not is_past:
-        if row.touched == 0 and seal_is_genuine(keys, row) and catch_up(using, keys, kept, row):
-            _note(using, process, keys, row)
-            return kept
-    try:
-        found = rebuild(using, keys, row)
-    except AllowListIntegrityFailure as error:
-        if error.reason not in (
-            "rows_mismatch",
-            "seal_missing",
-        ):  # the first device may have come after the seal was read
-            raise _broken(error.reason) from None
-        return None
-    process.broken = None
-    if row is not None and not is_past:
-        _note(using, process, keys, row)
-        process.snapshot = found
-    return found
+def _check_form(row: SealRow | None) -> None:
+    if row is not None and not row.is_well_formed:
+        raise _logged(failure("seal_mismatch"))
 
 
-def _broken(reason: str) -> AllowListIntegrityFailure:
-    error = failure(reason)
-    logger.critical("%s", error)
+def _logged(error: AllowListIntegrityFailure) -> AllowListIntegrityFailure:
+    logger.critical("%s", error.text(manage_py))
     return error
 
 
-def verify_rows(using: str, row: SealRow | None) -> None:
-    """Verify all rows against *row*, without keeping anything.
-
-    Raises:
-        AllowListIntegrityFailure: they do not match.
-    """
-    try:
-        rebuild(using, seal_keys(), row)
-    except AllowListIntegrityFailure as error:
-        raise _broken(error.reason) from None
+def _holds_seal() -> None:
+    """Do nothing. If this function is to be called on commit, the open transaction has locked the seal row, and maybe changed it."""
 
 
-def verify_age(using: str, row: SealRow | None) -> SealRow | None:
-    """Verify that a genuine seal is not older than one that this host has seen; it, or a newer one if others went on since.
+def read_for_itself(connection: BaseDatabaseWrapper) -> None:
+    """Let the open transaction read the list for itself until it ends, because it holds the lock of the seal row."""
+    if connection.in_atomic_block:
+        transaction.on_commit(_holds_seal, using=connection.alias)
 
-    Raises:
-        AllowListIntegrityFailure: it is, or that is not known any more.
-        KeyStoreError, DirectoryError: the keys of the seal, or the TPM that knows, can't be had.
-    """
-    try:
-        return rollback.check(using, seal_keys(), row)[0]
-    except AllowListIntegrityFailure as error:
-        logger.critical("%s", error)
-        raise
+
+def _reads_for_itself(connection: BaseDatabaseWrapper) -> bool:
+    """Return True if this connection may see changes that can still be rolled back: its own, or those of a test case."""
+    if not connection.in_atomic_block:
+        return False
+    is_of_test = getattr(connection.atomic_blocks[0], "_from_testcase", False)
+    return is_of_test or any(hook[1] is _holds_seal for hook in connection.run_on_commit)

@@ -1,7 +1,8 @@
-"""Database triggers that count changes of device rows in the seal row, so that one past the app is noticed at once.
+"""Database triggers that count changes of device rows in the seal row, so that a change outside Django is detected at once.
 
-They are a hint, not the protection: whoever can switch them off still can't make a list that matches its seal, and a process
-goes on with the list that it verified. They are set up after every ``migrate``, because SQLite drops them with a remade table.
+They are a hint, not the protection. Anyone who can disable them still cannot make a list that matches its seal; a process that has
+verified the list keeps using what it verified. The triggers are created after every ``migrate``, because SQLite drops them when a
+table is remade.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def _statements(connection: BaseDatabaseWrapper) -> list[str]:
 
 
 def install(using: str) -> bool:
-    """Set up the triggers. False, with a line in the log, where the database does not let us (see :mod:`.checks`)."""
+    """Create the triggers. Return False, with a line in the log, if the database user may not (see ``amesh.W005``)."""
     connection = connections[using]
     statements = _statements(connection)
     if not statements or not {Device._meta.db_table, AllowListSeal._meta.db_table} <= set(
@@ -64,7 +65,7 @@ def install(using: str) -> bool:
             for statement in statements:
                 cursor.execute(statement)
     except DatabaseError as error:
-        logger.warning("The triggers that notice changes past the app can't be made in %s: %s", using, error)
+        logger.warning("The triggers that detect changes outside Django cannot be created in %s: %s", using, error)
         return False
     return True
 
@@ -78,7 +79,7 @@ _INSTALLED = {
 
 
 def installed(using: str) -> bool:
-    """True if all triggers are there and enabled."""
+    """Return True if all triggers exist and are enabled."""
     connection = connections[using]
     query = _INSTALLED.get(connection.vendor)
     if query is None:

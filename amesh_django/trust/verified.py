@@ -1,4 +1,4 @@
-"""A list out of the database, verified row by row: what a process keeps in memory, and how it follows the changes."""
+"""A list from the database that was verified row by row: how a process builds it in memory, and how it applies changes."""
 
 from __future__ import annotations
 
@@ -10,18 +10,23 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
 from amesh_django.models import Device
-from authmesh.protocol.errors import AllowListIntegrityFailure
+from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
 
-from .high_water import RESEAL
-from .keys import SealKeys
-from .sealing import SealRow, hash_row, is_active_controller, iterate_rows, seal_is_genuine, total_of
+from .high_water import reseal_hint
+from .sealing import SealedRows, SealRow, is_active_controller
+
+#: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
+UNREADABLE = (TypeError, ValueError)
 
 
-class Known(NamedTuple):
-    """What a snapshot keeps of a device."""
+class KnownDevice(NamedTuple):
+    """A device in a snapshot."""
 
     pk: int
     device_id: str
@@ -50,116 +55,123 @@ class Snapshot:
     """A list that matched its seal.
 
     Attributes:
-        row: the seal row that it was verified against; None for a list that has no seal and no devices yet.
-        total: unmasked sum of all row hashes.
-        by_key: public key (33 bytes) → device, revoked ones included.
+        row: the seal row that it was verified against; None for a list without a seal and without devices.
+        total: sum of all row hashes, without a mask.
+        by_key: public key (33 bytes) → device, including revoked ones.
         key_of: primary key → public key.
     """
 
     row: SealRow | None
     total: int = 0
-    by_key: dict[bytes, Known] = field(default_factory=dict)
+    by_key: dict[bytes, KnownDevice] = field(default_factory=dict)
     key_of: dict[int, bytes] = field(default_factory=dict)
 
     @property
     def revision(self) -> int:
-        """Of the list; 0 before the first change."""
+        """Revision of the list; 0 before the first change."""
         return self.row.revision if self.row else 0
 
+    @classmethod
+    def build(cls, sealed: SealedRows, row: SealRow | None) -> Snapshot:
+        """Read and hash every row.
 
-def _known(keys: SealKeys, values: Sequence[Any]) -> tuple[bytes, Known]:
+        Raises:
+            AllowListIntegrityFailure: the rows do not match *row*.
+        """
+        if row is None:
+            if Device.objects.using(sealed.using).exists():
+                raise failure("seal_missing")
+            return cls(None)
+        if not sealed.is_genuine(row):
+            raise failure("seal_mismatch")
+        snapshot = cls(row)
+        controllers = 0
+        try:
+            for values in sealed.rows():
+                public_key, known = _known(sealed, values)
+                snapshot.by_key[public_key] = known
+                snapshot.key_of[known.pk] = public_key
+                snapshot.total += known.row_hash
+                controllers += known.active_controller
+        except UNREADABLE:
+            raise failure("rows_mismatch") from None
+        snapshot.total %= MODULUS
+        found = (snapshot.total, len(snapshot.by_key), controllers)
+        if found != (sealed.sealed_total(row), row.count, row.controllers):
+            raise failure("rows_mismatch")
+        return snapshot
+
+    def catch_up(self, sealed: SealedRows, row: SealRow) -> bool:
+        """Apply the rows that are newer than this snapshot.
+
+        Args:
+            row: a genuine, newer seal row.
+
+        Returns:
+            False if the rows do not lead to *row*. The snapshot is then unchanged.
+        """
+        total, count, controllers = self.total, len(self.by_key), self.row.controllers if self.row else 0
+        changes = []
+        try:
+            for values in sealed.rows(revision__gt=self.revision):
+                public_key, known = _known(sealed, values)
+                old = self.by_key.get(self.key_of.get(known.pk, b""))
+                if old is None:
+                    count += 1
+                else:
+                    total -= old.row_hash
+                    controllers -= old.active_controller
+                total += known.row_hash
+                controllers += known.active_controller
+                changes.append((public_key, known))
+        except UNREADABLE:
+            return False
+        total %= MODULUS
+        if (total, count, controllers) != (sealed.sealed_total(row), row.count, row.controllers):
+            return False
+        for (
+            public_key,
+            known,
+        ) in changes:  # one step for each device: a reader in another thread sees the old or the new one
+            old_key = self.key_of.get(known.pk)
+            self.by_key[public_key] = known
+            self.key_of[known.pk] = public_key
+            if old_key is not None and old_key != public_key:
+                del self.by_key[old_key]
+        self.total = total
+        self.row = row
+        return True
+
+
+def _known(sealed: SealedRows, values: Sequence[Any]) -> tuple[bytes, KnownDevice]:
     public_key = decode_public_key(values[2])
-    known = Known(
+    known = KnownDevice(
         pk=values[0],
         device_id=values[1],
         friendly_name=values[3],
-        role=sys.intern(str(values[4])),  # a few texts for all devices
+        role=sys.intern(str(values[4])),  # all devices share a few texts
         permissions_json=sys.intern(str(values[5])),
         revoked=values[9] is not None,
         user_id=values[8],
         active_controller=is_active_controller(values),
-        row_hash=hash_row(keys, values),
+        row_hash=sealed.hash_row(values),
     )
     return public_key, known
 
 
-def catch_up(using: str, keys: SealKeys, kept: Snapshot, row: SealRow) -> bool:
-    """Apply the rows that are newer than *kept*, if they lead to *row*; leaves *kept* as it was if not."""
-    total, count, controllers = kept.total, len(kept.by_key), kept.row.controllers if kept.row else 0
-    changes = []
-    try:
-        for values in iterate_rows(using, revision__gt=kept.revision):
-            public_key, known = _known(keys, values)
-            old = kept.by_key.get(kept.key_of.get(known.pk, b""))
-            if old is None:
-                count += 1
-            else:
-                total -= old.row_hash
-                controllers -= old.active_controller
-            total += known.row_hash
-            controllers += known.active_controller
-            changes.append((public_key, known))
-    except (TypeError, ValueError):  # InvalidInput is one: a row that amesh can't have written
-        return False
-    total %= MODULUS
-    if (total, count, controllers) != (total_of(keys, row), row.count, row.controllers):
-        return False
-    for (
-        public_key,
-        known,
-    ) in changes:  # one step each, so that readers of other threads see the old device or the new one
-        old_key = kept.key_of.get(known.pk)
-        kept.by_key[public_key] = known
-        kept.key_of[known.pk] = public_key
-        if old_key is not None and old_key != public_key:
-            del kept.by_key[old_key]
-    kept.total = total
-    kept.row = row
-    return True
-
-
-def rebuild(using: str, keys: SealKeys, row: SealRow | None) -> Snapshot:
-    """Read and hash every row.
-
-    Raises:
-        AllowListIntegrityFailure: they do not match *row*.
-    """
-    if row is None:
-        if Device.objects.using(using).exists():
-            raise failure("seal_missing")
-        return Snapshot(None)
-    if not seal_is_genuine(keys, row):
-        raise failure("seal_mismatch")
-    snapshot = Snapshot(row)
-    controllers = 0
-    try:
-        for values in iterate_rows(using):
-            public_key, known = _known(keys, values)
-            snapshot.by_key[public_key] = known
-            snapshot.key_of[known.pk] = public_key
-            snapshot.total += known.row_hash
-            controllers += known.active_controller
-    except (TypeError, ValueError):  # InvalidInput is one: a row that amesh can't have written
-        raise failure("rows_mismatch") from None
-    snapshot.total %= MODULUS
-    found = (snapshot.total, len(snapshot.by_key), controllers)
-    if found != (total_of(keys, row), row.count, row.controllers):
-        raise failure("rows_mismatch")
-    return snapshot
-
-
-_SENTENCES = {
-    "seal_missing": "There are devices in the database, but no seal over them",
-    "seal_mismatch": "The seal in the database was not made with this server's key",
-    "rows_mismatch": "The devices in the database do not match their seal: a row was changed past the app",
-    "rolled_back": "The list in the database is older than one that this process has verified",
+_MESSAGES = {
+    "seal_missing": gettext_lazy("The database contains devices, but no seal over them."),
+    "seal_mismatch": gettext_lazy("The seal in the database was not made with this server's key."),
+    "rows_mismatch": gettext_lazy(
+        "The devices in the database do not match their seal: a row was changed outside Django."
+    ),
+    "rolled_back": gettext_lazy("The list in the database is older than one that this process has verified."),
 }
-_MEND = "Run manage.py amesh_integrity to see what differs."
-_MENDS = {"rolled_back": f"Was a backup put back? {RESEAL}"}
 
 
 def failure(reason: str) -> AllowListIntegrityFailure:
-    """The error for *reason*, with its sentence."""
+    """Return the error for a reason: ``seal_missing``, ``seal_mismatch``, ``rows_mismatch`` or ``rolled_back``."""
+    look: Hint = (_("All requests are rejected. To see what differs, run "), Run("integrity"), ".")
     return AllowListIntegrityFailure(
-        f"{_SENTENCES[reason]}. Nobody is let in. {_MENDS.get(reason, _MEND)}", reason=reason
+        str(_MESSAGES[reason]), hint=reseal_hint() if reason == "rolled_back" else look, reason=reason
     )

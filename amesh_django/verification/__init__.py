@@ -1,4 +1,40 @@
-"""From a Django request to a verified device, or to an error that says why not (design.md, decisions 1 and 2)."""
+"""Verification: a request becomes a verified device, or is rejected with an error that says why (protocol.md §3).
+
+A request runs through this folder from the outside in:
+
+1. :mod:`.request` is the entrance: ``authenticate(request)`` for the REST framework class, ``accept(request)`` for the middleware
+   and the decorator. It logs the result and sets ``request.amesh``. The parts of the request come from :mod:`.target` (the raw
+   path and query) and :mod:`.body` (the SHA-256 of the raw body); what both need of Django's private parts is in :mod:`.private`.
+2. :mod:`.lookup` has the verifier that the settings describe, and finds a public key in the sealed list of the database.
+3. :mod:`.verifier` does the steps of protocol.md §3. **The signature is checked in** :meth:`.Verifier.verify`, and nowhere else.
+
+Beside this path:
+
+- :mod:`.nonces` stores nonces, in a Django cache or in memory; the verifier asks it last.
+- :mod:`.activity` writes "last seen" of a device after the response.
+- :mod:`.users` is the user object of a device that is not mapped to a Django user.
+- :mod:`.types` has the types that pass between these modules: :class:`.VerifiedDevice`, :class:`.TrustedKey`, :class:`.NonceStore`.
+
+Every rejection is a :class:`~authmesh.protocol.errors.RequestError`. The caller sees its ``status`` and ``code`` only; the log gets
+its ``reason``, too. Where each is raised:
+
+========================== ====== =============================================================================================
+error                      status raised by
+========================== ====== =============================================================================================
+MissingHeader              400    ``Verifier.verify``: the request is not signed
+MalformedHeader            400    ``parse_authorization`` (authmesh.protocol.header), called by ``Verifier.verify``
+UnsupportedVersion         400    ``Verifier.verify``: no scheme has the version of the header
+Unauthorized               401    ``Verifier.verify``: key, role, target, signature or nonce; ``body_hash``: the body is cut off;
+                                  ``authenticate``: Django would read the path or the query in another way than it was signed
+TimestampOutOfRange        401    ``Verifier.verify``: the signature is valid, but the clock of the device is wrong
+PayloadTooLarge            413    ``body_hash``: the body is larger than ``AMESH["MAX_BODY_BYTES"]``
+AllowListIntegrityFailure  500    ``database_lookup``: the list does not match its seal, or the database, the identity or the key
+                                  can't be used; ``authenticate``: ``AMESH`` is wrong
+BodyParserOrderingError    500    ``body_hash``: something read the body before it was verified
+BodyStorageUnavailable     503    ``body_hash``: no disk space for the body
+NonceStoreUnavailable      503    the nonce store, called by ``Verifier.verify``: it is full or can't be reached
+========================== ====== =============================================================================================
+"""
 
 from .types import VerifiedDevice
 from .verifier import Verifier

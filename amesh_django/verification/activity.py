@@ -1,4 +1,4 @@
-"""When a device was last seen: collected in memory, written now and then, after the response. Never fails a request."""
+"""When a device was last seen: collected in memory, and written after a response. A failure here never fails a request."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from amesh_django.conf import amesh_settings
 from amesh_django.models import Device, DeviceActivity
 from amesh_django.trust.database import database
 
-from . import VerifiedDevice
+from .types import VerifiedDevice
 
 logger = logging.getLogger("amesh_django.activity")
 
-#: Least time between two writes of one process, seconds; what comes in between is written together.
+#: Minimum seconds between two writes of one process. Devices seen in between are written together.
 _PAUSE = 0.05
 _BATCH = 500
 
@@ -29,7 +29,11 @@ _last_flush = 0.0
 
 
 def seen(device: VerifiedDevice) -> None:
-    """Note that a device was let in now."""
+    """Note that a device was authenticated now.
+
+    Args:
+        device: the verified device. A device without a database row is ignored.
+    """
     interval = amesh_settings().LAST_SEEN_SECONDS
     if not interval or device.pk is None or device.pk in _pending:
         return
@@ -38,13 +42,13 @@ def seen(device: VerifiedDevice) -> None:
 
 
 def flush_after_request(**kwargs: Any) -> None:
-    """Write what was noted, a few times a second at most; connected to ``request_finished``."""
+    """Write the notes, a few times a second at most. Receiver of ``request_finished``."""
     if _pending and time.monotonic() - _last_flush >= _PAUSE:
         flush()
 
 
 def flush() -> None:
-    """Write what was noted."""
+    """Write the notes to the database. If that fails, the notes are dropped and a warning is logged."""
     global _last_flush
     with _lock:
         _last_flush = now = time.monotonic()
@@ -58,17 +62,17 @@ def flush() -> None:
     connection = connections[using]
     unique = None if connection.vendor == "mysql" else ["device"]
     try:
-        there = Device.objects.using(using).filter(pk__in=list(moments)).values_list("pk", flat=True)
-        rows = [DeviceActivity(device_id=pk, last_seen_at=moments[pk]) for pk in there]
+        existing = Device.objects.using(using).filter(pk__in=list(moments)).values_list("pk", flat=True)
+        rows = [DeviceActivity(device_id=pk, last_seen_at=moments[pk]) for pk in existing]
         DeviceActivity.objects.using(using).bulk_create(
             rows, update_conflicts=True, update_fields=["last_seen_at"], unique_fields=unique
         )
-    except (DatabaseError, InterfaceError) as error:  # a device purged meanwhile, a database that is down
+    except (DatabaseError, InterfaceError) as error:  # a device was purged meanwhile, or the database is down
         logger.warning("Last seen of %d devices was not written: %s", len(moments), type(error).__name__)
-    connection.close_if_unusable_or_obsolete()  # Django's own receiver of request_finished has run before
+    connection.close_if_unusable_or_obsolete()  # Django's own receiver of request_finished ran before
 
 
 def reset() -> None:
-    """Forget what was noted. For tests."""
+    """Forget all notes. For tests."""
     _pending.clear()
     _written.clear()

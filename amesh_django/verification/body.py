@@ -1,10 +1,10 @@
-"""The raw body of a request: hashed before any parser, and kept for the parsers. All that is private to Django's request stands here."""
+"""The raw body of a request: hashed before any parser reads it, and kept for the parsers."""
 
 from __future__ import annotations
 
 import hashlib
 import tempfile
-from typing import IO, BinaryIO, cast
+from typing import IO
 
 from django.conf import settings as django_settings
 from django.http import HttpRequest, UnreadablePostError
@@ -12,11 +12,13 @@ from django.http import HttpRequest, UnreadablePostError
 from authmesh.protocol.canonical import EMPTY_BODY_HASH
 from authmesh.protocol.errors import BodyParserOrderingError, BodyStorageUnavailable, PayloadTooLarge, Unauthorized
 
+from . import private
+
 _CHUNK = 1 << 16
 
 
 class _Spool(tempfile.SpooledTemporaryFile[bytes]):
-    """A body on its way to disk; closes itself with the request."""
+    """A body in memory, or on disk if it is large. Closes itself when the request is gone."""
 
     def __del__(self) -> None:
         self.close()
@@ -28,8 +30,8 @@ def _keep(spool: _Spool, chunk: bytes) -> None:
     except OSError as error:
         place = django_settings.FILE_UPLOAD_TEMP_DIR or tempfile.gettempdir()
         raise BodyStorageUnavailable(
-            f"The request body cannot be stored in {place} ({error.strerror}).",
-            hint="Free disk space there, or set FILE_UPLOAD_TEMP_DIR to another folder.",
+            f"The request body cannot be stored in {place} ({error.strerror}). The request was rejected.",
+            hint="Free disk space there, or set FILE_UPLOAD_TEMP_DIR to another directory.",
         ) from None
 
 
@@ -41,38 +43,52 @@ def _declared_length(request: HttpRequest) -> int | None:
 
 
 def _body_stream(request: HttpRequest, declared: int | None) -> IO[bytes] | None:
-    """What the body is read from; None where there is none. A chunked one only where the server decodes it."""
+    """Return the stream of the body, or None if there is no body.
+
+    Under WSGI, a chunked body is read only if the server decodes it and marks its end.
+    """
     if hasattr(request, "scope"):
-        return request._stream
+        return private.stream_of(request)
     chunked = "chunked" in request.META.get("HTTP_TRANSFER_ENCODING", "").lower()
     if declared is None and chunked and request.META.get("wsgi.input_terminated"):
         return request.META["wsgi.input"]  # type: ignore[no-any-return]
-    return request._stream if declared else None
+    return private.stream_of(request) if declared else None
+
+
+def _too_large() -> PayloadTooLarge:
+    return PayloadTooLarge(hint="Send a smaller body, or raise AMESH['MAX_BODY_BYTES'] on the server.")
 
 
 def body_hash(request: HttpRequest, limit: int) -> str:
-    """SHA-256 of the raw body, lower-case hex; the body is spooled, and parsers after this still get it.
+    """Return the SHA-256 of the raw body in lower-case hex. The parsers can still read the body afterwards.
+
+    Args:
+        request: Django's request.
+        limit: ``AMESH["MAX_BODY_BYTES"]``.
 
     Raises:
-        PayloadTooLarge: more than *limit* bytes, declared or real.
-        BodyParserOrderingError: something has consumed the body already.
-        BodyStorageUnavailable: it can't be kept.
-        Unauthorized: there is less of it than was declared.
+        PayloadTooLarge: the body has more than *limit* bytes, by its declared or by its real length.
+        BodyParserOrderingError: something has read the body already.
+        BodyStorageUnavailable: the body can't be kept for the parsers.
+        Unauthorized: the body ended too early or can't be read.
     """
     declared = _declared_length(request)
     if declared is not None and declared > limit:
-        raise PayloadTooLarge()
-    if hasattr(request, "_body"):  # somebody asked for request.body, which keeps it
+        raise _too_large()
+    if private.keeps_body(request):
         if len(request.body) > limit:
-            raise PayloadTooLarge()
+            raise _too_large()
         return hashlib.sha256(request.body).hexdigest()
-    if request._read_started:  # type: ignore[attr-defined]
-        raise BodyParserOrderingError(hint="Put the amesh middleware first in MIDDLEWARE.")
+    if private.is_read(request):
+        raise BodyParserOrderingError(
+            hint="Verify the request before anything reads its body: in MIDDLEWARE, put "
+            "amesh_django.middleware.AmeshMiddleware before every middleware that does."
+        )
     stream = _body_stream(request, declared)
     if stream is None:
         return EMPTY_BODY_HASH
     digest, length, spool = hashlib.sha256(), 0, None
-    if not (hasattr(request, "scope") and stream.seekable()):  # ASGI: Django has spooled it already
+    if not (hasattr(request, "scope") and stream.seekable()):  # under ASGI, Django has spooled the body already
         spool = _Spool(
             max_size=django_settings.FILE_UPLOAD_MAX_MEMORY_SIZE, dir=django_settings.FILE_UPLOAD_TEMP_DIR or None
         )
@@ -80,7 +96,7 @@ def body_hash(request: HttpRequest, limit: int) -> str:
         while chunk := stream.read(_CHUNK):
             length += len(chunk)
             if length > limit:
-                raise PayloadTooLarge()
+                raise _too_large()
             digest.update(chunk)
             if spool is not None:
                 _keep(spool, chunk)
@@ -88,9 +104,9 @@ def body_hash(request: HttpRequest, limit: int) -> str:
         raise Unauthorized(reason="body_unreadable") from None
     if declared is not None and length != declared:
         raise Unauthorized(reason="body_length_mismatch")
-    if declared is None and length:  # chunked: the parsers go by the length
+    if declared is None and length:  # a chunked body: the parsers need a length
         request.META["CONTENT_LENGTH"] = str(length)
     kept = spool if spool is not None else stream
     kept.seek(0)
-    request._stream = cast("BinaryIO", kept)
+    private.replace_stream(request, kept)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""The verifier that this project's settings describe, over the sealed list in the database."""
+"""The verifier that the settings of the project describe, with the sealed list in the database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from amesh_django import server
 from amesh_django.conf import amesh_settings
-from amesh_django.trust import snapshot
+from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListIntegrityFailure, DirectoryError, IdentityMissing, KeyStoreError
 
 from .nonces import store_for
@@ -16,29 +16,36 @@ from .verifier import Verifier
 
 
 def database_lookup(public_key: bytes) -> TrustedKey | None:
-    """Look a key up in the sealed list of the database.
+    """Find a public key in the sealed list of the database.
+
+    Args:
+        public_key: 33 bytes, compressed point.
+
+    Returns:
+        The device, which may be revoked or a target; None if the list does not have the key.
 
     Raises:
-        AllowListIntegrityFailure: the list can't be verified.
+        AllowListIntegrityFailure: the list does not match its seal, or it can't be verified because the database, the identity or
+            the key of this server can't be used.
     """
     try:
-        # Before the list is looked at: enrolment by a bootstrap token changes it.
+        # Before the list is read: enrollment by a bootstrap token changes it.
         if amesh_settings().SEAL_KEY_FILE is None:
             server.server_device()
-        else:  # the list holds without an identity
+        else:  # a list with a shared seal secret can be verified without an identity
             with suppress(IdentityMissing):
                 server.ensure_identity()
-        return snapshot.current().by_key.get(public_key)
+        return current_list().snapshot().by_key.get(public_key)
     except (KeyStoreError, DirectoryError) as error:
-        raise AllowListIntegrityFailure(str(error), reason=error.code) from error
+        raise AllowListIntegrityFailure(error.message, hint=error.hint, reason=error.code) from error
 
 
 @functools.cache
 def default_verifier() -> Verifier:
-    """The verifier that the settings describe, over the database.
+    """Return the verifier that the settings describe; one per process.
 
     Raises:
-        ImproperlyConfigured: the settings are wrong.
+        ImproperlyConfigured: ``AMESH`` is wrong.
     """
     settings = amesh_settings()
     return Verifier(
@@ -50,5 +57,5 @@ def default_verifier() -> Verifier:
 
 
 def reset() -> None:
-    """Forget the verifier, and the nonces that it holds in local memory."""
+    """Forget the verifier, and the nonces in local memory with it."""
     default_verifier.cache_clear()

@@ -1,25 +1,22 @@
-"""From a Django request to what was signed: the raw target, the header, the raw body (design.md, decision 2)."""
+"""The entrance of verification: Django's request is verified once, the result is logged and becomes ``request.amesh``."""
 
 from __future__ import annotations
 
 import logging
-from typing import cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse
 
 from amesh_django.conf import AmeshSettings, amesh_settings
-from authmesh.protocol.errors import (
-    AllowListIntegrityFailure,
-    RequestError,
-    Unauthorized,
-)
+from amesh_django.spelling import manage_py
+from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, Unauthorized
 from authmesh.protocol.header import SCHEME
 
-from . import VerifiedDevice, activity
+from . import activity, private
 from .body import body_hash
 from .lookup import default_verifier
 from .target import is_routed_as_sent, query_has_one_reading, raw_target
+from .types import VerifiedDevice
 from .verifier import DRIFT_SECONDS
 
 logger = logging.getLogger("amesh_django.verification")
@@ -33,20 +30,27 @@ def _settings() -> AmeshSettings:
 
 
 def authenticate(request: HttpRequest) -> VerifiedDevice:
-    """Verify a request once, log what came of it, and attach the device as ``request.amesh``.
+    """Verify a request, log the result, and set ``request.amesh``.
 
-    Middleware, decorator and REST framework class all come here, and a request that passes several is verified once.
+    Middleware, decorator and REST framework class all call this function. A request that passes several is verified once.
+
+    Args:
+        request: a request of Django, or of REST framework.
+
+    Returns:
+        The device that signed the request.
 
     Raises:
-        RequestError: it is refused.
+        RequestError: the request is rejected. The package's docstring lists the subclasses.
+        DisallowedHost: the Host header is not in ``ALLOWED_HOSTS``. Django answers that with 400.
     """
-    request = cast("HttpRequest", getattr(request, "_request", request))  # a view below REST framework's api_view
+    request = private.django_request(request)
     done: VerifiedDevice | None = request.__dict__.get("amesh")
     if isinstance(done, VerifiedDevice):
         return done
     try:
         settings = _settings()
-        request.get_host()  # raises DisallowedHost, which Django answers with 400
+        request.get_host()
         device = default_verifier().verify(
             request.method or "",
             raw_target(request, settings),
@@ -61,7 +65,7 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
             )
     except RequestError as error:
         if error.status >= 500:
-            logger.error("%s: %s (%s). %s", error.code, error.reason, _shown(request), error)
+            logger.error("%s: %s (%s). %s", error.code, error.reason, _shown(request), error.text(manage_py))
         else:
             logger.warning(
                 "%s: %s (%s, device %s)", error.code, error.reason, _shown(request), error.device_id or "unknown"
@@ -75,12 +79,16 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
 
 
 def _shown(request: HttpRequest) -> str:
-    """Method and path for the log: no query, which may hold secrets, and nothing that breaks a line."""
+    """Return method and path for the log: without the query, which may hold secrets, and as one line."""
     return ascii(f"{request.method} {request.path[:200]}")
 
 
 def error_response(error: RequestError) -> JsonResponse:
-    """The answer of protocol.md §3. A 401 names the scheme (RFC 9110 §11.6.1)."""
+    """Return the response of protocol.md §3 to a rejected request. A 401 names the scheme (RFC 9110 §11.6.1).
+
+    Args:
+        error: the reason of the rejection. Only its code and its status reach the caller.
+    """
     response = JsonResponse({"error": error.code}, status=error.status, headers={"Cache-Control": "no-store"})
     if error.status == 401:
         response.headers["WWW-Authenticate"] = SCHEME
@@ -88,13 +96,17 @@ def error_response(error: RequestError) -> JsonResponse:
 
 
 def accept(request: HttpRequest) -> JsonResponse | None:
-    """What middleware and decorator do: None if the request is let in, else the response that refuses it.
+    """Verify a request for the middleware or the decorator. An accepted request needs no CSRF token.
 
-    A verified request needs no CSRF token: no browser can be made to send such a signature.
+    Args:
+        request: Django's request.
+
+    Returns:
+        None if the request is accepted, otherwise the response that rejects it.
     """
     try:
         authenticate(request)
     except RequestError as error:
         return error_response(error)
-    request._dont_enforce_csrf_checks = True  # type: ignore[attr-defined]
+    private.skip_csrf_check(request)
     return None

@@ -1,4 +1,4 @@
-"""The raw target of a request, and whether Django reads it as it was signed (design.md, decision 2)."""
+"""The raw target of a request, and the checks that Django reads the target as it was signed (design.md, decision 2)."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from django.utils.encoding import repercent_broken_unicode
 
 from amesh_django.conf import AmeshSettings
 
-#: What stays literal in a path that has to be quoted again (RFC 3986 §3.3: pchar and "/").
+#: Characters that stay literal when a path is quoted again (RFC 3986 §3.3: pchar and "/").
 _PATH_LITERALS = "/:@!$&'()*+,;=~-._"
 
 
 def raw_target(request: HttpRequest, settings: AmeshSettings) -> str:
-    """The request target as the client sent it: path with its percent-encoding, ``?`` and query.
+    """Return the request target as the client sent it: path with its percent-encoding, ``?`` and query.
 
-    ASGI ``raw_path``; WSGI ``RAW_URI`` (gunicorn) or ``REQUEST_URI`` (mod_wsgi, uWSGI, waitress). Where the server gives
-    neither (``runserver``), the decoded path is quoted again, and an encoded slash can't be told from a plain one.
+    The path comes from ``raw_path`` (ASGI), ``RAW_URI`` (gunicorn) or ``REQUEST_URI`` (mod_wsgi, uWSGI, waitress). If the server
+    sets none of these (``runserver``), the decoded path is quoted again, and an encoded slash looks like a plain one.
+
+    Args:
+        request: Django's request.
+        settings: name the prefixes that a proxy adds to the path or strips from it.
     """
     scope = getattr(request, "scope", None)
     if scope is not None:
@@ -31,7 +35,7 @@ def raw_target(request: HttpRequest, settings: AmeshSettings) -> str:
         environ = request.META
         target = environ.get("RAW_URI") or environ.get("REQUEST_URI") or ""
         if not target:
-            path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")  # which Django has decoded
+            path = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")  # decoded by the server
             query = environ.get("QUERY_STRING", "")
             target = quote(path, safe=_PATH_LITERALS) + (f"?{query}" if query else "")
     added, stripped = settings.PROXY_ADDED_PREFIX.rstrip("/"), settings.PROXY_STRIPPED_PREFIX.rstrip("/")
@@ -41,15 +45,19 @@ def raw_target(request: HttpRequest, settings: AmeshSettings) -> str:
 
 
 def query_has_one_reading(request: HttpRequest) -> bool:
-    """Django decodes the query by the charset of Content-Type, which is not signed; only UTF-8 is what was signed."""
+    """Return True if Django decodes the query as UTF-8.
+
+    Django takes the charset from Content-Type, which is not signed: another charset would give a signed query another meaning.
+    """
     charset = (request.content_params or {}).get("charset", "utf-8").lower().replace("_", "-")
     return charset in ("utf-8", "utf8") or "%" not in request.META.get("QUERY_STRING", "")
 
 
 def is_routed_as_sent(request: HttpRequest) -> bool:
-    """Django's routes begin after the script name, and a header can set that: Daphne-Root-Path, gunicorn's SCRIPT_NAME.
+    """Return True if the path by which Django chooses the view is the signed path.
 
-    So it counts only where the project says it (FORCE_SCRIPT_NAME), and what is left must be the path on the wire.
+    Django's routes begin after the script name, which a header can set (Daphne-Root-Path, gunicorn's SCRIPT_NAME). So the script
+    name must be that of FORCE_SCRIPT_NAME, and the rest must be the path on the wire.
     """
     if request.META.get("SCRIPT_NAME", "").rstrip("/") != (django_settings.FORCE_SCRIPT_NAME or "").rstrip("/"):
         return False
@@ -58,7 +66,7 @@ def is_routed_as_sent(request: HttpRequest) -> bool:
         raw = (scope.get("raw_path") or b"").decode("latin-1")
     else:
         raw = request.META.get("RAW_URI") or request.META.get("REQUEST_URI") or ""
-    if not raw:  # the target was made from the decoded path
+    if not raw:  # raw_target() made the target from the decoded path
         return True
     sent, routed = unquote_to_bytes(raw.partition("?")[0]), (request.path, request.path_info)
     if sent.decode("utf-8", "replace") in routed or repercent_broken_unicode(sent).decode() in routed:

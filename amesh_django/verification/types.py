@@ -1,4 +1,4 @@
-"""What passes between the parts of verification: the verified device, and what the verifier asks of its list and its store."""
+"""The types that pass between the modules of verification."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+#: Returns the SHA-256 of the raw body in lower-case hex, or raises a RequestError.
 BodyHash = Callable[[], str]
 
 
 @dataclass(frozen=True, slots=True)
 class VerifiedDevice:
-    """Who signed the request. This is ``request.amesh``.
+    """The device that signed a request: ``request.amesh``, and ``request.auth`` in REST framework.
 
     Attributes:
-        device_id: ``am_…``.
-        friendly_name: as it stands in the allow list. Escape it where it is shown.
-        verified_at: Unix seconds.
-        role: ``controller``.
-        permissions: name → value, such as ``{"shell": True}``.
-        public_key: 33 bytes.
-        user_id: primary key of the mapped Django user, or None.
-        pk: primary key of the Device row, or None.
-        clock_skew: seconds by which the device's clock is ahead of ours; negative behind.
+        device_id: device ID (``am_…``), from the allow list.
+        friendly_name: name, from the allow list. The device chose it itself, so escape it when you show it.
+        verified_at: Unix seconds, from the clock of the server.
+        role: role, from the allow list; always ``controller``.
+        permissions: name → value, from the allow list, such as ``{"shell": True}``.
+        public_key: 33 bytes (compressed point), from the header of the request.
+        user_id: primary key of the mapped Django user, from the allow list; None if there is none.
+        pk: primary key of the ``Device`` row; None if the list is not in the database.
+        clock_skew: seconds by which the clock of the device is ahead of the clock of the server; negative if it is behind.
     """
 
     device_id: str
@@ -36,12 +37,20 @@ class VerifiedDevice:
     clock_skew: int = 0
 
     def has_permission(self, name: str) -> bool:
-        """True if the allow list grants *name* (``{"shell": True}``)."""
+        """Return True if the allow list grants a permission to the device.
+
+        Args:
+            name: name of the permission, such as ``shell``. Its value must be True.
+        """
         return self.permissions.get(name) is True
 
 
 class TrustedKey(Protocol):
-    """What the verifier asks an allow list for: the device of a key, if it has it."""
+    """A device in the allow list, as the verifier needs it. Attributes as in :class:`VerifiedDevice`.
+
+    Attributes:
+        revoked: True if the device was revoked, and its row is kept.
+    """
 
     @property
     def device_id(self) -> str: ...
@@ -59,19 +68,25 @@ class TrustedKey(Protocol):
     def pk(self) -> int | None: ...
 
 
+#: Returns the device of a public key (33 bytes), or None if the allow list does not have it.
 Lookup = Callable[[bytes], TrustedKey | None]
 
 
 class NonceStore(Protocol):
-    """Remembers nonces."""
+    """A store that remembers nonces."""
 
     def record(self, device_id: str, nonce: str, seconds: int) -> bool:
-        """Remember a nonce for *seconds*.
+        """Store a nonce, in one atomic step with the check that it is new.
+
+        Args:
+            device_id: the device that used the nonce; two devices may use the same one.
+            nonce: the nonce of the header.
+            seconds: how long the nonce must be remembered.
 
         Returns:
-            True if it was new, False if it was seen.
+            True if the nonce is new, False if it was used before.
 
         Raises:
-            NonceStoreUnavailable: it can't be told.
+            NonceStoreUnavailable: the store is full or can't be reached.
         """
         ...

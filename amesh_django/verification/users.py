@@ -1,18 +1,21 @@
-"""A user object for a device without a Django user."""
+"""The user object of a device that is not mapped to a Django user."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import Any
 
-from . import VerifiedDevice
+from .types import VerifiedDevice
 
 
 class DeviceUser:
-    """Authenticated, active, without rights and without a database row; one for each device.
+    """A user who is authenticated and active, but has no permissions and no database row.
 
     Args:
-        device: who signed the request.
+        device: the device that signed the request.
+
+    Attributes:
+        id, pk, username: the device ID.
     """
 
     is_authenticated = True
@@ -35,25 +38,25 @@ class DeviceUser:
         return hash(self.pk)
 
     def get_username(self) -> str:
-        """The device id."""
+        """Return the device ID."""
         return self.username
 
     def has_perm(self, perm: str, obj: Any = None) -> bool:
-        """Never: rights come from a mapped user, or from HasDevicePermission."""
+        """Return False: permissions come from a mapped user, or from HasDevicePermission."""
         return False
 
     def has_perms(self, perm_list: Iterable[str], obj: Any = None) -> bool:
-        """True for no permissions at all."""
+        """Return True only if no permission is asked for."""
         return not list(perm_list)
 
     def has_module_perms(self, app_label: str) -> bool:
-        """Never."""
+        """Return False."""
         return False
 
     def get_all_permissions(self, obj: Any = None) -> set[str]:
-        """None."""
+        """Return the empty set."""
         return set()
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Refuse: there is no row."""
-        raise TypeError("A DeviceUser has no database row. Map the device to a Django user to have one.")
+        """Raise TypeError: there is no row to save."""
+        raise TypeError("A DeviceUser has no database row, so nothing was saved. Map the device to a Django user.")

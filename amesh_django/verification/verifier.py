@@ -1,4 +1,4 @@
-"""The one verifier: (method, raw target, header, raw body) becomes a VerifiedDevice, or an error that says why not."""
+"""The one verifier: method, raw target, header and raw body become a VerifiedDevice, or an error that says why not."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from authmesh.protocol.schemes.registry import SCHEMES
 
 from .types import BodyHash, Lookup, NonceStore, TrustedKey, VerifiedDevice
 
-#: A skew above this, in seconds, that is still accepted is logged as ``clock_drift_warning``.
+#: An accepted clock skew above this, in seconds, is logged as ``clock_drift_warning``.
 DRIFT_SECONDS = 20
 
 
@@ -34,17 +34,17 @@ def _loaded_key(public_key: bytes) -> EllipticCurvePublicKey:
 
 
 class Verifier:
-    """Verifies requests (protocol.md §3). Nothing else in this package does a step of it.
+    """Verifies requests (protocol.md §3). No other code in this package does a step of that.
 
     Args:
-        lookup: finds the trusted device of a public key.
-        nonces: remembers nonces.
-        clock: Unix seconds.
-        clock_skew: how far a device's clock may be off, seconds.
-        nonce_window: how long a nonce is remembered, seconds; at least twice *clock_skew*.
+        lookup: returns the device of a public key.
+        nonces: the nonce store.
+        clock: returns Unix seconds.
+        clock_skew: accepted difference between the clocks of device and server, in seconds.
+        nonce_window: seconds for which a nonce is remembered; at least twice *clock_skew*.
 
     Raises:
-        InvalidInput: the window is too short, so that a request could be replayed.
+        InvalidInput: *nonce_window* is too short, so that a request could be replayed.
     """
 
     def __init__(
@@ -57,12 +57,15 @@ class Verifier:
         nonce_window: int = 60,
     ) -> None:
         if nonce_window < 2 * clock_skew:
-            raise InvalidInput("The nonce window must be at least twice the clock skew; make it longer.")
+            raise InvalidInput(
+                "The nonce window is shorter than twice the clock skew, so that a request could be replayed.",
+                hint=f"Set it to {2 * clock_skew} seconds or more.",
+            )
         self._lookup = lookup
         self._nonces = nonces
         self._clock = clock
         self._skew = clock_skew
-        # A time stamp is good up to and including the last second, whatever fraction of it has passed.
+        # A timestamp is valid until the end of its last second.
         self._remember = nonce_window + 1
 
     def verify(self, method: str, target: str, authorization: str | None, body_hash: BodyHash) -> VerifiedDevice:
@@ -70,12 +73,18 @@ class Verifier:
 
         Args:
             method: HTTP method.
-            target: the raw request target: path as on the wire, ``?`` and query.
-            authorization: value of the Authorization header, None or empty where there is none.
-            body_hash: returns the lower-case hex SHA-256 of the raw body; called only for a known device.
+            target: the raw request target: the path as on the wire, ``?`` and query.
+            authorization: value of the Authorization header; None or empty if there is none.
+            body_hash: returns the SHA-256 of the raw body in lower-case hex. Called only for a device in the allow list.
 
         Raises:
-            RequestError: one of its subclasses, with status, public code and private reason.
+            MissingHeader: there is no Authorization header.
+            MalformedHeader: the header is not a well-formed AuthMesh header.
+            UnsupportedVersion: no scheme has the version of the header.
+            Unauthorized: the request is not from a device that may authenticate. The reason for the log is ``unknown_device``,
+                ``device_revoked``, ``role_rejected``, ``ambiguous_target``, ``invalid_signature`` or ``replay_detected``.
+            TimestampOutOfRange: the signature is valid, but the clocks of device and server differ too much.
+            RequestError: *body_hash*, the lookup or the nonce store raised it.
         """
         if not authorization:
             raise MissingHeader()
@@ -83,7 +92,7 @@ class Verifier:
         scheme = SCHEMES.get(header.v)
         if scheme is None:
             raise UnsupportedVersion()
-        public_key, device = self._trusted(header)
+        public_key, device = self._controller(header)
         ambiguity = target_ambiguity(target)
         if ambiguity is not None:
             raise Unauthorized(reason=f"ambiguous_target ({ambiguity})", device_id=device.device_id)
@@ -114,7 +123,8 @@ class Verifier:
             clock_skew=skew,
         )
 
-    def _trusted(self, header: Authorization) -> tuple[bytes, TrustedKey]:
+    def _controller(self, header: Authorization) -> tuple[bytes, TrustedKey]:
+        """Return public key and device of the header, if the device may authenticate."""
         try:
             public_key = decode_public_key(header.id)
         except InvalidInput:

@@ -1,4 +1,4 @@
-"""``python -m amesh_cli``."""
+"""``python -m authmesh`` runs the ``amesh`` command."""
 
 from .commands.main import main
 

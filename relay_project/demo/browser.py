@@ -1,4 +1,4 @@
-"""A browser as small as the demo needs: pages, their forms, cookies."""
+"""A small browser for the demo: pages, forms and cookies."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Form:
     """A form of a page.
 
     Attributes:
-        action: where it is sent.
-        method: how.
-        fields: what a browser would send unasked.
-        boxes: what a box to tick would send; of several, the last.
-        names: of all fields.
+        action: the URL that the form is sent to.
+        method: the HTTP method.
+        fields: the values that a browser sends by itself.
+        boxes: the values of the checkboxes; of several with one name, the last.
+        names: the names of all fields.
     """
 
     action: str = ""
@@ -53,13 +53,13 @@ class _Forms(HTMLParser):
 
 @dataclass(frozen=True)
 class Page:
-    """What came back.
+    """A page that was opened.
 
     Attributes:
-        url: where it is, after redirects.
-        status: HTTP status.
-        text: what a person reads, white space collapsed.
-        forms: its forms.
+        url: the URL after redirects.
+        status: the HTTP status.
+        text: the text that a person reads, with white space collapsed.
+        forms: the forms of the page.
     """
 
     url: str
@@ -68,10 +68,10 @@ class Page:
     forms: list[Form]
 
     def form(self, *names: str) -> Form:
-        """The form that has all these fields.
+        """Return the form that has all these fields.
 
         Raises:
-            DemoError: there is none.
+            DemoError: there is no such form.
         """
         for form in self.forms:
             if set(names) <= form.names:
@@ -80,21 +80,21 @@ class Page:
 
 
 class Browser:
-    """Keeps cookies and follows redirects."""
+    """A browser that keeps cookies and follows redirects."""
 
     def __init__(self) -> None:
         self._client = httpx.Client(follow_redirects=True, timeout=30, trust_env=False)
 
     def close(self) -> None:
-        """Forget everything."""
+        """Close the browser."""
         self._client.close()
 
     def open(self, url: str) -> Page:
-        """Go to a page."""
+        """Open a page."""
         return _page(self._client.get(url))
 
     def submit(self, page: Page, form: Form, **values: str) -> Page:
-        """Send a form of *page*, filled in."""
+        """Fill in a form of *page*, send it, and return the next page."""
         url = httpx.URL(page.url).join(form.action)
         return _page(
             self._client.request(form.method, url, data={**form.fields, **values}, headers={"Referer": page.url})

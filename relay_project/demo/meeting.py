@@ -1,8 +1,8 @@
-"""The acts in which devices that have never met come to trust each other: by people at two terminals, and by a token."""
+"""The acts in which devices start to trust each other: by people at two terminals, and by a bootstrap token."""
 
 from __future__ import annotations
 
-import re
+import json
 from collections.abc import Callable
 
 import httpx
@@ -18,9 +18,9 @@ class Meeting:
     """Pairing over a relay.
 
     Args:
-        stage: where it is shown.
+        stage: shows what happens.
         programs: runs the commands.
-        relay: address of the relay.
+        relay: the address of the relay.
     """
 
     def __init__(self, stage: Stage, programs: Programs, relay: str) -> None:
@@ -29,19 +29,29 @@ class Meeting:
         self._relay = relay
 
     def at_two_terminals(self, laptop: str) -> None:
-        """First a code is mistyped, then it is typed right."""
+        """Pair twice: first with a mistyped verification code, then with the right one."""
         stage = self._stage
-        stage.act("A code is mistyped: nothing is stored")
+        stage.act("The verification code is mistyped: nothing is stored")
         self._pair(laptop, lambda code: f"{(int(code) + 1) % 1_000_000:06}", ends=(1, 1))
-        listed = self._run.manage("amesh_list", quietly=True)
-        stage.check("the server trusts nobody", "am_" not in listed.partition("\n\n")[2], "amesh_list")
-        stage.act("Server and laptop pair: one code there, another one back")
-        here, there = self._pair(laptop, str, ends=(0, 0))
-        for who, text in (("the server", here), (f"the {laptop}", there)):
-            found = re.search(r"Paired: (\S+) .* is stored as (\w+)", text)
-            stage.check(f"{who} says whom it trusts", found is not None, " as ".join(found.groups()) if found else text)
+        stage.check("the server trusts no device", not self._trusted("server"), "amesh_list")
+        stage.act("Server and laptop pair: a one-time code in one direction, a verification code in the other")
+        self._pair(laptop, str, ends=(0, 0))
+        for device, role in (("server", "controller"), (laptop, "target")):
+            trusted = self._trusted(device)
+            shown = ", ".join(f"{entry['deviceId']} as {entry['role']}" for entry in trusted)
+            stage.check(f"the {device} lists the other one", [entry["role"] for entry in trusted] == [role], shown)
 
-    def _pair(self, laptop: str, types: Callable[[str], str], *, ends: tuple[int, int]) -> tuple[str, str]:
+    def _trusted(self, device: str) -> list[dict[str, str]]:
+        """Return the devices that a device trusts, as its command lists them."""
+        run = self._run
+        if device == "server":
+            listed = run.manage("amesh_list", "--json", quietly=True)
+        else:
+            listed = run.amesh(device, "list", "--json", quietly=True)
+        entries: list[dict[str, str]] = json.loads(listed)["devices"]
+        return entries
+
+    def _pair(self, laptop: str, types: Callable[[str], str], *, ends: tuple[int, int]) -> None:
         stage = self._stage
         with self._run.at_terminal("server", "manage.py", "amesh_listen", relay=self._relay) as here:
             code = "".join(here.read(r"One-time code\s+(\d{3})\W?(\d{3})"))
@@ -63,17 +73,16 @@ class Meeting:
                 stage.check(
                     f"{types(shown)} is typed on the server", codes == ends, said, expected=f"exit codes {ends}"
                 )
-                return here.text, there.text
 
     def by_token(self, laptop: LocalDevice, name: str) -> None:
-        """A second server, with nobody at it: it enrols itself on the first request."""
+        """Start a second server without a person, which enrols itself on the first request."""
         stage, run = self._stage, self._run
-        stage.act("A second server starts, with nobody at it but a token in its environment")
+        stage.act("A second server starts without a person, with a bootstrap token in its environment")
         with run.at_terminal(
             "laptop", "amesh", "provision", "--name", name, "--ttl", "10m", relay=self._relay
         ) as waiting:
             (token,) = waiting.read(r"AMESH_BOOTSTRAP_TOKEN=(amesh-bt-v1\.\S+)\s")
-            stage.check("the laptop makes a token and waits", True, f"{token[:24]}…")
+            stage.check("the laptop creates a token and waits", True, f"{token[:24]}…")
             run.migrate(name)
             with run.server(name, secrets={"AMESH_BOOTSTRAP_TOKEN": token}) as server:
                 header = authorization_header("GET", "/api/hello", device=laptop)
@@ -82,14 +91,14 @@ class Meeting:
                 )
                 found = answer.json().get("hello")
                 stage.check(
-                    "the laptop's first request enrols it, and is let in",
+                    "the laptop's first request enrols it, and is accepted",
                     answer.status_code == 200,
                     f"{answer.status_code} {found}",
                     expected="200",
                 )
                 stage.check("the token is in no log", token not in server.log(), "edge.log")
             stage.check("the laptop has stored it", waiting.end() == 0, "target")
-        listed = run.amesh("laptop", "list")
-        stage.check("and lists both servers", name in listed and listed.count("target") >= 2, "amesh list")
-        spent = run.amesh("laptop", "provision", "--list")
-        stage.check("the token is used up", "used by am_" in spent, "amesh provision --list")
+        targets = [entry["friendlyName"] for entry in self._trusted("laptop") if entry["role"] == "target"]
+        stage.check("the laptop lists both servers", name in targets and len(targets) == 2, "amesh list")
+        tokens = json.loads(run.amesh("laptop", "provision", "--list", "--json", quietly=True))["tokens"]
+        stage.check("the token is used up", [each["state"] for each in tokens] == ["used"], "amesh provision --list")

@@ -1,4 +1,4 @@
-"""The play: identities, pairing, signed requests, forged and replayed ones, a tampered list, and revoking in the admin."""
+"""The acts of the demo: identities, pairing, signed and forged requests, a tampered allow list, and revoking in the admin."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from .programs import Programs, Server
 from .stage import Stage
 
 USER = "demo"
-#: Under which the demo's laptop stands in the list, at first and after somebody has been at the database.
+#: The name of the laptop in the allow list, before and after somebody edits the database.
 LAPTOP, CHANGED = "laptop", "laptop of the boss"
-#: The server that enrols itself.
+#: The name of the server that enrols itself.
 EDGE = "edge"
 _EDIT = "UPDATE amesh_device SET friendly_name = 'laptop of the boss'"
 _LOGGER = " amesh_django.verification: "
 
 
 class Play:
-    """One performance.
+    """One run of the demo.
 
     Args:
-        folder: empty; all that is made lies in it.
-        stage: where it is shown.
-        backend: where the keys of all devices are to live; None takes the best of this machine.
+        folder: an empty folder for all files.
+        stage: shows what happens.
+        backend: the key store for the keys of all devices. Defaults to the best one of this machine.
 
     Attributes:
-        password: of the user who revokes.
+        password: the password of the user who revokes the laptop.
     """
 
     def __init__(self, folder: Path, stage: Stage, backend: str | None = None) -> None:
@@ -50,16 +50,16 @@ class Play:
         self._id: dict[str, str] = {}
 
     def perform(self, afterwards: Callable[[str], None] | None = None) -> None:
-        """All acts.
+        """Run all acts.
 
         Args:
-            afterwards: called with the server's URL at the end, while it is still up.
+            afterwards: called with the URL of the server at the end, while the server is running.
 
         Raises:
-            DemoError: it can't go on.
+            DemoError: the demo cannot continue.
         """
         self._identities()
-        self._stage.act("A relay starts, which nobody has to trust")
+        self._stage.act("A relay starts, which no device has to trust")
         with self._run.relay() as relay:
             self._stage.check("it answers", httpx.get(f"{relay.url}/health", trust_env=False).is_success, relay.url)
             meeting = Meeting(self._stage, self._run, f"ws{relay.url.removeprefix('http')}/ws")
@@ -67,7 +67,7 @@ class Play:
             meeting.by_token(self._device(LAPTOP), EDGE)
             if self._backend is not None:
                 self._lives_there(EDGE)
-            self._stage.check("its log knows no device", "am_" not in relay.log(), "relay.log")
+            self._stage.check("its log names no device", "am_" not in relay.log(), "relay.log")
         self._stage.act("The server starts")
         with self._run.server() as server, httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
             self._stage.check("it answers", client.get("/").status_code == 200, server.url)
@@ -92,10 +92,10 @@ class Play:
 
     def _lives_there(self, name: str) -> None:
         found = self._device(name).identity.storage_backend
-        self._stage.check(f"the key of {name} is where it is to be", found == self._backend, found)
+        self._stage.check(f"the key of {name} is in the chosen key store", found == self._backend, found)
 
     def _identities(self) -> None:
-        self._stage.act("Each device makes its identity: the server, a laptop, and a stranger")
+        self._stage.act("Each device creates its identity: the server, a laptop, and a stranger")
         self._run.migrate("server")
         where = ["--backend", self._backend] if self._backend is not None else []
         self._run.manage("amesh_init", "--name", "server", *where)
@@ -109,7 +109,7 @@ class Play:
 
     def _tampered(self, requests: Requests) -> None:
         stage = self._stage
-        stage.act("Somebody edits the list of trusted devices in the database, past the app")
+        stage.act("Somebody edits the allow list in the database, outside Django")
         self._sql(_EDIT)
         requests.get("the laptop's next request", LAPTOP, 500, "allow_list_integrity_failure", reason="rows_mismatch")
         report = self._run.manage("amesh_integrity", fails=True)
@@ -145,24 +145,26 @@ class Play:
             )
             form = asked.form("reason")
             stage.check(
-                "chooses “Revoke selected devices”, and is asked why", form.method == "post", "a page with a form"
+                "chooses “Revoke selected devices”, and is asked for a reason",
+                form.method == "post",
+                "a page with a form",
             )
             done = browser.submit(asked, form, reason="Left on a train. Asked for by its owner.")
-            stage.check("says why", f"Revoked: {self._id[LAPTOP]}" in done.text, "Revoked")
+            stage.check("gives a reason", f"Revoked: {self._id[LAPTOP]}" in done.text, "Revoked")
         finally:
             browser.close()
         requests.get("the laptop's next request", LAPTOP, 401, "unauthorized", reason="device_revoked")
-        self._stage.check("and it is gone from the list", self._id[LAPTOP] not in self._list(), "amesh_list")
+        self._stage.check("the laptop is no longer in the list", self._id[LAPTOP] not in self._list(), "amesh_list")
 
 
 class Requests:
-    """Signed requests over HTTP, and what comes back.
+    """Signed requests over HTTP, and their responses.
 
     Args:
-        stage: where they are shown.
-        server: whose log has the reason of a refusal.
-        client: sends them.
-        devices: name → who signs.
+        stage: shows them.
+        server: the server, whose log has the reason of a rejection.
+        client: sends the requests.
+        devices: the devices that sign, by name.
     """
 
     def __init__(self, stage: Stage, server: Server, client: httpx.Client, devices: dict[str, LocalDevice]) -> None:
@@ -172,8 +174,8 @@ class Requests:
         self._devices = devices
 
     def accepted(self) -> None:
-        """What the laptop signs is let in, at each of the three doors."""
-        self._stage.act("Signed requests are accepted, by the name of the device")
+        """Send requests that the laptop signed, to a view of each kind."""
+        self._stage.act("Signed requests are accepted, and the server knows the name of the device")
         self.get("GET /api/hello", LAPTOP, 200, LAPTOP)
         body = b'{"temperature": 21.5}'
         self._send(f"POST /api/hello {body.decode()}", self._signed("POST", "/api/hello?room=a%20b", body), 200, LAPTOP)
@@ -183,8 +185,8 @@ class Requests:
         )
 
     def refused(self) -> None:
-        """What is replayed, forged, or not the laptop's."""
-        self._stage.act("Everything else is refused; the reason goes to the server's log only")
+        """Send requests that are replayed, forged, unsigned, or signed by the stranger."""
+        self._stage.act("All other requests are rejected; the reason is in the server's log only")
         body = b'{"amount": 100}'
         request = self._signed("POST", "/api/hello", body)
         self._send(f"POST /api/hello {body.decode()}", request, 200, LAPTOP)
@@ -197,7 +199,7 @@ class Requests:
         self._send("no signature", unsigned, 400, "missing_header", reason="missing_header")
 
     def get(self, what: str, device: str, status: int, answer: str, *, reason: str = "") -> None:
-        """Send a signed GET and check what comes back."""
+        """Send a signed GET request, and check the response."""
         self._send(what, self._signed("GET", "/api/hello", device=device), status, answer, reason=reason)
 
     def _signed(self, method: str, target: str, body: bytes = b"", *, device: str = LAPTOP) -> httpx.Request:
@@ -218,7 +220,7 @@ class Requests:
 
 
 def _said(response: httpx.Response) -> str:
-    """Whom a good answer greets, or the error of another one."""
+    """Return the name in a greeting, or the code of an error."""
     try:
         found = response.json()
     except ValueError:

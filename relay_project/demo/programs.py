@@ -1,4 +1,4 @@
-"""The programs that the demo runs, in a folder of its own: the two command lines, and the server."""
+"""The programs that the demo runs in a folder of its own: the two command lines, and the servers."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HOST = "127.0.0.1"
 _START_SECONDS, _STOP_SECONDS = 30.0, 10.0
 _MANAGE = [sys.executable, str(settings.BASE_DIR / "manage.py")]
 _AMESH = [sys.executable, "-m", "authmesh"]
-#: A developer's own device, database and settings have no part in the demo.
+#: Prefixes of variables that are removed, so that the demo does not use a developer's own device, database and settings.
 _NOT_OURS = ("AMESH_", "AUTH_MESH_", "DJANGO_", "REDIS_URL", "GUNICORN_", "WEB_CONCURRENCY", "SCRIPT_NAME")
 
 
 def _tpm(backend: str | None) -> dict[str, str]:
-    """The TPM of the environment is not ours either, unless it is asked for."""
+    """Return the variable that chooses the TPM. The TPM of the environment is used only if the demo asks for a TPM."""
     if backend == "tpm2":
         return {VARIABLE: os.environ[VARIABLE]} if os.environ.get(VARIABLE) else {}
     return {} if backend is None else {VARIABLE: NONE}
@@ -39,12 +39,12 @@ class Programs:
     """Runs commands as a person would, and shows them.
 
     Args:
-        folder: where all that they make lies.
-        stage: where they are shown.
-        backend: where the keys are to live; None takes the best of this machine.
+        folder: the folder for all files.
+        stage: shows the commands.
+        backend: the key store for all keys. Defaults to the best one of this machine.
 
     Attributes:
-        tpm: the variable that says which TPM the programs use, if any is named.
+        tpm: the environment variable that chooses the TPM of the programs, if there is one.
     """
 
     def __init__(self, folder: Path, stage: Stage, backend: str | None = None) -> None:
@@ -57,13 +57,13 @@ class Programs:
             **self.tpm,
             "HOME": str(folder),
             "DJANGO_SETTINGS_MODULE": "relay_project.settings",
-            "PYTHONPATH": str(settings.BASE_DIR),
+            "PYTHONPATH": os.pathsep.join(str(settings.BASE_DIR / folder) for folder in ("", "cli")),
             "PYTHONUNBUFFERED": "1",
             "NO_COLOR": "1",
         }
 
     def environment(self, device: str) -> dict[str, str]:
-        """What makes a command act as one of the devices."""
+        """Return the environment in which a command acts as one of the devices."""
         return {
             **self._environment,
             "AUTH_MESH_DIR": str(self.folder / device),
@@ -73,19 +73,19 @@ class Programs:
     def manage(
         self, *words: str, secrets: Mapping[str, str] | None = None, fails: bool = False, quietly: bool = False
     ) -> str:
-        """A command of the server: ``manage.py …``. Its secrets go by environment, never on the command line."""
+        """Run ``manage.py …`` on the server. Secrets are passed in the environment, never on the command line."""
         if not quietly:
             self._stage.command(["manage.py", *words])
         return self._run([*_MANAGE, *words], {**self.environment("server"), **(secrets or {})}, fails)
 
     def migrate(self, device: str) -> None:
-        """Make the tables of a server."""
+        """Create the database tables of a server."""
         self._stage.command(["manage.py", "migrate", "--verbosity=0"])
         self._run([*_MANAGE, "migrate", "--verbosity=0"], self.environment(device), False)
 
     @contextmanager
     def at_terminal(self, device: str, *words: str, relay: str) -> Iterator[Screen]:
-        """A command on a terminal, of a device that knows the relay's address."""
+        """Run a command of a device on a terminal, with the address of the relay in its environment."""
         self._stage.command(words)
         program, *rest = words
         argv = [*(_MANAGE if program == "manage.py" else _AMESH), *rest]
@@ -93,9 +93,10 @@ class Programs:
         with screen(argv, environment, " ".join(words)) as found:
             yield found
 
-    def amesh(self, device: str, *words: str) -> str:
-        """A command of another device: ``amesh …``."""
-        self._stage.command(["amesh", *words])
+    def amesh(self, device: str, *words: str, quietly: bool = False) -> str:
+        """Run ``amesh …`` on another device."""
+        if not quietly:
+            self._stage.command(["amesh", *words])
         return self._run([*_AMESH, *words], self.environment(device), False)
 
     def _run(self, argv: list[str], environment: Mapping[str, str], fails: bool) -> str:
@@ -104,12 +105,12 @@ class Programs:
         )
         printed = done.stdout + done.stderr
         if bool(done.returncode) != fails:
-            raise DemoError(f"That command ended with {done.returncode}. It printed:\n{printed}")
+            raise DemoError(f"The command ended with exit code {done.returncode}. It printed:\n{printed}")
         return printed if fails else done.stdout
 
     @contextmanager
     def server(self, device: str = "server", *, secrets: Mapping[str, str] | None = None) -> Iterator[Server]:
-        """A server, up inside the block. One process: nonces lie in its memory, so there must not be a second."""
+        """Run a server during the block. It is a single process, because the nonces are in its memory."""
         address = f"{HOST}:{_free_port()}"
         if importlib.util.find_spec("gunicorn"):
             shown = ["gunicorn", "relay_project.wsgi", "--workers", "1", "--threads", "4", "--bind", address]
@@ -123,7 +124,7 @@ class Programs:
 
     @contextmanager
     def relay(self) -> Iterator[Server]:
-        """A relay, up inside the block."""
+        """Run a relay during the block."""
         host, _, port = (address := f"{HOST}:{_free_port()}").partition(":")
         shown = ["manage.py", "amesh_relay", "--host", host, "--port", port]
         with self._serve(shown, [*_MANAGE, *shown[1:]], self.environment("relay"), address, "relay.log") as server:
@@ -143,16 +144,16 @@ class Programs:
 
 
 class Server:
-    """One process that serves.
+    """A process that serves HTTP.
 
     Args:
-        argv: its command line.
-        environment: of the process.
+        argv: the command line.
+        environment: the environment.
         address: host and port.
-        log: file for what it prints.
+        log: the file for its output.
 
     Attributes:
-        url: where it answers.
+        url: the URL of the server.
     """
 
     def __init__(self, argv: list[str], environment: Mapping[str, str], address: str, log: Path) -> None:
@@ -163,10 +164,10 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it and wait until it answers.
+        """Start the process and wait until it answers.
 
         Raises:
-            DemoError: it does not.
+            DemoError: the process does not answer in time.
         """
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
@@ -184,7 +185,7 @@ class Server:
             time.sleep(0.05)
 
     def stop(self) -> None:
-        """End it, and all that it started."""
+        """End the process, and all processes that it started."""
         if self._process is None:
             return
         process, self._process = self._process, None
@@ -197,7 +198,7 @@ class Server:
         process.wait()
 
     def log(self) -> str:
-        """All that it has logged."""
+        """Return its output so far."""
         return self._log.read_text("utf-8", "replace")
 
     def _answers(self) -> bool:

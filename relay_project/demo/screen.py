@@ -1,4 +1,4 @@
-"""A terminal with a person at it: what a program shows, and what is typed."""
+"""A terminal with a person at it: reads what a program shows, and types."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _STEERING = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 class Screen:
-    """What one program shows on a terminal of its own.
+    """A program on a terminal of its own.
 
     Args:
         process: the program.
-        master: the side where the person sits.
-        shown: its command line.
+        master: the file descriptor of the person's side.
+        shown: the command line.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], master: int, shown: str) -> None:
@@ -39,19 +39,19 @@ class Screen:
 
     @property
     def text(self) -> str:
-        """All that was shown so far, without colours and cursor movements."""
+        """Everything that was shown so far, without colors and cursor movements."""
         return _STEERING.sub("", self._text).replace("\r\n", "\n").replace("\r", "\n")
 
     def read(self, pattern: str) -> tuple[str, ...]:
-        """Wait for a text that *pattern* fits, after what was read before; its groups.
+        """Wait for text that matches *pattern*, after what was read before, and return the groups.
 
         Raises:
-            DemoError: it does not come.
+            DemoError: the text does not appear.
         """
         deadline = time.monotonic() + _SECONDS
         while (found := re.compile(pattern).search(self.text, self._seen)) is None:
             if time.monotonic() > deadline or not self._more():
-                raise DemoError(f"{self._command} did not show what was expected ({pattern}). It showed:\n{self.text}")
+                raise DemoError(f"{self._command} did not show the expected text ({pattern}). It showed:\n{self.text}")
         self._seen = found.end()
         return found.groups()
 
@@ -60,7 +60,7 @@ class Screen:
         os.write(self._master, f"{text}\n".encode())
 
     def end(self) -> int:
-        """Wait for the program's end; its exit code."""
+        """Wait until the program ends, and return its exit code."""
         while self._more():
             pass
         return self._process.wait(_SECONDS)
@@ -71,7 +71,7 @@ class Screen:
             return self._process.poll() is None
         try:
             found = os.read(self._master, 65536)
-        except OSError:  # Linux says so where the program has closed its terminal
+        except OSError:  # on Linux, the program has closed its terminal
             return False
         self._text += found.decode("utf-8", "replace")
         return bool(found)
@@ -79,7 +79,7 @@ class Screen:
 
 @contextmanager
 def screen(argv: Sequence[str], environment: Mapping[str, str], shown: str) -> Iterator[Screen]:
-    """Run a program on a terminal; it is ended with the block."""
+    """Run a program on a terminal, and end it after the block."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", _LINES, _COLUMNS, 0, 0))
     process = subprocess.Popen(

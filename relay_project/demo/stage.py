@@ -1,4 +1,4 @@
-"""What the demo prints: acts, commands, and checks with their outcome."""
+"""The output of the demo: acts, commands, and checks with their outcome."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from collections.abc import Callable, Sequence
 
 Paint = Callable[[str], str]
 
-#: Where a check's answer begins, in columns, if what was sent leaves room.
+#: The column in which the answer of a check begins, if there is room.
 _COLUMN = 52
 _INDENT = "     "
 
 
 class DemoError(Exception):
-    """The demo can't go on. The sentence says why."""
+    """The demo cannot continue. The message says why."""
 
 
 class Stage:
-    """Prints what happens and remembers what was not as said.
+    """Prints what happens, and counts the checks that fail.
 
     Args:
         say: prints a line.
-        marks: of a check that holds, and of one that does not.
-        title: paints headings.
+        marks: the marks of a check that passes, and of one that fails.
+        title: styles a heading.
     """
 
     def __init__(self, say: Callable[[str], None], *, marks: tuple[str, str] = ("✓", "✗"), title: Paint = str) -> None:
@@ -32,21 +32,21 @@ class Stage:
         self._acts = self.checks = self.failures = 0
 
     def act(self, heading: str) -> None:
-        """A new part of the play."""
+        """Begin a new part of the demo."""
         self._acts += 1
         self.say("")
         self.say(self._title(f"{self._acts:2}  {heading}"))
 
     def command(self, words: Sequence[str]) -> None:
-        """A command, before it runs."""
+        """Show a command before it runs."""
         self.say(f"{_INDENT}$ {' '.join(words)}")
 
     def output(self, text: str) -> None:
-        """What a command printed."""
+        """Show the output of a command."""
         self.say(textwrap.indent(text.rstrip(), f"{_INDENT}  "))
 
     def check(self, what: str, holds: bool, answer: str, *, expected: str = "") -> None:
-        """One line: what was done and what came of it; and what should have come of it, where it did not."""
+        """Show what was done, and the answer. If the check fails, also show the expected answer."""
         self.checks += 1
         self.failures += not holds
         wanted = f"   expected: {expected}" if expected and not holds else ""

@@ -15,7 +15,7 @@ from tests.admin.people import Trust, logged_in, staff
 
 @pytest.fixture
 def trust(db: None, amesh_trust: Callable[..., EphemeralDevice]) -> Trust:
-    """``trust(name, **options)`` makes a device that the server trusts, and returns its row."""
+    """A function: ``trust(name, **options)`` creates a trusted device and returns its row."""
 
     def make(name: str = "laptop", **options: Any) -> Device:
         made = amesh_trust(EphemeralDevice(name), **options)

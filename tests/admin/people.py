@@ -1,4 +1,4 @@
-"""What the tests of the admin share: people with permissions, and what they do in a browser that is none."""
+"""Helpers for the tests of the admin: users with permissions, and their requests by Django's test client."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Trust = Callable[..., Device]
 
 
 def staff(name: str = "staff", *permissions: str, **options: Any) -> User:
-    """A member of staff with these permissions (of amesh, unless another app is named)."""
+    """Create a staff user with permissions. A permission without an app label is one of amesh."""
     user: User = get_user_model().objects.create_user(name, password="secret", **{"is_staff": True, **options})
     for permission in permissions:
         app, _dot, codename = f"amesh.{permission}".rpartition(".")
@@ -44,7 +44,7 @@ def page_of(device: Device) -> str:
 
 
 def text_of(response: HttpResponse) -> str:
-    """What a person reads."""
+    """Return the text of a page, without its tags."""
     return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", response.content.decode())).split())
 
 

@@ -1,4 +1,4 @@
-"""The admin in a real browser, against a real server: look, revoke, mend; light and dark, on a desk and on a phone."""
+"""The admin in a real browser, against a real server: view, revoke, fix; light and dark, on a desktop and on a phone."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ LIST = "/admin/amesh/device/"
 SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
 
 OVERFLOW = "document.scrollingElement.scrollWidth - innerWidth"
-# The lowest contrast (WCAG 2) of the text of our own elements with what is behind it, and where it is.
+# The lowest contrast (WCAG 2) between the text of our own elements and its background, and the element that has it.
 CONTRAST = """() => {
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
   const rgba = color => {
@@ -58,7 +58,7 @@ CONTRAST = """() => {
 
 
 def aside(work: Callable[[], T]) -> T:
-    """Run *work* in a thread: Playwright runs an event loop in this one, beside which the ORM refuses to work."""
+    """Run *work* in a thread: this one has the event loop of Playwright, in which the ORM raises SynchronousOnlyOperation."""
 
     def run() -> T:
         try:
@@ -71,7 +71,7 @@ def aside(work: Callable[[], T]) -> T:
 
 
 def fill() -> list[str]:
-    """Devices as they come, and some that mean harm; the ids, oldest first."""
+    """Add typical devices and some with hostile names. Return their device IDs, oldest first."""
     get_user_model().objects.create_superuser("root", password="secret")
     robot = get_user_model().objects.create_user("robot")
     trusted = DatabaseAllowList(by="command")
@@ -101,7 +101,7 @@ class Site:
         return f"{LIST}{pk}/change/"
 
     def tamper(self) -> None:
-        """What somebody with access to the database might do."""
+        """Change a row outside Django."""
 
         def update() -> None:
             with connection.cursor() as cursor:
@@ -128,7 +128,7 @@ def running(database: dict[str, str], directory: Path, settings: Any) -> Iterato
 
 @pytest.fixture
 def site(default_database: dict[str, str], tmp_path: Path, settings: Any) -> Iterator[Site]:
-    """A server with each database in turn."""
+    """A server, with each database in turn."""
     with running(default_database, tmp_path / "device", settings) as found:
         yield found
 
@@ -137,7 +137,7 @@ def site(default_database: dict[str, str], tmp_path: Path, settings: Any) -> Ite
 def sqlite_site(
     sqlite_database: dict[str, str], tmp_path: Path, settings: Any, django_db_blocker: Any
 ) -> Iterator[Site]:
-    """A server with SQLite: what a page looks like does not depend on the database."""
+    """A server with SQLite, for tests of the layout, which does not depend on the database."""
     with (
         django_db_blocker.unblock(),
         databases.as_default(sqlite_database),
@@ -156,7 +156,7 @@ def browser(chromium: Path) -> Iterator[Browser]:
 
 
 def open_page(browser: Browser, site: Site, scheme: Any = "light", screen: str = "desk") -> Page:
-    """A page of somebody who is logged in."""
+    """Return a page with a user who is logged in."""
     width, height = SCREENS[screen]
     context = browser.new_context(
         base_url=site.url, color_scheme=scheme, viewport={"width": width, "height": height}, has_touch=screen == "phone"
@@ -181,7 +181,7 @@ def test_revoke_in_the_browser(site: Site, browser: Browser) -> None:
     page.get_by_role("link", name="Revoke").click()
     expect(page.get_by_role("main")).to_contain_text(site.ids[1])
     page.get_by_role("button", name="Revoke 1 device").click()
-    expect(page.get_by_text("Say why")).to_be_visible()
+    expect(page.get_by_text("Enter a reason")).to_be_visible()
     page.get_by_label("Reason").fill("stolen on Friday")
     page.get_by_role("button", name="Revoke 1 device").click()
     expect(page.get_by_text(f"Revoked: {site.ids[1]}")).to_be_visible()
@@ -199,7 +199,7 @@ def test_revoke_in_the_browser(site: Site, browser: Browser) -> None:
     expect(page.get_by_role("heading", name="Already revoked, skipped")).to_be_visible()
     page.get_by_label("Reason").fill("the whole room")
     page.get_by_role("button", name="Revoke 2 devices").click()
-    expect(page.get_by_text("They are refused from their next request on")).to_be_visible()
+    expect(page.get_by_text("All their further requests will be rejected")).to_be_visible()
     states = aside(lambda: {row.device_id: row.revoke_reason for row in Device.objects.exclude(revoked_at=None)})
     assert states == {
         site.ids[0]: "the whole room",
@@ -227,7 +227,7 @@ def test_map_and_copy_in_the_browser(site: Site, browser: Browser) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("screen", SCREENS)
-def test_every_page_fits_and_can_be_read(
+def test_every_page_fits_the_screen_and_has_enough_contrast(
     sqlite_site: Site, browser: Browser, tmp_path: Path, scheme: str, screen: str
 ) -> None:
     site = sqlite_site
@@ -277,7 +277,7 @@ def test_every_page_fits_and_can_be_read(
     page.get_by_role("link", name="Revoke").click()
     page.get_by_label("Reason").fill("stolen")
     page.get_by_role("button", name="Revoke").click()
-    expect(page.get_by_text("The change was refused")).to_be_visible()
+    expect(page.get_by_text("The change was rejected")).to_be_visible()
     assert aside(lambda: Device.objects.exclude(revoked_at=None).count()) == 1
     aside(lambda: DatabaseAllowList(by="operator").reseal())
     page.goto(LIST)

@@ -1,4 +1,4 @@
-"""The journal in the admin: on a device's page, and as a list."""
+"""The journal in the admin: on the page of a device, and as a list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.admin.people import (
 )
 
 
-def test_the_page_of_a_device_tells_its_history(trust: Trust, root: Client) -> None:
+def test_the_page_of_a_device_shows_its_history(trust: Trust, root: Client) -> None:
     device = trust()
     DatabaseAllowList(by="alice").set_permissions(device.device_id, {"shell": True})
     revoke(root, device, reason="lost")
@@ -31,7 +31,7 @@ def test_the_page_of_a_device_tells_its_history(trust: Trust, root: Client) -> N
     assert page.index("Reason: lost") < page.index("none → shell") < page.index("Name: laptop")
 
 
-def test_a_forged_line_is_marked_and_not_believed(trust: Trust, root: Client) -> None:
+def test_a_forged_line_is_marked_and_its_contents_are_hidden(trust: Trust, root: Client) -> None:
     device = trust()
     AllowListChange.objects.create(
         revision=99, device_id=device.device_id, action="changed", at=timezone.now(), by="root", mac="0" * 64,
@@ -41,7 +41,7 @@ def test_a_forged_line_is_marked_and_not_believed(trust: Trust, root: Client) ->
         revision=100, device_id=device.device_id, action="x\u202ey", at=timezone.now(), by="\u202e", mac="",
         row="not json",
     )  # fmt: skip
-    # Not even who did it, or when, can be altered.
+    # Author and time of a line cannot be altered either.
     for by, moment in (("somebody else", timezone.now()), ("", timezone.now() - dt.timedelta(days=1))):
         trust(by)
         AllowListChange.objects.filter(pk=AllowListChange.objects.latest("pk").pk).update(by=by, at=moment)
@@ -57,8 +57,8 @@ def test_a_device_without_a_journal_and_one_with_a_long_one(
 ) -> None:
     device = trust()
     AllowListChange.objects.all().delete()
-    assert "The journal has nothing about this device" in text_of(root.get(page_of(device)))
-    monkeypatch.setattr("amesh_django.admin.history.MOST", 3)
+    assert "The journal has no line about this device" in text_of(root.get(page_of(device)))
+    monkeypatch.setattr("amesh_django.admin.history.MAX_LINES", 3)
     for number in range(4):
         DatabaseAllowList().set_permissions(device.device_id, {"n": number})
     page = root.get(page_of(device))
@@ -66,7 +66,7 @@ def test_a_device_without_a_journal_and_one_with_a_long_one(
     assert "n: 2 → n: 3" in text_of(page)
 
 
-def test_the_journal_is_for_those_who_may_see_it(trust: Trust) -> None:
+def test_the_journal_needs_a_permission_of_its_own(trust: Trust) -> None:
     device = trust()
     client = logged_in(staff("auditor", "view_allowlistchange"))
     assert device.device_id in text_of(client.get(JOURNAL))

@@ -1,4 +1,4 @@
-"""Mapping a device to a user in the admin, and who may."""
+"""Mapping a device to a user in the admin, and the permissions that this needs."""
 
 from __future__ import annotations
 
@@ -51,16 +51,16 @@ def test_nothing_sealed_comes_from_the_form(trust: Trust, root: Client) -> None:
     assert Device.objects.count() == 1
 
 
-def test_nobody_hands_out_rights_that_they_do_not_have(trust: Trust) -> None:
+def test_nobody_grants_permissions_that_they_do_not_have(trust: Trust) -> None:
     device = trust()
     client = logged_in(staff("staff", "change_device", "auth.view_user"))
     for user, expected in (
         (staff("boss", is_superuser=True), "boss is a superuser"),
-        (staff("more", "change_device", "auth.delete_user"), "more has rights that you do not have"),
+        (staff("more", "change_device", "auth.delete_user"), "more has permissions that you do not have"),
     ):
         assert expected in text_of(assign(client, device, user))
         assert mapped(device) is None
-        # Nor do they take a device away from such a user.
+        # Nobody may take a device away from such a user either.
         DatabaseAllowList().map_user(device.device_id, user)
         assert expected in text_of(assign(client, device, None))
         assert mapped(device) == user
@@ -70,7 +70,7 @@ def test_nobody_hands_out_rights_that_they_do_not_have(trust: Trust) -> None:
         assert mapped(device) == user
 
 
-def test_a_superuser_maps_to_anybody_but_the_inactive(trust: Trust, root: Client) -> None:
+def test_a_superuser_maps_to_every_active_user(trust: Trust, root: Client) -> None:
     device = trust()
     boss, gone = staff("boss", is_superuser=True), staff("gone", is_active=False)
     assign(root, device, boss)
@@ -97,7 +97,7 @@ def test_a_revoked_device_can_be_unmapped_so_that_its_user_can_be_deleted(trust:
     assert mapped(device) is None
 
 
-def test_a_user_as_which_a_device_acts_is_not_deleted(trust: Trust, root: Client) -> None:
+def test_a_mapped_user_cannot_be_deleted(trust: Trust, root: Client) -> None:
     device, user = trust(), staff("robot")
     assign(root, device, user)
     url = reverse("admin:auth_user_delete", args=[user.pk])
@@ -116,7 +116,7 @@ def test_the_user_is_searched_for_or_typed(trust: Trust) -> None:
     assert 'name="user"' not in reading
 
 
-def test_a_busy_list_is_a_message_on_the_page_of_the_device(
+def test_an_error_of_the_list_is_a_message_on_the_page_of_the_device(
     trust: Trust, root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def busy(self: DatabaseAllowList, device_id: str, user: Any) -> None:

@@ -1,4 +1,4 @@
-"""Who may see, revoke and map devices in the admin."""
+"""The permissions to view, revoke and map devices in the admin."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from tests.admin.people import (
         (("view_device", "revoke_device"), 200, 200, 403),
         (("change_device",), 200, 403, 302),
         (("change_device", "revoke_device"), 200, 200, 302),
-        # Revoking shows the devices, so it takes the permission to see them.
+        # The page that revokes shows the devices, so it needs the permission to view them.
         (("revoke_device",), 403, 403, 403),
-        # Rights over the journal or over users are none over devices.
+        # Permissions for the journal or for users are not permissions for devices.
         (("view_allowlistchange", "auth.change_user"), 403, 403, 403),
     ],
 )
@@ -51,7 +51,7 @@ def test_permissions(trust: Trust, permissions: tuple[str, ...], look: int, ask:
 
 
 @pytest.mark.parametrize("is_staff", [None, False])
-def test_others_are_sent_to_the_login(trust: Trust, is_staff: bool | None) -> None:
+def test_users_who_are_not_staff_are_redirected_to_the_login(trust: Trust, is_staff: bool | None) -> None:
     device = trust()
     client = Client() if is_staff is None else logged_in(staff("x", "view_device", "revoke_device", is_staff=False))
     for url in (LIST, page_of(device), REVOKE):
@@ -60,7 +60,7 @@ def test_others_are_sent_to_the_login(trust: Trust, is_staff: bool | None) -> No
     assert not Device.objects.get(pk=device.pk).is_revoked
 
 
-def test_buttons_are_for_those_who_may(trust: Trust) -> None:
+def test_buttons_are_hidden_without_the_permission(trust: Trust) -> None:
     device = trust()
     viewer = logged_in(staff("viewer", "view_device"))
     assert "revoke_selected" not in viewer.get(LIST).content.decode()

@@ -56,7 +56,7 @@ def test_only_a_post_revokes(trust: Trust, root: Client, method: str) -> None:
 
 
 @pytest.mark.parametrize("reason", ["", "   ", "\n\t", "\u200b\u2060", "x" * 1001])
-def test_a_reason_is_asked_for(trust: Trust, root: Client, reason: str) -> None:
+def test_a_reason_is_required(trust: Trust, root: Client, reason: str) -> None:
     device = trust()
     response = revoke(root, device, reason=reason)
     assert response.status_code == 200
@@ -78,7 +78,7 @@ def test_csrf(trust: Trust) -> None:
     assert Device.objects.get(pk=device.pk).is_revoked
 
 
-def test_several_at_once_and_those_revoked_already_are_named(trust: Trust, root: Client) -> None:
+def test_revoke_several_devices_and_name_those_that_were_revoked_already(trust: Trust, root: Client) -> None:
     first, second, old = trust("one"), trust("two"), trust("old")
     DatabaseAllowList(by="someone").revoke(old.device_id, reason="before")
     data = {"action": "revoke_selected", "_selected_action": [first.pk, second.pk, old.pk], "index": "0"}
@@ -98,7 +98,7 @@ def test_several_at_once_and_those_revoked_already_are_named(trust: Trust, root:
     assert Device.objects.get(pk=old.pk).revoke_reason == "before"
 
 
-def test_devices_that_are_gone_or_revoked_lead_back_to_the_list(trust: Trust, root: Client) -> None:
+def test_devices_that_do_not_exist_or_are_revoked_lead_back_to_the_list(trust: Trust, root: Client) -> None:
     device = trust()
     DatabaseAllowList().revoke(device.device_id)
     for names, expected in ((device.device_id, "Already revoked"), ("am_nobody", "No such device"), ("", "No such")):
@@ -108,7 +108,7 @@ def test_devices_that_are_gone_or_revoked_lead_back_to_the_list(trust: Trust, ro
 
 
 def test_not_too_many_at_once(trust: Trust, root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(revoking, "MOST", 2)
+    monkeypatch.setattr(revoking, "MAX_DEVICES", 2)
     devices = [trust(str(number)) for number in range(3)]
     response = revoke(root, *devices, follow=True)
     assert "At most 2 devices can be revoked at once" in text_of(response)
@@ -121,10 +121,10 @@ def test_not_too_many_at_once(trust: Trust, root: Client, monkeypatch: pytest.Mo
     ("error", "expected"),
     [
         (AllowListBusy("The list was busy with other changes; nothing was changed. Try again."), "was busy"),
-        (DatabaseError("disk full"), "The database failed (DatabaseError)"),
+        (DatabaseError("disk full"), "The database returned an error (DatabaseError)"),
     ],
 )
-def test_a_failure_is_a_message_and_what_was_done_stays_done(
+def test_an_error_is_a_message_and_devices_revoked_before_it_stay_revoked(
     trust: Trust, root: Client, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
 ) -> None:
     first, second = trust("one"), trust("two")

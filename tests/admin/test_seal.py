@@ -1,4 +1,4 @@
-"""What the admin says and refuses where the seal is broken or can't be checked."""
+"""The admin while the seal is broken or can't be verified: warnings, and changes that are rejected."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.admin.people import (
 )
 
 
-def test_a_broken_seal_is_told_on_every_page_until_it_is_mended(trust: Trust, root: Client) -> None:
+def test_a_broken_seal_is_shown_on_every_page_until_it_is_fixed(trust: Trust, root: Client) -> None:
     device = trust()
     pages = [
         LIST,
@@ -52,7 +52,7 @@ def test_a_broken_seal_is_told_on_every_page_until_it_is_mended(trust: Trust, ro
         assert "does not match its seal" not in root.get(url).content.decode(), url
 
 
-def test_the_index_says_nothing_to_those_who_see_no_devices(trust: Trust) -> None:
+def test_the_index_does_not_warn_users_who_may_not_view_devices(trust: Trust) -> None:
     break_seal(trust())
     client = logged_in(staff("staff", "auth.view_user"))
     assert "seal" not in text_of(client.get(reverse("admin:index")))
@@ -64,26 +64,26 @@ def test_nothing_is_changed_while_the_seal_is_broken(trust: Trust, root: Client)
     response = revoke(root, device, reason="stolen")
     assert response.status_code == 200
     assert "do not match their seal" in text_of(response)
-    assert "The change was refused" in text_of(response)
+    assert "The change was rejected" in text_of(response)
     response = assign(root, device, staff("robot"))
-    assert "The change was refused" in text_of(response)
+    assert "The change was rejected" in text_of(response)
     row = Device.objects.get(pk=device.pk)
     assert (row.is_revoked, row.user) == (False, None)
     assert not LogEntry.objects.exists()
 
 
-def test_a_server_without_its_key_says_so_and_advises_against_resealing(
+def test_a_server_without_its_key_warns_and_advises_against_resealing(
     trust: Trust, root: Client, settings: Any, tmp_path: Any
 ) -> None:
     device = trust()
     settings.AMESH = {"DIR": str(tmp_path / "nothing")}
     lifecycle.reset()
     page = root.get(LIST)
-    assert "can’t be checked" in text_of(page)
+    assert "cannot be verified" in text_of(page)
     assert "There is no identity in" in text_of(page)
     assert "--reseal" not in page.content.decode()
-    assert "can’t be had" in text_of(root.get(page_of(device)))
-    assert "can’t be checked" in text_of(root.get(JOURNAL))
+    assert "key of the journal is not available" in text_of(root.get(page_of(device)))
+    assert "cannot be verified" in text_of(root.get(JOURNAL))
     response = revoke(root, device)
     assert response.status_code == 200
     assert "There is no identity in" in text_of(response)

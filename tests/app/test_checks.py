@@ -1,16 +1,19 @@
-"""Settings and system checks: each id provoked, and silence where all is well."""
+"""Settings and system checks: each id is provoked, and a correct project has none."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import django
 import pytest
 from django.core.checks import Error, run_checks
 from django.core.exceptions import ImproperlyConfigured
 
+from amesh_django import checks
 from amesh_django.conf import amesh_settings
 from authmesh.device import LocalDevice
+from tests.support.sources import PYPROJECT
 
 pytestmark = pytest.mark.django_db
 BACKENDS = "django.core.cache.backends"
@@ -21,7 +24,7 @@ def ids(**options: Any) -> dict[str, str]:
     found = [message for message in run_checks(**options) if str(message.id).startswith("amesh.")]
     assert all(message.hint or str(message.id) != "amesh.W001" for message in found)
     assert all(isinstance(message, Error) == (".E" in str(message.id)) for message in found)
-    return {str(message.id): message.msg for message in found}
+    return {str(message.id): f"{message.msg} {message.hint or ''}" for message in found}
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +32,7 @@ def _healthy(amesh_server: LocalDevice, settings: Any) -> None:
     settings.CACHES = {"default": DJANGO_REDIS}
 
 
-def test_nothing_to_say_where_all_is_well() -> None:
+def test_a_correct_project_has_no_messages() -> None:
     assert ids(databases=["default"]) == {}
 
 
@@ -38,9 +41,9 @@ def test_nothing_to_say_where_all_is_well() -> None:
     [
         ({"CLOCKSKEW": 1}, "amesh.E001", "Known: DIR"),
         ([], "amesh.E002", "must be a dict"),
-        ({"CLOCK_SKEW_SECONDS": "30"}, "amesh.E002", "whole number"),
-        ({"CLOCK_SKEW_SECONDS": True}, "amesh.E002", "whole number"),
-        ({"CLOCK_SKEW_SECONDS": 0}, "amesh.E002", "from 1"),
+        ({"CLOCK_SKEW_SECONDS": "30"}, "amesh.E002", "integer greater"),
+        ({"CLOCK_SKEW_SECONDS": True}, "amesh.E002", "integer greater"),
+        ({"CLOCK_SKEW_SECONDS": 0}, "amesh.E002", "or equal to 1"),
         ({"MAX_BODY_BYTES": None}, "amesh.E002", "None"),
         ({"PROTECT": "/api/"}, "amesh.E002", "list"),
         ({"PROTECT": ["api/"]}, "amesh.E002", "begin with /"),
@@ -77,13 +80,13 @@ def test_unfit_nonce_stores(settings: Any, cache: dict[str, str], expected: str)
         assert ids() == {}
 
 
-def test_a_large_database_cache_will_do(settings: Any) -> None:
+def test_a_large_database_cache_is_accepted(settings: Any) -> None:
     options = {"MAX_ENTRIES": 100_000}
     settings.CACHES = {"default": {"BACKEND": f"{BACKENDS}.db.DatabaseCache", "LOCATION": "n", "OPTIONS": options}}
     assert ids() == {}
 
 
-def test_a_cache_that_is_not_there(settings: Any) -> None:
+def test_a_cache_that_does_not_exist(settings: Any) -> None:
     settings.AMESH = {**settings.AMESH, "NONCE_CACHE": "nonces"}
     assert list(ids()) == ["amesh.E004"]
 
@@ -109,6 +112,31 @@ def test_missing_triggers() -> None:
     assert ids() == {}
 
 
-def test_a_seal_key_file_that_cant_be_used(settings: Any, tmp_path: Path) -> None:
+def test_a_seal_key_file_that_cannot_be_used(settings: Any, tmp_path: Path) -> None:
     settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILE": str(tmp_path / "missing")}
     assert "openssl rand" in ids()["amesh.W006"]
+
+
+@pytest.mark.parametrize(
+    ("version", "supported"),
+    [
+        ((5, 2, 18, "final", 0), False),
+        ((5, 2, 19, "final", 0), True),
+        ((6, 1, 3, "final", 0), True),
+        ((6, 2, 0, "alpha", 1), False),
+        ((7, 0, 0, "final", 0), False),
+    ],
+)
+def test_a_version_of_django_that_is_not_supported(
+    version: Any, supported: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(django, "VERSION", version)
+    found = ids()
+    assert list(found) == ([] if supported else ["amesh.E007"])
+    if not supported:
+        assert "5.2.19 or newer, and older than 6.2" in found["amesh.E007"]
+
+
+def test_the_supported_versions_of_django_are_those_of_the_distribution() -> None:
+    oldest, too_new = (".".join(map(str, version)) for version in checks.SUPPORTED_DJANGO)
+    assert f"django>={oldest},<{too_new}" in PYPROJECT["project"]["optional-dependencies"]["django"]

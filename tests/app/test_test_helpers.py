@@ -1,4 +1,4 @@
-"""What amesh_django.test offers to the tests of others: signed clients behind every door, devices, fixtures."""
+"""amesh_django.test: signed clients at every kind of protected view (a "door"), devices, fixtures."""
 
 from __future__ import annotations
 
@@ -86,19 +86,19 @@ DOORS = ["decorated", "async", "rest", "plain"]
 
 @pytest.fixture(params=DOORS)
 def door(request: pytest.FixtureRequest, settings: Any) -> str:
-    """Each way to protect a view; ``plain`` stands behind the middleware."""
+    """Each way to protect a view; ``plain`` is protected by the middleware."""
     if request.param == "plain":
         settings.MIDDLEWARE = [MIDDLEWARE, *settings.MIDDLEWARE]
     return str(request.param)
 
 
 def awaited(client: AmeshAsyncClient) -> Callable[..., Any]:
-    """The async client's ``generic``, for a test that is not async."""
+    """Return ``generic`` of the async client as a sync function."""
 
     async def send(*args: Any, **options: Any) -> Any:
         return await client.generic(*args, **options)
 
-    return async_to_sync(send)  # what it runs in threads comes back to this one, and to its database
+    return async_to_sync(send)  # runs sync code in this thread, which has the database
 
 
 @pytest.fixture(params=[AmeshClient, AmeshAPIClient, AmeshAsyncClient])
@@ -113,7 +113,7 @@ def send(request: pytest.FixtureRequest, amesh_trusted_device: EphemeralDevice) 
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
-def test_every_client_gets_in_through_every_door(
+def test_every_client_is_accepted_at_every_door(
     send: Callable[..., Any], door: str, method: str, amesh_device: EphemeralDevice
 ) -> None:
     body = b'{"a": 1}' if method not in ("GET", "OPTIONS") else b""
@@ -187,7 +187,7 @@ def test_the_async_client(amesh_async_client: AmeshAsyncClient, amesh_device: Ep
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-def test_redirects_are_signed_anew(amesh_client: AmeshClient, amesh_api_client: AmeshAPIClient, status: int) -> None:
+def test_redirects_are_signed_again(amesh_client: AmeshClient, amesh_api_client: AmeshAPIClient, status: int) -> None:
     for client, options in ((amesh_client, {}), (amesh_api_client, {"format": "multipart"})):
         response = client.post(f"/moved/{status}/rest/", {"a": "1"}, follow=True, **options)
         assert response.status_code == 200, response.content
@@ -196,11 +196,11 @@ def test_redirects_are_signed_anew(amesh_client: AmeshClient, amesh_api_client: 
         assert (found["method"], found["query"]) == ("POST" if kept else "GET", {"x": ["1"]})
 
 
-# --- what is refused --------------------------------------------------------------------------------------------------
+# --- rejected requests --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.django_db
-def test_a_device_that_nobody_trusts(door: str, amesh_server: LocalDevice) -> None:
+def test_a_device_that_is_not_trusted(door: str, amesh_server: LocalDevice) -> None:
     refusals = [
         AmeshClient().get(f"/{door}/"),
         AmeshAPIClient(EphemeralDevice()).get(f"/{door}/"),
@@ -210,7 +210,7 @@ def test_a_device_that_nobody_trusts(door: str, amesh_server: LocalDevice) -> No
 
 
 @pytest.mark.django_db
-def test_a_header_of_one_s_own_is_sent_as_it_is(amesh_trusted_device: EphemeralDevice) -> None:
+def test_a_given_header_is_sent_unchanged(amesh_trusted_device: EphemeralDevice) -> None:
     header = authorization_header("GET", "/decorated/?x=1", device=amesh_trusted_device)
     for client in (AmeshClient(amesh_trusted_device), AmeshAPIClient(amesh_trusted_device)):
         assert client.get("/decorated/?x=2", HTTP_AUTHORIZATION=header).status_code == 401
@@ -226,7 +226,7 @@ def test_a_header_of_one_s_own_is_sent_as_it_is(amesh_trusted_device: EphemeralD
 
 
 @pytest.mark.django_db
-def test_the_clock_is_the_test_s(amesh_trusted_device: EphemeralDevice) -> None:
+def test_the_test_sets_the_clock(amesh_trusted_device: EphemeralDevice) -> None:
     late = AmeshClient(amesh_trusted_device, now=lambda: time.time() - 31)
     assert late.get("/decorated/").json() == {"error": "timestamp_out_of_range"}
 
@@ -244,7 +244,7 @@ def test_roles_permissions_revoking(amesh_trust: Callable[..., EphemeralDevice])
 # --- devices and fixtures ---------------------------------------------------------------------------------------------
 
 
-def test_an_ephemeral_device_signs_as_its_directory_does(tmp_path: Path) -> None:
+def test_an_ephemeral_device_and_its_directory_have_the_same_key(tmp_path: Path) -> None:
     device = EphemeralDevice("näme")
     written = device.write(tmp_path / "d", max_controllers=3)
     assert written.identity == device.identity
@@ -255,21 +255,21 @@ def test_an_ephemeral_device_signs_as_its_directory_does(tmp_path: Path) -> None
     FileAllowList(written).add(EphemeralDevice().entry())
 
 
-def test_two_ephemeral_devices_are_two() -> None:
+def test_each_ephemeral_device_has_a_key_of_its_own() -> None:
     key = bytes(range(1, 33))
     assert EphemeralDevice().identity.public_key != EphemeralDevice().identity.public_key
     assert EphemeralDevice(private_key=key).identity.public_key == EphemeralDevice(private_key=key).identity.public_key
     assert b64encode(key) not in repr(vars(EphemeralDevice())["identity"])
 
 
-def test_the_server_of_the_test_is_the_server(amesh_server: LocalDevice, settings: Any) -> None:
+def test_amesh_server_is_the_server_of_the_project(amesh_server: LocalDevice, settings: Any) -> None:
     assert server_device().identity == amesh_server.identity
     assert settings.AMESH["DIR"] == str(amesh_server.path)
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Callable[[str, str], str]]:
-    """A project of somebody else: runs its tests by pytest in a process of its own, with the installed plugin."""
+    """A function that runs the tests of another project by pytest, in a new process, with the installed plugin."""
 
     def run(settings: str, tests: str) -> str:
         (tmp_path / "theirs.py").write_text(settings)
@@ -319,7 +319,7 @@ def test_nobody(db, amesh_server, amesh_device):
 
 
 @pytest.mark.process
-def test_a_project_that_knows_nothing_of_these_tests(project: Callable[[str, str], str]) -> None:
+def test_the_fixtures_in_another_project(project: Callable[[str, str], str]) -> None:
     said = project(THEIR_SETTINGS, THEIR_TESTS)
     assert "2 passed" in said, said
 
@@ -337,7 +337,7 @@ def test_a_project_without_django(project: Callable[[str, str], str]) -> None:
 
 
 @pytest.mark.django_db
-def test_django_s_own_client_is_refused(amesh_server: LocalDevice, door: str) -> None:
-    """So that what the signed ones reach is really closed."""
+def test_django_s_own_client_is_rejected(amesh_server: LocalDevice, door: str) -> None:
+    """Proves that the views that the signed clients reach are protected."""
     response = Client().get(f"/{door}/")
     assert (response.status_code, door) in ((400, door), (401, "rest"))

@@ -22,12 +22,13 @@ from django.test import Client
 
 from amesh_django import verification
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.trust import snapshot
+from amesh_django.trust import current_list
 from amesh_django.trust.keys import seal_keys
 from amesh_django.verification import Verifier
 from amesh_django.verification.lookup import database_lookup
-from amesh_django.verification.nonces import LocalNonceStore, store_for
+from amesh_django.verification.nonces import store_for
 from amesh_django.verification.types import NonceStore
+from authmesh.nonces import InMemoryNonceStore
 from authmesh.protocol import (
     CONTROLLER,
     Authorization,
@@ -106,17 +107,17 @@ def _body_hash() -> str:
 
 @functools.cache
 def _verifiers() -> dict[str, Verifier]:
-    known = snapshot.current().by_key
+    known = current_list().snapshot().by_key
     return {
-        "without I/O": Verifier(lookup=known.get, nonces=LocalNonceStore()),
-        "local nonces": Verifier(lookup=database_lookup, nonces=LocalNonceStore()),
+        "without I/O": Verifier(lookup=known.get, nonces=InMemoryNonceStore()),
+        "local nonces": Verifier(lookup=database_lookup, nonces=InMemoryNonceStore()),
         "Redis nonces": Verifier(lookup=database_lookup, nonces=store_for("default")),
     }
 
 
 @functools.cache
 def _nonces() -> dict[str, Any]:
-    return {"nonce, local": LocalNonceStore(), "nonce, Redis": store_for("default")}
+    return {"nonce, local": InMemoryNonceStore(), "nonce, Redis": store_for("default")}
 
 
 @functools.cache
@@ -228,7 +229,7 @@ class _Statements:
 def change() -> float:
     """One change of the list: a device's permissions."""
     number = next(_numbers)
-    known = snapshot.current().by_key[_signers()[number % SIGNING].public_key]
+    known = current_list().snapshot().by_key[_signers()[number % SIGNING].public_key]
     allow_list = DatabaseAllowList(by="bench")
     return _timed(
         lambda device_id: allow_list.set_permissions(device_id, {"shell": number % 20 < 10}), [known.device_id]
@@ -249,7 +250,7 @@ def cold() -> dict[str, float]:
     start = time.perf_counter()
     seal_keys()
     unlocked = time.perf_counter()
-    Verifier(lookup=database_lookup, nonces=LocalNonceStore()).verify(METHOD, TARGET, requests[0].header, _body_hash)
+    Verifier(lookup=database_lookup, nonces=InMemoryNonceStore()).verify(METHOD, TARGET, requests[0].header, _body_hash)
     done = time.perf_counter()
     gc.collect()
     return {"unlock": unlocked - start, "rows": done - unlocked, "all": done - start, "memory": _resident() - memory}

@@ -1,4 +1,4 @@
-"""AmeshAuth against a real server: what is signed is what arrives, whatever the body, and through redirects."""
+"""AmeshAuth with a real server: the signed request is the one that arrives, with every kind of body and through redirects."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.recording import Recorder, Seen, recording
 DEVICE = EphemeralDevice("client")
 KEY = DEVICE.identity.public_key
 
-#: URLs that parsers and libraries like to tidy, and what httpx makes of each.
+#: URLs that parsers and libraries normalize, and the target that httpx sends for each.
 ODD = {
     "/": "/",
     "": "/",
@@ -85,13 +85,13 @@ def async_send(method: str, url: str, *, client: dict[str, Any] | None = None, *
 
 @pytest.fixture(params=[sync_send, async_send], ids=["sync", "async"])
 def send(request: pytest.FixtureRequest) -> Send:
-    """Either client."""
+    """Send a request with a sync or an async client."""
     chosen: Send = request.param
     return chosen
 
 
 def all_genuine(seen: list[Seen]) -> None:
-    """Every request that arrived has a good signature of ours, and a nonce of its own."""
+    """Check that every request that arrived has a valid signature and its own nonce."""
     assert all(one.public_key == KEY and one.genuine() for one in seen)
     assert len({one.authorization.nonce for one in seen}) == len(seen)
 
@@ -140,7 +140,7 @@ def test_the_target_extension_is_what_is_signed(server: Recorder, send: Send) ->
     all_genuine(server.seen)
 
 
-# --- bodies that come in pieces ---------------------------------------------------------------------------------------
+# --- streamed bodies ---------------------------------------------------------------------------------------
 
 
 def pieces(count: int) -> Iterator[bytes]:
@@ -208,7 +208,7 @@ def test_another_origin_is_not_signed_for(server: Recorder, other: Recorder, sen
     send("POST", f"{server.url}/out", content=b"x")
     assert [(seen.target, seen.signed) for seen in server.seen + other.seen] == [
         ("/out", True),
-        ("/end", False),  # somebody else has chosen this target
+        ("/end", False),  # another server has chosen this target
         ("/back", False),
     ]
     server.redirects = {"/out": (302, f"{other.url}/far")}
@@ -236,7 +236,7 @@ def test_too_many_redirects_end(server: Recorder, send: Send) -> None:
 
 
 def test_through_a_proxy(server: Recorder, send: Send) -> None:
-    """A forward proxy is asked for the whole URL; the server behind it will see the path, and that is signed."""
+    """A forward proxy gets the whole URL. The server behind it gets the path, which is signed."""
     proxy = {"proxy": server.url}
     server.redirects = {"http://far.invalid/a": (302, "/b?x=1")}
     send("GET", "http://far.invalid/a", client=proxy)
@@ -263,15 +263,15 @@ def test_through_a_proxy(server: Recorder, send: Send) -> None:
     ],
 )
 def test_which_redirects_are_signed(named: str, asked: str, may: bool) -> None:
-    """httpx and requests have the same rule, so it takes a change of theirs for this one to matter."""
+    """httpx and requests have the same rule, so this one matters only if they change theirs."""
     assert may_sign(_origin_of(httpx.URL(named)), _origin_of(httpx.URL(asked))) is may
 
 
-# --- transports that have no trace extension ---------------------------------------------------------------------------
+# --- transports without the trace extension ---------------------------------------------------------------------------
 
 
 def wsgi_application(recorder: Recorder) -> Callable[[dict[str, Any], Callable[..., object]], list[bytes]]:
-    """Like the recording server, but refuses what is not signed well."""
+    """A recording server that rejects requests without a valid signature."""
 
     def application(environ: dict[str, Any], start_response: Callable[..., object]) -> list[bytes]:
         query = f"?{environ['QUERY_STRING']}" if environ["QUERY_STRING"] else ""

@@ -1,4 +1,4 @@
-"""AmeshRequestsAuth against a real server: what is signed is what arrives, whatever the body, and through redirects."""
+"""AmeshRequestsAuth with a real server: the signed request is the one that arrives, with every kind of body and through redirects."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.recording import Recorder, Seen, recording
 DEVICE = EphemeralDevice("client")
 AUTH = AmeshRequestsAuth(DEVICE)
 
-#: URLs that parsers and libraries like to tidy, and what requests and urllib3 make of each.
+#: URLs that parsers and libraries normalize, and the target that requests and urllib3 send for each.
 ODD = {
     "/": "/",
     "": "/",
@@ -73,7 +73,7 @@ def session() -> Iterator[requests.Session]:
 
 
 def all_genuine(seen: list[Seen]) -> None:
-    """Every request that arrived has a good signature of ours, and a nonce of its own."""
+    """Check that every request that arrived has a valid signature and its own nonce."""
     assert all(one.public_key == DEVICE.identity.public_key and one.genuine() for one in seen)
     assert len({one.authorization.nonce for one in seen}) == len(seen)
 
@@ -146,7 +146,7 @@ def test_another_origin_is_not_signed_for(server: Recorder, other: Recorder, ses
     session.post(f"{server.url}/out", data=b"x")
     assert [(seen.target, seen.signed) for seen in server.seen + other.seen] == [
         ("/out", True),
-        ("/end", False),  # somebody else has chosen this target
+        ("/end", False),  # another server has chosen this target
         ("/back", False),
     ]
     server.redirects = {"/out": (302, f"{other.url}/far")}
@@ -178,7 +178,7 @@ def test_too_many_redirects_end(server: Recorder, session: requests.Session) -> 
 
 
 def test_cookies_survive_the_redirect(server: Recorder, session: requests.Session) -> None:
-    """Signing looks ahead at the next request; that must not change it."""
+    """Signing prepares the next request in advance. That must not change it."""
     server.redirects = {"/a": (302, "/b")}
     session.cookies.set("c", "1")
     session.get(f"{server.url}/a", stream=True).close()

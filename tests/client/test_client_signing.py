@@ -1,4 +1,4 @@
-"""The header alone, and the default device: found by the environment, unlocked once, in threads and after a fork."""
+"""The header of one request, and the default device: found by the environment, unlocked once, in threads and after a fork."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ DEVICE = EphemeralDevice("client")
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The default directory of this test; whatever was opened is forgotten."""
+    """The default directory of this test. Devices of other tests are closed."""
     monkeypatch.setenv("AUTH_MESH_DIR", str(tmp_path / "amesh"))
     forget_devices()
     yield tmp_path / "amesh"
@@ -45,7 +45,7 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 @pytest.fixture
 def derivations(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """Grows by one whenever Argon2id really runs; it takes a little longer, so that threads meet in it."""
+    """A list that gets an item whenever Argon2id runs. Each run takes longer than usual, so that threads meet in it."""
     found: list[float] = []
     derive = encrypted_file.hash_secret_raw
 
@@ -152,7 +152,7 @@ from pathlib import Path
 from authmesh.client import authorization_header, default_device
 from authmesh.keystore import encrypted_file
 
-warnings.simplefilter("ignore")  # that one forks beside threads is the point
+warnings.simplefilter("ignore")  # the test forks a process with threads on purpose
 derive, calls = encrypted_file.hash_secret_raw, []
 
 def slow(**arguments):
@@ -182,7 +182,7 @@ print("after it is unlocked:", child())
 
 @pytest.mark.process
 def test_a_forked_process_signs_too(directory: Path) -> None:
-    """Also where another thread was in the middle of unlocking the key when the process forked."""
+    """Even if another thread was unlocking the key when the process forked."""
     DEVICE.write(directory)
     done = subprocess.run(
         [sys.executable, "-c", FORKING], cwd=ROOT, capture_output=True, text=True, timeout=20, check=True

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
 from django.test import override_settings
 
 from amesh_django import conf
 from amesh_django.test.devices import EphemeralDevice
-from authmesh.commands.app import amesh, run
+from authmesh.commands.app import run
 from authmesh.device.tokens import TokenStore
 from authmesh.pairing.bootstrap import background as first
 from authmesh.pairing.bootstrap.enrolment import allowed_relays
@@ -22,6 +21,7 @@ from authmesh.pairing.bootstrap.target import same_relay
 from authmesh.protocol.pairing.token import verify_token
 from authmesh.protocol.pairing.token_errors import BootstrapFailed, BootstrapPending
 from tests.pairing.bootstrap.bootstrap_world import Clock, Target, without_ours
+from tests.support.front_ends import Result, invoke
 from tests.support.services import ROOT
 
 RELAY = "wss://relay.example/ws"
@@ -33,7 +33,7 @@ class Laptop:
         self.device = EphemeralDevice("laptop").write(path)
 
     def run(self, *words: str, **env: str) -> Result:
-        return CliRunner().invoke(amesh, ["--dir", str(self.path), *words], env=env)
+        return invoke(["--dir", self.path, *words], **env)
 
     def json(self, *words: str) -> Any:
         done = self.run(*words, "--json")
@@ -78,7 +78,7 @@ def test_a_token_is_printed_once_and_kept_nowhere(laptop: Laptop) -> None:
     (line,) = [line for line in done.stdout.splitlines() if line.startswith("AMESH_BOOTSTRAP_TOKEN=")]
     text = line.partition("=")[2]
     assert text not in done.stderr and done.stdout.count(text) == 1
-    assert "Warning: Whoever has this token" in done.stderr and "--withdraw bt_" in done.stderr.replace("\n", " ")
+    assert "Warning: Anyone who has this token" in done.stderr and "--withdraw bt_" in done.stderr.replace("\n", " ")
     (stored,) = TokenStore(laptop.path).read()
     token = verify_token(text, now=stored.issued_at, controller_key=laptop.device.identity.public_key)
     assert (token.name, token.relay, token.jti, token.expires_at - token.issued_at) == ("web-1", RELAY, stored.jti, 900)
@@ -105,7 +105,7 @@ def test_listed_and_withdrawn(laptop: Laptop) -> None:
     other = EphemeralDevice().identity
     store.use(made[1]["jti"], other.public_key, store.read()[0].issued_at)
     withdrawn = laptop.run("provision", "--withdraw", made[0]["jti"][:12])
-    assert withdrawn.exit_code == 0 and "Nobody can enrol with it" in withdrawn.stdout
+    assert withdrawn.exit_code == 0 and "No device can enroll with it" in withdrawn.stdout
     listed = {token["name"]: token for token in laptop.json("provision", "--list")["tokens"]}
     assert {name: token["state"] for name, token in listed.items()} == {"a": "withdrawn", "b": "used", "c": "open"}
     assert listed["b"]["usedBy"] == other.device_id
@@ -152,12 +152,10 @@ def test_what_makes_no_token(laptop: Laptop, words: list[str], code: str) -> Non
 def test_bootstrap_without_a_token_and_with_an_identity(laptop: Laptop, tmp_path: Path) -> None:
     empty = ["--dir", str(tmp_path / "new")]
     for words in ([], ["--no-wait", "--timeout", "3"], ["--timeout", "-1"], ["--timeout", "nan"]):
-        assert CliRunner().invoke(amesh, [*empty, "bootstrap", *words]).exit_code == 2
-    gone = CliRunner().invoke(amesh, [*empty, "bootstrap", "--token-file", str(tmp_path / "none"), "--json"])
+        assert invoke([*empty, "bootstrap", *words]).exit_code == 2
+    gone = invoke([*empty, "bootstrap", "--token-file", str(tmp_path / "none"), "--json"])
     assert gone.exit_code == 1 and json.loads(gone.stderr)["error"] == "os_error"
-    junk = CliRunner().invoke(
-        amesh, [*empty, "bootstrap", "--token-file", "-", "--json"], input="amesh-bt-v1.secret.b.c"
-    )
+    junk = invoke([*empty, "bootstrap", "--token-file", "-", "--json"], "amesh-bt-v1.secret.b.c")
     assert json.loads(junk.stderr)["error"] == "invalid_token_format" and "secret" not in junk.output
     assert not (tmp_path / "new").exists()
     before = {path.name: path.read_bytes() for path in laptop.path.iterdir() if path.is_file()}

@@ -48,10 +48,10 @@ def test_servers_and_controllers_are_named(front_end: FrontEnd) -> None:
         said = asked(person)
         assert f"This replaces {old.device_id} (old). Its key is deleted" in said
         servers, _, controllers = said.partition("1 controller may authenticate to this device.")
-        assert "2 servers will no longer know this device, until paired again:" in servers
+        assert "2 servers will no longer know this device, until you pair again:" in servers
         assert backup in servers and "backup server" in servers and mail in servers and HOSTILE_SHOWN in servers
         assert phone in controllers and "phone" in controllers and backup not in controllers
-        wanted = "amesh_integrity --reseal" if front_end.django else "The list is set aside"
+        wanted = "amesh_integrity --reseal" if front_end.django else "The allow list is saved under another name"
         assert wanted in controllers
         person.type("n\n")
         assert person.end() == 1
@@ -60,7 +60,7 @@ def test_servers_and_controllers_are_named(front_end: FrontEnd) -> None:
     with terminal(init(front_end), front_end.env) as person:
         asked(person)
         person.type("y\n")
-        person.expect(f"It replaces {old.device_id}")
+        person.expect(f"This identity replaces {old.device_id}")
         assert person.end() == 0
     assert read_identity(front_end.path).device_id != old.device_id
     if not front_end.django:
@@ -82,10 +82,16 @@ def test_nobody_to_ask(front_end: FrontEnd) -> None:
     before = contents(front_end.path)
     for words in (["--no-input"], []):
         done = front_end.run("init", "--name", "new", "--force", *words)
-        assert done.returncode == 1 and "--yes answers it" in done.stderr and "Nothing was changed" in done.stderr
+        assert (
+            done.returncode == 1
+            and "To answer in advance, use --yes." in done.stderr
+            and "Nothing was changed" in done.stderr
+        )
     assert contents(front_end.path) == before
     old = read_identity(front_end.path)
-    assert f"It replaces {old.device_id}" in front_end.done("init", "--name", "new", "--force", "--yes", "--no-input")
+    assert f"This identity replaces {old.device_id}" in front_end.done(
+        "init", "--name", "new", "--force", "--yes", "--no-input"
+    )
 
 
 def test_for_programs(front_end: FrontEnd) -> None:
@@ -104,7 +110,7 @@ def test_an_identity_that_can_not_be_read(front_end: FrontEnd) -> None:
     (front_end.path / "identity.json").write_text("{}")
     with terminal(init(front_end), front_end.env) as person:
         said = asked(person)
-        assert "can't be read" in said and "every server that trusts it will refuse" in said
+        assert "cannot be read" in said and "Each of them will reject the new identity" in said
         person.type("y\n")
         assert person.end() == 0
     assert read_identity(front_end.path).friendly_name == "new"
@@ -123,7 +129,7 @@ def test_a_list_that_can_not_be_read(front_end: FrontEnd, broken: str) -> None:
         (front_end.path / "allow_list.json").write_text("{}")
     with terminal(init(front_end), front_end.env) as person:
         said = asked(person)
-        assert "Whom it trusts can't be said: " in said and "Traceback" not in said
+        assert "because the allow list cannot be read: " in said and "Traceback" not in said
         person.type("n\n")
         assert person.end() == 1
     assert read_identity(front_end.path).friendly_name == "old"
@@ -141,7 +147,7 @@ def test_open_tokens_are_lost(front_end: FrontEnd) -> None:
     }
     (front_end.path / "tokens.json").write_text(json.dumps({"version": "1", "tokens": [member]}))
     with terminal(init(front_end), front_end.env) as person:
-        assert "1 open bootstrap token of it will be good for nothing" in asked(person)
+        assert "1 open bootstrap token of this device will no longer work" in asked(person)
         person.type("\n")
         assert person.end() == 1
 
@@ -171,7 +177,7 @@ def test_a_list_that_does_not_depend_on_the_key(tmp_path: Path, sqlite_database:
     front_end.env["DJANGO_SETTINGS_MODULE"] = "sealed_settings"
     phone = front_end.trust(EphemeralDevice("phone"), "controller")
     with terminal(init(front_end), front_end.env) as person:
-        assert "They are let in as before" in asked(person)
+        assert "Its devices keep their access" in asked(person)
         person.type("y\n")
         assert person.end() == 0
     assert phone in front_end.done("list")

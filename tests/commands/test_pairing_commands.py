@@ -257,7 +257,7 @@ def test_the_one_to_be_replaced_may_be_named(server: Machine, laptop: Machine, d
     assert list(server.listed()) == [laptop.id]
     gone = server.run("listen", "--replace", desk.id)
     assert (gone.returncode, gone.stdout) == (1, "")
-    assert "No trusted device has the id" in gone.stderr
+    assert "No trusted device has the device ID" in gone.stderr
     with introduced(server, laptop, ["--replace", laptop.id]) as (there, here, code):
         there.type(f"{code}\n")
         there.expect("The device to replace is the device that is pairing")

@@ -15,10 +15,10 @@ import segno
 from authmesh.commands.terminal import qr
 from authmesh.commands.terminal.large import large
 from tests.commands.pairing_terminals import Machine, machine, program, rest, wrong
-from tests.project.test_house import FORBID
 from tests.relay.relay_world import address, serving
 from tests.support.front_ends import HOSTILE
 from tests.support.services import ROOT
+from tests.support.sources import FORBID
 
 pytestmark = pytest.mark.process
 
@@ -304,7 +304,7 @@ def test_a_terminal_without_blocks(either: Machine) -> None:
         (["invite", "012345"], 1, "The one-time code has six digits"),
         (["listen", "--relay", "https://relay.example/"], 1, "The address of the relay is not valid"),
         (["invite", "482916", "--relay", "relay.example"], 1, "The address of the relay is not valid"),
-        (["listen", "--replace", "am_nobody"], 1, "No trusted device has the id"),
+        (["listen", "--replace", "am_nobody"], 1, "No trusted device has the device ID"),
         (["listen", "482916"], 2, ""),
         (["invite", "482916", "--shell"], 2, ""),
     ],
@@ -332,9 +332,9 @@ def test_no_input_goes_with_yes(laptop: Machine) -> None:
 @pytest.mark.parametrize(
     ("name", "words", "says"),
     [
-        ("websockets", ["listen"], "pip install 'amesh-django[pairing]' (or [cli])"),
-        ("websockets", ["invite", "482916"], "pip install 'amesh-django[pairing]' (or [cli])"),
-        ("segno", ["listen", "--qr"], "pip install 'amesh-django[pairing]' (or [cli])"),
+        ("websockets", ["listen"], "pip install 'amesh-django[cli]'"),
+        ("websockets", ["invite", "482916"], "pip install 'amesh-django[cli]'"),
+        ("segno", ["listen", "--qr"], "pip install 'amesh-django[cli]'"),
     ],
 )
 def test_a_missing_package_says_which_extra_has_it(name: str, words: list[str], says: str, either: Machine) -> None:

@@ -30,7 +30,7 @@ from authmesh.protocol.errors import (
 )
 from authmesh.protocol.key_line import build_key_line
 from tests.keystore.tpms import Swtpm, forget, running_swtpm
-from tests.support import databases, services
+from tests.support import cheap_keys, databases, services
 from tests.support.directories import contents, make, mode
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
@@ -64,9 +64,7 @@ class FrontEnd:
         self.path = Path(env["AUTH_MESH_DIR"])
 
     def argv(self, name: str, *words: str | Path) -> list[str]:
-        if self.django:
-            return [sys.executable, "-m", "django", f"amesh_{name.replace('-', '_')}", *map(str, words)]
-        return [sys.executable, "-m", "authmesh", name, *map(str, words)]
+        return cheap_keys.argv(self.django, name, *words)
 
     def run(self, name: str, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -96,10 +94,10 @@ def test_init_takes_the_tpm_by_itself(front_end: FrontEnd, swtpm: Swtpm) -> None
     identity = read_identity(front_end.path)
     assert identity.storage_backend == "tpm2" and identity.key_alias == identity.device_id
     for text in (
-        "secure-enclave  no: needs macOS",
+        "secure-enclave  no: It needs macOS.",
         "tpm2            yes",
         "Back end     tpm2\n",
-        "hardware protection",
+        "protected by hardware",
     ):
         assert text in shown
     assert "encrypted-file" not in shown
@@ -151,7 +149,7 @@ def test_json_says_where_the_key_is(front_end: FrontEnd) -> None:
 
 def test_without_a_tpm_init_says_why_and_goes_on(front_end: FrontEnd) -> None:
     shown = front_end.done("init", "--name", "laptop", AMESH_TPM_TCTI="device:/dev/no-tpm")
-    assert "tpm2            no: needs a TPM 2.0, and /dev/no-tpm is missing" in shown
+    assert "tpm2            no: No TPM 2.0 was found: /dev/no-tpm is missing" in shown
     assert "encrypted-file  yes" in shown
     done = front_end.run(
         "init", "--name", "x", "--force", "--yes", "--backend", "tpm2", AMESH_TPM_TCTI="device:/dev/no-tpm"
@@ -165,7 +163,7 @@ def test_an_identity_without_its_tpm(front_end: FrontEnd) -> None:
     assert "amesh-key-v1." in front_end.done("export-key", AMESH_TPM_TCTI="device:/dev/no-tpm")
     done = front_end.run("sign-test", AMESH_TPM_TCTI="device:/dev/no-tpm")
     assert done.returncode == 1
-    assert "This key lives in a TPM 2.0" in done.stderr and "/dev/no-tpm is missing" in done.stderr
+    assert "This key is in a TPM 2.0" in done.stderr and "/dev/no-tpm is missing" in done.stderr
     assert "--force" not in done.stderr and "Traceback" not in done.stderr
 
 
@@ -181,10 +179,10 @@ def test_a_pin_out_of_a_file(front_end: FrontEnd, pin_file: Path) -> None:
     assert done.returncode == 1 and "AMESH_TPM_PIN_FILE" in done.stderr
     pin_file.chmod(0o644)
     done = front_end.run("sign-test", AMESH_TPM_PIN_FILE=str(pin_file))
-    assert f"{pin_file} is open to others (mode 644). Close it: chmod 400" in done.stderr
+    assert f"{pin_file} is accessible to other users (mode 644). Make it private: chmod 400" in done.stderr
     pin_file.write_text("another\n")
     done = front_end.run("sign-test", AMESH_TPM_PIN_FILE=str(pin_file))
-    assert done.returncode == 1 and "The TPM refuses this PIN" in done.stderr
+    assert done.returncode == 1 and "The TPM rejected the PIN" in done.stderr
     pin_file.write_text("")
     done = front_end.run("sign-test", AMESH_TPM_PIN_FILE=str(pin_file))
     assert done.returncode == 1 and "is empty" in done.stderr
@@ -200,7 +198,7 @@ def test_a_pin_is_typed_twice_and_never_shown(front_end: FrontEnd) -> None:
         person.expect("with a PIN for each signature")
         assert person.end() == 0
         assert PIN not in person.shown
-    for typed, exit_code, text in ((PIN, 0, "signature verifies"), ("wrong", 1, "The TPM refuses this PIN")):
+    for typed, exit_code, text in ((PIN, 0, "signature verifies"), ("wrong", 1, "The TPM rejected the PIN")):
         with terminal(front_end.argv("sign-test"), front_end.env) as person:
             person.expect(PIN_QUESTION)
             person.type(f"{typed}\n")
@@ -213,8 +211,8 @@ def test_a_pin_is_typed_twice_and_never_shown(front_end: FrontEnd) -> None:
     ("keys", "exit_code", "text"),
     [
         (["one\n", "other\n"], 1, "two PINs differ"),
-        (["\n"], 1, "got no answer"),
-        (["\x04"], 1, "got no answer"),
+        (["\n"], 1, "was not answered"),
+        (["\x04"], 1, "was not answered"),
         (["\x03"], 130, "Nothing was changed"),
         (["one\n", "\x03"], 130, "Nothing was changed"),
         (["x" * 33 + "\n"] * 2, 1, "1 to 32 bytes"),
@@ -235,7 +233,7 @@ def test_no_good_pin_makes_no_identity(front_end: FrontEnd, keys: list[str], exi
 def test_a_pin_where_there_can_be_none(front_end: FrontEnd, pin_file: Path) -> None:
     words = ["init", "--name", "x", "--tpm-pin-file", pin_file]
     done = front_end.run(*words, "--backend", "encrypted-file")
-    assert done.returncode == 2 and "A PIN needs a key in the TPM" in done.stderr
+    assert done.returncode == 2 and "Only a key in the TPM can have a PIN" in done.stderr
     done = front_end.run(*words, AMESH_TPM_TCTI="device:/dev/no-tpm")
     assert done.returncode == 1 and "/dev/no-tpm is missing" in done.stderr
     done = front_end.run("init", "--name", "x", "--tpm-pin")
@@ -245,7 +243,7 @@ def test_a_pin_where_there_can_be_none(front_end: FrontEnd, pin_file: Path) -> N
     assert not (front_end.path / "identity.json").exists()
     front_end.done("init", "--name", "x")
     done = front_end.run("init", "--name", "x", "--tpm-pin")
-    assert done.returncode == 1 and "There is an identity" in done.stderr
+    assert done.returncode == 1 and "There is already an identity" in done.stderr
 
 
 # --- as a library -----------------------------------------------------------------------------------------------------
@@ -286,7 +284,7 @@ def test_the_key_must_be_the_identity_s(swtpm: Swtpm, tmp_path: Path) -> None:
     (tmp_path / "b" / "keys" / f"{identities[1].device_id}.tpm").replace(
         tmp_path / "a" / "keys" / f"{identities[0].device_id}.tpm"
     )
-    with pytest.raises(KeyStoreError, match="not the one in identity"):
+    with pytest.raises(KeyStoreError, match="not the key in identity"):
         LocalDevice(tmp_path / "a", environ=swtpm.environ).sign(b"m")
 
 

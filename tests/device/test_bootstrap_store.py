@@ -43,7 +43,7 @@ def test_a_token_is_used_once_and_its_secret_is_gone(store: TokenStore, tmp_path
     used = store.use(kept.jti, A.public_key, NOW + 5)
     assert (used.state(NOW), used.used_by, used.changed_at, used.key) == ("used", A.device_id, NOW + 5, None)
     assert "a2tr" not in path.read_text() and '"key"' not in path.read_text()
-    # The same device may come for its answer, nobody else.
+    # Only the same device may use it again, to get its answer.
     assert store.use(kept.jti, A.public_key, NOW + 9) == used
     assert used.is_awaited(NOW + 9)
     with pytest.raises(TokenAlreadyUsed):
@@ -109,6 +109,7 @@ def test_a_damaged_file_is_no_empty_one(store: TokenStore, tmp_path: Path, text:
     assert (tmp_path / "tokens.json").read_bytes() == text.encode("utf-8", "surrogateescape")
 
 
+@pytest.mark.process
 def test_many_processes_use_a_token_once_and_lose_none(store: TokenStore, tmp_path: Path) -> None:
     store.add(token(0), NOW)
     code = f"""

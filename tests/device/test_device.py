@@ -1,4 +1,4 @@
-"""The device directory: made, replaced, opened, damaged, open to others, and as the reference made it."""
+"""The device directory: created, replaced, opened, damaged, accessible to other users, and made by the reference."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ from tests.support.directories import (
 
 
 def test_init_makes_what_the_protocol_says(tmp_path: Path) -> None:
-    """With the real Argon2 parameters, once; nothing but what is written there, with the modes written there."""
+    """Compare all files and their modes with protocol.md."""
     path = tmp_path / "a" / "amesh"
     reports: list[tuple[str, str | None]] = []
     identity = make(path, backend="encrypted-file", report=lambda *report: reports.append(report))
@@ -166,7 +166,7 @@ class TestInit:
         assert set(contents(tmp_path)) == {".passphrase"}
 
     def test_nothing_half_made_stays_behind(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Whatever step fails, the directory is as before: empty, or with the old identity and its list."""
+        """If any step fails, the directory is as before: empty, or with the old identity and its list."""
         empty, used = tmp_path / "empty", tmp_path / "used"
         make(used)
         FileAllowList(LocalDevice(used, environ={})).add(EphemeralDevice().entry())
@@ -207,6 +207,7 @@ def test_init_where_it_can_not_be(tmp_path: Path) -> None:
         make(tmp_path / "file" / "below")
 
 
+@pytest.mark.process
 def test_init_in_a_read_only_folder() -> None:
     with folder_of_nobody() as folder:
         folder.chmod(0o500)
@@ -230,7 +231,7 @@ def test_the_default_directory() -> None:
 
 
 def test_a_user_without_a_home() -> None:
-    """As in a container that runs under a number."""
+    """As in a container whose user has a number and no name."""
     with pytest.raises(
         StorageError, match=r"~nobody-of-that-name/x can't be resolved .* no home folder\. Use an absolute path"
     ):
@@ -345,7 +346,7 @@ def test_a_key_store_of_another_machine(tmp_path: Path) -> None:
                 LocalDevice(tmp_path, environ={})
 
 
-# --- what others can read ---------------------------------------------------------------------------------------------
+# --- permissions ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -378,7 +379,7 @@ def test_what_is_open_to_others_is_reported(
     assert f"{path} is accessible to other users (mode {to:03o}). Make it private: {fix} {path}" in caplog.text
 
 
-# --- what the reference made ----------------------------------------------------------------------------------------
+# --- directories of the reference ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", KEY_FILES, ids=[case["device_id"] for case in KEY_FILES])
@@ -393,7 +394,7 @@ def test_a_directory_of_the_reference_signs_and_seals(tmp_path: Path, case: dict
 
 
 def test_an_identity_without_a_key_alias(tmp_path: Path) -> None:
-    """The first versions wrote none; the device id is meant."""
+    """The first versions wrote no alias. The device ID is then the alias."""
     device = EphemeralDevice().write(tmp_path)
     value = {name: item for name, item in device.identity.to_json().items() if name != "keyAlias"}
     (tmp_path / "identity.json").write_text(json.dumps(value))

@@ -20,8 +20,9 @@ from authmesh.protocol.errors import AllowListBusy, DirectoryError, StorageError
 from tests.support.directories import make, mode, python
 
 
+@pytest.mark.process
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
-    """A limit on the size of files, which the kernel enforces in the middle of the write."""
+    """The kernel enforces a limit on the size of files in the middle of a write."""
     path = tmp_path / "file"
     path.write_text("old")
     code = f"""
@@ -39,7 +40,7 @@ except AmeshError as error: print(type(error).__name__, error)
 
 
 def test_what_is_written_is_on_the_disk_before_it_is_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test can pull the plug; the order of the calls is what decides then."""
+    """A test can't cut the power, so the order of the system calls is checked."""
     steps: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -59,7 +60,7 @@ def test_what_is_written_is_on_the_disk_before_it_is_in_place(tmp_path: Path, mo
 
 @pytest.fixture
 def tiny_disk(tmp_path: Path) -> Iterator[Path | None]:
-    """A file system of 64 KiB, where this user may mount one."""
+    """Yield a file system of 64 KiB if this user can mount one."""
     place = tmp_path / "disk"
     place.mkdir(mode=0o700)
     mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=700", "tmpfs", str(place)]
@@ -71,7 +72,7 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path | None]:
 
 
 def test_a_really_full_disk(tiny_disk: Path | None) -> None:
-    """Beside the test above, not in its place: only root can mount."""
+    """An addition to the test above, because only root can mount."""
     if tiny_disk is None:
         return
     device = EphemeralDevice().write(tiny_disk, max_controllers=100)
@@ -95,6 +96,7 @@ def test_a_really_full_disk(tiny_disk: Path | None) -> None:
     assert len(allow_list.read()) == 2
 
 
+@pytest.mark.process
 def test_the_lock_keeps_others_out(tmp_path: Path) -> None:
     order: list[str] = []
     taken = threading.Event()
@@ -108,7 +110,7 @@ def test_the_lock_keeps_others_out(tmp_path: Path) -> None:
 
     thread = threading.Thread(target=other)
     thread.start()
-    with locked(tmp_path), locked(tmp_path):  # the same thread may take it again
+    with locked(tmp_path), locked(tmp_path):  # the same thread can acquire it again
         taken.set()
         code = f"""
 try:
@@ -123,6 +125,7 @@ except AmeshError as error: print(type(error).__name__)
     assert mode(tmp_path / ".lock") == 0o600
 
 
+@pytest.mark.process
 def test_the_lock_makes_no_folder_and_hides_no_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="no folder"), locked(tmp_path / "none"):
         pass

@@ -1,4 +1,4 @@
-"""The sealed file: the reference's lists, every operation, tampering, older forms."""
+"""The sealed file: lists of the reference, all operations, tampering, older forms."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SEALS = json.loads((VECTORS / "seal.json").read_text("utf-8"))["cases"]
 
 @dataclasses.dataclass
 class Owner:
-    """Whose list a vector is: the vectors give the secret of the seal, not the key that it comes from."""
+    """The owner of the list of a vector. Vectors have the secret of the seal, not the key from which it is derived."""
 
     path: Path
     case: dict[str, Any]
@@ -65,7 +65,7 @@ def names(allow_list: FileAllowList) -> list[str]:
     return [entry.friendly_name for entry in allow_list.read()]
 
 
-# --- the reference's lists --------------------------------------------------------------------------------------------
+# --- lists of the reference --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", SEALS, ids=[f"{case['tag']}-{number}" for number, case in enumerate(SEALS)])
@@ -112,7 +112,7 @@ def test_what_the_reference_wrote_is_written_again_byte_for_byte(tmp_path: Path,
 
 
 def test_a_directory_of_the_reference_lists_and_signs(tmp_path: Path) -> None:
-    """Key file and entries are the reference's; the seal is made with the secret that it says belongs to that key."""
+    """Key file and entries come from the reference. The seal is made with the secret that the vector has for the key."""
     entries = [
         DeviceEntry.from_json(v) for case in SEALS if case["tag"] == "three" for v in case["expected"]["devices"]
     ]
@@ -181,7 +181,9 @@ def test_the_limit_on_controllers(allow_list: FileAllowList) -> None:
     with pytest.raises(ControllerLimitReached):
         allow_list.add_all([three.entry()])
     with pytest.raises(ControllerLimitReached):
-        allow_list.replace(allow_list.read()[1].device_id, three.entry())  # a target: that frees no place
+        allow_list.replace(
+            allow_list.read()[1].device_id, three.entry()
+        )  # a target, so the number of controllers stays the same
     assert names(allow_list) == ["one", "target", "two again"]
     allow_list.replace(one.identity.device_id, three.entry())
     assert names(allow_list) == ["target", "two again", "three"]
@@ -317,7 +319,7 @@ def test_an_older_form_that_can_not_be_written_anew_is_still_read(
 
 
 def test_the_reader_needs_no_lock(device: LocalDevice, allow_list: FileAllowList) -> None:
-    """A service that can only read its directory lists all the same."""
+    """A service that can only read its directory can still read the list."""
     allow_list.add(EphemeralDevice("one").entry())
     os.chmod(device.path, 0o500)
     try:

@@ -1,4 +1,4 @@
-"""The sealed file with many writers at once, and with kill -9 at any moment."""
+"""The sealed file with many writers at the same time, and with kill -9 at any moment."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_writers_in_many_processes_lose_nothing_and_revive_nothing(tmp_path: Pat
     seen: set[str] = set()
     revoked = {entry.friendly_name for entry in (*first[0::3], *first[1::3])}
     while any(writer.poll() is None for writer in writers):
-        now = names(allow_list)  # verifies at every moment
+        now = names(allow_list)  # the seal is valid at every moment
         gone = {name for name in revoked if name not in now}
         assert seen <= gone, "a revoked device came back"
         seen = gone
@@ -130,7 +130,7 @@ for _ in range(rounds):
         finally:
             os._exit(1)
     os.close(writing)
-    before = os.read(reading, 1)  # it is at work
+    before = os.read(reading, 1)  # the child has started
     time.sleep(chance.random() * 0.02)
     os.kill(child, signal.SIGKILL)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL

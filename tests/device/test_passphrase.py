@@ -1,4 +1,4 @@
-"""The passphrase: where it is looked up, and how it moves out of identity.json."""
+"""The passphrase: the order in which it is looked up, and the move out of identity.json."""
 
 from __future__ import annotations
 
@@ -52,14 +52,15 @@ def test_a_move_that_was_ended_half_way_is_finished(tmp_path: Path) -> None:
 
 
 def test_a_passphrase_that_a_file_can_not_hold_stays_where_it_is(tmp_path: Path) -> None:
-    """The reference reads the file without the white space round it."""
+    """The reference strips the white space around the contents of the file."""
     legacy(tmp_path, " spaced ")
     assert find_passphrase(tmp_path, {}) == find_passphrase(tmp_path, {}) == " spaced "
     assert not (tmp_path / ".passphrase").exists()
 
 
+@pytest.mark.process
 def test_a_move_that_can_not_be_is_no_reason_to_stop() -> None:
-    """A read-only folder: the passphrase is used as it is, with a warning that does not show it."""
+    """In a read-only folder, the passphrase is used where it is, with a warning that does not contain it."""
     with folder_of_nobody() as folder:
         legacy(folder)
         give_to_nobody(folder)

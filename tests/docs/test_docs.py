@@ -1,7 +1,8 @@
-"""The documents are true: what they show is run, what they name exists, and their links lead somewhere."""
+"""The documents are true: their examples run, the names in them exist, and their links work."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import os
 import re
@@ -15,9 +16,10 @@ from typing import Any
 import pytest
 from django.core.management import get_commands, load_command_class
 
-from amesh_django.conf import AmeshSettings, RelaySettings
+from amesh_django.conf import AmeshSettings
+from amesh_django.relay.conf import RelaySettings
 from amesh_django.test import plugin
-from authmesh.commands.app import amesh
+from authmesh.commands.app import parsers
 from authmesh.protocol import device_id
 from authmesh.protocol.errors import AmeshError
 from authmesh.protocol.key_line import parse_key_line
@@ -34,22 +36,23 @@ SOURCE = {
     for base, package in ((ROOT, "amesh_django"), (ROOT / "cli", "authmesh"), (ROOT, "relay_project"))
     for path in (base / package).rglob("*.py")
 }
-#: Rooms that are being built and have no documents yet; whoever finishes one takes it out of here.
-LATER = ("amesh_django.shell",)
-#: What begins like a command and is none: packages, and tables.
-PACKAGES = {"amesh_django", "authmesh", "amesh_device"}
+AMESH, COMMANDS = parsers()
+#: Names that begin like a command and are not one: packages (one of which is gone), and tables.
+PACKAGES = {"amesh_django", "amesh_device", "amesh_cli"}
+#: Names of loggers. They look like modules, and stay when a module moves.
+LOGGERS = set(re.findall(r"""getLogger\(["']([\w.]+)["']\)""", "\n".join(SOURCE.values())))
 
 
 def text(name: str) -> str:
     return (ROOT / name).read_text()
 
 
-# --- what is shown is run --------------------------------------------------------------------------------------------
+# --- examples run --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _programs() -> None:
-    """What the documents call besides our own commands."""
+    """Require the programs that the documents call in addition to ours."""
     for name in ("curl", "openssl"):
         services.program(name, package=name)
 
@@ -101,7 +104,7 @@ def test_every_block_is_run_or_says_why_not(path: Path) -> None:
 
 
 def test_a_wrong_document_is_noticed(tmp_path: Path) -> None:
-    """The stage itself: what is not printed, ends otherwise, or is not explained, fails."""
+    """The stage fails if an output is missing, an exit code differs, or a block has no comment."""
     path = tmp_path / "wrong.md"
     for marker, body in {
         "run: here": "$ echo one\ntwo",
@@ -120,18 +123,18 @@ def test_a_wrong_document_is_noticed(tmp_path: Path) -> None:
         stage.play(blocks(path, root=tmp_path)[0])
 
 
-# --- what is named exists --------------------------------------------------------------------------------------------
+# --- names exist ---------------------------------------------------------------------------------------------------
 
 
 def code(path: Path) -> Iterator[str]:
-    """Command lines and inline code of a document, one at a time."""
+    """Yield the command lines and the inline code of a document."""
     for block in blocks(path):
         yield from (command for command, _ in block.commands)
     yield from (match[1] for match in re.finditer(r"`([^`\n]+)`", prose(path)))
 
 
 def words(line: str) -> list[str]:
-    """The words of a command up to where another one begins."""
+    """Return the words of a command, up to the beginning of the next command."""
     line = re.split(r"[|;&)]|\s#|\"$", line)[0]
     try:
         return shlex.split(line)
@@ -145,8 +148,7 @@ def manage_options(name: str) -> set[str]:
 
 
 def amesh_options(name: str | None = None) -> set[str]:
-    params = (amesh.commands[name] if name else amesh).params
-    return {"--help", "--version"}.union(*([*param.opts, *param.secondary_opts] for param in params))
+    return set((COMMANDS[name] if name else AMESH)._option_string_actions)
 
 
 def check_options(line: str, given: list[str], known: set[str]) -> None:
@@ -168,7 +170,7 @@ def test_commands_and_options_exist(path: Path) -> None:
             given = words(match[1])
             if given[0] == "--dir":
                 given = given[2:] or ["list"]
-            assert given[0] in amesh.commands, f"`{line}`: there is no command {given[0]}"
+            assert given[0] in COMMANDS, f"`{line}`: there is no command {given[0]}"
             check_options(line, given[1:], amesh_options(given[0]) | amesh_options())
         if bare := re.match(r"(amesh_[a-z_]+)(?: (--.*))?$", line):
             fixture = hasattr(plugin, bare[1])
@@ -176,14 +178,14 @@ def test_commands_and_options_exist(path: Path) -> None:
             if bare[2]:
                 check_options(line, words(bare[2]), manage_options(bare[1]))
         if short := re.match(r"([a-z-]+) (--[a-z0-9-]+)", line):
-            if short[1] in amesh.commands:
+            if short[1] in COMMANDS:
                 check_options(line, [short[2]], amesh_options(short[1]))
 
 
 def test_the_guide_names_every_command() -> None:
     guide = text("docs/guide.md")
     ours = {name for name, app in get_commands().items() if app == "amesh_django"}
-    missing = {f"`amesh {name}`" for name in amesh.commands} | {f"`{name}`" for name in ours}
+    missing = {f"`amesh {name}`" for name in COMMANDS} | {f"`{name}`" for name in ours}
     missing = {name for name in missing if name not in guide}
     assert not missing, f"docs/guide.md, Commands: {missing}"
 
@@ -214,11 +216,10 @@ def every_error(base: type[AmeshError] = AmeshError) -> set[type[AmeshError]]:
 
 def test_every_error_and_reason_is_in_troubleshooting() -> None:
     page = text("docs/troubleshooting.md")
-    sources = {name: source for name, source in SOURCE.items() if not name.startswith(LATER)}
-    for name in [name for name, source in sources.items() if "(AmeshError)" in source]:
+    for name in [name for name, source in SOURCE.items() if "(AmeshError)" in source]:
         importlib.import_module(name)
-    codes = {error.code for error in every_error() if not error.__module__.startswith(LATER)}
-    found = re.findall(r"""reason=f?["']([a-z]+_[a-z_]+)""", "\n".join(sources.values()))
+    codes = {error.code for error in every_error()}
+    found = re.findall(r"""reason=f?["']([a-z]+_[a-z_]+)""", "\n".join(SOURCE.values()))
     reasons = {*found, "clock_drift_warning", "user_inactive"}
     missing = {name for name in codes | reasons if not re.search(rf"`{name}\b", page)}
     assert not missing, f"docs/troubleshooting.md has no `{'`, `'.join(sorted(missing))}`"
@@ -228,21 +229,140 @@ def test_every_error_and_reason_is_in_troubleshooting() -> None:
     }
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+def strings(name: str, source: str) -> str:
+    """Return the literals of a module as text, one on each line. Literals that Python joins are one."""
+    constants = (node.value for node in ast.walk(ast.parse(source, name)) if isinstance(node, ast.Constant))
+    texts = (value.decode(errors="replace") if isinstance(value, bytes) else str(value) for value in constants)
+    return "\n".join(" ".join(value.split()) for value in texts)
+
+
+#: Tables of docs/troubleshooting.md that quote messages, by heading and by the title of the column.
+QUOTING = [
+    ("What doctor finds", "`known` says"),
+    ("Other lines in the log", "Line"),
+    ("The relay", "Line"),
+    ("The relay", "Message"),
+    ("Keys in a TPM", "Message"),
+    ("Keys on a Mac", "Message"),
+    ("Errors of the client library", "Error"),
+]
+
+
+@pytest.mark.parametrize(("heading", "column"), QUOTING, ids=[" ".join(pair) for pair in QUOTING])
+def test_messages_that_troubleshooting_quotes_exist(heading: str, column: str) -> None:
+    """Each piece of a quotation, between its ellipses, is in a string of the source."""
+    known = "\n".join(strings(name, source) for name, source in SOURCE.items())
+    page = re.split(r"^## ", text("docs/troubleshooting.md"), flags=re.MULTILINE)
+    (section,) = (part for part in page if part.startswith(f"{heading}\n"))
+    tables = re.findall(rf"^\| {re.escape(column)} \|.*\n\|[-|]+\n((?:\|.*\n)+)", section, re.MULTILINE)
+    cells = [line.split(" | ")[0].removeprefix("| ") for table in tables for line in table.splitlines()]
+    assert cells
+    quoted = [quote for cell in cells for quote in re.findall(r"`([^`]+)`", cell) or [cell]]
+    pieces = {
+        piece.strip(" .,;:()[]-") for quote in quoted for piece in re.split(r"…|(?<=\d), (?=errSec)|NUMBER", quote)
+    }
+    missing = {piece for piece in pieces if len(piece) > 3 and piece not in known}
+    assert not missing, f"docs/troubleshooting.md, {heading}: nothing says {missing}"
+
+
+def look_up(dotted: str) -> Any:
+    """Return what a dotted name means: a module, or an attribute of one.
+
+    Raises:
+        AttributeError: nothing has that name.
+    """
+    module, rest = dotted, list[str]()
+    while True:
+        try:
+            found: Any = importlib.import_module(module)
+            break
+        except ModuleNotFoundError:
+            module, _, last = module.rpartition(".")
+            rest.insert(0, last)
+    for name in rest:
+        found = getattr(found, name)
+    return found
+
+
+@pytest.mark.parametrize("path", (*DOCUMENTS, *PLANS), ids=lambda path: path.name)
 def test_names_of_python_exist(path: Path) -> None:
-    for dotted in set(re.findall(r"`(amesh_django(?:\.\w+)+)(?:\(\))?`", prose(path))):
-        module, rest = dotted, list[str]()
-        while True:
-            try:
-                found: Any = importlib.import_module(module)
-                break
-            except ModuleNotFoundError:
-                module, _, last = module.rpartition(".")
-                rest.insert(0, last)
-        for name in rest:
-            if found.__name__ == "amesh_django" or name in ("verification", "activity"):
-                pytest.fail(f"{path.name}: there is no {dotted}")
-            found = getattr(found, name)
+    page = prose(path)
+    if path.name == "CHANGELOG.md":  # the first column of its table has the paths that are gone
+        page = re.sub(r"^\|[^|\n]*\|", "", page, flags=re.MULTILINE)
+    for dotted in sorted(set(re.findall(r"`((?:amesh_django|authmesh)(?:\.\w+)+)(?:\(\))?`", page)) - LOGGERS):
+        try:
+            look_up(dotted)
+        except AttributeError:
+            pytest.fail(f"{path.name}: there is no {dotted}")
+
+
+def moved() -> Iterator[tuple[str, str]]:
+    """Yield each row of the table of moved paths in CHANGELOG.md: the old and the new column."""
+    page = text("CHANGELOG.md").partition("| Old | New |\n|---|---|\n")[2].partition("\n\n")[0]
+    yield from re.findall(r"^\| (.+) \| (.+) \|$", page, re.MULTILINE)
+
+
+def paths(column: str) -> Iterator[str]:
+    """Yield the dotted paths of a column. A path that begins with a dot stands beside the module before it."""
+    before = ""
+    for name in re.findall(r"`([\w.]+)`", column):
+        if name.startswith("."):
+            beside = before if exists(before + name) else before.rpartition(".")[0]
+            before = beside + name
+            yield before
+        elif "." in name or name == "authmesh":
+            before = name
+            yield name
+
+
+def exists(dotted: str) -> bool:
+    try:
+        look_up(dotted)
+    except AttributeError:
+        return False
+    return True
+
+
+def test_the_new_paths_of_the_changelog_exist() -> None:
+    rows = list(moved())
+    assert len(rows) > 25
+    missing = {name for _, new in rows for name in paths(new) if not exists(name)}
+    assert not missing
+
+
+def test_the_api_lists_what_is_public() -> None:
+    """Each table of docs/api.md has exactly the names of the module's ``__all__``, if it has one."""
+    sections = re.split(r"^## `([\w.]+)`$", text("docs/api.md"), flags=re.MULTILINE)[1:]
+    listed = dict(zip(sections[::2], sections[1::2], strict=True))
+    assert {"authmesh", "amesh_django.drf", "amesh_django.middleware", "amesh_django.decorators"} <= set(listed)
+    for module, section in listed.items():
+        names = set(re.findall(r"^\| `(\w+)", section, re.MULTILINE))
+        public = getattr(importlib.import_module(module), "__all__", names)
+        assert names == set(public), f"docs/api.md, {module}"
+        for name in names:
+            look_up(f"{module}.{name}")
+
+
+def rooms(contract: str) -> set[str]:
+    """Return the rooms of a package that exist, from its contract in pyproject.toml."""
+    contracts = tomllib.loads(text("pyproject.toml"))["tool"]["importlinter"]["contracts"]
+    (layers,) = (one["layers"] for one in contracts if one["id"] == contract)
+    return {layer for layer in layers if not layer.startswith("(")}
+
+
+@pytest.mark.parametrize("name", ["docs/design.md", "CONTRIBUTING.md"])
+def test_the_pictures_have_every_room(name: str) -> None:
+    pictures = "\n".join(re.findall(r"^ {4}.*$", text(name), re.MULTILINE))
+    device, app = (set(re.findall(r"\w+", part)) for part in split_pictures(pictures))
+    assert rooms("device") <= device
+    assert rooms("app") <= app
+
+
+def split_pictures(pictures: str) -> tuple[str, str]:
+    """Return what a picture shows of authmesh, and of amesh_django."""
+    parts = re.split(r"^ {4}(?=\S)", pictures, flags=re.MULTILINE)
+    device = "".join(part for part in parts if part.removeprefix("cli/").startswith("authmesh"))
+    return device, "".join(part for part in parts if part.startswith("amesh_django"))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
@@ -286,7 +406,7 @@ def test_versions_are_those_of_the_package() -> None:
 
 
 def test_keys_that_are_shown_are_real() -> None:
-    """Whoever compares a line with its device id in a document finds that they belong together."""
+    """A line of export-key in a document belongs to a device ID on the same page."""
     for path in DOCUMENTS:
         page = path.read_text()
         for line in set(re.findall(r"amesh-key-v1\.[\w-]{44}\.\S+?\.[0-9a-f]{8}", page)):
@@ -299,7 +419,7 @@ def test_keys_that_are_shown_are_real() -> None:
 # --- links -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", (*DOCUMENTS, *PLANS), ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", prose(path)):
         if target.startswith("https://"):

@@ -1,4 +1,4 @@
-"""What docs/relay.md shows is true: its commands, unit, container file, nginx block and code are run here."""
+"""docs/relay.md is true: these tests run its commands, unit, container file, nginx block, and code."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from amesh_django.conf import RelaySettings
 from amesh_django.relay import reports
+from amesh_django.relay.conf import RelaySettings
 from tests.docs.test_docs import SOURCE
 from tests.relay.relay_world import Raw, asynchronous, converse, dialled, relay, serving
 from tests.support import services
@@ -30,7 +30,7 @@ PAGE = ROOT / "docs" / "relay.md"
 
 
 def block(section: str, language: str, containing: str = "") -> Block:
-    """The one block of that section in that language."""
+    """Return the only block of that section in that language."""
     (found,) = [
         block
         for block in blocks(PAGE)
@@ -40,7 +40,7 @@ def block(section: str, language: str, containing: str = "") -> Block:
 
 
 def environment(folder: Path, **more: str) -> dict[str, str]:
-    """As clean as an operator's."""
+    """Return an environment as clean as an operator's."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
     return {**kept, "DJANGO_DATA_DIR": str(folder / "data"), "PYTHONWARNINGS": "error", **more}
 
@@ -49,7 +49,7 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 def running(
     argv: list[str], env: dict[str, str], cwd: Path = ROOT, port: int | None = None
 ) -> Iterator[services.Server]:
-    """A server with nothing in its environment but this."""
+    """Run a server with only these variables in its environment."""
     words = ["env", "-i", *(f"{name}={value}" for name, value in env.items()), *argv]
     with services.serve(words, port=port, cwd=cwd) as server:
         yield server
@@ -66,7 +66,7 @@ async def pairs(server: services.Server) -> None:
 
 @asynchronous
 async def test_the_command(tmp_path: Path) -> None:
-    shown = block("Starting one", "console", "amesh_relay")
+    shown = block("Starting a relay", "console", "amesh_relay")
     ((command, lines),) = shown.commands
     port = services.free_port()
     argv = [sys.executable, *shlex.split(command)[1:]]
@@ -78,7 +78,7 @@ async def test_the_command(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_plain_daphne(tmp_path: Path) -> None:
-    shown = block("Starting one", "console", "daphne")
+    shown = block("Starting a relay", "console", "daphne")
     ((command, _),) = shown.commands
     argv = [sys.executable, "-m", *shlex.split(command.replace(" 3001 ", " {port} "))]
     with running(argv, environment(tmp_path)) as server:
@@ -89,7 +89,7 @@ async def test_plain_daphne(tmp_path: Path) -> None:
 
 
 def unit(folder: Path) -> tuple[Path, str]:
-    """The unit as it stands there, but for this checkout."""
+    """Write the unit of the document, for this checkout. Return its path and its text."""
     text = block("As a service of systemd", "ini").text
     name = re.match(r"# /etc/systemd/system/(\S+)@\.service\n", text)
     assert name
@@ -111,7 +111,7 @@ def test_systemd_takes_the_unit(tmp_path: Path) -> None:
         capture_output=True,
         text=True,
     )
-    assert judged.returncode == 0, judged.stdout  # at most 2.0, which systemd calls OK
+    assert judged.returncode == 0, judged.stdout  # at most 2.0, which systemd rates as OK
 
 
 @asynchronous
@@ -135,7 +135,7 @@ async def test_what_the_unit_starts(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_the_container_file(tmp_path: Path) -> None:
-    """There is no engine for containers here; its steps are taken one by one."""
+    """The steps of the file are run one by one, without a container engine."""
     text = (ROOT / "relay_project" / "Containerfile").read_text()
     lines = [line.split(maxsplit=1) for line in text.splitlines() if line and not line.startswith("#")]
     image = tmp_path / "image"
@@ -177,7 +177,7 @@ async def test_the_container_file(tmp_path: Path) -> None:
 
 @contextmanager
 def nginx(folder: Path, relays: list[services.Server]) -> Iterator[services.Server]:
-    """nginx with the block as it stands there, but for addresses and files of this machine."""
+    """Run nginx with the block of the document, for addresses and files of this machine."""
     binary = services.program("nginx", package="nginx", folders=[Path("/usr/sbin")])
     services.run(
         [services.program("openssl", package="openssl"), "req", "-x509", "-newkey", "ec", "-pkeyopt",
@@ -233,7 +233,7 @@ async def test_behind_nginx(tmp_path: Path, redis: services.Redis) -> None:
 
         sides = [await dial() for _ in range(2)]
         await converse(sides[0], sides[1], "200001")
-        # Who invents an address is still who it is; and the proxy is not all there is.
+        # A client that makes up an address is still counted by its own, and not by that of the proxy.
         thief = await dial(additional_headers={"X-Forwarded-For": "6.6.6.6"})
         await thief.send("connect", otc="200002")
         assert await thief.error() == "otc_not_found"
@@ -247,7 +247,7 @@ async def test_behind_nginx(tmp_path: Path, redis: services.Redis) -> None:
             assert client.get("/health").json() == {"status": "ok", "sessions": 0}
             assert client.get("/metrics").status_code == 404
             assert client.get("/").status_code == 404
-        # One of them goes, and new ones get to the other.
+        # If one relay stops, new connections reach the other one.
         one.stop()
         for _ in range(4):
             await (await dial()).leave()
@@ -294,7 +294,7 @@ def test_every_code_and_line_is_in_troubleshooting() -> None:
     text = "\n".join(source.values())
     scripts = source["amesh_django.relay.exchange.redis_scripts"]
     codes = set(re.findall(r"return '([a-z_]+)'", scripts))
-    codes |= set(re.findall(r"""(?:Refused|error|refuse|_reject)\((?:socket, )?"([a-z_]+)"\)""", text))
+    codes |= set(re.findall(r"""(?:InvalidMessage|error|refuse|_reject)\((?:socket, )?"([a-z_]+)"\)""", text))
     assert len(codes) == 15, codes
     missing = {code for code in codes if f"| `{code}` |" not in page}
     assert not missing
@@ -317,7 +317,7 @@ def test_every_code_and_line_is_in_troubleshooting() -> None:
 async def test_every_metric_is_named() -> None:
     async with relay() as world:
         text = (await reports.metrics(world.hub)).body.decode()
-    named = set(re.findall(r"^(amesh_relay_\w+)", block("Watching it", "text").text, re.MULTILINE))
+    named = set(re.findall(r"^(amesh_relay_\w+)", block("Monitoring", "text").text, re.MULTILINE))
     found = {
         name if kind == "gauge" else f"{name.removesuffix('_total')}_total"
         for name, kind in re.findall(r"^# TYPE (\S+) (\w+)$", text, re.MULTILINE)
@@ -328,6 +328,6 @@ async def test_every_metric_is_named() -> None:
 def test_numbers_that_are_said_are_those_of_the_settings() -> None:
     page, settings = PAGE.read_text(), RelaySettings()
     assert f"{settings.MAX_CONNECTIONS:,}" in page
-    assert f"after {settings.IDLE_SECONDS} without" in re.sub(r"\s+", " ", page)
+    assert f"after {settings.IDLE_SECONDS} seconds without a session" in re.sub(r"\s+", " ", page)
     assert (settings.BURNT_SECONDS, settings.TRIES_PER_CODE) == (600, 5)
     assert settings.USED_TOKEN_SECONDS == 25 * 3600

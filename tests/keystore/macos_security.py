@@ -1,8 +1,8 @@
-"""A stand-in for PyObjC's ``Security``: the calls that amesh makes, strict about what goes in, with the answers of macOS.
+"""A replacement of PyObjC's ``Security``: the functions that amesh calls, with strict arguments and the results of macOS.
 
-It knows what Apple documents and nothing else: a key of a dictionary that does not belong there, a value of another type, a
-constant in the wrong place raise at once, so that a call which macOS would not understand fails here. What is stricter than macOS:
-a SecKey of another process is refused, because Apple's frameworks don't survive a fork.
+It supports only what Apple documents. An unexpected key of a dictionary, a value of another type, or a constant in the wrong place
+raises an error, so that a call that macOS would not understand fails in the tests. In one respect it is stricter than macOS: it
+rejects a SecKey of another process, because Apple's frameworks do not survive a fork.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ CONSTANTS = [
 
 
 class NSData:
-    """CFData as PyObjC hands it out: has bytes, is not ``bytes``."""
+    """CFData as PyObjC returns it: an object that has bytes and is not ``bytes``."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -72,7 +72,7 @@ class NSData:
 
 
 class NSError:
-    """CFError as PyObjC hands it out."""
+    """CFError as PyObjC returns it."""
 
     def __init__(self, code: int, domain: str = "NSOSStatusErrorDomain") -> None:
         self._code, self._domain = code, domain
@@ -166,15 +166,15 @@ def _null(argument: Any) -> None:
 
 
 class Security(types.ModuleType):
-    """The module, with one Mac behind it.
+    """The module, with the state of one Mac.
 
     Attributes:
         entitled: the program is signed for the data protection key chain.
         enclave: this Mac has a Secure Enclave.
-        fail: status with which a function refuses, by its name; a CFError may stand there, too.
-        locked: the file-based key chain is locked, and there is nobody to ask.
-        file, data_protection: what lies in the two key chains.
-        calls: names of the functions called, in order.
+        fail: function name → status or CFError with which the function fails.
+        locked: the file-based key chain is locked, and no person can be asked.
+        file, data_protection: items of the two key chains.
+        calls: names of the called functions, in order.
     """
 
     kSecAccessControlPrivateKeyUsage = 1 << 30
@@ -292,7 +292,7 @@ class Security(types.ModuleType):
         refused = self._error("SecKeyCreateSignature")
         if refused or (self.locked and not key.data_protection):
             return None, refused or NSError(LOCKED)
-        der = private.sign(data, ec.ECDSA(hashes.SHA256()))  # not deterministic: s is high half of the time
+        der = private.sign(data, ec.ECDSA(hashes.SHA256()))  # not deterministic: half of the signatures have a high s
         self.signatures += 1
         self.high += decode_dss_signature(der)[1] > HALF_ORDER
         return NSData(der), None
@@ -300,7 +300,7 @@ class Security(types.ModuleType):
     # --- for tests ---
 
     def key_item(self, key: Any, tag: bytes, half: str = "Private", label: str = "") -> Item:
-        """A key as it lies in a key chain."""
+        """Return a key as an item of a key chain."""
         return Item(
             {
                 "kSecClass": "kSecClassKey",
@@ -350,7 +350,7 @@ class Security(types.ModuleType):
 
 
 def install(monkeypatch: pytest.MonkeyPatch, security: Security) -> Security:
-    """Let this process take itself for a Mac."""
+    """Make this process believe that it runs on a Mac."""
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.setitem(sys.modules, "Security", security)
     return security

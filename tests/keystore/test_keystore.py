@@ -1,4 +1,4 @@
-"""The encrypted-file key store: the reference's files, damage, bounds, aliases, and one unlocking per process."""
+"""The encrypted-file key store: files of the reference, damage, bounds, aliases, and unlocking once per process."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_our_files_have_the_reference_s_form() -> None:
 
 
 def test_create_sign_delete(tmp_path: Path) -> None:
-    """Once with the default cost."""
+    """With the default cost."""
     store = EncryptedFileKeyStore(tmp_path / "keys", lambda: PASSPHRASE)
     alias, public_key = store.create()
     path = tmp_path / "keys" / f"{alias}.key.json"
@@ -231,7 +231,7 @@ def test_an_empty_or_truncated_key_is_never_a_key(private_key: bytes) -> None:
 
 
 def test_a_file_that_holds_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A good seal round a zero key, as a broken program may have written it."""
+    """A valid tag around a zero key, as a faulty program may have written it."""
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
     key = encrypted_file._derive(PASSPHRASE, bytes(16), CHEAP_ARGON2)
@@ -265,8 +265,9 @@ def test_an_alias_never_reaches_a_path_unchecked(tmp_path: Path, alias: str) -> 
     assert (tmp_path / "k.key.json").exists()
 
 
+@pytest.mark.process
 def test_too_little_memory_is_said(tmp_path: Path) -> None:
-    """In a process of its own, whose address space has no room for 64 MiB more."""
+    """Run in a separate process whose address space is limited."""
     (tmp_path / "k.key.json").write_text(changed(argon2Params={"t": 1, "m": 1 << 20, "p": 1}))
     code = f"""
 import resource

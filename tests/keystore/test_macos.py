@@ -1,4 +1,4 @@
-"""The key stores of macOS, against a stand-in of Apple's Security framework. They have not run on a Mac."""
+"""The key stores of macOS, with a replacement of Apple's Security framework. They have not run on a Mac."""
 
 from __future__ import annotations
 
@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh import keystore
-from authmesh.commands.app import amesh
 from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.keystore.macos import chain as macos_chain
 from authmesh.keystore.macos import store as macos
@@ -29,6 +27,7 @@ from authmesh.protocol.errors import BackendUnavailable, StorageError
 from authmesh.protocol.keys import HALF_ORDER
 from tests.keystore import macos_security
 from tests.keystore.macos_security import NSError, SecKey, Security, install
+from tests.support.front_ends import invoke
 
 STORES = [SecureEnclaveKeyStore, KeychainKeyStore]
 NO_TPM = {"AMESH_TPM_TCTI": "none"}
@@ -75,7 +74,7 @@ def test_a_key_is_made_used_and_deleted(mac: Security, store: MacKeyStore, tmp_p
     assert len(items(mac)) == before - halves - 1
     assert os.listdir(tmp_path) == []
     for use in (lambda: again.sign(alias, b"m"), lambda: again.public_key(alias), lambda: again.seal_secret(alias)):
-        with pytest.raises(KeyStoreError, match="init --force"):
+        with pytest.raises(KeyStoreError, match="amesh init --name NAME --force"):
             use()
 
 
@@ -99,7 +98,7 @@ def test_signatures_are_low_s_whatever_macos_gives(mac: Security, store: MacKeyS
         assert len(signature) == 64
         assert int.from_bytes(signature[32:], "big") <= HALF_ORDER
         assert verify_signature(key, message, signature)
-    assert 50 < mac.high < 150  # the stand-in gave both kinds
+    assert 50 < mac.high < 150  # the replacement returned both kinds
 
 
 def test_stale_items_of_the_same_name_are_removed_first(
@@ -130,9 +129,9 @@ def test_stale_items_of_the_same_name_are_removed_first(
 
 def test_what_can_not_be_got_rid_of_ends(mac: Security, store: MacKeyStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mac, "SecItemDelete", lambda query: 0)
-    with pytest.raises(KeyStoreError, match="after 100 times"):
+    with pytest.raises(KeyStoreError, match="100 items were removed, and there are still more"):
         store.delete("k")
-    with pytest.raises(KeyStoreError, match="after 100 times"):
+    with pytest.raises(KeyStoreError, match="100 items were removed, and there are still more"):
         store.create()
 
 
@@ -145,7 +144,7 @@ def test_two_directories_do_not_destroy_each_other_s_keys(mac: Security, store: 
 
 
 def test_there_is_no_pin(store: MacKeyStore) -> None:
-    with pytest.raises(InvalidInput, match="TPM"):
+    with pytest.raises(InvalidInput, match="tpm2"):
         store.create(pin="1234")
 
 
@@ -184,12 +183,12 @@ def test_a_store_that_gives_back_something_else(
             store.create()
     other = SecKey(ec.generate_private_key(ec.SECP256R1()), True)
     with monkeypatch.context() as patch:
-        patch.setattr(store._chain, "find_key", lambda alias: other)
+        patch.setattr(store.chain, "find_key", lambda alias: other)
         with pytest.raises(KeyStoreError, match="does not sign with the key"):
             store.create()
     with monkeypatch.context() as patch:
-        patch.setattr(store._chain, "find_secret", lambda alias: bytes(32))
-        with pytest.raises(KeyStoreError, match="does not give back"):
+        patch.setattr(store.chain, "find_secret", lambda alias: bytes(32))
+        with pytest.raises(KeyStoreError, match="does not return the secret"):
             store.create()
     assert items(mac) == []
 
@@ -219,11 +218,11 @@ def test_a_truncated_secret_is_refused(mac: Security, store: MacKeyStore, tmp_pa
     alias = store.create().alias
     store._secrets.clear()
     next(item for item in chain_of(mac, store) if "kSecAttrAccount" in item.attributes).value = secret
-    with pytest.raises(KeyStoreError, match=f"in the key chain has {len(secret)} bytes"):
+    with pytest.raises(KeyStoreError, match=f"in the key chain is .* {len(secret)} bytes"):
         store.seal_secret(alias)
     alias = without_secret(mac, store)
     (tmp_path / f"{alias}.hmac").write_bytes(secret)
-    with pytest.raises(KeyStoreError, match=rf"\.hmac has {len(secret)} bytes"):
+    with pytest.raises(KeyStoreError, match=rf"\.hmac is .* {len(secret)} bytes"):
         store.seal_secret(alias)
 
 
@@ -236,7 +235,7 @@ def test_an_empty_secret_without_an_object(mac: Security, store: MacKeyStore, mo
 
 
 def test_a_file_does_not_replace_the_secret_of_the_key_chain(mac: Security, store: MacKeyStore, tmp_path: Path) -> None:
-    """Who can write files, and nothing else, must not be able to seal a list."""
+    """Someone who can only write files must not be able to seal a list."""
     alias = store.create().alias
     secret = store.seal_secret(alias)
     (tmp_path / f"{alias}.hmac").write_bytes(bytes(32))
@@ -259,20 +258,20 @@ def test_a_file_that_can_not_be_read_or_removed(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refused)
-        with pytest.raises(StorageError, match=r"\.hmac can't be removed"):
+        with pytest.raises(StorageError, match=r"\.hmac can't be deleted"):
             store.delete(alias)
     assert items(mac) == []
     (tmp_path / "file").write_text("")
     type(store)(tmp_path / "file").delete("k")
 
 
-# --- macOS refuses ----------------------------------------------------------------------------------------------------
+# --- errors of macOS ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("status", "text"),
     [
-        (-128, "said no"),
+        (-128, "was denied or closed"),
         (-25308, "security unlock-keychain"),
         (-25315, "security unlock-keychain"),
         (-2070, "security unlock-keychain"),
@@ -281,9 +280,9 @@ def test_a_file_that_can_not_be_read_or_removed(
         (-25299, "at the same time"),
         (-25307, "no key chain"),
         (-25291, "no key chain"),
-        (-4, "no such thing"),
+        (-4, "does not support it"),
         (-26276, "login session"),
-        (-50, "does not understand"),
+        (-50, "does not support the request"),
         (-67000, "security error -67000"),
     ],
 )
@@ -315,10 +314,10 @@ def test_each_status_has_its_sentence(mac: Security, store: MacKeyStore, status:
 @pytest.mark.parametrize(
     ("error", "text"),
     [
-        (NSError(-2, "com.apple.LocalAuthentication"), "said no"),
+        (NSError(-2, "com.apple.LocalAuthentication"), "was denied or closed"),
         (NSError(-1004, "com.apple.LocalAuthentication"), "unlock-keychain"),
-        (NSError(-128, "CryptoTokenKit"), "CryptoTokenKit -128: The operation"),
-        (NSError(-77, "com.apple.LocalAuthentication"), "LocalAuthentication -77: The operation"),
+        (NSError(-128, "CryptoTokenKit"), r"CryptoTokenKit -128\): The operation"),
+        (NSError(-77, "com.apple.LocalAuthentication"), r"LocalAuthentication -77\): The operation"),
     ],
 )
 def test_numbers_mean_something_within_their_domain(
@@ -364,7 +363,7 @@ def test_a_key_is_looked_up_again_after_a_failure(mac: Security, store: MacKeySt
 
 def test_a_failure_leaves_nothing_and_its_own_reason(mac: Security, store: MacKeyStore) -> None:
     mac.fail["SecKeyCreateSignature"] = macos_security.CANCELED
-    with pytest.raises(KeyStoreError, match="said no"):
+    with pytest.raises(KeyStoreError, match="was denied or closed"):
         store.create()
     assert items(mac) == []
 
@@ -396,7 +395,7 @@ def test_threads_look_the_key_up_once(mac: Security, store: MacKeyStore, tmp_pat
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_gets_its_own_key(mac: Security, store: MacKeyStore) -> None:
-    """The stand-in refuses what another process looked up; the lock may be held while the parent forks."""
+    """The replacement rejects references of another process. The lock may be held while the parent forks."""
     alias, public_key = store.create()
     store.sign(alias, b"m")
     with store._lock:
@@ -407,12 +406,12 @@ def test_a_forked_child_gets_its_own_key(mac: Security, store: MacKeyStore) -> N
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-# --- which one ---------------------------------------------------------------------------------------------------------
+# --- choosing ---------------------------------------------------------------------------------------------------------
 
 
-def tried_here(**environ: str) -> tuple[str, dict[str, str | None]]:
-    tried: dict[str, str | None] = {}
-    chosen = keystore.choose(report=lambda name, why_not: tried.update({name: why_not}), environ={**NO_TPM, **environ})
+def tried_here(**environ: str) -> tuple[str, dict[str, KeyStoreError | None]]:
+    tried: dict[str, KeyStoreError | None] = {}
+    chosen = keystore.choose(report=lambda name, problem: tried.update({name: problem}), environ={**NO_TPM, **environ})
     return chosen, tried
 
 
@@ -425,22 +424,24 @@ def test_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "(-34018, errSecMissingEntitlement): this Python is not signed for it" in str(tried["secure-enclave"])
     mac.entitled, mac.enclave = True, False
     chosen, tried = tried_here()
-    assert chosen == "keychain" and "no such thing" in str(tried["secure-enclave"])
+    assert chosen == "keychain" and "does not support it" in str(tried["secure-enclave"])
     mac.locked = True
     chosen, tried = tried_here()
     assert chosen == "encrypted-file" and list(tried) == list(keystore.BACKENDS)
     assert "locked" in str(tried["keychain"])
-    for why_not in tried.values():
-        assert why_not is None or ((why_not[0].islower() or why_not.startswith("AMESH")) and not why_not.endswith("."))
-    with pytest.raises(BackendUnavailable, match=r"keychain can't be used here: no key can be made .* locked"):
+    for problem in tried.values():
+        assert problem is None or (problem.message[0].isupper() and problem.message.endswith(".") and problem.hint)
+    with pytest.raises(
+        BackendUnavailable, match=r"keychain can't be used on this machine. No key can be created .* locked"
+    ):
         keystore.choose("keychain")
-    assert items(mac) == []  # what was tried leaves nothing
+    assert items(mac) == []  # nothing remains of the keys that were tried
 
 
 def test_a_trial_that_was_killed_is_cleaned_up_by_the_next(mac: Security) -> None:
     for chain in (mac.file, mac.data_protection):
         chain += [mac.key_item(ec.generate_private_key(ec.SECP256R1()), b"amesh.probe") for _ in range(3)]
-    assert macos.unavailable("secure-enclave") is None and macos.unavailable("keychain") is None
+    assert all(macos.unavailable(store) is None for store in STORES)
     assert items(mac) == []
 
 
@@ -450,8 +451,8 @@ def test_without_pyobjc(monkeypatch: pytest.MonkeyPatch) -> None:
     chosen, tried = tried_here()
     assert chosen == "encrypted-file"
     assert "pip install 'amesh-django[macos]'" in str(tried["secure-enclave"])
-    assert tried["secure-enclave"] == tried["keychain"]
-    with pytest.raises(BackendUnavailable, match=r"lives in keychain, which can't be used here: .*\[macos\]"):
+    assert str(tried["secure-enclave"]) == str(tried["keychain"])
+    with pytest.raises(BackendUnavailable, match=r"in the key store keychain, which can't be used\. .*\[macos\]"):
         keystore.open_key_store("keychain", folder=Path(), passphrase=lambda: "")
 
 
@@ -468,12 +469,13 @@ def test_a_pyobjc_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *words, **more)
 
     monkeypatch.setattr(builtins, "__import__", broken)
-    assert "does not load (dlopen failed); install it anew" in str(macos.missing())
+    assert "can't be loaded (dlopen failed and more). Reinstall it" in str(macos.missing())
 
 
 def test_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "system", lambda: "Linux")
-    assert macos.missing() == macos.unavailable("keychain") == keystore.unavailable("secure-enclave") == "needs macOS"
+    for problem in (macos.missing(), macos.unavailable(KeychainKeyStore), keystore.unavailable("secure-enclave")):
+        assert str(problem) == "It needs macOS."
 
 
 def test_opening_asks_nothing(mac: Security, tmp_path: Path) -> None:
@@ -489,14 +491,14 @@ def test_opening_asks_nothing(mac: Security, tmp_path: Path) -> None:
 def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitled: bool) -> None:
     mac = install(monkeypatch, Security(entitled=entitled))
     monkeypatch.setenv("AUTH_MESH_DIR", str(tmp_path / "amesh"))
-    done = CliRunner().invoke(amesh, ["init", "--name", "laptop"])
+    done = invoke(["init", "--name", "laptop"])
     assert done.exit_code == 0, done.output
     identity = read_identity(tmp_path / "amesh")
     if entitled:
-        assert "secure-enclave  yes" in done.stdout and "hardware protection" in done.stdout
+        assert "secure-enclave  yes" in done.stdout and "protected by hardware" in done.stdout
     else:
-        assert "secure-enclave  no: no key can be made in the Secure Enclave" in done.stdout
-        assert "keychain        yes" in done.stdout and "software protection" in done.stdout
+        assert "secure-enclave  no: No key can be created in the Secure Enclave" in done.stdout
+        assert "keychain        yes" in done.stdout and "Warning: The key is protected by software only" in done.stdout
     assert identity.storage_backend == ("secure-enclave" if entitled else "keychain")
     assert json.loads((tmp_path / "amesh" / "identity.json").read_text())["keyAlias"] == identity.key_alias
     assert not (tmp_path / "amesh" / ".passphrase").exists()
@@ -506,7 +508,7 @@ def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitl
     assert [entry.friendly_name for entry in FileAllowList(device).read()] == ["phone"]
     assert verify_signature(identity.public_key, b"m", device.sign(b"m"))
     before = len(items(mac))
-    done = CliRunner().invoke(amesh, ["init", "--name", "laptop", "--force", "--yes"])
+    done = invoke(["init", "--name", "laptop", "--force", "--yes"])
     assert done.exit_code == 0, done.output
     replaced = read_identity(tmp_path / "amesh")
     assert replaced.key_alias != identity.key_alias and len(items(mac)) == before
@@ -515,10 +517,10 @@ def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitl
 
 def test_init_that_fails_keeps_the_old_identity(mac: Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH_MESH_DIR", str(tmp_path / "amesh"))
-    assert CliRunner().invoke(amesh, ["init", "--name", "laptop"]).exit_code == 0
+    assert invoke(["init", "--name", "laptop"]).exit_code == 0
     old, before = read_identity(tmp_path / "amesh"), len(items(mac))
     mac.fail["SecItemAdd"] = macos_security.LOCKED
-    done = CliRunner().invoke(amesh, ["init", "--name", "laptop", "--force", "--yes"])
+    done = invoke(["init", "--name", "laptop", "--force", "--yes"])
     assert done.exit_code == 1 and "locked" in done.stderr
     mac.fail.clear()
     assert len(items(mac)) == before
@@ -527,9 +529,9 @@ def test_init_that_fails_keeps_the_old_identity(mac: Security, tmp_path: Path, m
 
 def test_a_directory_of_another_mac(mac: Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH_MESH_DIR", str(tmp_path / "amesh"))
-    assert CliRunner().invoke(amesh, ["init", "--name", "laptop"]).exit_code == 0
+    assert invoke(["init", "--name", "laptop"]).exit_code == 0
     install(monkeypatch, Security(entitled=True))
-    with pytest.raises(KeyStoreError, match="the Mac that made it"):
+    with pytest.raises(KeyStoreError, match="the Mac that created it"):
         LocalDevice(tmp_path / "amesh").sign(b"m")
 
 
@@ -537,10 +539,10 @@ def test_nothing_secret_is_shown(store: MacKeyStore, caplog: pytest.LogCaptureFi
     caplog.set_level(logging.DEBUG)
     secret = store.seal_secret(store.create().alias)
     for form in (secret.hex(), repr(secret)):
-        assert form not in caplog.text + repr(store) + repr(store._chain)
+        assert form not in caplog.text + repr(store) + repr(store.chain)
 
 
-# --- the stand-in itself ------------------------------------------------------------------------------------------------
+# --- the replacement itself ------------------------------------------------------------------------------------------------
 
 
 def test_the_stand_in_is_strict(mac: Security) -> None:

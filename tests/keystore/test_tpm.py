@@ -1,4 +1,4 @@
-"""The TPM key store against swtpm: keys, signatures, the sealed secret, PINs, other TPMs, and what can be wrong with a file."""
+"""The TPM key store against swtpm: keys, signatures, the sealed secret, PINs, other TPMs, and damaged files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def no_pin() -> str:
 
 
 def store_of(swtpm: Swtpm, folder: Path, pin: Any = no_pin) -> TpmKeyStore:
-    """As in a new process: nothing is known, nothing is loaded."""
+    """Return a store as in a new process, with no key known or loaded."""
     forget(swtpm.tcti)
     return TpmKeyStore(folder, swtpm.tcti, pin)
 
@@ -83,7 +83,7 @@ def test_create_sign_delete(swtpm: Swtpm, folder: Path) -> None:
 
 
 def test_what_the_key_is(swtpm: Swtpm, folder: Path) -> None:
-    """fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA, sign; nothing else."""
+    """It has the attributes fixedTPM, fixedParent, sensitiveDataOrigin, userWithAuth, noDA and sign, and no others."""
     store = store_of(swtpm, folder)
     alias = store.create().alias
     library = load_library()
@@ -127,7 +127,7 @@ def test_signatures_are_low_s(swtpm: Swtpm, folder: Path) -> None:
     ("r", "s"), [(1, 1), (1, HALF_ORDER), (1 << 248, HALF_ORDER + 1), ((1 << 248) - 1, GROUP_ORDER - 1)]
 )
 def test_a_signature_of_the_tpm_is_read(r: int, s: int) -> None:
-    """TPMs differ in whether they pad."""
+    """Some TPMs pad the numbers, others do not."""
     for length in (None, 32):
         raw = [n.to_bytes(length or (n.bit_length() + 7) // 8, "big") for n in (r, s)]
         made = bytes.fromhex("0018000b") + b"".join(len(part).to_bytes(2, "big") + part for part in raw)
@@ -177,7 +177,7 @@ def test_two_keys_in_one_process_take_turns(swtpm: Swtpm, folder: Path) -> None:
 def test_another_program_in_our_slot_is_noticed(
     swtpm: Swtpm, folder: Path, pins: tuple[str | None, str | None]
 ) -> None:
-    """Without a resource manager anybody may unload our key and load another in its place."""
+    """Without a resource manager, any program can unload the key and load another one into its slot."""
     store = store_of(swtpm, folder, lambda: PIN)
     ours, other = (store.create(pin=pin) for pin in pins)
     store.sign(ours.alias, b"m")
@@ -204,7 +204,7 @@ def test_another_program_in_our_slot_is_noticed(
 
 
 def test_another_program_in_the_place_of_our_session_is_noticed(swtpm: Swtpm, folder: Path) -> None:
-    """It is not a wrong PIN."""
+    """The error must not be a wrong PIN."""
     store = store_of(swtpm, folder, lambda: PIN)
     alias, public_key = store.create(pin=PIN)
     store.sign(alias, b"m")
@@ -216,7 +216,7 @@ def test_another_program_in_the_place_of_our_session_is_noticed(swtpm: Swtpm, fo
     context, tcti = open_connection(library, swtpm.tcti)
     nothing = library.TPMT_SYM_DEF(algorithm=library.TPM2_ALG.NULL)
     sessions = []
-    while True:  # handles are given out in turn
+    while True:  # the TPM assigns handles in turn
         nobody, kind, digest = library.ESYS_TR.NONE, library.TPM2_SE.HMAC, library.TPM2_ALG.SHA256
         sessions.append(context.start_auth_session(nobody, nobody, kind, nothing, digest))
         if context.tr_get_tpm_handle(sessions[-1]) == place:
@@ -230,7 +230,7 @@ def test_another_program_in_the_place_of_our_session_is_noticed(swtpm: Swtpm, fo
 
 def test_a_tpm_that_signs_wrongly_makes_no_key(swtpm: Swtpm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tpm_objects, "raw_signature", lambda made: bytes(31) + b"\1" + bytes(31) + b"\1")
-    with pytest.raises(KeyStoreError, match="does not sign with the key that it made"):
+    with pytest.raises(KeyStoreError, match="does not sign with the key that it created"):
         store_of(swtpm, folder).create()
     assert os.listdir(folder) == []
 
@@ -266,7 +266,7 @@ def test_the_seal_secret_is_nowhere_on_the_disk(swtpm: Swtpm, folder: Path) -> N
 
 
 def test_secrets_do_not_cross_the_bus_in_clear(swtpm: Swtpm, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that goes over the TCTI is looked at: swtpm writes it down."""
+    """Search everything that is sent over the TCTI, which swtpm logs."""
     log = swtpm.log.with_suffix(".wire")
     with running_swtpm() as watched:
         watched.stop()
@@ -278,7 +278,7 @@ def test_secrets_do_not_cross_the_bus_in_clear(swtpm: Swtpm, folder: Path, monke
         forget(watched.tcti)
         secret = TpmKeyStore(folder, watched.tcti, no_pin).seal_secret(alias)
         wire = "".join(log.read_text().split()).lower()
-    assert "80020000" in wire  # commands with sessions are there
+    assert "80020000" in wire  # the log has commands with sessions
     assert secret.hex() not in wire
     assert PIN.encode().hex() not in wire
 
@@ -302,7 +302,7 @@ def test_a_wrong_pin(swtpm: Swtpm, folder: Path, caplog: pytest.LogCaptureFixtur
     alias, public_key = store_of(swtpm, folder).create(pin=PIN)
     pins = ["wrong pin 1", "wrong pin 2", *["wrong again"] * 40, PIN]
     store = store_of(swtpm, folder, lambda: pins.pop(0))
-    for _ in range(42):  # more often than a TPM's lock-out allows
+    for _ in range(42):  # more often than the lockout of a TPM allows
         with pytest.raises(WrongPin, match="AMESH_TPM_PIN_FILE") as caught:
             store.sign(alias, b"m")
         assert "wrong" not in repr(caught.value)
@@ -354,7 +354,7 @@ def test_a_key_on_another_tpm(swtpm: Swtpm, folder: Path) -> None:
     with running_swtpm() as other:
         store = TpmKeyStore(folder, other.tcti, no_pin)
         for use in (lambda: store.sign(alias, b"m"), lambda: store.seal_secret(alias)):
-            with pytest.raises(KeyStoreError, match="made by another TPM, or this machine's TPM was cleared"):
+            with pytest.raises(KeyStoreError, match="created by another TPM, or the TPM of this machine was cleared"):
                 use()
         assert store.public_key(alias) == public_key
         assert other.loaded() == []
@@ -379,7 +379,7 @@ def test_an_owner_password(folder: Path) -> None:
         alias = store.create().alias
         swtpm.set_owner_password("secret")
         forget(swtpm.tcti)
-        assert "owner hierarchy of this TPM has a password" in (unavailable(swtpm.tcti) or "")
+        assert "owner hierarchy of this TPM has a password" in str(unavailable(swtpm.tcti))
         with pytest.raises(BackendUnavailable, match="owner hierarchy of this TPM has a password"):
             store_of(swtpm, folder).sign(alias, b"m")
         with pytest.raises(BackendUnavailable, match="owner hierarchy of this TPM has a password"):
@@ -392,7 +392,7 @@ def test_a_tpm_that_was_not_started_up(folder: Path) -> None:
         swtpm.stop()
         swtpm.argv = [word.replace(",startup-clear", "") for word in swtpm.argv]
         swtpm.start()
-        assert "was not started up" in (unavailable(swtpm.tcti) or "")
+        assert "was not started" in str(unavailable(swtpm.tcti))
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -457,7 +457,7 @@ def test_files_that_can_not_be_read(swtpm: Swtpm, folder: Path) -> None:
         store.public_key("k")
     with pytest.raises(KeyStoreError, match="can't be read"):
         store.public_key("d")
-    with pytest.raises(StorageError, match="can't be removed"):
+    with pytest.raises(StorageError, match="can't be deleted"):
         store.delete("d")
 
 

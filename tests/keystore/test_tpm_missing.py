@@ -1,4 +1,4 @@
-"""Where there is no TPM to be used: each reason has its own sentence, with the fix, in `init` and for an identity that is there."""
+"""Machines without a usable TPM: each reason has its own message and hint, for `init` and for an existing identity."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ pytestmark = pytest.mark.process
 
 AMESH = [sys.executable, "-m", "authmesh"]
 
-#: Reason → what AMESH_TPM_TCTI says, and what must be said about it.
+#: Reason → the value of AMESH_TPM_TCTI, and the text of the error.
 REASONS = {
-    "no device": ("device:/dev/no-tpm", r"needs a TPM 2\.0, and /dev/no-tpm is missing: .*firmware.*AMESH_TPM_TCTI"),
-    "a folder": ("device:/dev", r"/dev is a folder and no TPM; correct AMESH_TPM_TCTI"),
-    "not wanted": ("none", r"AMESH_TPM_TCTI says none; unset it to use this machine's TPM"),
-    "no module": ("nosuch:x=1", r"no module for 'nosuch'; install it \(apt-get install libtss2-tcti-nosuch0\)"),
-    "a path": ("/dev/tpmrm0", r"AMESH_TPM_TCTI says '/dev/tpmrm0', .*write device:/dev/tpmrm0"),
-    "no answer": ("swtpm:port=1", r"TPM \(swtpm:port=1\) does not answer .*\. Start it, .*correct AMESH_TPM_TCTI"),
-    "no tpm": ("device:/dev/null", r"TPM \(device:/dev/null\) does not answer"),
+    "no device": ("device:/dev/no-tpm", r"No TPM 2\.0 was found: /dev/no-tpm is missing\. .*firmware.*AMESH_TPM_TCTI"),
+    "a folder": ("device:/dev", r"/dev is a folder, not a TPM\. Correct AMESH_TPM_TCTI"),
+    "not wanted": ("none", r"AMESH_TPM_TCTI is set to none, .*Unset AMESH_TPM_TCTI to use the TPM of this machine"),
+    "no module": ("nosuch:x=1", r"no TSS module for 'nosuch'\. Install it \(apt-get install libtss2-tcti-nosuch0\)"),
+    "a path": ("/dev/tpmrm0", r"AMESH_TPM_TCTI is set to '/dev/tpmrm0', .*Use device:/dev/tpmrm0"),
+    "no answer": ("swtpm:port=1", r"TPM \(swtpm:port=1\) does not respond .*\. Start it, .*correct AMESH_TPM_TCTI"),
+    "no tpm": ("device:/dev/null", r"TPM \(device:/dev/null\) does not respond"),
 }
 
 
@@ -46,7 +46,7 @@ def swtpm() -> Iterator[Swtpm]:
 
 
 def process(code: str, *, stub: Path | None = None, environ: dict[str, str] | None = None) -> str:
-    """What a piece of Python prints, in a process of its own, with a folder before all others on the path."""
+    """Return the output of Python code in a separate process, with a folder in front of the path."""
     paths = [str(path) for path in (stub, ROOT) if path]
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -61,10 +61,12 @@ def process(code: str, *, stub: Path | None = None, environ: dict[str, str] | No
 
 @pytest.mark.parametrize(("tcti", "sentence"), REASONS.values(), ids=REASONS)
 def test_each_reason_has_its_sentence(tcti: str, sentence: str) -> None:
-    found = unavailable(tcti)
-    assert found and re.search(sentence, found)
-    tried: list[tuple[str, str | None]] = []
-    chosen = keystore.choose(report=lambda *one: tried.append(one), environ={"AMESH_TPM_TCTI": tcti})
+    found = str(unavailable(tcti))
+    assert re.search(sentence, found)
+    tried: list[tuple[str, str]] = []
+    chosen = keystore.choose(
+        report=lambda name, problem: tried.append((name, str(problem))), environ={"AMESH_TPM_TCTI": tcti}
+    )
     assert ("tpm2", found) in tried
     assert chosen == tried[-1][0] == "encrypted-file" or sys.platform == "darwin"
     with pytest.raises(BackendUnavailable, match=re.escape(found)):
@@ -74,7 +76,7 @@ def test_each_reason_has_its_sentence(tcti: str, sentence: str) -> None:
 
 @pytest.mark.parametrize(("tcti", "sentence"), REASONS.values(), ids=REASONS)
 def test_an_identity_says_what_is_missing(swtpm: Swtpm, tmp_path: Path, tcti: str, sentence: str) -> None:
-    """It opens: who it is and what is public can be seen without the TPM. Making a new one is not the advice."""
+    """The device opens, because its identity is readable without the TPM. The hint is not to make a new identity."""
     identity = make(tmp_path, backend="tpm2", environ=swtpm.environ)
     device = LocalDevice(tmp_path, environ={"AMESH_TPM_TCTI": tcti})
     assert device.identity == identity
@@ -98,37 +100,37 @@ def test_no_permission(swtpm: Swtpm) -> None:
             os.chown(device, 0, 0)
         drop = f"import os\nif os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         code = (
-            "from authmesh import keystore\nfrom authmesh.device import LocalDevice\nfrom authmesh.keystore import tpm\n"
-            "tpm.load_library()\n"
+            "from authmesh import keystore\nfrom authmesh.device import LocalDevice\n"
+            "from authmesh.keystore.tpm.place import load_library\nload_library()\n"
             f"{drop}environ = {{'AMESH_TPM_TCTI': 'device:{device}'}}\n"
             "print(keystore.unavailable('tpm2', environ))\n"
             f"try: LocalDevice({str(folder / 'amesh')!r}, environ=environ).sign(b'm')\nexcept Exception as error: print(error)\n"
         )
         lines = process(code).splitlines()
     for line in lines:
-        assert f"no permission for {device}: add this user to its group (usermod -aG tss " in line
-    assert lines[1].startswith("This key lives in a TPM 2.0, which can't be used now: ")
+        assert f"no permission for {device}. Add the user to the group of the device (usermod -aG tss " in line
+    assert lines[1].startswith("This key is in a TPM 2.0 that can't be used. ")
 
 
 def test_no_folder_for_temporary_files(swtpm: Swtpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in a container whose root can't be written."""
+    """As in a container with a read-only root."""
 
     def none() -> str:
         raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
 
     forget(swtpm.tcti)
     monkeypatch.setattr("tempfile.gettempdir", none)
-    assert "Set TMPDIR, or use /dev/tpmrm0" in (unavailable(swtpm.tcti) or "")
+    assert "Set TMPDIR, or use /dev/tpmrm0" in str(unavailable(swtpm.tcti))
     assert make(tmp_path, environ=swtpm.environ).storage_backend == "encrypted-file"
 
 
 @pytest.mark.parametrize(
     ("body", "sentence"),
     [
-        (None, r"the Python package tpm2-pytss is missing; install it: pip install 'amesh-django\[tpm\]'"),
+        (None, r"The Python package tpm2-pytss is missing\. Install it: pip install 'amesh-django\[tpm\]'"),
         (
             "raise ImportError('libtss2-esys.so.0: cannot open shared object file')",
-            r"the library libtss2 is missing or does not fit \(libtss2-esys.so.0: cannot open .*apt-get install libtss2-dev",
+            r"The library libtss2 is missing or has the wrong version \(libtss2-esys.so.0: cannot open .*apt-get install libtss2-dev",
         ),
     ],
     ids=["no package", "no library"],
@@ -142,7 +144,7 @@ def test_nothing_is_installed(swtpm: Swtpm, tmp_path: Path, body: str | None, se
         block = ""
     make(tmp_path / "amesh", backend="tpm2", environ=swtpm.environ)
     code = (
-        f"{block}from pathlib import Path\nimport datetime as dt\nfrom amesh_django import keystore\n"
+        f"{block}from pathlib import Path\nimport datetime as dt\nfrom authmesh import keystore\n"
         "from authmesh.device import LocalDevice, init_device\n"
         f"print(keystore.unavailable('tpm2'))\n"
         f"try: LocalDevice({str(tmp_path / 'amesh')!r}).sign(b'm')\nexcept Exception as error: print(error)\n"
@@ -150,7 +152,7 @@ def test_nothing_is_installed(swtpm: Swtpm, tmp_path: Path, body: str | None, se
     )
     why, use, backend = process(code, stub=stub, environ=swtpm.environ).splitlines()
     assert re.search(sentence, why)
-    assert use.startswith("This key lives in a TPM 2.0, which can't be used now: ") and re.search(sentence, use)
+    assert use.startswith("This key is in a TPM 2.0 that can't be used. ") and re.search(sentence, use)
     assert backend == "encrypted-file"
 
 
@@ -160,7 +162,7 @@ def test_importing_the_app_needs_no_tpm_library() -> None:
 
 
 def test_the_library_is_silent(tmp_path: Path) -> None:
-    """Every error is raised: the C library's own lines about it would go between those of the command."""
+    """Every error is raised. Lines that the C library prints would appear between those of the command."""
     env = {**os.environ, "AMESH_TPM_TCTI": f"swtpm:port={free_port()}", "AUTH_MESH_DIR": str(tmp_path / "a")}
     done = subprocess.run([*AMESH, "init", "--name", "n", "--json"], env=env, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0 and done.stderr == ""
@@ -188,7 +190,7 @@ def test_names_of_tpms(said: str | None, name: str, manager: bool, many: bool) -
 
 
 def test_a_device_that_another_program_has_open(swtpm: Swtpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """/dev/tpm0 takes one program at a time: it is tried again until it is free."""
+    """/dev/tpm0 accepts one program at a time, so opening it is repeated until it is free."""
     device = tmp_path / "tpm0"
     device.touch()
     tries = []
@@ -203,7 +205,7 @@ def test_a_device_that_another_program_has_open(swtpm: Swtpm, tmp_path: Path, mo
 
     monkeypatch.setattr(os, "open", busy)
     store = TpmKeyStore(tmp_path / "keys", f"device:{device}", str)
-    with pytest.raises(KeyStoreError, match="does not answer"):  # in the end it is a plain file
+    with pytest.raises(KeyStoreError, match="does not respond"):  # the file is not a TPM
         store.create()
     assert len(tries) > 6
     forget(f"device:{device}")

@@ -1,4 +1,4 @@
-"""The TPM key store where many use it at once: threads, forked workers, killed processes, a TPM that goes away and comes back."""
+"""The TPM key store with many users at the same time: threads, forked workers, killed processes, a TPM that is restarted."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def argv(*words: str | Path) -> list[str]:
 
 
 def run(environ: dict[str, str], *words: str | Path) -> list[str]:
-    """The lines that a worker prints."""
+    """Return the lines that a worker prints."""
     done = subprocess.run(
         argv(*words), env={**os.environ, **environ}, cwd=ROOT, capture_output=True, text=True, timeout=300
     )
@@ -46,7 +46,7 @@ def run(environ: dict[str, str], *words: str | Path) -> list[str]:
 
 @contextmanager
 def worker(environ: dict[str, str], *words: str | Path) -> Iterator[subprocess.Popen[str]]:
-    """A worker that runs until it is killed."""
+    """Yield a worker that runs until it is killed."""
     process = subprocess.Popen(
         argv(*words),
         env={**os.environ, **environ},
@@ -63,7 +63,7 @@ def worker(environ: dict[str, str], *words: str | Path) -> Iterator[subprocess.P
 
 
 def read_until(process: subprocess.Popen[str], count: int, *, good: bool) -> list[str]:
-    """Read until *count* good signatures, or that many errors, have come; the good ones."""
+    """Read until there are *count* valid signatures, or as many errors. Return the valid signatures."""
     assert process.stdout is not None
     signatures = []
     while count:
@@ -71,7 +71,7 @@ def read_until(process: subprocess.Popen[str], count: int, *, good: bool) -> lis
         assert line, "the worker has ended"
         is_error = line.startswith("KeyStoreError ")
         if is_error:
-            assert "does not answer" in line, line
+            assert "does not respond" in line, line
         else:
             signatures.append(line.strip())
         count -= is_error is not good
@@ -116,7 +116,7 @@ def test_a_thousand_signatures_through_a_resource_manager(tmp_path: Path) -> Non
 
 
 def test_a_resource_manager_that_is_restarted_is_not_noticed(tmp_path: Path) -> None:
-    """The connection is lost between two signatures, and opened again."""
+    """The connection is lost between two signatures and opened again."""
     with running_abrmd() as environ, worker(environ, "on demand", tmp_path) as process:
         assert process.stdin is not None and process.stdout is not None
         public_key = bytes.fromhex(process.stdout.readline())
@@ -128,7 +128,7 @@ def test_a_resource_manager_that_is_restarted_is_not_noticed(tmp_path: Path) -> 
 
 
 def test_a_fork_after_d_bus_was_used_is_refused(tmp_path: Path) -> None:
-    """GLib's threads are not in the child, which would wait for them for ever."""
+    """The threads of GLib do not exist in the child, which would wait for them forever."""
     code = (
         "import os, sys\nfrom pathlib import Path\nfrom authmesh.keystore.tpm.store import TpmKeyStore\n"
         "store = TpmKeyStore(Path(sys.argv[1]), 'tabrmd:bus_type=session', str)\nalias = store.create().alias\n"
@@ -147,7 +147,7 @@ def test_a_fork_after_d_bus_was_used_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tpm_that_one_process_has_at_a_time(swtpm: Swtpm, tmp_path: Path) -> None:
-    """As /dev/tpm0: each use opens a connection, and leaves neither that nor a slot behind."""
+    """As for /dev/tpm0: each use opens a connection, closes it, and frees its slots."""
     program("tpm2_send", package="tpm2-tools")
     environ = {"AMESH_TPM_TCTI": f"cmd:tpm2_send -T {swtpm.tcti}"}
     (alias,) = run(environ, "create", tmp_path)
@@ -164,7 +164,7 @@ def test_the_tpm_is_restarted_in_between(swtpm: Swtpm, store: TpmKeyStore, tmp_p
         assert verify_signature(public_key, b"m", store.sign(alias, b"m"))
         with swtpm.down():
             for _ in range(2):
-                with pytest.raises(KeyStoreError, match="does not answer"):
+                with pytest.raises(KeyStoreError, match="does not respond"):
                     store.sign(alias, b"m")
         assert verify_signature(public_key, b"m", store.sign(alias, b"m"))
     assert TpmKeyStore(tmp_path, swtpm.tcti, no_pin).seal_secret(alias) == secret
@@ -174,7 +174,7 @@ def test_the_tpm_is_restarted_in_between(swtpm: Swtpm, store: TpmKeyStore, tmp_p
 def test_the_tpm_is_killed_while_it_signs(
     swtpm: Swtpm, store: TpmKeyStore, tmp_path: Path, sig: signal.Signals
 ) -> None:
-    """Two processes of four threads each. What is signed is good; what is not is an error that says why; then it goes on."""
+    """Two processes with four threads each. Every signature is valid, every failure has a reason, and signing continues later."""
     alias, public_key = store.create()
     with (
         worker(swtpm.environ, "forever", tmp_path, alias) as one,
@@ -227,7 +227,7 @@ def test_a_hundred_rounds_of_several_processes(swtpm: Swtpm, store: TpmKeyStore,
 
 
 def test_users_who_do_not_know_of_each_other(swtpm: Swtpm, store: TpmKeyStore, tmp_path: Path) -> None:
-    """Two users have lock files of their own: their processes throw each other's keys out, and sign with their own all the same."""
+    """Two users have separate lock files. Their processes unload each other's keys, and still sign with their own."""
     (tmp_path / "a").mkdir()
     keys = [store.create() for _ in range(2)]
     with (
@@ -240,7 +240,7 @@ def test_users_who_do_not_know_of_each_other(swtpm: Swtpm, store: TpmKeyStore, t
 
 
 def test_a_fork_in_the_middle_of_a_command(swtpm: Swtpm, store: TpmKeyStore, tmp_path: Path) -> None:
-    """A TPM that takes one connection at a time would go on waiting for one that the parent has closed and a child still has open."""
+    """A TPM that accepts one connection would wait for a connection that the parent has closed and a child still has open."""
     alias, public_key = store.create()
     with worker(swtpm.environ, "forks while signing", tmp_path, alias, "60") as process:
         waiting = threading.Timer(60, process.kill)
@@ -251,7 +251,7 @@ def test_a_fork_in_the_middle_of_a_command(swtpm: Swtpm, store: TpmKeyStore, tmp
     check(public_key, output.split())
 
 
-@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # that it has threads
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")  # because the process has threads
 def test_a_fork_by_whoever_has_the_tpm_does_not_wait_for_itself(swtpm: Swtpm, store: TpmKeyStore) -> None:
     alias, public_key = store.create()
 
@@ -285,7 +285,7 @@ def test_a_fork_leaves_the_parent_s_connection_alone(swtpm: Swtpm, store: TpmKey
 
 @pytest.fixture
 def turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Turn, Turn]:
-    """Of two processes: flock belongs to the open file."""
+    """Return the turns of two processes. An flock belongs to the open file, so both can be in this process."""
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     return Turn("x"), Turn("x")
 
@@ -316,7 +316,7 @@ def test_one_has_it_at_a_time(turns: tuple[Turn, Turn], monkeypatch: pytest.Monk
 
 
 def test_whoever_waits_gets_it(turns: tuple[Turn, Turn]) -> None:
-    """One takes turn after turn without a pause."""
+    """One process takes turn after turn without a pause."""
     one, other = turns
     one.take()
     got = threading.Event()

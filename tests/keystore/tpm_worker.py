@@ -28,13 +28,13 @@ def say(text: str) -> None:
 
 
 def sign(store: TpmKeyStore, alias: str, count: int) -> None:
-    """Print that many signatures."""
+    """Print *count* signatures."""
     for _ in range(count):
         say(store.sign(alias, MESSAGE).hex())
 
 
 def threads(work: Callable[[], None]) -> None:
-    """Do it in four threads at once."""
+    """Sign in four threads at the same time."""
     started = [threading.Thread(target=work) for _ in range(THREADS)]
     for thread in started:
         thread.start()
@@ -43,9 +43,9 @@ def threads(work: Callable[[], None]) -> None:
 
 
 def forks(store: TpmKeyStore, alias: str, count: int) -> None:
-    """Four forked workers and four threads of this process, all at once, share *count* signatures between them."""
+    """Make *count* signatures in four forked workers and four threads of this process, all at the same time."""
     if not os.environ["AMESH_TPM_TCTI"].startswith("tabrmd"):
-        sign(store, alias, 1)  # so that the workers find a connection that is not theirs
+        sign(store, alias, 1)  # so that the workers inherit a connection of their parent
     each = count // (PROCESSES + THREADS)
     children = []
     for _ in range(PROCESSES):
@@ -63,7 +63,7 @@ def forks(store: TpmKeyStore, alias: str, count: int) -> None:
 
 
 def forever(store: TpmKeyStore, alias: str) -> None:
-    """Sign and print, with whatever goes wrong, until somebody ends it."""
+    """Print signatures and errors until the process is killed."""
     while True:
         try:
             sign(store, alias, 1)
@@ -72,7 +72,7 @@ def forever(store: TpmKeyStore, alias: str) -> None:
 
 
 def forks_while_signing(store: TpmKeyStore, alias: str, count: int) -> None:
-    """Fork that many children that do nothing, one after the other, while a thread signs; all live until the end."""
+    """Fork *count* idle children, one after the other, while a thread signs. All of them live until the end."""
     done, children = threading.Event(), []
 
     def work() -> None:
@@ -97,7 +97,7 @@ def forks_while_signing(store: TpmKeyStore, alias: str, count: int) -> None:
 
 
 def rounds(store: TpmKeyStore) -> None:
-    """Make a key, sign with it, delete it, until somebody ends it."""
+    """Create a key, sign with it and delete it until the process is killed."""
     while True:
         alias = store.create().alias
         sign(store, alias, 2)

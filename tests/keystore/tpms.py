@@ -1,4 +1,4 @@
-"""TPMs in software for the tests: swtpm, and the resource manager tpm2-abrmd in front of it."""
+"""TPMs in software for the tests: swtpm, and swtpm behind the resource manager tpm2-abrmd."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from tests.support.services import HOST, Server, free_port, program
 
 @dataclass
 class Swtpm(Server):
-    """A TPM that keeps its seeds in a folder. `stop(SIGKILL)` pulls the plug, `start()` starts it up again."""
+    """A TPM that stores its seeds in a folder. `stop(SIGKILL)` cuts its power, `start()` starts it again."""
 
     @property
     def tcti(self) -> str:
-        """What AMESH_TPM_TCTI says."""
+        """The value of AMESH_TPM_TCTI."""
         return f"swtpm:host={HOST},port={self.port}"
 
     @property
@@ -34,7 +34,7 @@ class Swtpm(Server):
         return {"AMESH_TPM_TCTI": self.tcti}
 
     def loaded(self) -> list[int]:
-        """Handles of all objects and sessions that are loaded, whoever loaded them."""
+        """Return the handles of all loaded objects and sessions, of all programs."""
 
         def handles(library: Any, context: Any) -> list[int]:
             found = []
@@ -48,7 +48,7 @@ class Swtpm(Server):
         return listed
 
     def clear(self) -> None:
-        """New seeds: what was wrapped is lost."""
+        """Create new seeds, so that all wrapped keys are lost."""
         self._with_context(lambda library, context: context.clear(library.ESYS_TR.LOCKOUT))
 
     def set_owner_password(self, password: str) -> None:
@@ -65,14 +65,14 @@ class Swtpm(Server):
 
 
 def forget(tcti: str) -> None:
-    """End this process's connection to a TPM, so that its next use is as the first of a new process."""
+    """Close the connection of this process to a TPM, so that the next use is like the first one of a new process."""
     link = tpm_link._links.pop(tcti, None)
     if link is not None:
         link.leave()
 
 
 def _two_ports() -> int:
-    """A free port whose next one, which swtpm's TCTI takes for control, is free too."""
+    """Return a free port whose next port is also free. The TCTI of swtpm uses the next one for control."""
     while True:
         port = free_port()
         with suppress(OSError), socket.socket() as probe:
@@ -83,7 +83,7 @@ def _two_ports() -> int:
 
 @contextmanager
 def running_swtpm() -> Iterator[Swtpm]:
-    """A new TPM, started up."""
+    """Yield a new TPM that is running."""
     binary = program("swtpm", package="swtpm libtss2-tcti-swtpm0")
     folder = Path(tempfile.mkdtemp(prefix="amesh-swtpm-"))
     port = _two_ports()
@@ -102,7 +102,7 @@ def running_swtpm() -> Iterator[Swtpm]:
 
 
 class Abrmd(dict[str, str]):
-    """The variables that lead to a TPM with the resource manager tpm2-abrmd in front, on a D-Bus of its own."""
+    """A TPM behind the resource manager tpm2-abrmd, on a separate D-Bus, and the variables that name it."""
 
     def __init__(self, swtpm: Swtpm, folder: Path) -> None:
         bus = f"unix:path={folder}/bus"
@@ -150,7 +150,7 @@ class Abrmd(dict[str, str]):
 
 @contextmanager
 def running_abrmd() -> Iterator[Abrmd]:
-    """A new TPM behind a resource manager."""
+    """Yield a new TPM behind a resource manager."""
     with running_swtpm() as swtpm, tempfile.TemporaryDirectory(prefix="amesh-dbus-") as folder:
         abrmd = Abrmd(swtpm, Path(folder))
         try:

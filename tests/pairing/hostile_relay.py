@@ -1,4 +1,4 @@
-"""A relay for tests, over real sockets, which pairs two devices and is as malicious as a test asks it to be."""
+"""A relay for tests, over real sockets. It pairs two sides, and is as malicious as a test asks it to be."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def data(payload: str) -> str:
 
 
 class _Outbox:
-    """The inbox of a side of :class:`tests.pairing.pairing_world.Wire`, which sends every payload that is put into it."""
+    """The inbox of a side of :class:`tests.pairing.pairing_world.Wire`. What is put into it is sent."""
 
     def __init__(self) -> None:
         self.pending: list[str] = []
@@ -62,7 +62,7 @@ async def send(socket: ServerConnection, raw: Raw) -> None:
 
 @dataclass
 class Session:
-    """The two sockets of a pairing, and the wire between them."""
+    """Two sockets, and the wire between them."""
 
     target: ServerConnection
     controller: ServerConnection | None = None
@@ -74,14 +74,14 @@ class HostileRelay:
     """A relay that a test can make malicious.
 
     Attributes:
-        wire: returns the wire that payloads go through, for each pairing.
-        on_listen: frames that a target gets instead of the acknowledgement, one list for each listen; then the proper frame.
-        on_connect: frames that a controller gets instead of being matched.
-        on_match: frames that both get after ``peer_found``.
-        on_data: frames that a side gets instead of a payload of the other side, by number of the payload (0 is the first of all).
-        tells: True to report when a side has left.
-        frames: every frame received, as (side, text).
-        sessions: the sessions, by one-time code.
+        wire: makes the wire of a pairing, which handles its payloads.
+        on_listen: messages that a target gets instead of the acknowledgement, one list for each ``listen``.
+        on_connect: messages that a controller gets instead of being matched.
+        on_match: messages that both sides get after ``peer_found``.
+        on_data: messages that a side gets instead of a payload, by the number of the payload (0 is the first).
+        tells: True if a side is told when the other side has left.
+        frames: every frame that was received, as (side, text).
+        sessions: the sessions by one-time code.
     """
 
     wire: Callable[[], Wire] = Wire

@@ -196,7 +196,7 @@ def test_without_websockets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "websockets.asyncio.client", None)
 
     async def test() -> None:
-        assert "amesh-django[pairing]" in await fails(Two("ws://127.0.0.1:1/ws"), RelayUnreachable)
+        assert "amesh-django[cli]" in await fails(Two("ws://127.0.0.1:1/ws"), RelayUnreachable)
 
     run(test())
 

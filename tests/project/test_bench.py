@@ -32,6 +32,7 @@ def test_every_section_runs_and_reports(report: tuple[list[Section], dict[str, A
     assert document["machine"]["packages"]["django"]
 
 
+@pytest.mark.process
 def test_one_read_and_one_round_trip_are_counted(report: tuple[list[Section], dict[str, Any]]) -> None:
     targets = [target for target in report[0][0].targets if "a request" in target.unit]
     assert [target.value for target in targets] == [1.0] * 4

@@ -1,4 +1,4 @@
-"""`make demo`: the command of relay_project that shows the main job, run for real."""
+"""`make demo`: the demo of relay_project, run for real."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def demo(tmp_path: Path) -> Iterator[Demo]:
 
 
 class Demo:
-    """`manage.py amesh_demo` as a process, in an environment that has nothing to say to it."""
+    """`manage.py amesh_demo` as a process, with environment variables that it must ignore."""
 
     def __init__(self, folder: Path) -> None:
         self.temporary = folder / "tmp"
@@ -111,11 +111,11 @@ def test_the_main_job_and_a_server_that_is_kept(demo: Demo) -> None:
     assert printed.count("✓") == CHECKS and "✗" not in printed, printed
     for line in (
         r"✓ \d{6} is typed on the server +This may be an attack",
-        r"✓ the server trusts nobody",
+        r"✓ the server trusts no device",
         r"✓ \d{6} is typed on the server +Verified",
-        r"✓ the server says whom it trusts +am_\S+ as controller",
-        r"✓ the laptop says whom it trusts +am_\S+ as target",
-        r"✓ the laptop's first request enrols it, and is let in +200",
+        r"✓ the server lists the other one +am_\S+ as controller",
+        r"✓ the laptop lists the other one +am_\S+ as target",
+        r"✓ the laptop's first request enrols it, and is accepted +200",
         r"✓ the token is used up",
         r"✓ GET /api/hello +200 laptop",
         r"✓ POST /api/hello .+ +200 laptop",
@@ -143,20 +143,20 @@ def test_the_main_job_and_a_server_that_is_kept(demo: Demo) -> None:
     assert httpx.get(f"{url}/static/admin/css/base.css").status_code == 200
 
     assert demo.end(signal.SIGINT) == 0
-    assert f"All {CHECKS} checks are as said." in demo.printed()
+    assert f"All {CHECKS} checks passed." in demo.printed()
     assert demo.nothing_is_left()
 
 
 def test_all_keys_in_a_tpm(demo: Demo) -> None:
-    """Servers, laptop and stranger in one TPM; pairing over the relay, by token; a server and commands at the same time."""
+    """All keys are in one TPM, which a server and commands use at the same time."""
     with running_swtpm() as swtpm:
         demo.environment |= swtpm.environ
         demo.start("--backend", "tpm2")
         assert demo.end() == 0, demo.printed()
         printed = demo.printed()
         for name in ("server", "laptop", "stranger", "edge"):
-            assert re.search(rf"✓ the key of {name} is where it is to be +tpm2\n", printed), printed
-        assert f"All {CHECKS + OF_BACKEND} checks are as said." in printed
+            assert re.search(rf"✓ the key of {name} is in the chosen key store +tpm2\n", printed), printed
+        assert f"All {CHECKS + OF_BACKEND} checks passed." in printed
         assert swtpm.loaded() == []
     assert demo.nothing_is_left()
 
@@ -182,7 +182,7 @@ def test_whose_tpm_the_demo_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [("manage.py runserver", signal.SIGINT, 130), ("amesh_integrity --reseal", signal.SIGTERM, 143)],
 )
 def test_ended_in_the_middle_it_leaves_nothing(demo: Demo, until: str, sent: signal.Signals, code: int) -> None:
-    """Also where there is no gunicorn, so that it takes runserver: most of the demo is seen with that, too."""
+    """Without gunicorn, so that the demo also runs with runserver."""
     demo.start(before="sys.modules['gunicorn'] = None")
     demo.until(until)
     assert demo.end(sent) == code
@@ -198,7 +198,7 @@ def test_a_check_that_fails_is_marked_and_is_the_exit_code(monkeypatch: pytest.M
 
     monkeypatch.setattr(Play, "perform", perform)
     out = StringIO()
-    with pytest.raises(CommandError, match="1 of 1 checks are not as said"):
+    with pytest.raises(CommandError, match="1 of 1 checks failed"):
         call_command(amesh_demo.Command(), stdout=out)
     assert re.search(r"✗ the same request again +200 laptop +expected: 401 unauthorized", out.getvalue())
 

@@ -1,109 +1,79 @@
-"""The house stays in order: who imports whom, what is committed, what is shipped."""
+"""The house stays in order: who imports whom, what is committed, how long a file is."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-import tomllib
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
-import grimp
 import pytest
 from django.core.management import call_command
 
-from tests.support.services import ROOT, run
+from tests.support.services import ROOT
+from tests.support.sources import PACKAGES, PYPROJECT, committed, modules, without
 
 pytestmark = [pytest.mark.process, pytest.mark.unversioned]
 
-PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
-PACKAGES = ("amesh_django", "cli/authmesh", "relay_project")
-MOST_LINES = 400
+MAX_LINES = 400
+#: The contracts of import-linter, so that none goes away unnoticed.
+CONTRACTS = {"app", "circles", "device", "front-ends", "ground", "no-django", "package", "relay"}
+
+#: What a device must run without: Django, and what needs it.
+DJANGO = {"amesh_django", "celery", "channels", "daphne", "django", "django_redis", "rest_framework", "twisted"}
+#: What comes with an extra, other than Django and REST framework.
+OPTIONAL = {
+    "channels",
+    "click",
+    "daphne",
+    "django_redis",
+    "prometheus_client",
+    "psycopg",
+    "redis",
+    "requests",
+    "rich",
+    "segno",
+    "tpm2_pytss",
+    "twisted",
+    "websockets",
+    "zope",
+    "Security",
+    "urllib3",
+}
+#: Imports all modules of authmesh except those named.
+IMPORT_ALL = """
+import importlib, pkgutil, authmesh
+for found in pkgutil.walk_packages(authmesh.__path__, "authmesh."):
+    if found.name not in {except_for!r}:
+        importlib.import_module(found.name)
+"""
 
 # Written in halves, so that this file does not name what it forbids.
 REGISTRIES = ("py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "npm" + "js.com", "deb." + "debian.org")
 MACHINE = re.compile(r"(?<![\w.~}/-])/(?:wo" + r"rk|ro" + r"ot)/|/opt/py" + "pi")
 
-FORBID = """
-import sys
-
-class Forbid:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in {names!r}:
-            raise ImportError(f"{{name}} must not be imported here")
-
-sys.meta_path.insert(0, Forbid())
-{code}
-"""
-
-
-def contract(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = next(c for c in PYPROJECT["tool"]["importlinter"]["contracts"] if c["id"] == name)
-    return found
-
-
-def rooms_below_django() -> list[str]:
-    """The rooms of GROUND and FIRST that exist by now."""
-    names = re.findall(r"\w+", " ".join(contract("floors")["layers"][1:]))
-    return [name for name in names if (ROOT / "amesh_django" / name).is_dir()]
-
-
-def committed() -> list[Path]:
-    """Every file that is in git or about to be."""
-    listing = run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-    return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
-
-
-def without(names: set[str], code: str) -> None:
-    """Run code in a fresh interpreter in which none of these packages can be imported."""
-    run([sys.executable, "-W", "error", "-c", FORBID.format(names=names, code=code)])
-
 
 def test_every_import_goes_down() -> None:
+    assert {contract["id"] for contract in PYPROJECT["tool"]["importlinter"]["contracts"]} == CONTRACTS
     # Not through `run`: its output, with the offending lines, is the message.
     done = subprocess.run([Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
 
 
-def test_the_contract_names_every_room() -> None:
-    missing = {f"amesh_django.{room}" for room in rooms_below_django()} - {*contract("no-django")["source_modules"]}
-    assert not missing, f"add {missing} to `source_modules` of the contract `no-django` in pyproject.toml"
+def test_a_device_runs_without_django() -> None:
+    """Also through other libraries, which the contract ``no-django`` does not follow."""
+    without(DJANGO, IMPORT_ALL.format(except_for={"authmesh.__main__"}))
 
 
-def test_the_command_line_imports_only_ground_and_first() -> None:
-    graph = grimp.build_graph("amesh_django", "authmesh", cache_dir=None)
-    allowed = {"amesh_django", "authmesh", *(f"amesh_django.{room}" for room in rooms_below_django())}
-    modules = {"authmesh", *graph.find_descendants("authmesh")}
-    imported = {name for module in modules for name in graph.find_modules_directly_imported_by(module)}
-    above = {
-        name for name in imported if ".".join(name.split(".")[:2]) not in allowed and not name.startswith("authmesh.")
-    }
-    assert not above, f"move what authmesh needs of {above} down to the first floor"
-
-
-def test_ground_and_first_run_without_django() -> None:
-    modules = ["amesh_django", "authmesh.commands.main", *(f"amesh_django.{room}" for room in rooms_below_django())]
-    without({"django", "rest_framework", "channels", "celery"}, f"import {', '.join(modules)}")
+def test_a_device_runs_without_extras() -> None:
+    front_end = {"authmesh.__main__", "authmesh.commands.app", "authmesh.commands.terminal.rich_console"}
+    without(DJANGO | OPTIONAL, IMPORT_ALL.format(except_for=front_end))
 
 
 def test_the_app_runs_without_its_extras() -> None:
-    extras = {
-        "redis",
-        "django_redis",
-        "celery",
-        "channels",
-        "channels_redis",
-        "daphne",
-        "tpm2_pytss",
-        "click",
-        "rich",
-        "segno",
-        "websockets",
-    }
     without(
-        extras | {"requests", "psycopg"},
+        OPTIONAL,
         "import os, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'tests.settings'; django.setup()\n"
         "from django.core.checks import run_checks\n"
         "run_checks(); import tests.urls, authmesh.client",
@@ -120,11 +90,12 @@ def test_no_file_names_a_registry_or_a_machine() -> None:
 
 
 def test_files_stay_small() -> None:
-    modules = [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
     long = [
-        f"{path.relative_to(ROOT)}: {n}" for path in modules if (n := len(path.read_text().splitlines())) > MOST_LINES
+        f"{path.relative_to(ROOT)}: {lines}"
+        for path in modules(*PACKAGES)
+        if (lines := len(path.read_text().splitlines())) > MAX_LINES
     ]
-    assert not long, f"split these, {MOST_LINES} lines are the most: " + "; ".join(long)
+    assert not long, f"split these, {MAX_LINES} lines are the most: " + "; ".join(long)
 
 
 @pytest.mark.django_db
@@ -134,22 +105,3 @@ def test_no_migration_is_missing() -> None:
         call_command("makemigrations", "--check", "--dry-run", stdout=output, stderr=output)
     except SystemExit:
         pytest.fail("run `make migrations`, then commit what it wrote:\n" + output.getvalue())
-
-
-def test_the_constraints_name_every_requirement() -> None:
-    """Each direct requirement has a pinned version, so that nothing is resolved anew on another machine."""
-    lines = (ROOT / "constraints.txt").read_text().splitlines()
-    pinned = {normal(line.partition("==")[0]) for line in lines if "==" in line}
-    project = PYPROJECT["project"]
-    extras = {name: r for name, r in project["optional-dependencies"].items() if name != "macos"}
-    wanted = {
-        normal(re.split(r"[\[<>=; ]", text)[0])
-        for group in (project["dependencies"], *extras.values())
-        for text in group
-    }
-    missing = wanted - pinned - {"amesh-django"}
-    assert not missing, f"run `make constraints`: {missing} has no version in constraints.txt"
-
-
-def normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()

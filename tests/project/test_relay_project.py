@@ -1,4 +1,4 @@
-"""The project that ships: settings out of the environment, its secret key, its front page."""
+"""The project that ships: its settings from environment variables, and its secret key."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ print(json.dumps(found))
 
 
 def shown(folder: Path, **environment: str) -> dict[str, Any]:
-    """The settings in a process of its own, with nothing in the environment but this."""
+    """Return the settings of a process that has no other environment variables."""
     kept = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ}
     done = subprocess.run(
         [sys.executable, "-c", SHOW],

@@ -1,4 +1,4 @@
-"""What the tests of the relay share: a relay in this process whose clock they turn, and relays as real processes."""
+"""Helpers of the relay's tests: a relay in this process whose clock they control, and relays as real processes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from websockets.asyncio.client import ClientConnection, connect
 
-from amesh_django.conf import RelaySettings
+from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay.exchange.base import Exchange
 from amesh_django.relay.exchange.memory import MemoryExchange
 from amesh_django.relay.hub.current import make_hub, set_hub, stop_hub
@@ -31,7 +31,7 @@ PATIENCE = 60.0
 
 
 def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
-    """A test that is a coroutine."""
+    """Run a test that is a coroutine."""
 
     @functools.wraps(test)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -41,7 +41,7 @@ def asynchronous(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 
 
 class Clock:
-    """Time that passes when told."""
+    """A clock that a test controls."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -78,7 +78,7 @@ class Client:
         return received
 
     async def error(self) -> str:
-        """The code of the error that is next."""
+        """Return the code of the next message, which must be an error."""
         received = await self.receive()
         assert received.pop("type") == "error"
         code: str = received.pop("code")
@@ -86,7 +86,7 @@ class Client:
         return code
 
     async def closed(self) -> int:
-        """The code with which it is closed next."""
+        """Return the code with which the connection is closed next."""
         message = await self.output()
         assert message["type"] == "websocket.close", message
         code: int = message["code"]
@@ -103,20 +103,20 @@ class Client:
 
 
 async def until(true: Callable[[], bool], seconds: float = PATIENCE) -> None:
-    """Wait for it to become true."""
+    """Wait until *true* returns True."""
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.05)
 
 
 async def settle() -> None:
-    """Let everybody do what there is to do."""
+    """Run all tasks until they wait."""
     for _ in range(20):
         await asyncio.sleep(0)
 
 
 class Relay:
-    """The relay of this process."""
+    """A relay in this process."""
 
     def __init__(self, settings: RelaySettings, exchange: Exchange | None, clock: Clock) -> None:
         self.clock = clock
@@ -134,7 +134,7 @@ class Relay:
         return client
 
     async def pair(self, otc: str = OTC) -> tuple[Client, Client]:
-        """A target and a controller that have been brought together."""
+        """Return a target and a controller that are matched."""
         target, controller = await self.client("192.0.2.10"), await self.client("192.0.2.20")
         await target.send("listen", otc=otc)
         assert await target.receive() == {"type": "ack", "message": "session_open"}
@@ -144,7 +144,7 @@ class Relay:
         return target, controller
 
     async def passes(self, seconds: float) -> None:
-        """Time passes."""
+        """Let time pass."""
         self.clock.now += seconds
         await self.hub.sweep()
         await settle()
@@ -155,7 +155,7 @@ class Relay:
 
 @asynccontextmanager
 async def relay(**settings: Any) -> AsyncIterator[Relay]:
-    """A relay in this process, in memory."""
+    """Run a relay in this process, in memory."""
     world = Relay(RelaySettings(**settings), None, Clock())
     set_hub(world.hub)
     try:
@@ -178,7 +178,7 @@ async def relay(**settings: Any) -> AsyncIterator[Relay]:
 def serving(
     folder: Path, redis: str = "", arguments: tuple[str, ...] = (), **variables: object
 ) -> Iterator[services.Server]:
-    """``manage.py amesh_relay``, with all limits out of the way that are not named."""
+    """Run ``manage.py amesh_relay``. Limits that are not given are raised so that no test reaches them."""
     raised = {"TRIES_PER_MINUTE": 1_000_000, "WATCHES_PER_MINUTE": 1_000_000, "CONNECTIONS_PER_ADDRESS": 0}
     limits = {f"AMESH_RELAY_{name}": value for name, value in raised.items()}
     named = {
@@ -202,7 +202,7 @@ def address(server: services.Server) -> str:
 
 
 class Raw:
-    """A connection to a relay that is a process of its own."""
+    """A connection to a relay in a process of its own."""
 
     def __init__(self, connection: ClientConnection) -> None:
         self.connection = connection
@@ -222,7 +222,7 @@ class Raw:
         return code
 
     async def closed(self, seconds: float = PATIENCE) -> int:
-        """The code with which it is closed; what comes before is skipped."""
+        """Return the code with which the connection is closed. Messages before that are skipped."""
         async with asyncio.timeout(seconds):
             await self.connection.wait_closed()
         return self.connection.close_code or 0
@@ -233,7 +233,7 @@ class Raw:
 
 @asynccontextmanager
 async def dialled(server: services.Server, count: int = 1, **options: Any) -> AsyncIterator[list[Raw]]:
-    """So many connections."""
+    """Connect *count* times."""
     options = {"compression": None, "user_agent_header": None, "close_timeout": 2, "open_timeout": PATIENCE, **options}
     connections: list[ClientConnection] = []
     try:
@@ -253,7 +253,7 @@ async def match(target: Raw, controller: Raw, otc: str = OTC) -> None:
 
 
 async def converse(target: Raw, controller: Raw, otc: str, *, count: int = 3) -> None:
-    """A whole pairing."""
+    """Go through a whole pairing."""
     await match(target, controller, otc)
     for number in range(count):
         await target.send("data", payload=f"t{number}")
@@ -265,7 +265,7 @@ async def converse(target: Raw, controller: Raw, otc: str, *, count: int = 3) ->
 
 
 def memory(server: services.Server) -> float:
-    """Of a process, in MB."""
+    """Return the memory of a process in MB."""
     assert server.process is not None
     status = Path(f"/proc/{server.process.pid}/status").read_text()
     line = next(line for line in status.splitlines() if line.startswith("VmRSS"))

@@ -1,4 +1,4 @@
-"""What the processes of a relay agree on: the same in memory and in Redis; and what only Redis can do, or lose."""
+"""The exchange: the same answers in memory and in Redis; and what only Redis can do, or lose."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
+from redis import Redis as SyncRedis
 
-from amesh_django.conf import RelaySettings
+from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay.exchange.base import Event, Exchange, Joined, Ref, Unavailable
 from amesh_django.relay.exchange.memory import Expiring, MemoryExchange
+from amesh_django.relay.exchange.parcels import pack
 from amesh_django.relay.exchange.redis import RedisExchange
-from amesh_django.relay.exchange.redis_link import _parcels
 from tests.relay.relay_world import PATIENCE, Clock, asynchronous, until
 from tests.support import services
 
@@ -29,7 +30,7 @@ A, B = "192.0.2.1", "192.0.2.2"
 
 
 class Local:
-    """A process that only writes down what it is told."""
+    """A process that only records the calls of its exchange."""
 
     def __init__(self, connections: int = 0, remote: set[str] | None = None) -> None:
         self.events: list[tuple[int, Event]] = []
@@ -61,7 +62,7 @@ Make = Callable[..., Exchange]
 
 @dataclass
 class Kind:
-    """One of the exchanges: how to make it, and how to let a time pass that is measured in *moments*."""
+    """A kind of exchange: how to make one, and how to let a moment pass."""
 
     make: Make
     #: Seconds: long enough for what is to happen within it, on a machine that has much else to do.
@@ -69,7 +70,7 @@ class Kind:
     clock: Clock | None = None
 
     async def passes(self) -> None:
-        """A moment passes. In Redis, which has its own clock, it really does."""
+        """Let a moment pass: on the clock of the test, or really, because Redis has its own clock."""
         if self.clock is not None:
             self.clock.now += self.moment
         else:
@@ -78,7 +79,7 @@ class Kind:
 
 @pytest.fixture(params=["memory", "redis"])
 def kind(request: pytest.FixtureRequest) -> Kind:
-    """Makes the exchange of a process; those in Redis are of one relay."""
+    """Makes exchanges; those in Redis belong to one relay."""
     if request.param == "memory":
         clock = Clock()
         return Kind(lambda **settings: MemoryExchange(RelaySettings(**settings), clock), 60, clock)
@@ -358,7 +359,7 @@ async def test_redis_goes_and_comes_back(redis: services.Redis, caplog: pytest.L
         assert await exchange.use("jti") == me
         assert await exchange.sessions() == 2
         words = [record.getMessage() for record in caplog.records]
-        assert "can't be reached" in words[0] and "Check REDIS_URL" in words[0]
+        assert "Cannot reach Redis" in words[0] and "Check REDIS_URL" in words[0]
         assert words[-1] == "Redis can be reached again."
         assert not any(redis.url in text for text in words)
 
@@ -381,7 +382,7 @@ async def test_redis_that_is_full(redis: services.Redis, caplog: pytest.LogCaptu
                 await exchange.open("700000", "x", Ref(exchange.process, 1), A)
         finally:
             redis.command("CONFIG", "SET", "maxmemory", "0")
-        assert "memory to spare" in caplog.text
+        assert "with free memory" in caplog.text
         assert "700000" not in caplog.text
         assert await exchange.open("700000", "x", Ref(exchange.process, 1), A) is None
 
@@ -390,7 +391,7 @@ async def test_redis_that_is_full(redis: services.Redis, caplog: pytest.LogCaptu
 async def test_redis_that_is_full_from_the_start(
     redis: services.Redis, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is asked less and less often, and the log is not flooded."""
+    """The relay connects less and less often, and the log is not flooded."""
     monkeypatch.setattr("amesh_django.relay.exchange.redis_link._PAUSES", (0.01, 0.01, 1000.0))
     redis.command("CONFIG", "SET", "maxmemory", "1")
     local = Local()
@@ -399,30 +400,30 @@ async def test_redis_that_is_full_from_the_start(
             await until(lambda: len(local.told) >= 3)
             await asyncio.sleep(0.2)
             assert local.told == ["loss"] * 3
-            assert caplog.text.count("memory to spare") == 1
+            assert caplog.text.count("with free memory") == 1
     finally:
         redis.command("CONFIG", "SET", "maxmemory", "0")
 
 
-@asynchronous
-async def test_a_connection_that_is_cut_without_a_word(redis: services.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between a relay and its Redis, something forgets the connection over which events come."""
-    monkeypatch.setattr("amesh_django.relay.exchange.redis_link._PING_SECONDS", 0.2)
-    deaf: list[asyncio.StreamWriter] = []
+@asynccontextmanager
+async def between(redis: services.Redis, on_sent: Callable[[bytes, asyncio.StreamWriter], None]) -> AsyncIterator[str]:
+    """Run a proxy in front of Redis, and yield its address. After it forwards data, it calls *on_sent* with the data and the way back."""
     served: list[Any] = []
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter, back: asyncio.StreamWriter | None
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(65_536):
                 writer.write(data)
-                if b"SUBSCRIBE" in data:
-                    deaf.append(writer)
+                if back is not None:
+                    on_sent(data, back)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         served.append(asyncio.current_task())
         back, forth = await asyncio.open_connection(services.HOST, redis.port)
-        answers = asyncio.ensure_future(carry(back, writer))
-        await carry(reader, forth)
+        answers = asyncio.ensure_future(carry(back, writer, None))
+        await carry(reader, forth, writer)
         forth.close()
         await answers
         writer.close()
@@ -431,8 +432,22 @@ async def test_a_connection_that_is_cut_without_a_word(redis: services.Redis, mo
             await writer.wait_closed()
 
     async with await asyncio.start_server(serve, services.HOST, 0) as middle:
+        yield f"redis://{services.HOST}:{middle.sockets[0].getsockname()[1]}/0"
+        await asyncio.gather(*served)
+
+
+@asynchronous
+async def test_a_connection_that_is_cut_without_a_word(redis: services.Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A firewall between a relay and its Redis forgets the connection for events."""
+    monkeypatch.setattr("amesh_django.relay.exchange.redis_link._PING_SECONDS", 0.2)
+    deaf: list[asyncio.StreamWriter] = []
+
+    def on_sent(data: bytes, back: asyncio.StreamWriter) -> None:
+        if b"SUBSCRIBE" in data:
+            deaf.append(back)
+
+    async with between(redis, on_sent) as url:
         local, settings = Local(), RelaySettings()
-        url = f"redis://{services.HOST}:{middle.sockets[0].getsockname()[1]}/0"
         async with (
             running(RedisExchange(settings, url), local) as here,
             running(RedisExchange(settings, redis.url)) as there,
@@ -450,7 +465,52 @@ async def test_a_connection_that_is_cut_without_a_word(redis: services.Redis, mo
             deaf[-1].close()
             await hears()
             await until(lambda: local.told[-2:] == ["loss", "return"])
-        await asyncio.gather(*served)
+
+
+@asynchronous
+async def test_nothing_is_sent_twice(redis: services.Redis) -> None:
+    """A command whose reply is lost is not repeated, neither by this package nor by redis-py."""
+    cut = False
+
+    def on_sent(data: bytes, back: asyncio.StreamWriter) -> None:
+        if cut and b"EVALSHA" in data and b":t:" in data:
+            back.transport.abort()
+
+    async with between(redis, on_sent) as url:
+        local = Local()
+        async with running(RedisExchange(RelaySettings(), url), local) as exchange:
+            assert await exchange.sessions() == 0
+            cut = True
+            with pytest.raises(Unavailable):
+                await exchange.open("700001", "x", Ref(exchange.process, 1), A)
+            await until(lambda: local.told == ["loss", "return"])
+            cut = False
+            assert redis.command("INCR", f"{{amesh-relay}}:t:{A}") == ":2"
+            assert await exchange.sessions() == 1
+
+
+@pytest.mark.parametrize("kind_of_client", ["normal", "pubsub"])
+@asynchronous
+async def test_both_connections_die_together(redis: services.Redis, kind_of_client: str) -> None:
+    """Without the guard, redis-py would reconnect either of them, and the loss would go unnoticed."""
+    local = Local()
+    async with running(RedisExchange(RelaySettings(), redis.url), local) as exchange:
+        assert await exchange.sessions() == 0
+        before = clients(redis)
+        redis.command("CLIENT", "KILL", "TYPE", kind_of_client)
+        await asyncio.sleep(0.2)  # the end of the connection has arrived before the next command is sent
+        with contextlib.suppress(Unavailable):
+            await exchange.sessions()
+        await until(lambda: local.told == ["loss", "return"])
+        assert await exchange.sessions() == 0
+        assert not before & clients(redis)
+
+
+def clients(redis: services.Redis) -> set[str]:
+    """Return the numbers that Redis has given to the connections of relays."""
+    with SyncRedis(host=services.HOST, port=redis.port) as client:
+        mine = str(client.client_id())
+        return {found["id"] for found in client.client_list()} - {mine}
 
 
 @asynchronous
@@ -501,6 +561,6 @@ async def test_events_for_one_process_go_together() -> None:
     def mail(process: str, size: int) -> tuple[Ref, Event, Any]:
         return Ref(process, 2), Event("data", "x", sender, "x" * size), future
 
-    parcels = _parcels([mail("a", 0), mail("b", 5), mail("a", 200_000), mail("a", 100_000), mail("a", 1)])
+    parcels = pack([mail("a", 0), mail("b", 5), mail("a", 200_000), mail("a", 100_000), mail("a", 1)])
     assert [(process, len(futures)) for process, _, futures in parcels] == [("a", 2), ("b", 1), ("a", 2)]
-    assert _parcels([]) == []
+    assert pack([]) == []

@@ -25,7 +25,7 @@ GROWTH = 120.0
 
 @pytest.fixture(autouse=True)
 def _files() -> Iterator[None]:
-    """As many open files as this user may have."""
+    """Raise the limit of open files as far as this user may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     yield
@@ -33,7 +33,7 @@ def _files() -> Iterator[None]:
 
 
 def frame(text: str | bytes, opcode: int = 1) -> bytes:
-    """A masked frame."""
+    """Return a masked frame."""
     data = text.encode() if isinstance(text, str) else text
     if len(data) < 126:
         head = bytes([0x80 | opcode, 0x80 | len(data)])
@@ -78,7 +78,7 @@ async def test_five_thousand_idle_connections(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_half_open(tmp_path: Path) -> None:
-    """They connect, and say nothing or half a request, byte by byte."""
+    """Clients connect, and send nothing, or half a request byte by byte."""
     with serving(tmp_path, MAX_CONNECTIONS=1000) as server:
         connections = [await opened(server, upgrade=False) for _ in range(1500)]
         for number, (_, writer) in enumerate(connections):
@@ -130,7 +130,7 @@ async def test_listen_connect_and_watch(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_slow_readers(tmp_path: Path) -> None:
-    """One side of each pairing never reads: it is closed, and the other side and everybody else goes on."""
+    """One side of each pairing never reads. It is closed; the other side and all other clients are still served."""
     with serving(tmp_path, MAX_UNSENT_BYTES=100_000, MAX_SESSION_BYTES=50_000_000) as server:
         before = memory(server)
         async with dialled(server, 20) as senders:
@@ -190,7 +190,7 @@ async def test_who_asks_without_reading_the_answers(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_messages_in_tiny_pieces(tmp_path: Path) -> None:
-    """The first piece of a message, and then pieces of two bytes without end."""
+    """The first fragment of a message, and then fragments of two bytes without end."""
     with serving(tmp_path) as server:
         before = memory(server)
         connections = [await opened(server) for _ in range(50)]
@@ -205,7 +205,7 @@ async def test_messages_in_tiny_pieces(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_bodies(tmp_path: Path) -> None:
-    """daphne would write them to the disk, of any length."""
+    """daphne would write bodies of any length to disk."""
     with serving(tmp_path) as server:
         for head in (
             "POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000000\r\n\r\n",

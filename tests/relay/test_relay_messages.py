@@ -1,4 +1,4 @@
-"""What a relay accepts, as text, and what it makes of it; who a client is."""
+"""Parsing of messages, and the addresses of clients."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from amesh_django.relay.addresses import client_address
 from amesh_django.relay.hub import messages
-from amesh_django.relay.hub.messages import Message, Refused, parse
+from amesh_django.relay.hub.messages import InvalidMessage, Message, parse
 from tests.relay.relay_world import JTI
 
 pytestmark = pytest.mark.unversioned
 
 
 def refusal(text: str) -> str:
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(InvalidMessage) as caught:
         parse(text)
     return caught.value.code
 

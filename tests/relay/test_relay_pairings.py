@@ -1,4 +1,4 @@
-"""Two sides meet over the relay of this process: every message, every error, every limit, with a clock that is turned."""
+"""Pairings over a relay in this process: every message, every error, every limit, with a clock that the tests control."""
 
 from __future__ import annotations
 
@@ -477,7 +477,7 @@ async def test_a_bug_in_what_one_is_told_closes_that_one(caplog: pytest.LogCaptu
 @pytest.mark.parametrize("early", [100, 101])
 @asynchronous
 async def test_what_happens_before_the_relay_has_answered(early: int) -> None:
-    """Several processes and Redis: what the other side says may be here before the answer to one's own message."""
+    """With several processes and Redis, an event of the other side may arrive before the answer to one's own message."""
     async with relay() as world:
         target, controller = await world.client(), await world.client("192.0.2.2")
         exchange: Any = world.hub.exchange
@@ -529,7 +529,7 @@ async def test_an_exchange_that_cant_be_reached() -> None:
 
 
 class Slow:
-    """A client whose server makes the relay wait for it."""
+    """A client whose server makes the relay wait."""
 
     def __init__(self, world: Relay) -> None:
         self.world = world
@@ -581,7 +581,7 @@ async def test_a_slow_reader_is_closed_and_nobody_waits_for_it(too_much: bool) -
 
 @asynchronous
 async def test_who_is_closed_and_does_not_read_is_forgotten_as_well() -> None:
-    """What it was told before waits, and counts, for a while only."""
+    """Messages sent before the close wait, and count, only for a while."""
     from amesh_django.relay.consumer import RelayConsumer
 
     async with relay() as world:

@@ -1,4 +1,4 @@
-"""Several processes that are one relay, over a real Redis: pairings across them, and what happens when one of them dies."""
+"""One relay of several processes with a real Redis: pairings across processes, and the death of one of them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Two = tuple[services.Server, services.Server]
 
 @pytest.fixture(scope="module")
 def two(redis_server: services.Redis, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Two]:
-    """Two processes with the usual limits out of the way."""
+    """Two processes without the usual limits."""
     folder = tmp_path_factory.mktemp("relay")
     with serving(folder, redis_server.url) as one, serving(folder, redis_server.url) as other:
         yield one, other
@@ -149,7 +149,7 @@ async def test_connections_are_counted_together(redis: services.Redis, tmp_path:
 
 
 async def lets_in(server: services.Server) -> bool:
-    """Whether there is room for one more connection."""
+    """Return True if there is room for one more connection."""
     async with dialled(server) as (late,):
         try:
             await late.send("nonsense")
@@ -231,7 +231,7 @@ async def test_redis_is_restarted_in_mid_pairing(redis: services.Redis, tmp_path
             await local_controller.send("done")
             assert await local_target.receive() == {"type": "done"}
         for server in (one, other):
-            assert "Redis can't be reached" in server.output()
+            assert "Cannot reach Redis" in server.output()
             assert "Redis can be reached again." in server.output()
             assert "2000" not in server.output()
             assert "Traceback" not in server.output()
@@ -239,7 +239,7 @@ async def test_redis_is_restarted_in_mid_pairing(redis: services.Redis, tmp_path
 
 @asynchronous
 async def test_redis_loses_a_connection(redis: services.Redis, tmp_path: Path) -> None:
-    """It lives on, and so do the processes; what may have been lost is not passed over in silence."""
+    """Redis and the processes live on. The clients are told, because events may have been lost."""
     with pair_of(tmp_path, redis) as (one, other):
         async with dialled(one) as (here,), dialled(other) as (there,):
             await match(here, there, "200013")

@@ -1,4 +1,4 @@
-"""A relay as it runs: daphne, one process, in memory."""
+"""The server of a relay: daphne, one process, in memory."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ HELLOS = {
 @pytest.mark.parametrize("who", HELLOS)
 @asynchronous
 async def test_clients_of_other_makes(server: services.Server, who: str) -> None:
-    """What they offer besides is declined; that they offer it must not matter."""
+    """The relay declines extensions, and offering them does no harm."""
     reader, writer = await asyncio.open_connection(services.HOST, server.port)
     writer.write(f"GET /ws HTTP/1.1\r\n{HELLOS[who]}Host: {services.HOST}:{server.port}\r\n\r\n".encode())
     async with asyncio.timeout(PATIENCE):
@@ -143,7 +143,7 @@ async def test_who_does_not_get_in(server: services.Server, path: str, origin: s
 
 
 def closes(server: services.Server, code: int) -> float:
-    """How many connections it says that it has closed with this code."""
+    """Return the number of connections that were closed with a code, as the metrics report it."""
     found = re.search(rf'amesh_relay_closes_total{{code="{code}"}} (\S+)', get(server, "/metrics").text)
     return float(found[1]) if found else 0.0
 
@@ -219,7 +219,7 @@ async def test_who_counts_as_who_behind_proxies(tmp_path: Path, proxies: int) ->
     with serving(tmp_path, TRIES_PER_MINUTE=2, **variables) as server:
 
         async def tries(forwarded: str, count: int) -> str:
-            """What the last of so many tries is answered."""
+            """Return the answer to the last of *count* tries."""
             async with dialled(server, additional_headers={"X-Forwarded-For": forwarded}) as (client,):
                 for _ in range(count):
                     await client.send("connect", otc="200000")
@@ -324,7 +324,7 @@ async def test_nothing_secret_is_logged(
     redis: services.Redis | None = request.getfixturevalue("redis") if redis_too else None
     env = {
         "DJANGO_SETTINGS_MODULE": "loud",
-        "PYTHONPATH": f"{tmp_path}:{services.ROOT}",
+        "PYTHONPATH": f"{tmp_path}:{services.ROOT}:{services.ROOT}/cli",
         "PYTHONASYNCIODEBUG": "1",
         "DJANGO_DATA_DIR": str(tmp_path / "data"),
         "REDIS_URL": redis.url if redis else "",
@@ -356,7 +356,7 @@ async def test_nothing_secret_is_logged(
                 await one.send("data", payload="PAYLOAD-3")
                 if redis is not None:
                     redis.stop()  # in the middle of it
-                    await until(lambda: "Redis can't be reached" in server.output())
+                    await until(lambda: "Cannot reach Redis" in server.output())
                     await one.send("listen", otc="739205")
         output = server.output()
     if redis is not None:
@@ -371,12 +371,16 @@ async def test_nothing_secret_is_logged(
 @pytest.mark.parametrize(
     ("arguments", "variables", "words"),
     [
-        (["--port", "http"], {}, "Say --port, or set PORT"),
+        (["--port", "http"], {}, "Set --port or PORT"),
         (["--port", "70000"], {}, "1 to 65535"),
-        (["--host", "192.0.2.1"], {}, "see that --host is an address of this machine"),
-        (["--application", "nowhere.at.all"], {}, "Check --application"),
-        ([], {"AMESH_RELAY_MAX_SESSIONS": "many"}, "AMESH['RELAY']['MAX_SESSIONS'] must be a whole number from 1"),
-        ([], {"AMESH_RELAY_MAX_MESSAGE_BYTES": "1"}, "must be a whole number from 1024"),
+        (["--host", "192.0.2.1"], {}, "check that --host is an address of this machine"),
+        (["--application", "nowhere.at.all"], {}, "Set --application to the dotted path"),
+        (
+            [],
+            {"AMESH_RELAY_MAX_SESSIONS": "many"},
+            "AMESH['RELAY']['MAX_SESSIONS'] must be an integer greater than or equal to 1",
+        ),
+        ([], {"AMESH_RELAY_MAX_MESSAGE_BYTES": "1"}, "must be an integer greater than or equal to 1024"),
         ([], {"REDIS_URL": "http://:secret@x"}, "REDIS_URL is not an address of Redis"),
     ],
 )
@@ -388,7 +392,7 @@ def test_what_it_can_t_start_with(tmp_path: Path, arguments: list[str], variable
 
 
 def test_a_port_that_is_taken(tmp_path: Path, server: services.Server) -> None:
-    assert "Is another relay running there?" in _failure(tmp_path, ["--port", str(server.port)], {})
+    assert "If another program uses the port" in _failure(tmp_path, ["--port", str(server.port)], {})
 
 
 def _failure(folder: Path, arguments: list[str], variables: dict[str, str]) -> str:
@@ -409,11 +413,11 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def test_requests_to_a_project_may_take_their_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is cut after a while is a connection that asks for nothing; not one that uploads, waits for its answer, or asks again."""
+    """A connection without a request is closed after a while; not one that uploads, waits for its answer, or sends the next request."""
     from twisted.internet.testing import StringTransport
     from twisted.web.http import HTTPFactory
 
-    from amesh_django.relay import server
+    from amesh_django.relay import private, server
 
     clock = Clock()
     monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=clock))
@@ -431,27 +435,27 @@ def test_requests_to_a_project_may_take_their_time(monkeypatch: pytest.MonkeyPat
 
     head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n"
     silent, asking, relay = (
-        connected(server.PatientRequest),
-        connected(server.PatientRequest),
-        connected(server.WebRequest),
+        connected(private.PatientRequest),
+        connected(private.PatientRequest),
+        connected(private.WebRequest),
     )
     silent[0].dataReceived(head)
     for connection in (asking, relay):
         connection[0].dataReceived(head + b"\r\n")
     clock.now += 20
-    gate.turn_out()
+    gate.close_silent()
     assert [transport.disconnected for _, transport in (silent, asking, relay)] == [True, False, True]
     (request,) = asking[0].wrappedProtocol._channel.requests
     request.finish()
     for seconds, cut in ((10, False), (10, True)):
         clock.now += seconds
-        gate.turn_out()
+        gate.close_silent()
         assert asking[1].disconnected is cut
 
 
 @asynchronous
 async def test_mounted_in_a_project(tmp_path: Path) -> None:
-    """The shipped project with all that it has; and plain daphne, which can't send every code."""
+    """The whole project that ships; and plain daphne, which cannot send every close code."""
     application = "relay_project.asgi:application"
     with serving(tmp_path, arguments=("--application", application)) as server:
         await _whole_project(server, 1009)
@@ -487,7 +491,7 @@ async def test_under_uvicorn(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_a_client_that_vanishes(server: services.Server) -> None:
-    """Without a word: its machine was switched off, or the network is gone."""
+    """A client disappears without closing: its machine was switched off, or its network is gone."""
     async with dialled(server, 1) as (controller,):
         reader, writer = await asyncio.open_connection(services.HOST, server.port)
         writer.write(UPGRADE.encode())

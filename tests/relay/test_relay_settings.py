@@ -1,4 +1,4 @@
-"""The settings of the relay, and what it says where something is not installed."""
+"""The settings of the relay, its reports, and its messages if an extra is not installed."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.test import AsyncClient, override_settings
 
-from amesh_django import conf
-from amesh_django.conf import RelaySettings
-from amesh_django.relay import reports
+from amesh_django import conf as app_conf
+from amesh_django.checks import check_settings
+from amesh_django.relay import conf, reports
+from amesh_django.relay.conf import RelaySettings
 from amesh_django.relay.exchange.base import Unavailable
 from amesh_django.relay.hub.current import current_hub, stop_hub
-from tests.project.test_house import without
 from tests.relay.relay_world import OTC, asynchronous, relay, until
+from tests.support.sources import without
 
 
 @pytest.mark.parametrize(
@@ -25,10 +26,10 @@ from tests.relay.relay_world import OTC, asynchronous, relay, until
     [
         ({"MAX_SESSION": 1}, "unknown", "AMESH['RELAY']['MAX_SESSION'] is not a setting. Known: REDIS_URL"),
         ([], "value", "AMESH['RELAY'] must be a dict"),
-        ({"MAX_SESSIONS": 0}, "value", "must be a whole number from 1; it is 0"),
-        ({"MAX_SESSIONS": "5"}, "value", "must be a whole number from 1; it is '5'"),
-        ({"MAX_MESSAGE_BYTES": 10}, "value", "from 1024"),
-        ({"TRUSTED_PROXIES": -1}, "value", "from 0"),
+        ({"MAX_SESSIONS": 0}, "value", "must be an integer greater than or equal to 1; it is 0"),
+        ({"MAX_SESSIONS": "5"}, "value", "must be an integer greater than or equal to 1; it is '5'"),
+        ({"MAX_MESSAGE_BYTES": 10}, "value", "or equal to 1024"),
+        ({"TRUSTED_PROXIES": -1}, "value", "or equal to 0"),
         ({"IDLE_SECONDS": None}, "value", "must not be None"),
         ({"REDIS_URL": 7}, "value", "must be text"),
         ({"REDIS_URL": "http://:secret@x"}, "value", "must begin with redis://"),
@@ -45,6 +46,20 @@ def test_wrong_settings(settings: Any, kind: str, words: str) -> None:
         assert "secret" not in sentence
         with pytest.raises(ImproperlyConfigured):
             conf.relay_settings()
+        reported = {"unknown": "amesh.E001", "value": "amesh.E002"}[kind]
+        assert [(found.id, found.msg) for found in check_settings(None)] == [(reported, sentence)]
+
+
+def test_the_app_does_not_validate_the_relay() -> None:
+    with override_settings(AMESH={"RELAY": {"MAX_SESSIONS": 0}}):
+        assert app_conf.problems() == []
+        assert app_conf.amesh_settings().RELAY == {"MAX_SESSIONS": 0}
+    with override_settings(AMESH={"CLOCK_SKEW_SECONDS": 0}):
+        assert conf.problems() == []
+        with pytest.raises(ImproperlyConfigured):
+            conf.relay_settings()
+    with override_settings(AMESH=[]):
+        assert conf.problems() == []
 
 
 def test_settings() -> None:
@@ -214,7 +229,7 @@ def test_redis_without_the_extra() -> None:
     without(
         {"redis"},
         "import os, django; os.environ['DJANGO_SETTINGS_MODULE'] = 'tests.settings'; django.setup()\n"
-        "from amesh_django.conf import RelaySettings\n"
+        "from amesh_django.relay.conf import RelaySettings\n"
         "from amesh_django.relay.hub.current import make_exchange\n"
         "make_exchange(RelaySettings(REDIS_URL=''))\n"
         "try:\n    make_exchange(RelaySettings(REDIS_URL='redis://x'))\n"

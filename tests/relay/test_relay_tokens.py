@@ -234,7 +234,7 @@ async def test_as_many_watches_as_there_may_be() -> None:
 
 @asynchronous
 async def test_as_many_used_tokens_as_are_remembered() -> None:
-    """To forget one would let it be used twice."""
+    """A used token that is forgotten could be used twice."""
     async with relay(MAX_USED_TOKENS=1) as world:
         controller, target = await world.client(), await world.client("192.0.2.2")
         await watch(controller, "a")
@@ -247,7 +247,7 @@ async def test_as_many_used_tokens_as_are_remembered() -> None:
 
 
 class Flaky(MemoryExchange):
-    """Can't be reached for a while."""
+    """An exchange that cannot be reached for a while."""
 
     down = False
 
@@ -264,7 +264,7 @@ class Flaky(MemoryExchange):
 
 @asynchronous
 async def test_what_cant_be_said_now_is_said_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A watcher leaves; and a target is told that nobody waits, and that its token is still good."""
+    """If the watcher is gone, the target is told so, and its token can still be used."""
 
     async def lost(*args: object) -> bool:
         return False

@@ -1,4 +1,4 @@
-"""Device directories for the tests: made, looked at, given away, and as the reference made them."""
+"""Device directories for the tests: created, read, given to another user, and made by the reference."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.services import ROOT
 VECTORS = ROOT / "tests/protocol/vectors"
 NOW = dt.datetime(2026, 3, 28, 10, 5, tzinfo=dt.UTC)
 NOBODY = 65534
-#: An environment with nothing in it but that no TPM is to be used: that of this machine is not the tests'.
+#: An environment that disables the TPM of this machine and has nothing else.
 NO_TPM = {"AMESH_TPM_TCTI": "none"}
 
 KEY_FILES = [case for case in json.loads((VECTORS / "keyfile.json").read_text("utf-8"))["cases"] if case["tag"] == "ok"]
@@ -36,7 +36,7 @@ def make(path: Path, **options: Any) -> Identity:
 
 
 def contents(path: Path) -> dict[str, bytes]:
-    """Every file below, but the lock."""
+    """Return every file in a folder except for the lock."""
     return {str(p.relative_to(path)): p.read_bytes() for p in path.rglob("*") if p.is_file() and p.name != ".lock"}
 
 
@@ -45,7 +45,7 @@ def mode(path: Path) -> int:
 
 
 def python(code: str, *, unprivileged: bool = False) -> str:
-    """What a piece of Python prints in a process of its own; without root's right to write everywhere, if asked."""
+    """Return the output of Python code in a separate process, on request without the privileges of root."""
     drop = f"if os.geteuid() == 0: os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})\n"
     head = (
         "import os, datetime as dt; from pathlib import Path\n"
@@ -60,7 +60,7 @@ def python(code: str, *, unprivileged: bool = False) -> str:
 
 @contextmanager
 def folder_of_nobody() -> Iterator[Path]:
-    """An empty folder that the unprivileged user of :func:`python` owns and can reach; pytest's own are closed to him."""
+    """Yield an empty folder of the unprivileged user of :func:`python`, who can't access the folders of pytest."""
     with tempfile.TemporaryDirectory(prefix="amesh-") as name:
         if os.geteuid() == 0:
             os.chown(name, NOBODY, NOBODY)
@@ -68,13 +68,13 @@ def folder_of_nobody() -> Iterator[Path]:
 
 
 def give_to_nobody(folder: Path) -> None:
-    """Make that user the owner of all that is in a folder."""
+    """Make the unprivileged user the owner of everything in a folder."""
     for place in folder.rglob("*") if os.geteuid() == 0 else ():
         os.chown(place, NOBODY, NOBODY)
 
 
 def legacy(path: Path, passphrase: Any = PASSPHRASE) -> EphemeralDevice:
-    """A directory as versions before the passphrase file made it."""
+    """Create a directory like versions without a passphrase file."""
     device = EphemeralDevice("old")
     device.write(path)
     (path / ".passphrase").unlink()
@@ -83,7 +83,7 @@ def legacy(path: Path, passphrase: Any = PASSPHRASE) -> EphemeralDevice:
 
 
 def reference_directory(path: Path, case: dict[str, Any], **members: Any) -> bytes:
-    """A directory out of a key file of the vectors; the public key."""
+    """Create a directory from a key file of the vectors. Return the public key."""
     public_key = b64decode(case["expected"]["derived_public_key_b64"])
     identity = {
         "version": "2.0.0",

@@ -1,4 +1,4 @@
-"""Documents as data: their blocks with what is to become of each, their headings and links; and a stage that plays them."""
+"""Documents as data: their blocks, each with its instructions, their headings and links; and a stage that plays them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from tests.support.documents_pairing import play_pairing
 from tests.support.services import ROOT
 from tests.support.terminal import Terminal, terminal
 
-#: What the project is to become: these name parts that are still to come.
+#: These also describe parts that are not built yet, so the names in them need not exist.
 PLANS = [ROOT / "docs" / name for name in ("design.md", "protocol.md")]
-DOCUMENTS = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md")] + [
+DOCUMENTS = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md")] + [
     path for path in sorted((ROOT / "docs").glob("*.md")) if path not in PLANS
 ]
 BIN = Path(sys.executable).parent
@@ -29,8 +29,8 @@ BIN = Path(sys.executable).parent
 _FENCE = re.compile(r"^ *```(\w*)$")
 _MARKER = re.compile(r"^ *<!-- ([a-z ]+?)(?:: (.*))? -->$")
 _HEADING = re.compile(r"^(#+) (.+)$")
-#: What a document shows and each run makes anew: device ids and lines of export-key.
-_MADE_ANEW = re.compile(r"am_[A-Za-z0-9_-]{16}(?![A-Za-z0-9_-])|amesh-key-v1\.[A-Za-z0-9_-]{44}\.[^.\s]+\.[0-9a-f]{8}")
+#: Values in a document that differ in each run: device IDs and lines of export-key.
+_DIFFERENT = re.compile(r"am_[A-Za-z0-9_-]{16}(?![A-Za-z0-9_-])|amesh-key-v1\.[A-Za-z0-9_-]{44}\.[^.\s]+\.[0-9a-f]{8}")
 #: Ports that a document may name: servers of Django, Redis, and a relay.
 _PORT = re.compile(r"\b(?:8\d{3}|6379|3001)\b")
 _TIME = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC")
@@ -39,9 +39,9 @@ _ANSWER = re.compile(r"(\[y/N\]) (\S+)$")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block and the comment above it that says what is to become of it.
+    """A fenced block and the comment above it, which says how the block is played.
 
-    `kind` and `words` are the two sides of the colon in `<!-- run: server, exit 1 -->`; no comment, no kind.
+    `kind` and `words` are the two sides of the colon in `<!-- run: server, exit 1 -->`. Without a comment, both are empty.
     """
 
     document: str
@@ -57,7 +57,7 @@ class Block:
 
     @property
     def commands(self) -> list[tuple[str, list[str]]]:
-        """Each command of a console block with the lines that it is shown to print."""
+        """Commands of a console block, each with the lines of output that the document shows."""
         found: list[tuple[str, list[str]]] = []
         for line in self.text.replace("\\\n", "").splitlines():
             if line.startswith("$ "):
@@ -68,7 +68,7 @@ class Block:
 
 
 def blocks(path: Path, *, root: Path = ROOT) -> list[Block]:
-    """The fenced blocks of a document, in order."""
+    """Return the fenced blocks of a document, in order."""
     found, section, marker = [], "", ("", "")
     lines = enumerate(path.read_text().splitlines(), 1)
     for number, line in lines:
@@ -91,12 +91,12 @@ def blocks(path: Path, *, root: Path = ROOT) -> list[Block]:
 
 
 def prose(path: Path) -> str:
-    """A document without its fenced blocks."""
+    """Return a document without its fenced blocks."""
     return re.sub(r"^ *```\w*\n.*?^ *```$", "", path.read_text(), flags=re.DOTALL | re.MULTILINE)
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors of a document's headings, as GitHub and GitLab make them."""
+    """Return the anchors of a document's headings, as GitHub and GitLab make them."""
     found = set()
     for match in re.finditer(r"^#+ (.+)$", prose(path), re.MULTILINE):
         text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", match[1]).lower()
@@ -106,16 +106,16 @@ def anchors(path: Path) -> set[str]:
 
 @dataclass
 class Machine:
-    """One of the machines of a document: a home of its own, so that `~/.amesh` is its own too."""
+    """One of the machines of a document. It has its own home directory, and so its own `~/.amesh`."""
 
     home: Path
     place: Path
 
 
 class Stage:
-    """Plays a document: writes its files, runs its commands in order, and compares what they print.
+    """Plays a document: writes its files, runs its commands in order, and compares their output.
 
-    Ports that a document names are exchanged for free ones; device ids and keys are learned where they are first shown.
+    Each port in the document is replaced by a free one. Device IDs and keys are learned when they first appear.
     """
 
     def __init__(self, folder: Path, ports: Mapping[str, int] | None = None) -> None:
@@ -134,7 +134,7 @@ class Stage:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
-        assert error[0] is not None or self._listening is None, f"{self._listening} pairs with nobody"
+        assert error[0] is not None or self._listening is None, f"{self._listening} has no second block to pair with"
 
     def machine(self, name: str) -> Machine:
         if name not in self._machines:
@@ -144,11 +144,9 @@ class Stage:
         return self._machines[name]
 
     def play(self, block: Block) -> None:
-        """Do what the block's comment says."""
+        """Play a block as its comment says."""
         try:
-            assert block.words or block.kind in ("output", "settings"), (
-                "the comment above it is not complete, or missing"
-            )
+            assert block.words or block.kind in ("output", "settings"), "the comment above it is incomplete or missing"
             match block.kind:
                 case "run":
                     self._run(block)
@@ -169,11 +167,11 @@ class Stage:
                 case "not run":
                     pass
                 case _:
-                    raise AssertionError(f"nobody knows how to play {block.kind!r}")
+                    raise AssertionError(f"there is no way to play {block.kind!r}")
         except (AssertionError, RuntimeError) as error:
             raise AssertionError(f"{block} ({block.section}): {error}") from None
 
-    # --- what a block may ask for ---------------------------------------------------------------------------------
+    # --- the kinds of blocks ---------------------------------------------------------------------------------------------
 
     def _run(self, block: Block) -> None:
         name, _, rest = block.words.partition(", exit ")
@@ -182,7 +180,7 @@ class Stage:
             self._compare(shown, found)
 
     def execute(self, name: str, command: str, *, exit_code: int = 0, answers: str = "") -> str:
-        """Run one command on a machine and return what it printed, on both streams."""
+        """Run one command on a machine, and return its output on both streams."""
         machine = self.machine(name)
         done = subprocess.run(
             ["bash", "-c", self._here(command)],
@@ -197,7 +195,7 @@ class Stage:
         return done.stdout
 
     def _pair(self, block: Block) -> None:
-        """Two blocks belong together: what the screen of the target shows, then that of the controller."""
+        """Play two blocks together: the screen of the target, then that of the controller."""
         if self._listening is None:
             self._listening = block
             return
@@ -206,7 +204,7 @@ class Stage:
             self._compare([_PORT.sub(lambda match: str(self._port(match[0])), line) for line in shown], found)
 
     def at(self, name: str, command: str) -> AbstractContextManager[Terminal]:
-        """Somebody types a command at a terminal of a machine."""
+        """Start a command at a terminal of a machine."""
         machine = self.machine(name)
         environment = {**self._environment(machine), "TERM": "xterm-256color"}
         argv = [
@@ -255,11 +253,11 @@ class Stage:
         assert done.returncode == 0 and "Traceback" not in done.stdout, done.stdout
         self._output = done.stdout
 
-    # --- between what a document shows and what is here --------------------------------------------------------------
+    # --- translation between the document and this run ------------------------------------------------------------------
 
     def _environment(self, machine: Machine) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not _is_ours(name)}
-        kept["AMESH_TPM_TCTI"] = "none"  # what is shown was made on a machine without one
+        kept["AMESH_TPM_TCTI"] = "none"  # the documents show a machine without a TPM
         path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
         return {**kept, "PATH": path, "HOME": str(machine.home)}
 
@@ -270,25 +268,25 @@ class Stage:
 
     def _here(self, text: str) -> str:
         text = _PORT.sub(lambda match: str(self._port(match[0])), text)
-        return _MADE_ANEW.sub(lambda match: self._known.get(match[0], match[0]), text)
+        return _DIFFERENT.sub(lambda match: self._known.get(match[0], match[0]), text)
 
     def _compare(self, shown: list[str], found: str) -> None:
-        """Each line that is shown occurs, in order. `…` stands for anything, and what lies between may be left out."""
+        """Check that each line of the document occurs, in order. `…` matches anything, and lines in between may be omitted."""
         position = 0
         for line in shown:
             if not line.strip():
                 continue
             text = _ANSWER.sub(r"\1", line.strip())
             match = re.compile(self._pattern(text)).search(found, position)
-            assert match, f"nothing like this line was printed:\n    {line}\nbut:\n{found}"
+            assert match, f"the output has no line like this:\n    {line}\nThe output:\n{found}"
             position = match.end()
-            names = [shown_name for shown_name in _MADE_ANEW.findall(text) if shown_name not in self._known]
+            names = [shown_name for shown_name in _DIFFERENT.findall(text) if shown_name not in self._known]
             self._known.update(zip(dict.fromkeys(names), match.groups(), strict=True))
 
     def _pattern(self, text: str) -> str:
-        """The line as a regular expression, with a group for each name that is to be learned."""
+        """Return the line as a regular expression, with a group for each value that is not known yet."""
         pattern, last, learned = "", 0, list[str]()
-        for match in _MADE_ANEW.finditer(text):
+        for match in _DIFFERENT.finditer(text):
             pattern += _loose(text[last : match.start()])
             last = match.end()
             if match[0] in self._known:
@@ -302,13 +300,13 @@ class Stage:
 
 
 def _loose(text: str) -> str:
-    """Any amount of white space, any time, and anything where the document has an ellipsis."""
+    """Return a regular expression that allows any amount of white space, any time, and anything for an ellipsis."""
     pattern = re.escape(_TIME.sub("\0", text)).replace("\0", _TIME.pattern).replace("…", ".*")
     return re.sub(r"(?:\\ )+", r"\\s+", pattern)
 
 
 def _check_settings(text: str) -> None:
-    from amesh_django import conf  # only now: Django must be set up
+    from amesh_django import conf  # after Django is set up
 
     found: dict[str, Any] = {"BASE_DIR": Path("/nowhere")}
     exec(text, found)  # noqa: S102 -- our own documents

@@ -1,4 +1,4 @@
-"""Plays the pairing of a document: two terminals, with the codes of this run in place of those that are shown."""
+"""Plays the pairing of a document: two terminals, with the codes of this run in place of those in the document."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Screen = tuple[list[str], str]
 
 
 def play_pairing(stage: Stage, listening: Block, inviting: Block) -> tuple[Screen, Screen]:
-    """Pair; for each of both screens what it is to show, and what it showed."""
+    """Pair two machines. Return for each screen the expected lines and the output."""
     ((listen, target_shows),), ((invite, controller_shows),) = listening.commands, inviting.commands
     once, verification = _shown("One-time code", target_shows), _shown("Verification code", controller_shows)
     with stage.at(listening.words, listen) as there:
@@ -40,7 +40,7 @@ def _shown(title: str, lines: list[str]) -> str:
 
 
 def _of_this_run(lines: list[str], real: dict[str, str], drawn: str, code: str, found: str) -> list[str]:
-    """The lines with the codes of this run; the large digits, which are others now, are compared here."""
+    """Return the lines with the codes of this run, after comparing the large digits, which differ in each run."""
     digits = [line for line in lines if "█" in line]
     assert digits == large(drawn, columns=100, encoding="utf-8"), f"these are not the digits of {drawn}"
     assert "\n".join(large(code, columns=100, encoding="utf-8")) in found

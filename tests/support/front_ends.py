@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
 
 from amesh_django.test.devices import EphemeralDevice
+from authmesh.commands import app
 from authmesh.protocol.key_line import build_key_line
 
 HOSTILE = "\x1b[2Jbad\x07\u202ename\nError: forged\x9b31m [bold]x[/bold]"
@@ -81,3 +87,39 @@ def answering() -> Iterator[Answering]:
         finally:
             server.shutdown()
             thread.join()
+
+
+@dataclass
+class Result:
+    """What a command line of `amesh` did in this process.
+
+    Attributes:
+        exit_code: its exit code.
+        stdout_bytes: all that it wrote to stdout.
+        stderr: all that it wrote to stderr.
+    """
+
+    exit_code: int
+    stdout_bytes: bytes
+    stderr: str
+
+    @property
+    def stdout(self) -> str:
+        return self.stdout_bytes.decode()
+
+    @property
+    def output(self) -> str:
+        return self.stdout + self.stderr
+
+
+def invoke(words: Sequence[str | Path], given: str | bytes = "", **env: str) -> Result:
+    """Run a command line of `amesh` in this process, with that standard input."""
+    stdin = io.BytesIO(given.encode() if isinstance(given, str) else given)
+    out, err = io.BytesIO(), io.BytesIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, stream in (("stdin", stdin), ("stdout", out), ("stderr", err)):
+            patch.setattr(sys, name, io.TextIOWrapper(stream, encoding="utf-8", write_through=True))
+        for name, value in env.items():
+            patch.setenv(name, value)
+        code = app.run([str(word) for word in words])
+        return Result(code, out.getvalue(), err.getvalue().decode())

@@ -1,6 +1,6 @@
-"""For the tests: a list put back as a backup would, and processes that look at it, or die at the worst moment.
+"""For the tests: a list that is restored as from a backup, and processes that look at it, or die at the worst moment.
 
-Usage: ``python -m tests.trust.rollbacks look`` prints ``ok``, or the reason of the refusal; ``python -m tests.trust.rollbacks die WHERE``
+Usage: ``python -m tests.trust.rollbacks look`` prints ``ok``, or why the list is rejected; ``python -m tests.trust.rollbacks die WHERE``
 adds a device and is killed ``before noting`` or ``before counting``.
 """
 
@@ -33,7 +33,7 @@ class Backup:
         ]
 
     def restore(self) -> None:
-        """Put them back, past the app."""
+        """Restore them, outside Django."""
         from django.db import connection, transaction
         from django.db.models import QuerySet
 
@@ -60,18 +60,18 @@ def new_process(
 
 
 def look(database: Mapping[str, str], server: Path, **options: Any) -> str:
-    """What a new process makes of the list: ``ok``, or the reason why it refuses it."""
+    """Return ``ok`` if a new process accepts the list, otherwise the reason why it rejects the list."""
     done = new_process(database, server, "look", **options)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def _look() -> str:
-    from amesh_django.trust import snapshot
+    from amesh_django.trust import current_list
     from authmesh.protocol.errors import AllowListIntegrityFailure, KeyStoreError
 
     try:
-        snapshot.current()
+        current_list().snapshot()
     except AllowListIntegrityFailure as error:
         return error.reason
     except KeyStoreError as error:

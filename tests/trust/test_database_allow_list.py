@@ -14,8 +14,9 @@ from django.test.utils import CaptureQueriesContext
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListChange, AllowListSeal, Device, SealedModelError
-from amesh_django.trust import integrity, snapshot, triggers
-from amesh_django.trust.change import Lost
+from amesh_django.trust import SealedList, current, current_list, snapshot, triggers
+from amesh_django.trust.change import ConcurrentChange
+from amesh_django.trust.verified import Snapshot
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry, device_id
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, ControllerLimitReached, DeviceNotFound
@@ -35,7 +36,7 @@ def sql(statement: str, *values: Any) -> None:
 
 def reason_of_failure() -> str:
     with pytest.raises(AllowListIntegrityFailure) as caught:
-        snapshot.current()
+        current_list().snapshot()
     return caught.value.reason
 
 
@@ -56,33 +57,33 @@ def test_an_empty_list_knows_nobody(devices: DatabaseAllowList) -> None:
 def test_the_first_device_may_come_between_two_reads(
     devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch, in_transaction: bool
 ) -> None:
-    """The seal was read when there was none yet, the rows a moment later: that is no broken list."""
-    true, stale = snapshot.read_seal, [None]
+    """The seal was read when there was none yet, the rows a moment later. The list is not broken."""
+    true, stale = SealedList.read_seal, [None]
     devices.add(entry(1))
-    snapshot.reset()
-    monkeypatch.setattr(snapshot, "read_seal", lambda using: stale.pop() if stale else true(using))
-    monkeypatch.setattr(snapshot, "_reads_uncommitted", lambda connection: in_transaction)
-    assert entry(1).public_key in snapshot.current().by_key
+    current.reset()
+    monkeypatch.setattr(SealedList, "read_seal", lambda self: stale.pop() if stale else true(self))
+    monkeypatch.setattr(snapshot, "_reads_for_itself", lambda connection: in_transaction)
+    assert entry(1).public_key in current_list().snapshot().by_key
     assert not stale
 
 
 def test_another_thread_may_go_on_between_two_reads(
     devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It brings up the very snapshot that this thread was about to compare with the seal that it has just read."""
+    """It changes the very snapshot with which this thread was about to compare the seal that it has just read."""
     devices.add(entry(1))
-    snapshot.current()
-    true = snapshot.read_seal
+    current_list().snapshot()
+    true = SealedList.read_seal
 
-    def read(using: str) -> Any:
-        row = true(using)
+    def read(self: SealedList) -> Any:
+        row = true(self)
         monkeypatch.undo()
         devices.add(entry(2))
-        snapshot.current()
+        current_list().snapshot()
         return row
 
-    monkeypatch.setattr(snapshot, "read_seal", read)
-    assert entry(2).public_key in snapshot.current().by_key
+    monkeypatch.setattr(SealedList, "read_seal", read)
+    assert entry(2).public_key in current_list().snapshot().by_key
 
 
 def test_what_is_added_is_found(devices: DatabaseAllowList) -> None:
@@ -110,7 +111,7 @@ def test_a_revoked_device_keeps_its_row(devices: DatabaseAllowList) -> None:
     assert devices.count("controller") == 0
     row = Device.objects.get()
     assert (row.is_revoked, row.revoked_by, row.revoke_reason) == (True, "bob", "lost laptop")
-    assert snapshot.current().by_key[entry(1).public_key].revoked
+    assert current_list().snapshot().by_key[entry(1).public_key].revoked
     with pytest.raises(DeviceNotFound):
         devices.revoke(entry(1).device_id)
     assert [change.action for change in AllowListChange.objects.all()] == ["revoked", "added"]
@@ -119,12 +120,12 @@ def test_a_revoked_device_keeps_its_row(devices: DatabaseAllowList) -> None:
 def test_only_a_revoked_device_is_purged(devices: DatabaseAllowList) -> None:
     devices.add(entry(1))
     devices.add(entry(2))
-    with pytest.raises(AllowListError, match="Revoke it first"):
+    with pytest.raises(AllowListError, match="still trusted"):
         devices.purge(entry(1).device_id)
     devices.revoke(entry(1).device_id)
     devices.purge(entry(1).device_id)
     assert [row.device_id for row in Device.objects.all()] == [entry(2).device_id]
-    assert list(snapshot.current().by_key) == [entry(2).public_key]
+    assert list(current_list().snapshot().by_key) == [entry(2).public_key]
 
 
 def test_the_limit_of_controllers_holds(devices: DatabaseAllowList, settings: Any) -> None:
@@ -158,7 +159,7 @@ def test_many_are_added_at_once_and_none_is_revived(devices: DatabaseAllowList) 
 def test_a_database_that_returns_no_keys_of_many_rows(
     devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MySQL does not; the keys are part of what is sealed."""
+    """MySQL returns none; the keys are sealed too."""
     monkeypatch.setattr(type(connection.features), "can_return_rows_from_bulk_insert", False)
     devices.add(entry(1))
     devices.add_all([entry(n) for n in range(2, 9)])
@@ -190,7 +191,7 @@ def test_a_database_that_returns_no_keys_of_many_rows(
         "DELETE FROM amesh_allowlistseal",
     ],
 )
-def test_any_change_past_the_app_is_noticed_by_all(
+def test_any_change_outside_django_is_detected_by_all(
     devices: DatabaseAllowList, statement: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     get_user_model().objects.create_user("root")
@@ -198,11 +199,11 @@ def test_any_change_past_the_app_is_noticed_by_all(
     devices.add(entry(2, "target"))
     devices.add(entry(3))
     devices.revoke(entry(3).device_id)
-    snapshot.current()
+    current_list().snapshot()
     sql(statement)
     assert reason_of_failure() in ("rows_mismatch", "seal_mismatch", "seal_missing", "rolled_back")
     assert any(record.levelno == logging.CRITICAL for record in caplog.records)
-    snapshot.reset()  # as a process that starts now
+    current.reset()  # as a process that starts now
     reason_of_failure()
     report = devices.verify()
     assert not report.ok
@@ -217,7 +218,7 @@ def test_any_change_past_the_app_is_noticed_by_all(
     assert list(Device.objects.values()) == before
     devices.reseal(by="carol")
     assert devices.verify().ok
-    snapshot.current()
+    current_list().snapshot()
     devices.add(entry(4))
     assert devices.find(entry(4).public_key)
 
@@ -229,16 +230,17 @@ def test_the_report_names_what_differs(devices: DatabaseAllowList) -> None:
     sql("UPDATE amesh_device SET friendly_name = 'evil' WHERE friendly_name = 'one'")
     sql("DELETE FROM amesh_device WHERE friendly_name = 'two'")
     assert devices.verify().problems == [
-        f"{entry(1).device_id}: friendly_name is 'evil', sealed was 'one'.",
-        f"{entry(2).device_id}: removed past the app (role 'controller', name 'two').",
+        f"{entry(1).device_id}: friendly_name is 'evil', but was sealed as 'one'.",
+        f"{entry(2).device_id}: removed outside Django (role 'controller', name 'two').",
     ]
 
 
 @pytest.mark.parametrize(
-    ("damage", "mend"),
+    ("damage", "fix"),
     [
         ("UPDATE amesh_device SET public_key = x'00'", "DELETE FROM amesh_device"),
         ("UPDATE amesh_device SET added_at = '2026-99-99 00:00:00'", "DELETE FROM amesh_device"),
+        ("UPDATE amesh_device SET revoked_at = 'never'", "DELETE FROM amesh_device"),
         ("UPDATE amesh_device SET revision = 'x'", "DELETE FROM amesh_device"),
         ("UPDATE amesh_allowlistseal SET revision = 'x'", ""),
         ("UPDATE amesh_allowlistseal SET hmac = x'ff'", ""),
@@ -246,24 +248,24 @@ def test_the_report_names_what_differs(devices: DatabaseAllowList) -> None:
     ],
 )
 def test_what_sqlite_lets_into_a_column_is_a_failure_and_no_traceback(
-    devices: DatabaseAllowList, damage: str, mend: str
+    devices: DatabaseAllowList, damage: str, fix: str
 ) -> None:
     if connection.vendor != "sqlite":
         return  # PostgreSQL keeps it out
     devices.add(entry(1))
-    snapshot.current()
+    current_list().snapshot()
     sql(damage)
     for _ in range(2):
         assert reason_of_failure() in ("rows_mismatch", "seal_mismatch")
-        snapshot.reset()
+        current.reset()
     assert not devices.verify().ok
-    if mend:
+    if fix:
         with pytest.raises(AllowListError, match="SQL"):
             devices.reseal()
-        sql(mend)
+        sql(fix)
     devices.reseal()
     assert devices.verify().ok
-    snapshot.current()
+    current_list().snapshot()
 
 
 @pytest.mark.parametrize("what", ["verify", "reseal"])
@@ -272,24 +274,24 @@ def test_what_gets_in_the_way_of_a_check_is_tried_again(
 ) -> None:
     """A lock on SQLite, a serialization failure on PostgreSQL in REPEATABLE READ, a seal that another process made."""
     devices.add(entry(1))
-    trouble, true = [OperationalError("database is locked"), Lost()], integrity.lock_seal
+    trouble, true = [OperationalError("database is locked"), ConcurrentChange()], SealedList._lock_seal
 
-    def lock(using: str) -> Any:
+    def lock(self: SealedList) -> Any:
         if trouble:
             raise trouble.pop()
-        return true(using)
+        return true(self)
 
-    monkeypatch.setattr(integrity, "lock_seal", lock)
+    monkeypatch.setattr(SealedList, "_lock_seal", lock)
     getattr(devices, what)()
     assert not trouble
     assert devices.verify().ok
 
 
-def test_a_row_put_back_to_an_older_state_is_noticed(devices: DatabaseAllowList) -> None:
+def test_a_row_restored_to_an_older_state_is_detected(devices: DatabaseAllowList) -> None:
     devices.add(entry(1))
     old = Device.objects.values().get()
     devices.revoke(entry(1).device_id)
-    snapshot.current()
+    current_list().snapshot()
     sql(
         "UPDATE amesh_device SET revoked_at = NULL, revoked_by = '', revoke_reason = '', revision = %s", old["revision"]
     )
@@ -298,22 +300,22 @@ def test_a_row_put_back_to_an_older_state_is_noticed(devices: DatabaseAllowList)
 
 def test_a_change_that_is_undone_by_hand_heals(devices: DatabaseAllowList) -> None:
     devices.add(entry(1, name="one"))
-    snapshot.current()
+    current_list().snapshot()
     sql("UPDATE amesh_device SET friendly_name = 'evil'")
     reason_of_failure()
     sql("UPDATE amesh_device SET friendly_name = 'one'")
-    assert snapshot.current().by_key[entry(1).public_key].friendly_name == "one"
+    assert current_list().snapshot().by_key[entry(1).public_key].friendly_name == "one"
 
 
 def test_without_triggers_an_edit_takes_no_effect_and_a_new_process_refuses(devices: DatabaseAllowList) -> None:
     devices.add(entry(1, "target"))
-    snapshot.current()
+    current_list().snapshot()
     on = " ON amesh_device" if connection.vendor == "postgresql" else ""
     sql(f"DROP TRIGGER amesh_django_touched_update{on}")
     assert not triggers.installed("default")
     sql("UPDATE amesh_device SET role = 'controller'")
-    assert snapshot.current().by_key[entry(1).public_key].role == "target"
-    snapshot.reset()
+    assert current_list().snapshot().by_key[entry(1).public_key].role == "target"
+    current.reset()
     assert reason_of_failure() == "rows_mismatch"
     triggers.install("default")
     assert triggers.installed("default")
@@ -323,7 +325,7 @@ def test_an_older_list_with_a_good_seal_is_refused(devices: DatabaseAllowList) -
     devices.add(entry(1))
     rows, seals = list(Device.objects.values()), list(AllowListSeal.objects.values())
     devices.revoke(entry(1).device_id)
-    snapshot.current()
+    current_list().snapshot()
     sql("DELETE FROM amesh_deviceactivity")
     row, seal = rows[0], seals[0]
     sql("UPDATE amesh_device SET revoked_at = NULL, revoked_by = '', revision = %s", row["revision"])
@@ -332,17 +334,17 @@ def test_an_older_list_with_a_good_seal_is_refused(devices: DatabaseAllowList) -
     sql(f"UPDATE amesh_allowlistseal SET {', '.join(f'{n} = %s' for n in names)}", *(seal[n] for n in names))  # noqa: S608
     assert reason_of_failure() == "rolled_back"
     devices.reseal()
-    assert not snapshot.current().by_key[entry(1).public_key].revoked
+    assert not current_list().snapshot().by_key[entry(1).public_key].revoked
 
 
-def test_a_list_put_back_and_changed_to_the_same_revision_is_refused(
+def test_a_list_restored_and_changed_to_the_same_revision_is_rejected(
     devices: DatabaseAllowList, amesh_server: LocalDevice
 ) -> None:
-    """Else a revoked device would come back with the next change after a restored backup."""
+    """Otherwise a revoked device would come back with the next change after a backup was restored."""
     devices.add(entry(1))
     row, seal = Device.objects.values().get(), AllowListSeal.objects.values().get()
     devices.revoke(entry(1).device_id)
-    assert snapshot.current().by_key[entry(1).public_key].revoked
+    assert current_list().snapshot().by_key[entry(1).public_key].revoked
     sql("UPDATE amesh_device SET revoked_at = NULL, revoke_reason = ''")
     sql("UPDATE amesh_device SET revoked_by = '', revision = %s", row["revision"])
     names = [name for name in seal if name != "id"]
@@ -355,57 +357,57 @@ def test_a_list_put_back_and_changed_to_the_same_revision_is_refused(
     assert reason_of_failure() == "rolled_back"
     devices.revoke(entry(1).device_id)
     devices.reseal()
-    assert snapshot.current().by_key[entry(1).public_key].revoked
+    assert current_list().snapshot().by_key[entry(1).public_key].revoked
 
 
 def test_one_small_read_for_a_request_however_many_devices(devices: DatabaseAllowList) -> None:
     devices.add_all([entry(n) for n in range(50)])
-    snapshot.current()
+    current_list().snapshot()
     with CaptureQueriesContext(connection) as queries:
-        snapshot.current()
+        current_list().snapshot()
     assert [q["sql"].split(" FROM ")[1].split()[0].strip('"`') for q in queries.captured_queries] == [
         "amesh_allowlistseal"
     ]
     devices.set_permissions(entry(7).device_id, {"shell": True})
     with CaptureQueriesContext(connection) as queries:
-        snapshot.current()
+        current_list().snapshot()
     assert len(queries) == 2
 
 
 def test_a_rolled_back_change_leaves_no_trace(devices: DatabaseAllowList) -> None:
     devices.add(entry(1))
-    snapshot.current()
+    current_list().snapshot()
     with pytest.raises(RuntimeError), transaction.atomic():
         devices.revoke(entry(1).device_id)
         devices.add(entry(2))
-        assert snapshot.current().by_key[entry(1).public_key].revoked
-        assert entry(2).public_key in snapshot.current().by_key
+        assert current_list().snapshot().by_key[entry(1).public_key].revoked
+        assert entry(2).public_key in current_list().snapshot().by_key
         raise RuntimeError
-    assert not snapshot.current().by_key[entry(1).public_key].revoked
-    assert entry(2).public_key not in snapshot.current().by_key
+    assert not current_list().snapshot().by_key[entry(1).public_key].revoked
+    assert entry(2).public_key not in current_list().snapshot().by_key
 
 
 def test_a_function_that_was_rolled_back_once_is_believed_again(devices: DatabaseAllowList) -> None:
     """As a decorator, `atomic` is the same object at each call."""
 
     @transaction.atomic
-    def view(fails: bool) -> snapshot.Snapshot:
+    def view(fails: bool) -> Snapshot:
         if fails:
             devices.add(entry(1))
             raise RuntimeError
-        return snapshot.current()
+        return current_list().snapshot()
 
     devices.add(entry(2))
     with pytest.raises(RuntimeError):
         view(fails=True)
-    assert view(fails=False) is snapshot.current()
+    assert view(fails=False) is current_list().snapshot()
 
 
 def test_a_committed_change_holds(devices: DatabaseAllowList) -> None:
     with transaction.atomic():
         devices.add(entry(1))
-        assert entry(1).public_key in snapshot.current().by_key
-    assert entry(1).public_key in snapshot.current().by_key
+        assert entry(1).public_key in current_list().snapshot().by_key
+    assert entry(1).public_key in current_list().snapshot().by_key
 
 
 def test_devices_change_through_the_list_only(devices: DatabaseAllowList) -> None:
@@ -434,7 +436,7 @@ def test_a_mapped_user_is_sealed_and_cant_be_deleted(devices: DatabaseAllowList)
     user = get_user_model().objects.create_user("bob")
     devices.add(entry(1))
     devices.map_user(entry(1).device_id, user)
-    assert snapshot.current().by_key[entry(1).public_key].user_id == user.pk
+    assert current_list().snapshot().by_key[entry(1).public_key].user_id == user.pk
     with pytest.raises(ProtectedError):
         user.delete()
     devices.add(entry(1, name="refreshed"))
@@ -459,7 +461,7 @@ def test_the_seal_of_another_identity_is_refused(
         assert reason_of_failure() == "seal_mismatch"
         assert "made with this server's key" in DatabaseAllowList().verify().problems[0]
     lifecycle.reset()
-    snapshot.current()
+    current_list().snapshot()
 
 
 def test_hosts_share_a_secret_by_file(tmp_path: Any) -> None:

@@ -1,4 +1,4 @@
-"""Processes that change the sealed list at once, and processes that are killed while they do; SQLite and PostgreSQL."""
+"""Processes that change the sealed list at once, and processes that are killed meanwhile; on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.trust import keys, snapshot
+from amesh_django.trust import SealedList, current, current_list, keys
+from amesh_django.trust.verified import Snapshot
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry, device_id
 from tests.support.database_worker import WHEN, public_key
@@ -79,13 +80,11 @@ def first_device_of_another(
     postgres_database: dict[str, str], amesh_server: LocalDevice, django_db_blocker: DjangoDbBlocker
 ) -> Iterator[list[str]]:
     """On PostgreSQL: a process that adds the first device of all just after this one has seen that there is no seal."""
-    from amesh_django.trust import change
-
-    read_seal = change.read_seal
+    read_seal = SealedList.read_seal
     added = []
 
-    def read(using: str) -> Any:
-        row = read_seal(using)
+    def read(self: SealedList) -> Any:
+        row = read_seal(self)
         if row is None and not added:
             added.append(device_id(public_key("other", 0)))
             command = [sys.executable, "-m", "tests.support.database_worker", "add", "other", "1"]
@@ -93,7 +92,7 @@ def first_device_of_another(
         return row
 
     with django_db_blocker.unblock(), as_default(postgres_database), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(change, "read_seal", read)
+        patch.setattr(SealedList, "read_seal", read)
         yield added
 
 
@@ -114,21 +113,19 @@ def test_a_seal_that_comes_while_it_is_to_be_locked_is_locked(
     postgres_database: dict[str, str], amesh_server: LocalDevice, django_db_blocker: DjangoDbBlocker
 ) -> None:
     """On PostgreSQL: another process makes it after this one has found none to lock, and before it reads."""
-    from amesh_django.trust import change
+    read_seal, begun = SealedList.read_seal, []
 
-    read_seal, begun = change.read_seal, []
-
-    def read(using: str) -> Any:
+    def read(self: SealedList) -> Any:
         if not begun:
             begun.append(threading.Thread(target=add, args=("other",)))
             begun[0].start()
             begun[0].join()
-        return read_seal(using)
+        return read_seal(self)
 
     with django_db_blocker.unblock(), as_default(postgres_database), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(change, "read_seal", read)
+        patch.setattr(SealedList, "read_seal", read)
         with transaction.atomic():
-            row = change.lock_seal("default")
+            row = SealedList("default")._lock_seal()
             assert row is not None
             with closing(connection.copy()) as other, other.cursor() as cursor:
                 cursor.execute("SELECT id FROM amesh_allowlistseal FOR UPDATE SKIP LOCKED")
@@ -148,14 +145,14 @@ def test_after_a_change_that_was_undone_others_may_go_on_all_the_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On PostgreSQL: the lock of the list goes with the savepoint, the transaction does not."""
-    rebuild, seeds = snapshot.rebuild, iter("bc")
+    build, seeds = Snapshot.build, iter("bc")
 
     def go_on(*arguments: Any) -> Any:
         if seed := next(seeds, ""):
             others.append(threading.Thread(target=add, args=(seed,)))
             others[-1].start()
             others[-1].join(0.2 if seed == "c" else None)  # which waits for the lock, and comes later
-        return rebuild(*arguments)
+        return build(*arguments)
 
     others: list[threading.Thread] = []
     with django_db_blocker.unblock(), as_default(postgres_database):
@@ -164,8 +161,8 @@ def test_after_a_change_that_was_undone_others_may_go_on_all_the_time(
             with suppress(RuntimeError), transaction.atomic():
                 DatabaseAllowList().add(DeviceEntry.new(public_key("undone", 0), "undone", "target", added_at=WHEN))
                 raise RuntimeError
-            monkeypatch.setattr(snapshot, "rebuild", go_on)
-            assert snapshot.current().by_key.keys() >= {public_key("a", 0), public_key("b", 0)}
+            monkeypatch.setattr(Snapshot, "build", go_on)
+            assert current_list().snapshot().by_key.keys() >= {public_key("a", 0), public_key("b", 0)}
         for other in others:
             other.join()
         assert DatabaseAllowList().verify().ok
@@ -174,14 +171,14 @@ def test_after_a_change_that_was_undone_others_may_go_on_all_the_time(
 def test_keys_that_are_derived_while_all_is_forgotten(
     amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither thread waits for the other for ever."""
+    """Neither thread waits for the other forever."""
     forget, secret = threading.Thread(target=lifecycle.reset, daemon=True), keys._seal_secret
     derive = threading.Thread(target=keys.seal_keys, daemon=True)
 
-    def late() -> tuple[bytes, str]:
+    def late(device: LocalDevice | None = None) -> tuple[bytes, str]:
         forget.start()
         forget.join(0.1)  # it has come as far as it can
-        return secret()
+        return secret(device)
 
     monkeypatch.setattr(keys, "_seal_secret", late)
     derive.start()
@@ -204,7 +201,7 @@ def test_kill_9_leaves_the_old_or_the_new_list(start: Start, amesh_server: Any) 
         lines = process.communicate()[0].split()
         done[seed] = 1 + len([line for line in lines if line.isdigit()])
         with suppress(AttributeError):
-            snapshot.reset()
+            current.reset()
         assert DatabaseAllowList().verify().ok
         ids = {entry.device_id for entry in DatabaseAllowList().read()}
         for seed_, count in done.items():  # what was reported as done is there; at most one more

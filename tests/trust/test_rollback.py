@@ -1,4 +1,4 @@
-"""A list in the database that was put back, without a TPM: who notices, and what a person can do; SQLite and PostgreSQL."""
+"""An older list that was restored in the database, without a TPM; on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from django.db import connection, transaction
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal
-from amesh_django.trust import high_water, rollback, snapshot
+from amesh_django.trust import SealedList, current, current_list, high_water, rollback, snapshot
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry
 from authmesh.protocol.errors import AllowListIntegrityFailure, StorageError
@@ -40,9 +40,9 @@ def entry(number: int, role: Any = "controller") -> DeviceEntry:
 
 
 def reason() -> str:
-    """Why this process refuses the list."""
+    """Return why this process rejects the list."""
     with pytest.raises(AllowListIntegrityFailure) as caught:
-        snapshot.current()
+        current_list().snapshot()
     return caught.value.reason
 
 
@@ -52,7 +52,7 @@ def record(device: LocalDevice) -> dict[str, Any]:
 
 
 def noted(device: LocalDevice) -> dict[str, Any]:
-    """What the record says of the one database."""
+    """Return the high-water mark of the one database."""
     (found,) = record(device)["lists"].values()
     return dict(found)
 
@@ -68,19 +68,19 @@ def devices() -> DatabaseAllowList:
 
 
 @pytest.fixture
-def put_back(devices: DatabaseAllowList) -> Backup:
+def restored(devices: DatabaseAllowList) -> Backup:
     """A device was revoked, and the backup from before was restored."""
     devices.add(entry(1))
     backup = Backup()
     devices.revoke(entry(1).device_id)
     backup.restore()
-    snapshot.reset()
+    current.reset()
     return backup
 
 
 @pytest.mark.process
 def test_a_process_that_starts_later_refuses_it(
-    put_back: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
+    restored: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
 ) -> None:
     assert reason() == "rolled_back"
     assert look(default_database, amesh_server.path) == "rolled_back"
@@ -99,16 +99,16 @@ def test_a_process_that_starts_later_refuses_it(
 
 @pytest.mark.process
 def test_a_person_accepts_it(
-    put_back: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
+    restored: Backup, devices: DatabaseAllowList, default_database: dict[str, str], amesh_server: LocalDevice
 ) -> None:
     devices.reseal()
     assert is_newest(amesh_server)
-    assert not snapshot.current().by_key[entry(1).public_key].revoked
+    assert not current_list().snapshot().by_key[entry(1).public_key].revoked
     assert look(default_database, amesh_server.path) == "ok"
     devices.revoke(entry(1).device_id)
     assert devices.verify().ok
     assert look(default_database, amesh_server.path) == "ok"
-    put_back.restore()
+    restored.restore()
     assert look(default_database, amesh_server.path) == "rolled_back"
 
 
@@ -123,16 +123,16 @@ def test_a_change_is_noted_when_it_is_there_to_stay(devices: DatabaseAllowList, 
         devices.add(entry(3))
         raise RuntimeError
     assert is_newest(amesh_server)
-    snapshot.current()
+    current_list().snapshot()
 
 
 def test_an_empty_list_that_was_sealed_and_undone_was_never_there(devices: DatabaseAllowList) -> None:
     with pytest.raises(RuntimeError), transaction.atomic():
         devices.add_all([])
-        snapshot.current()
+        current_list().snapshot()
         raise RuntimeError
-    snapshot.reset()
-    assert not snapshot.current().by_key
+    current.reset()
+    assert not current_list().snapshot().by_key
     devices.add(entry(1))
 
 
@@ -143,10 +143,10 @@ def test_another_list_of_the_same_revision_is_refused(devices: DatabaseAllowList
     kept = (amesh_server.path / RECORD).read_text()
     backup.restore()
     (amesh_server.path / RECORD).unlink()  # as on another host, which does not know
-    snapshot.reset()
+    current.reset()
     devices.add(entry(2))
     (amesh_server.path / RECORD).write_text(kept)
-    snapshot.reset()
+    current.reset()
     assert reason() == "rolled_back"
     assert "same revision (2)" in devices.verify().problems[0]
 
@@ -155,30 +155,30 @@ def test_a_database_that_was_emptied_is_refused(devices: DatabaseAllowList, ames
     backup = Backup()  # of nothing
     devices.add(entry(1))
     backup.restore()
-    snapshot.reset()
+    current.reset()
     assert reason() == "rolled_back"
-    with pytest.raises(AllowListIntegrityFailure, match="older"):
+    with pytest.raises(AllowListIntegrityFailure, match="contains no list"):
         devices.add(entry(2))
     devices.reseal()
     devices.add(entry(2))
-    assert snapshot.current().revision > 1
+    assert current_list().snapshot().revision > 1
 
 
 @pytest.mark.process
-def test_an_idle_process_that_knows_the_very_list_that_was_put_back(
+def test_an_idle_process_that_knows_the_very_list_that_was_restored(
     devices: DatabaseAllowList,
     default_database: dict[str, str],
     amesh_server: LocalDevice,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     devices.add(entry(1))
-    snapshot.current()
+    current_list().snapshot()
     backup = Backup()
     assert new_process(default_database, amesh_server.path, "die", "before counting").returncode == 0  # no counter here
     assert noted(amesh_server)["revision"] == 2
     backup.restore()
     monkeypatch.setattr(snapshot, "_LOOK_SECONDS", 0.0)
-    snapshot._processes["default"].look_at = 0.0
+    current_list()._look_at = 0.0
     assert reason() == "rolled_back"
     assert reason() == "rolled_back"
 
@@ -191,7 +191,7 @@ def test_an_installation_from_before_goes_on(
     lifecycle.reset()
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="amesh_django.allow_list"):
-        snapshot.current()
+        current_list().snapshot()
     (line,) = [r for r in caplog.records if r.name == "amesh_django.allow_list"]
     assert (line.levelno, "Without a TPM" in line.getMessage()) == (logging.INFO, True)
     assert is_newest(amesh_server)
@@ -199,10 +199,10 @@ def test_an_installation_from_before_goes_on(
 
 
 @pytest.mark.parametrize("damage", ["{", "", "{}", '{"owner": 1}', "\udcff", "forged", "moved", "an older format"])
-def test_a_damaged_record_is_begun_anew_with_a_warning(
+def test_a_damaged_record_is_written_again_with_a_warning(
     devices: DatabaseAllowList, amesh_server: LocalDevice, caplog: pytest.LogCaptureFixture, damage: str
 ) -> None:
-    """Without a TPM it could have been removed as well: that is the limit of this, and documented."""
+    """Without a TPM it could as well have been removed: that is the documented limit."""
     devices.add(entry(1))
     found = record(amesh_server)
     if damage == "forged":
@@ -214,17 +214,17 @@ def test_a_damaged_record_is_begun_anew_with_a_warning(
     elif damage == "an older format":
         damage = json.dumps({**found, "lists": []})
     (amesh_server.path / RECORD).write_bytes(damage.encode("utf-8", "surrogateescape"))
-    snapshot.reset()
+    current.reset()
     caplog.clear()
-    snapshot.current()
-    assert any("begun anew" in r.getMessage() and r.levelno == logging.WARNING for r in caplog.records)
+    current_list().snapshot()
+    assert any("A new one will be written" in r.getMessage() and r.levelno == logging.WARNING for r in caplog.records)
     assert is_newest(amesh_server)
 
 
 def test_the_record_of_another_identity_says_nothing(
     devices: DatabaseAllowList, amesh_server: LocalDevice, settings: Any, tmp_path: Path
 ) -> None:
-    """Nor does a server whose secret another host knows: each has its own."""
+    """Nor does the one of another host with the same secret: each host has its own."""
     key = tmp_path / "seal.key"
     key.write_text("ab" * 32)
     key.chmod(0o600)
@@ -237,7 +237,7 @@ def test_the_record_of_another_identity_says_nothing(
     assert reason() == "seal_mismatch"
     devices.reseal()
     assert record(amesh_server)["owner"] == amesh_server.identity.device_id
-    snapshot.current()
+    current_list().snapshot()
 
 
 @pytest.mark.process
@@ -260,34 +260,34 @@ def test_two_hosts_with_a_shared_secret(
     assert look(default_database, other, env=env) == "ok"
     assert noted(amesh_server) == json.loads((other / RECORD).read_text())["lists"].popitem()[1]
     backup.restore()
-    snapshot.reset()
+    current.reset()
     assert reason() == look(default_database, other, env=env) == "rolled_back"
     devices.reseal()  # on one host
-    snapshot.current()
+    current_list().snapshot()
     assert look(default_database, other, env=env) == "ok"
     (amesh_server.path / RECORD).write_text((other / RECORD).read_text())  # one host's is nothing to the other
-    snapshot.reset()
-    snapshot.current()
+    current.reset()
+    current_list().snapshot()
     assert record(amesh_server)["owner"] != json.loads((other / RECORD).read_text())["owner"]
 
 
 def test_a_reseal_with_a_clock_that_is_wrong(
-    put_back: Backup, devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
+    restored: Backup, devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = noted(amesh_server)["revision"]
     monkeypatch.setattr("time.time_ns", lambda: 0)
     devices.reseal()
     assert noted(amesh_server)["revision"] == before + 1
-    snapshot.current()
+    current_list().snapshot()
 
 
 @pytest.mark.process
 def test_a_file_that_was_copied_back(
     devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str], tmp_path: Path
 ) -> None:
-    """The SQLite file; and together with the device directory, which without a TPM is the documented limit."""
+    """The SQLite file alone; and together with the device directory, which is the documented limit without a TPM."""
     if connection.vendor != "sqlite":
-        return  # of PostgreSQL the rows are put back, above
+        return  # on PostgreSQL the rows are restored, above
     database, copy = Path(default_database["NAME"]), tmp_path / "backup.sqlite3"
     devices.add(entry(1))
     connection.close()
@@ -310,8 +310,8 @@ def test_killed_between_the_change_and_the_note(
     done = new_process(default_database, amesh_server.path, "die", "before noting")
     assert done.returncode == -signal.SIGKILL
     assert noted(amesh_server)["revision"] == 1
-    snapshot.reset()
-    assert snapshot.current().revision == 2
+    current.reset()
+    assert current_list().snapshot().revision == 2
     assert is_newest(amesh_server)
     backup.restore()
     assert look(default_database, amesh_server.path) == "rolled_back"
@@ -334,13 +334,13 @@ def test_four_processes_leave_a_right_record(
         for seed in "abcd"
     ]
     for _ in range(20):
-        snapshot.current()
+        current_list().snapshot()
     for worker in workers:
         _, errors = worker.communicate(timeout=120)
         assert (worker.returncode, errors) == (0, "")
     assert AllowListSeal.objects.get().revision == 32
     assert is_newest(amesh_server)
-    snapshot.current()
+    current_list().snapshot()
     assert look(default_database, amesh_server.path) == "ok"
 
 
@@ -348,48 +348,48 @@ def test_a_list_that_was_read_before_others_went_on_is_not_taken_for_an_old_one(
     devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1))
-    stale = [snapshot.read_seal("default")]
+    stale = [current_list().read_seal()]
     devices.add(entry(2))
-    snapshot.reset()
-    true = snapshot.read_seal
-    monkeypatch.setattr(snapshot, "read_seal", lambda using: stale.pop() if stale else true(using))
-    assert snapshot.current().revision == 2
+    current.reset()
+    true = SealedList.read_seal
+    monkeypatch.setattr(SealedList, "read_seal", lambda self: stale.pop() if stale else true(self))
+    assert current_list().snapshot().revision == 2
 
 
 def test_others_go_on_all_the_time(
     devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1, "target"))
-    stale = [snapshot.read_seal("default")]
+    stale = [current_list().read_seal()]
     devices.add(entry(2, "target"))
-    snapshot.reset()
-    true, fresh, numbers = snapshot.read_seal, rollback._read_fresh, iter(range(3, 7))
+    current.reset()
+    true, committed, numbers = SealedList.read_seal, SealedList.read_committed_seal, iter(range(3, 7))
 
-    def go_on(using: str) -> Any:
-        row = fresh(using)
+    def go_on(self: SealedList) -> Any:
+        row = committed(self)
         if number := next(numbers, 0):
             devices.add(entry(number, "target"))
         return row
 
-    monkeypatch.setattr(snapshot, "read_seal", lambda using: stale.pop() if stale else true(using))
-    monkeypatch.setattr(rollback, "_read_fresh", go_on)
-    assert snapshot.current().by_key.keys() >= {entry(1).public_key, entry(2).public_key}
+    monkeypatch.setattr(SealedList, "read_seal", lambda self: stale.pop() if stale else true(self))
+    monkeypatch.setattr(SealedList, "read_committed_seal", go_on)
+    assert current_list().snapshot().by_key.keys() >= {entry(1).public_key, entry(2).public_key}
 
 
 @pytest.mark.parametrize("forged", [False, True])
-def test_a_newer_seal_that_stands_there_for_a_moment_is_no_excuse(
+def test_a_newer_seal_that_is_there_for_a_moment_is_no_excuse(
     devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch, forged: bool
 ) -> None:
     devices.add(entry(1))
     backup = Backup()
     devices.revoke(entry(1).device_id)
-    newest = snapshot.read_seal("default")
+    newest = current_list().read_seal()
     assert newest is not None
     if forged:
         newest = newest._replace(revision=99)
     backup.restore()
-    snapshot.reset()
-    monkeypatch.setattr(rollback, "_read_fresh", lambda using: newest)
+    current.reset()
+    monkeypatch.setattr(SealedList, "read_committed_seal", lambda self: newest)
     assert reason() == ("rolled_back" if forged else "rows_mismatch")
 
 
@@ -408,13 +408,13 @@ def test_a_transaction_that_began_before_the_others_went_on(
         AllowListSeal.objects.get()
         new_process(default_database, amesh_server.path, "die", "before counting")
         assert noted(amesh_server)["revision"] == 2
-        snapshot.reset()
-        assert snapshot.current().revision == 1
-        assert snapshot._processes["default"].snapshot is None
-    assert snapshot.current().revision == 2
+        current.reset()
+        assert current_list().snapshot().revision == 1
+        assert current_list()._snapshot is None
+    assert current_list().snapshot().revision == 2
 
 
-def test_where_nothing_can_be_written_nobody_is_locked_out(
+def test_requests_are_accepted_if_the_mark_cannot_be_written(
     devices: DatabaseAllowList,
     amesh_server: LocalDevice,
     monkeypatch: pytest.MonkeyPatch,
@@ -423,31 +423,31 @@ def test_where_nothing_can_be_written_nobody_is_locked_out(
     devices.add(entry(1))
     lock = amesh_server.path / ".lock"
     lock.unlink()
-    lock.mkdir()  # as root too is refused
+    lock.mkdir()  # which stops root too
     monkeypatch.setattr(snapshot, "_LOOK_SECONDS", 0.0)
     caplog.clear()
     for number in (2, 3):
         devices.add(entry(number))
-        snapshot.current()
-        snapshot.current()
+        current_list().snapshot()
+        current_list().snapshot()
     assert noted(amesh_server)["revision"] == 1
     (line,) = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert "A process that starts later does not notice" in line.getMessage()
-    snapshot.reset()
+    assert "A process that starts later cannot detect" in line.getMessage()
+    current.reset()
     backup = Backup()
     devices.add(entry(4))
-    snapshot.current()
+    current_list().snapshot()
     backup.restore()
     assert reason() == "rolled_back"  # this process has seen the newer one
     devices.reseal()
-    snapshot.current()
+    current_list().snapshot()
     lock.rmdir()
     lifecycle.reset()
-    snapshot.current()  # as soon as it can be written, it is
+    current_list().snapshot()  # as soon as it can be written, it is
     assert is_newest(amesh_server)
 
 
-def test_it_is_noted_later_where_it_could_not_be_written(
+def test_a_mark_that_could_not_be_written_is_written_later(
     devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*arguments: Any, **options: Any) -> None:
@@ -455,12 +455,12 @@ def test_it_is_noted_later_where_it_could_not_be_written(
 
     monkeypatch.setattr(high_water, "locked", refuse)
     devices.add(entry(1))
-    snapshot.current()
+    current_list().snapshot()
     monkeypatch.undo()
-    snapshot.current()
+    current_list().snapshot()
     assert not (amesh_server.path / RECORD).exists()
-    snapshot._processes["default"].look_at = 0.0
-    snapshot.current()
+    current_list()._look_at = 0.0
+    current_list().snapshot()
     assert is_newest(amesh_server)
 
 
@@ -468,20 +468,20 @@ def test_a_request_opens_no_file_while_nothing_changes(
     devices: DatabaseAllowList, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1))
-    snapshot.current()
+    current_list().snapshot()
     opened: list[Any] = []
     true: Callable[..., Any] = io.open
     monkeypatch.setattr(builtins, "open", lambda *a, **k: (opened.append(a), true(*a, **k))[1])
     monkeypatch.setattr(io, "open", lambda *a, **k: (opened.append(a), true(*a, **k))[1])
     for _ in range(10):
-        snapshot.current()
+        current_list().snapshot()
     assert opened == []
-    snapshot._processes["default"].look_at = 0.0
-    snapshot.current()  # nobody has noted anything: a look at the folder is enough
+    current_list()._look_at = 0.0
+    current_list().snapshot()  # no process has stored a mark: one stat is enough
     assert opened == []
     devices.add(entry(2))
     opened.clear()
-    snapshot.current()
+    current_list().snapshot()
     assert [Path(a[0]).name for a in opened] == [RECORD]
 
 
@@ -489,7 +489,7 @@ def test_what_a_database_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
     def name(**settings: object) -> str | None:
         connection = SimpleNamespace(vendor="postgresql", settings_dict={"NAME": "", "OPTIONS": {}, **settings})
         monkeypatch.setattr(rollback, "connections", {"default": connection})
-        return rollback._name("default")
+        return rollback.database_name("default")
 
     assert name(NAME="shop") == name(NAME="shop", HOST="elsewhere", OPTIONS={"service": "x"}) == "postgresql:shop"
     assert name(OPTIONS={"service": "one"}) != name(OPTIONS={"service": "two"})
@@ -502,14 +502,14 @@ def test_a_second_database_is_begun_with_a_warning(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     devices.add(entry(1))
-    monkeypatch.setattr(rollback, "_name", lambda using: "postgresql:copy")
-    snapshot.reset()
-    snapshot.current()
+    monkeypatch.setattr(rollback, "database_name", lambda using: "postgresql:copy")
+    current.reset()
+    current_list().snapshot()
     assert "sees the one of postgresql:copy for the first time" in caplog.text
     assert len(record(amesh_server)["lists"]) == 2
 
 
-def test_the_command_shows_it_and_accepts_it(put_back: Backup, amesh_server: LocalDevice) -> None:
+def test_the_command_shows_it_and_accepts_it(restored: Backup, amesh_server: LocalDevice) -> None:
     def call(*words: str) -> tuple[int, str]:
         out = io.StringIO()
         try:
@@ -520,13 +520,13 @@ def test_the_command_shows_it_and_accepts_it(put_back: Backup, amesh_server: Loc
 
     code, text = call()
     assert code == 1
-    assert "older (revision 1) than one that this server has seen (2)" in text
+    assert "older (revision 1) than one that this server has seen (revision 2)" in text
     assert f"  {entry(1).device_id} (caller) as controller" in text
     code, text = call("--json")
     assert (code, json.JSONDecoder().raw_decode(text)[0]["newest"]) == (1, {"revision": 2, "kept": "file"})
     code, text = call("--reseal", "--yes")
     assert code == 0
-    assert "Now revoke again what was revoked since." in text
+    assert "Now revoke again the devices that were revoked since." in text
     code, text = call()
     assert code == 0
     assert f"by {amesh_server.path / RECORD}. Without a TPM" in text

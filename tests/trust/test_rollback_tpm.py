@@ -1,4 +1,4 @@
-"""A list in the database that was put back, with a counter in the TPM: also together with the whole disk; real swtpm."""
+"""An older list that was restored in the database, with a counter in the TPM: also with the whole disk; real swtpm."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ import pytest
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal
-from amesh_django.trust import high_water, rollback, snapshot
-from amesh_django.trust.high_water import HighWater, Mark
-from amesh_django.trust.keys import seal_keys
+from amesh_django.trust import current, current_list, high_water, keys, rollback
+from amesh_django.trust.high_water import HighWater, Mark, Marks
 from authmesh.keystore.tpm import codes as tpm_codes
 from authmesh.keystore.tpm import counter as tpm_counter
 from authmesh.keystore.tpm.connection import Tpm
@@ -60,14 +59,14 @@ def test_a_counter_only_grows(counter: TpmCounter) -> None:
     first = counter.make()
     assert counter.make() == counter.read() == first
     counter.advance_to(first + 3)
-    counter.advance_to(first + 3)  # an answer got lost, and it is asked again
+    counter.advance_to(first + 3)  # a response was lost, and the request is repeated
     counter.advance_to(first)
     assert counter.read() == first + 3
     counter.remove()
     counter.remove()
     assert counter.read() is None
     assert counter.make() > first + 3
-    with pytest.raises(KeyStoreError, match="gone"):
+    with pytest.raises(KeyStoreError, match="is missing"):
         TpmCounter(counter._tcti, "nobody", PASSWORD).advance_to(1)
 
 
@@ -128,7 +127,7 @@ def test_a_counter_survives_a_restart_of_the_tpm() -> None:
         counter = TpmCounter(tpm.tcti, "am_x", PASSWORD)
         value = counter.make()
         tpm.stop(signal.SIGKILL)
-        with pytest.raises(KeyStoreError, match="does not answer"):
+        with pytest.raises(KeyStoreError, match="does not respond"):
             counter.read()
         tpm.start()
         assert counter.read() == value
@@ -137,7 +136,7 @@ def test_a_counter_survives_a_restart_of_the_tpm() -> None:
 
 
 def test_a_record_that_is_written_while_it_is_read_and_can_t_be_locked(counter: TpmCounter, tmp_path: Path) -> None:
-    """Others hold the lock all the time, or this process may not write there: the file and the counter are read apart."""
+    """Other processes hold the lock all the time, or this one may not write: file and counter are read one after the other."""
     writer, revisions = HighWater(tmp_path, b"k" * 32, "am_x", counter), [4, 3, 2]
     writer.remember("database", Mark(1, "seal"))
 
@@ -145,7 +144,7 @@ def test_a_record_that_is_written_while_it_is_read_and_can_t_be_locked(counter: 
         def _locked(self) -> Any:
             raise AllowListBusy("Another process holds the lock.")
 
-        def _read_file(self) -> high_water.Marks:
+        def _read_file(self) -> Marks:
             found = super()._read_file()
             if revisions:
                 writer.remember("database", Mark(revisions.pop(), "seal"))
@@ -156,12 +155,12 @@ def test_a_record_that_is_written_while_it_is_read_and_can_t_be_locked(counter: 
     kept = writer.path.read_text()
     writer.remember("database", Mark(5, "seal"))
     writer.path.write_text(kept)
-    with pytest.raises(AllowListIntegrityFailure, match="put back"):
+    with pytest.raises(AllowListIntegrityFailure, match="an old copy"):
         reader.load()
 
 
 def test_no_tpm_is_said(tmp_path: Path) -> None:
-    with pytest.raises(BackendUnavailable, match=r"A counter in a TPM 2\.0 says which list is the newest"):
+    with pytest.raises(BackendUnavailable, match="The counter that identifies the newest allow list"):
         TpmCounter("none", "am_x", PASSWORD).read()
 
 
@@ -194,7 +193,7 @@ def devices(home: Path) -> DatabaseAllowList:
 
 
 def counter_of(path: Path) -> TpmCounter:
-    found = rollback._lists(seal_keys())._counter
+    found = current_list()._high_water_file()._counter
     assert found is not None
     return found
 
@@ -211,9 +210,9 @@ def is_newest(path: Path) -> bool:
 
 
 def reason() -> str:
-    snapshot.reset()
+    current.reset()
     with pytest.raises(AllowListIntegrityFailure) as caught:
-        snapshot.current()
+        current_list().snapshot()
     return caught.value.reason
 
 
@@ -222,14 +221,14 @@ def test_each_change_counts(devices: DatabaseAllowList, home: Path) -> None:
     before = record(home)["counter"]
     for number in range(2, 5):
         devices.add(entry(number))
-        snapshot.current()
+        current_list().snapshot()
         assert is_newest(home)
     assert record(home)["counter"] == before + 3
     assert devices.memory().kept == "tpm"
     assert devices.verify().ok
 
 
-def test_the_list_put_back(devices: DatabaseAllowList, home: Path, default_database: dict[str, str]) -> None:
+def test_the_list_was_restored(devices: DatabaseAllowList, home: Path, default_database: dict[str, str]) -> None:
     devices.add(entry(1))
     backup = Backup()
     devices.revoke(entry(1).device_id)
@@ -240,14 +239,14 @@ def test_the_list_put_back(devices: DatabaseAllowList, home: Path, default_datab
     assert look(default_database, home) == "ok"
 
 
-def test_the_whole_disk_put_back(devices: DatabaseAllowList, home: Path, default_database: dict[str, str]) -> None:
+def test_the_whole_disk_was_restored(devices: DatabaseAllowList, home: Path, default_database: dict[str, str]) -> None:
     devices.add(entry(1))
     backup, text = Backup(), (home / RECORD).read_text()
     devices.revoke(entry(1).device_id)
     backup.restore()
     (home / RECORD).write_text(text)
     assert reason() == look(default_database, home) == "rolled_back"
-    with pytest.raises(AllowListIntegrityFailure, match="is not the newest one, says the counter"):
+    with pytest.raises(AllowListIntegrityFailure, match="is older than the counter in the TPM"):
         devices.add(entry(2))
     report = devices.verify()
     assert (report.reason, report.is_old, len(report.trusted)) == ("rolled_back", True, 1)
@@ -266,11 +265,11 @@ def test_after_that_an_unknown_database_is_refused_as_well(
     devices.add(entry(2))
     (home / RECORD).write_text(text)
     devices.reseal()
-    snapshot.current()
-    monkeypatch.setattr(rollback, "_name", lambda using: "postgresql:other")
+    current_list().snapshot()
+    monkeypatch.setattr(rollback, "database_name", lambda using: "postgresql:other")
     assert reason() == "rolled_back"
     devices.reseal()
-    snapshot.current()
+    current_list().snapshot()
     assert len(record(home)["lists"]) == 2
 
 
@@ -288,17 +287,17 @@ def test_what_was_lost_is_no_first_use(devices: DatabaseAllowList, home: Path, l
         file.write_text(json.dumps({**record(home), "owner": "am_x"}))
     if loss == "password":  # somebody puts a counter there that looks like ours
         TpmCounter(counter._tcti, counter._name, b"q" * 32).make()
-    if loss == "both":  # whoever can do that is root: the documented limit
-        snapshot.reset()
-        snapshot.current()
+    if loss == "both":  # only root can do that: the documented limit
+        current.reset()
+        current_list().snapshot()
         return
     assert reason() == "revision_lost"
     assert devices.verify().reason == "revision_lost"
     devices.reseal()
     assert is_newest(home)
-    snapshot.current()
-    snapshot.reset()
-    snapshot.current()
+    current_list().snapshot()
+    current.reset()
+    current_list().snapshot()
 
 
 def test_killed_before_the_counter_was_counted_up(
@@ -326,7 +325,7 @@ def test_a_record_that_was_never_counted_is_no_good_after_a_reseal(
     (home / RECORD).write_text("damaged")
     assert reason() == "revision_lost"
     devices.reseal()
-    snapshot.current()
+    current_list().snapshot()
     assert is_newest(home)
     backup.restore()
     (home / RECORD).write_text(text)
@@ -340,16 +339,15 @@ def test_killed_before_it_was_noted(devices: DatabaseAllowList, home: Path, defa
     assert is_newest(home)
 
 
-def test_without_the_tpm_nobody_is_let_in(
+def test_without_the_tpm_all_requests_are_rejected(
     devices: DatabaseAllowList, home: Path, default_database: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     devices.add(entry(1))
-    keys = seal_keys()
+    keys.seal_keys()  # a process that unsealed the key before
     monkeypatch.setenv("AMESH_TPM_TCTI", "none")
-    snapshot.reset()
-    monkeypatch.setattr(snapshot, "seal_keys", lambda: keys)  # of a process that unsealed it before
-    with pytest.raises(KeyStoreError, match="can't be used now: AMESH_TPM_TCTI says none"):
-        snapshot.current()
+    current.reset()
+    with pytest.raises(KeyStoreError, match="AMESH_TPM_TCTI is set to none"):
+        current_list().snapshot()
     assert look(default_database, home).startswith("backend_unavailable")
 
 
@@ -361,7 +359,7 @@ def test_a_counter_is_not_spent_where_nothing_can_be_written(
 
     monkeypatch.setattr(high_water, "atomic_write", refuse)
     devices.add(entry(1))
-    snapshot.current()
+    current_list().snapshot()
     assert counter_of(home).read() is None
 
 
@@ -400,7 +398,7 @@ def test_a_shared_secret_has_a_counter_of_its_own_and_may_be_changed(
         lifecycle.reset()
         assert reason() == "seal_mismatch"
         devices.reseal()
-        snapshot.current()
+        current_list().snapshot()
         devices.add(entry(number))
         assert is_newest(home)
         assert devices.memory().kept == "tpm"
@@ -409,7 +407,7 @@ def test_a_shared_secret_has_a_counter_of_its_own_and_may_be_changed(
 def test_an_identity_that_is_said_to_be_elsewhere_does_not_hide_the_counter(
     devices: DatabaseAllowList, home: Path, settings: Any, tmp_path: Path
 ) -> None:
-    """With a secret of several hosts nothing else needs the key: who can write files could say that there is no TPM."""
+    """With a shared secret nothing else needs the key: anyone who can write files could pretend that there is no TPM."""
     key = tmp_path / "seal.key"
     key.write_text("ab" * 32)
     key.chmod(0o600)
@@ -424,7 +422,7 @@ def test_an_identity_that_is_said_to_be_elsewhere_does_not_hide_the_counter(
     (home / "identity.json").write_text(json.dumps({**identity, "storageBackend": "encrypted-file"}))
     lifecycle.reset()
     assert reason() == "revision_lost"
-    with pytest.raises(AllowListIntegrityFailure, match=r"identity\.json says"):
+    with pytest.raises(AllowListIntegrityFailure, match=r"according to identity\.json"):
         devices.add(entry(2))
     (home / "identity.json").write_text(json.dumps(identity))
     lifecycle.reset()
@@ -439,5 +437,5 @@ def test_a_new_identity_frees_the_room(devices: DatabaseAllowList, home: Path, t
     lifecycle.reset()
     assert reason() == "seal_mismatch"
     devices.reseal()
-    snapshot.current()
+    current_list().snapshot()
     assert is_newest(home)

@@ -1,4 +1,4 @@
-"""Mutations of signed requests: what somebody on the way, or a careless client, could do to a header or a target."""
+"""Mutations of signed requests: changes that an attacker on the network or a careless client could make to header or target."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from authmesh.protocol.keys import GROUP_ORDER
 
 Mutation = Callable[[str], str]
 
-# Quotes, separators, blanks, controls, digits and letters of other alphabets, and what Unicode folds to ASCII.
+# Quotes, separators, blanks, controls, digits and letters of other alphabets, and characters that Unicode folds to ASCII.
 _CHARS = st.sampled_from(
     "\"'=,;: +-_/\\.%&?#@*()[]{}<>|^`~!$\t\r\n\x00\x0b\x7f\x85\xa0AZaz0189Gv\u00e9\u0661\uff1d\u201c\u017f\u212a\u2028\ufeff\U0001f600"
 )
@@ -20,7 +20,7 @@ _PLACE = st.integers(0, 400)
 
 
 def text() -> st.SearchStrategy[Mutation]:
-    """One small change anywhere."""
+    """Return a strategy of small changes at any place."""
     return st.one_of(
         st.builds(_replace, _PLACE, _CHARS),
         st.builds(_insert, _PLACE, _CHARS),
@@ -94,7 +94,7 @@ def written(found: Mapping[str, str]) -> str:
 
 
 def header(other: str) -> st.SearchStrategy[Mutation]:
-    """A change of a header; `other` is one that another device signed for another request."""
+    """Return a strategy of changes of a header. `other` is the header of another device for another request."""
     theirs = members(other)
     return st.one_of(
         text(),
@@ -157,7 +157,7 @@ def _bit(name: str, place: int) -> Mutation:
 
 
 def _slack(name: str, bits: int) -> Mutation:
-    """The same bytes to a lax decoder: other bits in the last character, which no byte needs."""
+    """Change the unused bits of the last character: a lax decoder returns the same bytes."""
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
     def changed(old: str) -> str:
@@ -180,7 +180,7 @@ def _spelling(name: str, how: str) -> Mutation:
 
 
 def _high_s(old: str) -> str:
-    """The other signature of the same message by the same key, which anybody can compute."""
+    """Replace the signature by the other valid one of the same message and key, which anyone can compute."""
     found = members(old)
     raw = _bytes(found["sig"])
     s = GROUP_ORDER - int.from_bytes(raw[32:], "big")
@@ -193,7 +193,7 @@ _HEX = re.compile(r"%([0-9A-Fa-f]{2})")
 
 
 def target() -> st.SearchStrategy[Mutation]:
-    """A change of a request target."""
+    """Return a strategy of changes of a request target."""
     pieces = [
         "/",
         "/.",

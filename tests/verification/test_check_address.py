@@ -1,4 +1,4 @@
-"""The check address that the app offers: what a device is told, and who is told nothing."""
+"""The check address: the answer to a trusted device, and the rejection of everyone else."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ MIDDLEWARE = ["amesh_django.middleware.AmeshMiddleware"]
 Trust = Callable[..., EphemeralDevice]
 
 
-def test_it_is_where_doctor_looks_for_it() -> None:
+def test_the_url_is_the_one_that_doctor_requests() -> None:
     assert reverse("amesh_django:check") == CHECK_PATH
 
 
 @pytest.mark.parametrize("middleware", [[], MIDDLEWARE])
 @pytest.mark.parametrize("method", ["get", "post"])
-def test_a_device_is_told_how_it_is_known(amesh_trust: Trust, middleware: list[str], method: str) -> None:
+def test_the_answer_describes_the_device(amesh_trust: Trust, middleware: list[str], method: str) -> None:
     device = amesh_trust(permissions={"shell": True})
     with override_settings(MIDDLEWARE=middleware):
         answer = getattr(AmeshClient(device, enforce_csrf_checks=True), method)(CHECK_PATH)
@@ -51,7 +51,7 @@ def test_head_and_other_methods(amesh_client: AmeshClient) -> None:
     assert amesh_client.delete(CHECK_PATH).status_code == 405
 
 
-def test_others_are_told_nothing(amesh_trust: Trust, amesh_server: Any) -> None:
+def test_other_callers_get_no_answer(amesh_trust: Trust, amesh_server: Any) -> None:
     revoked = amesh_trust()
     DatabaseAllowList().revoke(revoked.identity.device_id)
     target = amesh_trust(role="target")
@@ -66,7 +66,7 @@ def test_others_are_told_nothing(amesh_trust: Trust, amesh_server: Any) -> None:
         assert "no-store" in answer["Cache-Control"]
 
 
-def test_a_list_that_does_not_hold_is_500(amesh_client: AmeshClient, settings: Any) -> None:
+def test_a_broken_list_is_500(amesh_client: AmeshClient, settings: Any) -> None:
     settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILE": "/nowhere"}
     lifecycle.reset()
     answer = amesh_client.get(CHECK_PATH)
@@ -77,11 +77,11 @@ def test_a_list_that_does_not_hold_is_500(amesh_client: AmeshClient, settings: A
 @pytest.mark.parametrize(
     "value", [None, [], "text", {}, {"deviceId": 1, "friendlyName": "", "role": ""}, {"error": "unauthorized"}]
 )
-def test_other_answers_are_none_of_a_check_address(value: Any) -> None:
+def test_other_bodies_are_not_answers_of_a_check_address(value: Any) -> None:
     with pytest.raises(InvalidInput):
         CheckAnswer.from_json(value)
 
 
-def test_members_to_come_do_no_harm() -> None:
+def test_unknown_members_are_ignored() -> None:
     known = CheckAnswer("am_x", "laptop", "controller", {"shell": True})
     assert CheckAnswer.from_json({**known.to_json(), "more": 1}) == known

@@ -1,4 +1,4 @@
-"""The REST framework class and permissions, in process; the same over real servers stands in test_wire_*."""
+"""The REST framework classes, in process. test_wire_* tests them on real servers."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_mapped_user(amesh_api_client: AmeshAPIClient, amesh_device: Ephemeral
     assert response["WWW-Authenticate"] == "AuthMesh"
 
 
-def test_without_our_header_the_next_class_gets_its_turn(amesh_server: Any) -> None:
+def test_a_request_without_our_header_is_left_to_the_next_class(amesh_server: Any) -> None:
     get_user_model().objects.create_user("carol", password="pw")
     client = APIClient()
     assert client.get("/who/").status_code == 401
@@ -90,7 +90,7 @@ def test_without_our_header_the_next_class_gets_its_turn(amesh_server: Any) -> N
 
 
 @pytest.mark.parametrize("value", ["AuthMesh x", "authmesh v=1", "AUTHMESH", "AuthMesh"])
-def test_a_header_meant_for_us_is_refused_by_us(amesh_server: Any, value: str) -> None:
+def test_a_malformed_header_of_our_scheme_is_rejected(amesh_server: Any, value: str) -> None:
     response = APIClient().get("/who/", HTTP_AUTHORIZATION=value)
     assert (response.status_code, response.json()) == (400, {"error": "malformed_header"})
 

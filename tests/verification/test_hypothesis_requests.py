@@ -1,7 +1,6 @@
-"""A hundred thousand mutated headers and targets: none is let in that a view would read differently, none is a 500.
+"""A hundred thousand mutated headers and targets: none is accepted that a view would read in another way, and none is a 500.
 
-Which mutations change nothing is defined here, from protocol.md and by what Django's own parser reads, never by asking the
-code under test.
+This module decides from protocol.md and with Django's own parser which mutations change nothing, never with the code under test.
 """
 
 from __future__ import annotations
@@ -28,23 +27,23 @@ from amesh_django.verification import Verifier
 from amesh_django.verification import request as http
 from authmesh.protocol import RequestError
 from tests.verification import mutations
-from tests.verification.wire import Signer
+from tests.verification.wire import Caller
 
 pytestmark = [pytest.mark.slow, pytest.mark.unversioned]
 
 NOW = 1_800_000_000
-#: How many mutations must be refused, of headers and again of targets; and how many of one request.
+#: Number of mutations that must be rejected, of headers and of targets; and number of mutations of one request.
 WANTED, BATCH = 50_000, 200
-#: How many of each go through all of Django.
+#: Number of mutations of each that go through all of Django.
 WHOLE = 4_000
 
-LAPTOP, PHONE = (Signer(name, hashlib.sha256(name.encode()).digest()) for name in ("laptop", "phone"))
+LAPTOP, PHONE = (Caller(name, hashlib.sha256(name.encode()).digest()) for name in ("laptop", "phone"))
 OTHER = PHONE.header("PUT", "/other", b"other", ts=NOW, nonce="o" * 22)
 
 
 @dataclass(frozen=True)
 class Trusted:
-    """A device as the verifier asks for it."""
+    """A device in the allow list, as the verifier needs it."""
 
     device_id: str
     friendly_name: str
@@ -56,7 +55,7 @@ class Trusted:
 
 
 class Forgetful:
-    """Remembers no nonce, so that no wrong acceptance hides behind a replay."""
+    """Accepts every nonce, so that a replay error never hides a wrong acceptance."""
 
     def record(self, device_id: str, nonce: str, seconds: int) -> bool:
         return True
@@ -68,7 +67,7 @@ VERIFIER = Verifier(lookup=TRUSTED.get, nonces=Forgetful(), clock=lambda: NOW)
 
 @dataclass(frozen=True)
 class Signed:
-    """A good request."""
+    """A valid request."""
 
     method: str
     target: str
@@ -76,7 +75,7 @@ class Signed:
     header: str
 
 
-# --- good requests --------------------------------------------------------------------------------------------------
+# --- valid requests --------------------------------------------------------------------------------------------------
 
 _TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=6)
 _SEGMENT = st.one_of(
@@ -100,7 +99,7 @@ def requests(draw: st.DrawFn) -> Signed:
     return Signed(method, target, body, LAPTOP.header(method, target, body, ts=ts))
 
 
-# --- what changes nothing -------------------------------------------------------------------------------------------
+# --- mutations that change nothing -------------------------------------------------------------------------------------------
 
 _PAIR_TEXT = r'(v|id|ts|nonce|sig)="([^"]+)"'
 #: protocol.md §2, and the README beside the vectors: `AuthMesh` 1*SP pair *( *SP "," *SP pair ).
@@ -108,7 +107,7 @@ _GRAMMAR = re.compile(f"AuthMesh +{_PAIR_TEXT}(?: *, *{_PAIR_TEXT}){{4}}")
 
 
 def header_means(header: str) -> dict[str, str] | None:
-    """What a header says; keys and signatures in one of their spellings. None for one that says nothing."""
+    """Return the members of a header, with keys and signatures in one encoding, or None if it is malformed."""
     if len(header) > 1024 or not _GRAMMAR.fullmatch(header):
         return None
     pairs = re.findall(_PAIR_TEXT, header)
@@ -124,7 +123,7 @@ _plain = re.compile(r"/[!\"$-\[\]-~]*").fullmatch
 
 
 def target_means(target: str) -> tuple[str, dict[str, list[Any]]]:
-    """What a view reads: the path to the letter, and Django's own reading of the query."""
+    """Return what a view reads: the exact path, and the query as Django parses it."""
     path, _, query = target.partition("?")
     return path, dict(QueryDict(query.encode("utf-8", "surrogatepass"), encoding="utf-8").lists())
 
@@ -133,7 +132,7 @@ def target_means(target: str) -> tuple[str, dict[str, list[Any]]]:
 
 
 def verdict(request: Signed, *, target: str | None = None, header: str | None = None) -> str:
-    """`accepted`, or the code of a refusal; whatever else comes out would be a 500."""
+    """Return `accepted`, or the code of the rejection. Any other exception would be a 500."""
     target, header = request.target if target is None else target, request.header if header is None else header
     try:
         VERIFIER.verify(request.method, target, header, lambda: hashlib.sha256(request.body).hexdigest())
@@ -144,7 +143,7 @@ def verdict(request: Signed, *, target: str | None = None, header: str | None = 
 
 
 class Batch:
-    """Mutations of one request; their names would fill pages when a test fails."""
+    """Mutations of one request, with a short repr for failing tests."""
 
     def __init__(self, mutations: list[mutations.Mutation]) -> None:
         self.mutations = mutations
@@ -153,13 +152,13 @@ class Batch:
 def hammered(
     strategy: st.SearchStrategy[mutations.Mutation], judge: Callable[[Signed, str | None], str], wanted: int
 ) -> Counter[str]:
-    """Judge mutations until at least `wanted` of them were refused; how often each verdict came out.
+    """Judge mutations until at least `wanted` of them were rejected. Return how often each verdict occurred.
 
-    `judge` gets a request and the mutation of its part, and returns the verdict, or "" for one that changes nothing.
+    `judge` takes a request and a mutation of it, and returns the verdict, or "" for a mutation that changes nothing.
     """
     tried: Counter[str] = Counter()
 
-    # Two fifths more, because some mutations change nothing. No shrinking: the assertion names the one that matters.
+    # Two fifths more, because some mutations change nothing. No shrinking: the assertion names the mutated value.
     @settings(
         max_examples=wanted * 7 // 5 // BATCH,
         deadline=None,
@@ -202,12 +201,12 @@ def judge_target(request: Signed, mutation: mutations.Mutation | None) -> str:
     return found
 
 
-def test_mutated_headers_are_refused() -> None:
+def test_mutated_headers_are_rejected() -> None:
     tried = hammered(mutations.header(OTHER), judge_header, WANTED)
     assert {"malformed_header", "unauthorized", "unsupported_version", "missing_header"} <= {*tried}
 
 
-def test_mutated_targets_are_refused() -> None:
+def test_mutated_targets_are_rejected() -> None:
     tried = hammered(mutations.target(), judge_target, WANTED)
     assert {*tried} <= {"unauthorized", ""}
 
@@ -223,7 +222,7 @@ urlpatterns = [re_path(r"(?s:.*)", answer)]
 
 
 def environ(request: Signed, target: str, header: str) -> dict[str, Any]:
-    """What gunicorn hands over; what is not ASCII as the bytes of the wire."""
+    """Return the environment that gunicorn passes to Django. Non-ASCII text is the bytes of the wire."""
     raw = target.encode().decode("latin-1")
     path, _, query = raw.partition("?")
     return {
@@ -241,7 +240,7 @@ def environ(request: Signed, target: str, header: str) -> dict[str, Any]:
 
 @pytest.fixture
 def whole(db: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Signed, str, str], str]]:
-    """The verdict of all of Django on a request."""
+    """A function that returns the verdict of all of Django on a request."""
     monkeypatch.setattr(http, "default_verifier", lambda: VERIFIER)
     with override_settings(
         ROOT_URLCONF=__name__, MIDDLEWARE=["amesh_django.middleware.AmeshMiddleware"], ALLOWED_HOSTS=["127.0.0.1"]

@@ -1,4 +1,4 @@
-"""Nonce stores: atomic, never too forgetful, and closed when they can't tell."""
+"""Nonce stores: atomic, they forget no live nonce, and they fail closed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from django.core.cache import caches
 from redis import Redis as Client
 
-from amesh_django.verification.nonces import CacheNonceStore, LocalNonceStore, store_for
+from amesh_django.verification.nonces import CacheNonceStore, store_for
+from authmesh.nonces import InMemoryNonceStore
 from authmesh.protocol.errors import NonceStoreUnavailable
 from tests.support.services import Redis
 
@@ -23,9 +24,9 @@ class Clock:
         return self.now
 
 
-def test_a_nonce_is_new_once_until_its_time_is_up() -> None:
+def test_a_nonce_is_new_once_until_it_expires() -> None:
     clock = Clock()
-    store = LocalNonceStore(clock=clock)
+    store = InMemoryNonceStore(clock=clock)
     assert store.record("am_a", "n", 61)
     assert not store.record("am_a", "n", 61)
     assert store.record("am_b", "n", 61)
@@ -36,14 +37,14 @@ def test_a_nonce_is_new_once_until_its_time_is_up() -> None:
 
 
 def test_local_memory_forgets_no_live_nonce() -> None:
-    store = LocalNonceStore()
+    store = InMemoryNonceStore()
     assert all(store.record("am_a", str(n), 61) for n in range(5000))
     assert not any(store.record("am_a", str(n), 61) for n in range(5000))
 
 
-def test_local_memory_full_of_live_nonces_refuses_and_recovers() -> None:
+def test_a_full_local_memory_rejects_until_nonces_expire() -> None:
     clock = Clock()
-    store = LocalNonceStore(clock=clock, capacity=3)
+    store = InMemoryNonceStore(clock=clock, capacity=3)
     assert all(store.record("am_a", str(n), 61) for n in range(3))
     with pytest.raises(NonceStoreUnavailable):
         store.record("am_a", "4", 61)
@@ -53,7 +54,7 @@ def test_local_memory_full_of_live_nonces_refuses_and_recovers() -> None:
 
 
 def test_a_local_memory_cache_is_replaced_by_one_that_does_not_cull() -> None:
-    assert isinstance(store_for("default"), LocalNonceStore)
+    assert isinstance(store_for("default"), InMemoryNonceStore)
 
 
 @pytest.mark.parametrize("backend", [DJANGO_REDIS, "django.core.cache.backends.redis.RedisCache"])
@@ -70,7 +71,7 @@ def test_redis(redis: Redis, settings: Any, backend: str) -> None:
 
 @pytest.mark.parametrize("ignore", [False, True])
 @pytest.mark.parametrize("backend", [DJANGO_REDIS, "django.core.cache.backends.redis.RedisCache"])
-def test_redis_down_is_an_outage_and_no_replay(redis: Redis, settings: Any, backend: str, ignore: bool) -> None:
+def test_redis_down_is_an_outage_not_a_replay(redis: Redis, settings: Any, backend: str, ignore: bool) -> None:
     options = {"IGNORE_EXCEPTIONS": ignore} if backend == DJANGO_REDIS else {}
     settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": redis.url, "OPTIONS": options}}
     store = store_for("default")

@@ -1,4 +1,4 @@
-"""Whole requests that the reference judged (tests/vectors/verify.json), through the verifier and through Django."""
+"""Whole requests with the verdicts of the reference (vectors/verify.json), through the verifier and through Django."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.verification import Verifier
 from amesh_django.verification import request as http
 from amesh_django.verification.lookup import database_lookup
-from amesh_django.verification.nonces import LocalNonceStore
 from amesh_django.verification.types import Lookup
+from authmesh.nonces import InMemoryNonceStore
 from authmesh.protocol import CONTROLLER, DeviceEntry, InvalidInput, RequestError, open_document
 from tests.support.directories import VECTORS
 
@@ -33,7 +33,7 @@ Verdict = tuple[int, str | None]
 UNAUTHORIZED, CLOCK, GOOD = (401, "unauthorized"), (401, "timestamp_out_of_range"), (200, None)
 MALFORMED = (400, "malformed_header")
 
-#: What ours answers where it does better than the reference (the README beside the vectors says why).
+#: Our verdicts where they differ from the reference on purpose. The README of the vectors has the reasons.
 OURS: dict[str, list[Verdict]] = {
     **{
         f"ts_{what}": [MALFORMED]
@@ -43,12 +43,12 @@ OURS: dict[str, list[Verdict]] = {
     "id_base64url_not_matched_by_string": [GOOD],
     "nonce_shared_across_devices": [GOOD, GOOD],
     "nonce_burned_by_bad_signature": [UNAUTHORIZED, GOOD],
-    # The signature is good, so the device is told that its clock is off.
+    # The signature is valid, so the answer says that the clock of the device is wrong.
     "nonce_not_burned_by_stale_ts": [CLOCK, GOOD],
     "replay_until_expiry": [GOOD, UNAUTHORIZED, UNAUTHORIZED, CLOCK],
-    # Django refuses the host before anybody asks who signed.
+    # Django rejects the host before the request is verified.
     "host_garbage_next_err": [(400, None)],
-    # Nothing is normalised: the reference signed another spelling for all other `url_` cases, or the target has two readings.
+    # Targets are not normalized: in all other `url_` cases, the reference signed another spelling, or the target is ambiguous.
     **{
         tag: [UNAUTHORIZED]
         for tag in CASES
@@ -57,11 +57,11 @@ OURS: dict[str, list[Verdict]] = {
         not in ("url_pct_kept", "url_quote_in_query", "url_empty_query", "url_semicolon_params", "url_bad_pct_kept")
     },
 }
-#: The window is too short for the clock skew: a system-check error, and no verifier.
+#: The window is too short for the clock skew: a system-check error, and the verifier raises.
 IMPOSSIBLE = "window_shorter_than_skew_replayable"
-#: The reference's limit on bodies, unless the case has another.
+#: The body limit of the reference, unless the case has another one.
 LIMIT = 1 << 20
-#: Body limits and hosts are not the verifier's business.
+#: Cases about body limits and hosts, which the verifier does not check.
 ONLY_DJANGO = {"body_too_large", "content_length_too_large", "host_garbage_next_err"}
 
 
@@ -81,7 +81,7 @@ def entries() -> list[DeviceEntry]:
 
 @dataclass(frozen=True)
 class Trusted:
-    """An entry of the sealed file, as the verifier asks for it."""
+    """An entry of the sealed file, as the verifier needs it."""
 
     device_id: str
     friendly_name: str
@@ -100,7 +100,7 @@ def file_lookup() -> Lookup:
 
 
 class Clock:
-    """Unix seconds that the case sets."""
+    """A clock that each case sets, in Unix seconds."""
 
     now = 0.0
 
@@ -109,7 +109,7 @@ class Clock:
 
 
 def verifier(clock: Clock, lookup: Lookup) -> Verifier:
-    return Verifier(lookup=lookup, nonces=LocalNonceStore(clock=clock), clock=clock)
+    return Verifier(lookup=lookup, nonces=InMemoryNonceStore(clock=clock), clock=clock)
 
 
 def hash_of(body: bytes) -> Callable[[], str]:
@@ -138,10 +138,12 @@ def test_verifier(tag: str) -> None:
                 assert found == request["expected"]["auth_mesh"]
 
 
-def test_a_window_shorter_than_the_skew_is_impossible() -> None:
+def test_a_window_shorter_than_the_skew_is_an_error() -> None:
     with pytest.raises(InvalidInput, match="twice the clock skew"):
         Verifier(
-            lookup=file_lookup(), nonces=LocalNonceStore(), nonce_window=CASES[IMPOSSIBLE]["opts"]["nonceWindowSeconds"]
+            lookup=file_lookup(),
+            nonces=InMemoryNonceStore(),
+            nonce_window=CASES[IMPOSSIBLE]["opts"]["nonceWindowSeconds"],
         )
 
 
@@ -164,7 +166,7 @@ urlpatterns = [re_path(r"(?s:.*)", answer)]
 
 
 def environ(request: dict[str, Any]) -> dict[str, Any]:
-    """What gunicorn makes of the request; the target as the bytes of the request line, whatever they are."""
+    """Return the environment that gunicorn passes to Django. The target is the bytes of the request line."""
     raw = request["url"].encode().decode("latin-1")
     path, _, query = raw.partition("?")
     body = base64.b64decode(request["body_b64"])
@@ -190,7 +192,7 @@ def environ(request: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture
 def django_app(db: None, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Calls the app with a request of a case, at the time that the case names."""
+    """A function that sends a request of a case to the app, at the time of the case."""
     settings.ROOT_URLCONF = __name__
     settings.MIDDLEWARE = ["amesh_django.middleware.AmeshMiddleware", "django.middleware.csrf.CsrfViewMiddleware"]
     settings.ALLOWED_HOSTS = ["*"]
@@ -231,5 +233,5 @@ def test_django(django_app: Callable[[dict[str, Any]], tuple[int, Any]], setting
             assert (status, found["error"] if found else None) == verdict
 
 
-def test_the_list_of_the_vectors_is_what_is_looked_up() -> None:
+def test_the_list_of_the_vectors_has_two_controllers() -> None:
     assert [entry.role for entry in entries()].count(CONTROLLER) == 2

@@ -1,4 +1,4 @@
-"""Bodies of every kind over HTTP: what is verified is what the view gets, whatever the client says about its length."""
+"""Bodies of every kind over HTTP: the view gets the verified body, whatever length the client declares."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ BINARY = bytes(range(256)) * 300
 FORM, FORM_BODY = "application/x-www-form-urlencoded", "name=Käthe+B%C3%B6ll&tag=1&tag=2&empty=".encode()
 
 MEBIBYTE = 1 << 20
-#: How much a server process may grow while an upload of 200 MB goes through it.
+#: Maximum growth of a server process during an upload of 200 MB.
 GROWTH = 60 * MEBIBYTE
 
 
-#: runserver hands no chunks on.
+#: Servers that support chunked bodies; runserver does not.
 CHUNKED = [name for name in SERVERS if name != "runserver"]
 
 
@@ -70,28 +70,28 @@ def test_bodies_reach_the_view(wire: Wire, kind: str, door: str) -> None:
     assert found["data"] == document if door == "/drf" else found["body"] == {"length": len(raw), "sha256": sha256(raw)}
 
 
-def test_chunks_that_runserver_does_not_hand_on_are_refused(wire: Wire) -> None:
+def test_chunked_bodies_are_rejected_by_runserver(wire: Wire) -> None:
     for door in DOORS:
         answer = signed(wire.server("runserver"), wire.laptop, "POST", door, body=b"hello", chunked=True)
         assert (answer.status, answer.error) == (401, "unauthorized")
 
 
 @pytest.mark.parametrize("kind", CHUNKED)
-def test_chunks_over_the_limit_are_refused(wire: Wire, kind: str) -> None:
+def test_chunked_bodies_over_the_limit_are_rejected(wire: Wire, kind: str) -> None:
     for door in DOORS:
         answer = signed(wire.server(kind), wire.laptop, "POST", door, body=bytes(LIMIT + 1), chunked=True)
         assert (answer.status, answer.error) == (413, "payload_too_large")
 
 
 @pytest.mark.parametrize("kind", ["gunicorn", "runserver"])
-def test_a_declared_length_over_the_limit_is_refused_before_the_body_comes(wire: Wire, kind: str) -> None:
+def test_a_declared_length_over_the_limit_is_rejected_before_the_body_arrives(wire: Wire, kind: str) -> None:
     for door in DOORS:
         headers = {"Authorization": wire.laptop.header("POST", door), "Content-Length": str(10**12)}
         answer = exchange(wire.server(kind).port, [head("POST", door, headers)], seconds=5)
         assert (answer.status, answer.error) == (413, "payload_too_large")
 
 
-# --- a client that lies about the length ----------------------------------------------------------------------------
+# --- a client that declares a wrong length ----------------------------------------------------------------------------
 
 
 def claim(
@@ -105,7 +105,7 @@ def claim(
 def test_more_declared_than_sent(wire: Wire, wire_server: Server, door: str) -> None:
     for signed_body in (b"hello", b"hello" + bytes(5), b""):
         status = claim(wire, wire_server, door, b"hello", "10", signed_body).status
-        # An ASGI server waits for the rest, which never comes, and hangs up without a word.
+        # An ASGI server waits for the rest, and then closes the connection without an answer.
         assert status in ((0, 400) if "daphne" in wire_server.argv or "uvicorn" in wire_server.argv else (401,))
 
 
@@ -118,18 +118,18 @@ def test_less_declared_than_sent(wire: Wire, wire_server: Server, door: str) -> 
 
 
 @pytest.mark.parametrize("claimed", ["-5", "abc", "5, 6", "5\r\nContent-Length: 6", "0x5", "5_0", "1e1", "\u0665", ""])
-def test_lengths_that_are_none(wire: Wire, wire_server: Server, claimed: str) -> None:
+def test_invalid_lengths(wire: Wire, wire_server: Server, claimed: str) -> None:
     for signed_body in (b"hello", b""):
         answer = claim(wire, wire_server, "/decorator/sync", b"hello", claimed, signed_body)
-        if answer.status == 200:  # a server that takes it for some length: the view got what was signed
+        if answer.status == 200:  # the server accepts the length: the view must get the signed body
             assert answer.json["body"] == {"length": len(signed_body), "sha256": sha256(signed_body)}
         else:
             assert answer.status in (0, 400, 401)
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_length_and_chunks_at_once(wire: Wire, wire_server: Server, door: str) -> None:
-    """What request smuggling is made of: whoever believes the one must not verify what the other says."""
+def test_length_and_chunked_encoding_at_once(wire: Wire, wire_server: Server, door: str) -> None:
+    """Request smuggling: a server that believes one of the two must not verify the body of the other."""
     wire_body = b"5\r\nhello\r\n0\r\n\r\n"
     for signed_body in (b"hello", b"", wire_body):
         authorization = wire.laptop.header("POST", door, signed_body)
@@ -142,11 +142,11 @@ def test_length_and_chunks_at_once(wire: Wire, wire_server: Server, door: str) -
             assert answer.status in (0, 400, 401)
 
 
-# --- another middleware was there first -----------------------------------------------------------------------------
+# --- another middleware reads the body first -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_a_body_that_was_kept_is_verified(wire: Wire, wire_server: Server, door: str) -> None:
+def test_a_body_that_is_still_complete_is_verified(wire: Wire, wire_server: Server, door: str) -> None:
     def sent(meddle: str, content_type: str, body: bytes, method: str = "POST") -> int:
         headers = {"X-Meddle": meddle, "Content-Type": content_type}
         return signed(wire_server, wire.laptop, method, door, headers, body).status
@@ -154,7 +154,7 @@ def test_a_body_that_was_kept_is_verified(wire: Wire, wire_server: Server, door:
     assert sent("body", "application/octet-stream", BINARY) == 200
     assert sent("body", FORM, FORM_BODY) == 200
     assert sent("post", FORM, FORM_BODY) == 200
-    # Asked for, but there was nothing to parse: the raw body is whole.
+    # request.POST was read, but there was nothing to parse: the raw body is complete.
     assert sent("post", "application/json", b"{}") == 200
     assert sent("post", "application/json", b"", "GET") == 200
     tampered = {"X-Meddle": "body", "Authorization": wire.laptop.header("POST", door, b"hello")}
@@ -162,7 +162,7 @@ def test_a_body_that_was_kept_is_verified(wire: Wire, wire_server: Server, door:
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_a_body_that_was_consumed_is_an_error_of_ours(wire: Wire, wire_server: Server, door: str) -> None:
+def test_a_consumed_body_is_an_error_of_the_server(wire: Wire, wire_server: Server, door: str) -> None:
     kind, form = multipart({"title": "Käthe"}, {"photo": ("ö.jpg", BINARY)})
     for meddle, content_type, body in (("post", kind, form), ("read", "text/plain", b"hello")):
         headers = {"X-Meddle": meddle, "Content-Type": content_type}
@@ -174,7 +174,7 @@ def test_a_body_that_was_consumed_is_an_error_of_ours(wire: Wire, wire_server: S
 
 
 class Upload:
-    """A multipart form with one large file, which is made while it is sent."""
+    """A multipart form with one large file, which is generated while it is sent."""
 
     def __init__(self, mebibytes: int) -> None:
         self.content_type, form = multipart({"title": "large"}, {"file": ("large.bin", b"SPLIT")})
@@ -202,10 +202,12 @@ def _sha256(pieces: Iterable[bytes]) -> str:
 
 
 @pytest.mark.parametrize("kind", ["gunicorn", "uvicorn", "runserver"])
-def test_200_megabytes_are_verified_and_parsed_without_being_held(world: World, kind: str) -> None:
+def test_200_megabytes_are_verified_and_parsed_without_being_kept_in_memory(world: World, kind: str) -> None:
     upload = Upload(200)
     with world.serve(kind) as server:
-        assert signed(server, world.laptop, "POST", "/drf", body=bytes(4 * MEBIBYTE)).status == 200  # all is imported
+        assert (
+            signed(server, world.laptop, "POST", "/drf", body=bytes(4 * MEBIBYTE)).status == 200
+        )  # imports everything
         for door in ("/middleware/async", "/decorator/sync", "/drf"):
             before = resident_memory(server, "VmRSS")
             forget_peak(server)
@@ -215,7 +217,7 @@ def test_200_megabytes_are_verified_and_parsed_without_being_held(world: World, 
 
 
 def test_a_large_upload_through_daphne(world: World) -> None:
-    """Without a bound on memory: daphne itself keeps a body in it, many times over, also for an open view."""
+    """Without a limit on memory: daphne itself keeps several copies of a body in memory, even for an unprotected view."""
     upload = Upload(20)
     with world.serve("daphne") as server:
         for door in ("/middleware/async", "/decorator/sync", "/drf"):
@@ -223,7 +225,7 @@ def test_a_large_upload_through_daphne(world: World) -> None:
             assert (answer.status, answer.json["files"]["file"]) == (200, upload.file)
 
 
-def test_one_wrong_byte_in_a_large_upload_is_refused(world: World) -> None:
+def test_one_wrong_byte_in_a_large_upload_is_rejected(world: World) -> None:
     upload = Upload(20)
     upload.body_hash = _sha256([b"x", *upload])
     with world.serve("gunicorn") as server:

@@ -12,12 +12,12 @@ from tests.verification.wire import DOORS, LIMIT, Answer, Wire, World, said, sen
 
 pytestmark = pytest.mark.process
 
-#: Error → (status, what provokes it at a door).
+#: Provokes an error at a door.
 Provocation = Callable[[Wire, Server, str], Answer]
 
 
 def refused(answer: Answer, status: int, error: str) -> None:
-    """The answer is exactly what the table says."""
+    """Assert that an answer is exactly the one in the table."""
     assert (answer.status, answer.error) == (status, error)
     assert answer.headers["Content-Type"].startswith("application/json")
     assert answer.headers.get("WWW-Authenticate") == ("AuthMesh" if status == 401 else None)
@@ -88,7 +88,7 @@ def test_no_header_at_all(wire_server: Server, door: str) -> None:
     refused(send(wire_server, "GET", door, {"Authorization": "Bearer abc"}), 400, "malformed_header")
 
 
-def test_no_header_in_rest_framework_gives_the_next_class_its_turn(wire: Wire, wire_server: Server) -> None:
+def test_rest_framework_leaves_requests_without_our_header_to_the_next_class(wire: Wire, wire_server: Server) -> None:
     for headers in ({}, {"Authorization": ""}, {"Authorization": "Bearer abc"}):
         answer = send(wire_server, "GET", "/drf", headers)
         assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "AuthMesh")
@@ -97,7 +97,7 @@ def test_no_header_in_rest_framework_gives_the_next_class_its_turn(wire: Wire, w
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_what_is_signed_is_let_in(wire: Wire, wire_server: Server, door: str) -> None:
+def test_signed_requests_are_accepted(wire: Wire, wire_server: Server, door: str) -> None:
     for method, body in (("GET", b""), ("POST", b"hello"), ("PUT", b"hello")):
         answer = signed(wire_server, wire.phone, method, door, {"Content-Type": "text/plain"}, body)
         assert answer.status == 200, answer.body
@@ -105,7 +105,7 @@ def test_what_is_signed_is_let_in(wire: Wire, wire_server: Server, door: str) ->
         assert (answer.json["device"], answer.json["method"]) == (expected, method)
 
 
-def test_what_the_middleware_leaves_alone(wire: Wire, wire_server: Server) -> None:
+def test_paths_that_the_middleware_does_not_protect(wire: Wire, wire_server: Server) -> None:
     for path in ("/open", "/middleware/open", "/middleware/open/below"):
         assert send(wire_server, "GET", path).json["device"] is None
     for path in ("/middleware/opened", "/middleware/"):
@@ -113,14 +113,14 @@ def test_what_the_middleware_leaves_alone(wire: Wire, wire_server: Server) -> No
 
 
 @pytest.mark.parametrize("skew", [-25, 25])
-def test_a_clock_that_drifts_is_let_in_and_logged(wire: Wire, wire_server: Server, skew: int) -> None:
+def test_a_small_clock_skew_is_accepted_and_logged(wire: Wire, wire_server: Server, skew: int) -> None:
     with said(wire_server) as log:
         assert with_header(wire, wire_server, "/decorator/sync", ts=int(time.time()) + skew).status == 200
     assert any("clock_drift_warning" in line and wire.laptop.device_id in line for line in log)
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_a_broken_list_lets_nobody_in(world: World, kind: str) -> None:
+def test_a_broken_list_rejects_all_requests(world: World, kind: str) -> None:
     world.sql("UPDATE amesh_device SET role = 'controller' WHERE device_id = %s", world.target.device_id)
     with world.serve(kind) as server:
         for door in DOORS:
@@ -131,10 +131,10 @@ def test_a_broken_list_lets_nobody_in(world: World, kind: str) -> None:
 
 @pytest.mark.parametrize("ignore", ["0", "1"], ids=["raising", "ignoring"])
 @pytest.mark.parametrize("kind", SERVERS)
-def test_no_nonce_store_lets_nobody_in(world: World, kind: str, ignore: str) -> None:
+def test_without_a_nonce_store_all_requests_are_rejected(world: World, kind: str, ignore: str) -> None:
     nobody = f"redis://127.0.0.1:{free_port()}/0"
     with world.serve(kind, TEST_REDIS_URL=nobody, TEST_REDIS_IGNORE_EXCEPTIONS=ignore) as server:
         for door in DOORS:
             refused(signed(server, world.laptop, "GET", door), 503, "nonce_store_unavailable")
-        # What is refused anyway is refused as ever: the store is asked last.
+        # Other rejections are not affected: the store is asked last.
         refused(signed(server, world.stranger, "GET", "/drf"), 401, "unauthorized")

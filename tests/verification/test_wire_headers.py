@@ -1,4 +1,4 @@
-"""Authorization headers over HTTP that no client of ours sends, and what must never be in the log."""
+"""Authorization headers over HTTP that our clients never send, and the contents of the log."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_a_nonce_belongs_to_its_device(wire: Wire, wire_server: Server, door: st
     nonce = b64url_encode(os.urandom(16))
     assert with_value(wire_server, door, wire.laptop.header("GET", door, nonce=nonce)).status == 200
     assert with_value(wire_server, door, wire.phone.header("GET", door, nonce=nonce)).status == 200
-    # Another time, another signature, the same nonce.
+    # The same nonce with another timestamp and another signature.
     again = wire.laptop.header("GET", door, nonce=nonce, ts=int(time.time()) - 3)
     answer = with_value(wire_server, door, again)
     assert (answer.status, answer.error) == (401, "unauthorized")
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_what_is_not_signed_burns_no_nonce(wire: Wire, wire_server: Server, door: str) -> None:
+def test_a_rejected_request_does_not_use_up_its_nonce(wire: Wire, wire_server: Server, door: str) -> None:
     nonce = b64url_encode(os.urandom(16))
     forged = wire.laptop.header("GET", f"{door}/other", nonce=nonce)
     stale = wire.laptop.header("GET", door, nonce=nonce, ts=int(time.time()) - 60)
@@ -86,27 +86,27 @@ UNAUTHORIZED = {
     "time of 1970": {"ts": "0"},
     "time of the far future": {"ts": "9" * 16},
     "id that is too short": {"id": "Agp2"},
-    "id that is no point": {"id": b64encode(b"\x02" + b"\xff" * 32)},
+    "id that is not a point": {"id": b64encode(b"\x02" + b"\xff" * 32)},
     "id that is not compressed": {"id": b64encode(b"\x04" + bytes(64))},
     "id with bits left over": {"id": "A" * 43 + "="},
     "signature of zeros": {"sig": b64url_encode(bytes(64))},
     "signature of the order": {"sig": b64url_encode(GROUP_ORDER.to_bytes(32, "big") * 2)},
     "signature of 63 bytes": {"sig": b64url_encode(bytes(63))},
     "signature of 65 bytes": {"sig": b64url_encode(bytes(65))},
-    "signature that is no base64": {"sig": "A"},
+    "signature that is not base64": {"sig": "A"},
     "short signature": {"sig": "AA"},
 }
 
 
 @pytest.mark.parametrize("case", UNAUTHORIZED)
-def test_well_formed_nonsense(wire: Wire, wire_server: Server, case: str) -> None:
+def test_well_formed_headers_with_wrong_values(wire: Wire, wire_server: Server, case: str) -> None:
     for door in DOORS:
         answer = with_value(wire_server, door, wire.laptop.header("GET", door, shown=UNAUTHORIZED[case]))
         assert (answer.status, answer.error) == (401, "unauthorized")
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_two_headers_are_none(wire: Wire, wire_server: Server, door: str) -> None:
+def test_two_headers_are_rejected(wire: Wire, wire_server: Server, door: str) -> None:
     def header() -> str:
         return wire.laptop.header("GET", door)
 
@@ -115,14 +115,14 @@ def test_two_headers_are_none(wire: Wire, wire_server: Server, door: str) -> Non
         answer = with_value(wire_server, door, *values)
         assert (answer.status, answer.error) == (400, "malformed_header")
     answer = with_value(wire_server, door, "Bearer abc", header())
-    if door == "/drf":  # it begins with another scheme: another class's business, and none takes it
+    if door == "/drf":  # the value begins with another scheme, which no class accepts
         assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "AuthMesh")
     else:
         assert (answer.status, answer.error) == (400, "malformed_header")
 
 
 @pytest.mark.parametrize("door", DOORS)
-def test_the_scheme_has_one_spelling(wire: Wire, wire_server: Server, door: str) -> None:
+def test_the_scheme_is_case_sensitive(wire: Wire, wire_server: Server, door: str) -> None:
     for change in (str.lower, str.upper, lambda scheme: scheme + ",", lambda scheme: scheme + '="x"'):
         value = wire.laptop.header("GET", door).replace("AuthMesh", change("AuthMesh"), 1)
         answer = with_value(wire_server, door, value)
@@ -130,13 +130,13 @@ def test_the_scheme_has_one_spelling(wire: Wire, wire_server: Server, door: str)
 
 
 @pytest.mark.parametrize("name", ["Proxy-Authorization", "X-Authorization", "Authorization_", "HTTP_AUTHORIZATION"])
-def test_only_that_header_counts(wire: Wire, wire_server: Server, name: str) -> None:
+def test_other_headers_are_ignored(wire: Wire, wire_server: Server, name: str) -> None:
     answer = send(wire_server, "GET", "/decorator/sync", {name: wire.laptop.header("GET", "/decorator/sync")})
     assert (answer.status, answer.error) == (400, "missing_header")
 
 
 @pytest.mark.parametrize("host", ["a b", "", "evil.example", "127.0.0.1:port", "[::1", "127.0.0.1, evil", "x" * 300])
-def test_hosts_that_are_not_ours(wire: Wire, wire_server: Server, host: str) -> None:
+def test_hosts_that_are_not_allowed(wire: Wire, wire_server: Server, host: str) -> None:
     for door in DOORS:
         headers = {"Authorization": wire.laptop.header("GET", door)}
         answer = exchange(wire_server.port, [head("GET", door, headers, host=host)])
@@ -144,7 +144,7 @@ def test_hosts_that_are_not_ours(wire: Wire, wire_server: Server, host: str) -> 
 
 
 def test_methods(wire: Wire, wire_server: Server) -> None:
-    """The method is signed in upper case, and another one is not what was signed."""
+    """A signature is valid for its method only."""
     for method in ("GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"):
         assert signed(wire_server, wire.laptop, method, "/decorator/sync").status == 200
         other = "POST" if method != "POST" else "PUT"
@@ -154,8 +154,8 @@ def test_methods(wire: Wire, wire_server: Server) -> None:
         assert (answer.status, answer.error) == (401, "unauthorized")
 
 
-def test_the_log_keeps_secrets(wire: Wire, wire_server: Server) -> None:
-    """Neither body nor query nor header value is in what amesh logs; the server's own access log has the query."""
+def test_the_log_contains_no_secrets(wire: Wire, wire_server: Server) -> None:
+    """amesh logs neither body, query nor header values. The access log of the server has the query."""
     for door in DOORS:
         with said(wire_server) as log:
             target, body = f"{door}?token={MARK}", f"password={MARK}".encode()
@@ -182,7 +182,7 @@ def test_the_log_keeps_secrets(wire: Wire, wire_server: Server) -> None:
         assert f"password={MARK}" not in everything
 
 
-def test_the_log_stays_one_line_per_refusal(wire: Wire, wire_server: Server) -> None:
+def test_the_log_has_one_line_per_rejection(wire: Wire, wire_server: Server) -> None:
     with said(wire_server) as log:
         assert (
             signed(wire_server, wire.stranger, "GET", "/drf/%0AINFO%20amesh_django%20let%20in%0D%1B[31m").status == 401

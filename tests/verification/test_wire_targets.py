@@ -1,4 +1,4 @@
-"""Request targets over HTTP: what travels on the request line is what was signed, and what has two readings is refused."""
+"""Request targets over HTTP: the target on the request line must be the signed one, and ambiguous targets are rejected."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ VIEWS = ("/middleware/async", "/decorator/sync", "/drf")
 
 @pytest.mark.parametrize("door", VIEWS)
 @pytest.mark.parametrize("case", PLAIN)
-def test_targets_verify_as_they_travel(wire: Wire, wire_server: Server, case: str, door: str) -> None:
+def test_targets_are_verified_as_sent_on_the_wire(wire: Wire, wire_server: Server, case: str, door: str) -> None:
     rest, path, query = PLAIN[case]
     answer = signed(wire_server, wire.laptop, "POST", door + rest)
     assert answer.status == 200, answer.body
@@ -53,7 +53,7 @@ def test_targets_verify_as_they_travel(wire: Wire, wire_server: Server, case: st
 
 @pytest.mark.parametrize("door", VIEWS)
 @pytest.mark.parametrize("case", HIDDEN)
-def test_what_a_server_must_not_hide(wire: Wire, wire_server: Server, case: str, door: str) -> None:
+def test_targets_that_a_server_must_pass_on_unchanged(wire: Wire, wire_server: Server, case: str, door: str) -> None:
     rest, path = HIDDEN[case]
     answer = signed(wire_server, wire.laptop, "POST", door + rest)
     if "runserver" in wire_server.argv:
@@ -64,16 +64,16 @@ def test_what_a_server_must_not_hide(wire: Wire, wire_server: Server, case: str,
 
 
 def test_an_encoded_slash_is_not_a_slash(wire: Wire, wire_server: Server) -> None:
-    """Whoever sits on the way can't turn the one into the other."""
+    """An attacker on the network can't turn one into the other."""
     for sent, other in (("/drf/a%2Fb", "/drf/a/b"), ("/drf/a/b", "/drf/a%2Fb")):
         answer = send(wire_server, "GET", sent, {"Authorization": wire.laptop.header("GET", other)})
         if "runserver" in wire_server.argv and other == "/drf/a/b":
-            assert answer.json["path"] == other  # the same to it, and to the view
+            assert answer.json["path"] == other  # runserver and the view see no difference
         else:
             assert (answer.status, answer.error) == (401, "unauthorized")
 
 
-#: Targets that two parsers read differently. `{}` is a door.
+#: Targets that two parsers may read in different ways. `{}` is a door.
 AMBIGUOUS = [
     "//127.0.0.1{}",
     "/{}",
@@ -117,7 +117,7 @@ AMBIGUOUS = [
 
 
 @pytest.mark.parametrize("target", AMBIGUOUS)
-def test_targets_with_two_readings_are_refused(wire: Wire, wire_server: Server, target: str) -> None:
+def test_ambiguous_targets_are_rejected(wire: Wire, wire_server: Server, target: str) -> None:
     for door in VIEWS:
         for method in ("GET", "POST", "OPTIONS"):
             sent = target.format(door)
@@ -127,7 +127,9 @@ def test_targets_with_two_readings_are_refused(wire: Wire, wire_server: Server, 
 
 @pytest.mark.parametrize("kind", RAW)
 @pytest.mark.parametrize("target", AMBIGUOUS)
-def test_they_are_refused_whatever_was_signed(wire: Wire, kind: str, target: str) -> None:
+def test_ambiguous_targets_are_rejected_with_the_signature_of_a_plausible_target(
+    wire: Wire, kind: str, target: str
+) -> None:
     for door in VIEWS:
         for meant in (door, f"{door}/b", f"{door}/x", f"{door}?a=b", f"{door}?a=1"):
             headers = {"Authorization": wire.laptop.header("GET", meant)}
@@ -135,14 +137,14 @@ def test_they_are_refused_whatever_was_signed(wire: Wire, kind: str, target: str
             assert answer.status == 0 or 400 <= answer.status < 500, (answer.status, answer.body)
 
 
-def test_the_log_says_why(wire: Wire, wire_server: Server) -> None:
+def test_the_log_has_the_reason(wire: Wire, wire_server: Server) -> None:
     with said(wire_server) as log:
         assert signed(wire_server, wire.laptop, "GET", "/drf/a/../b").status == 401
     assert any("ambiguous_target (dot segment)" in line and wire.laptop.device_id in line for line in log)
 
 
-def test_a_query_in_another_charset_has_two_readings(wire: Wire, wire_server: Server) -> None:
-    """Django would read the query by the charset of Content-Type, which nobody signed."""
+def test_a_query_in_another_charset_is_ambiguous(wire: Wire, wire_server: Server) -> None:
+    """Django decodes the query by the charset of Content-Type, which is not signed."""
     for door in VIEWS:
         latin = {"Content-Type": "text/plain; charset=latin-1"}
         assert signed(wire_server, wire.laptop, "POST", f"{door}?a=%C3%A4", latin).error == "unauthorized"
@@ -153,7 +155,7 @@ def test_a_query_in_another_charset_has_two_readings(wire: Wire, wire_server: Se
 
 @pytest.mark.parametrize("name", ["Daphne-Root-Path", "SCRIPT_NAME", "Script-Name", "PATH_INFO"])
 def test_a_header_does_not_lead_to_another_view(wire: Wire, wire_server: Server, name: str) -> None:
-    """daphne takes the first of them from anybody, gunicorn the second from a proxy on the same machine."""
+    """daphne accepts the first one from anyone, gunicorn accepts the second one from a proxy on the same machine."""
     target = "/middleware/sync/drf"
     taken = {"Daphne-Root-Path": "daphne", "SCRIPT_NAME": "gunicorn"}.get(name, "none")
     with said(wire_server) as log:
@@ -167,7 +169,7 @@ def test_a_header_does_not_lead_to_another_view(wire: Wire, wire_server: Server,
         assert (answer.status, "user" in answer.json) == (200, False)
 
 
-#: Server → options and environment that mount it below /mesh, and what it is sent for /mesh/drf there.
+#: Server → options and environment that mount it below /mesh, and the path that it gets for /mesh/drf.
 MOUNTED: dict[str, tuple[list[str], dict[str, str], str]] = {
     "gunicorn": ([], {"SCRIPT_NAME": "/mesh"}, "/mesh/drf"),
     "uvicorn": (["--root-path", "/mesh"], {}, "/drf"),
@@ -177,7 +179,7 @@ MOUNTED: dict[str, tuple[list[str], dict[str, str], str]] = {
 
 @pytest.mark.parametrize("kind", MOUNTED)
 def test_mounted_below_a_path(world: World, kind: str) -> None:
-    """As Django asks for it: FORCE_SCRIPT_NAME. What a header says besides does not count."""
+    """FORCE_SCRIPT_NAME sets the mount point, as in Django. Headers that set another one are ignored."""
     options, environment, sent = MOUNTED[kind]
     argv = services.SERVERS[kind]()
     argv = [*argv[:-1], *options, argv[-1]] if kind == "daphne" else [*argv, *options]

@@ -1,4 +1,4 @@
-"""What happens to running servers when the list changes, lawfully or not, and when what they stand on breaks."""
+"""Running servers while the list changes, by the app or outside of it, and while Redis, the database or the disk fails."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from authmesh.device import init_device
 from tests.support import databases, services
 from tests.support.services import SERVERS, Server
-from tests.verification.wire import DOORS, Answer, Signer, World, said, signed
+from tests.verification.wire import DOORS, Answer, Caller, World, said, signed
 
 if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
@@ -28,19 +28,19 @@ MANY = {"gunicorn": (("-w", "3"), 3), "uvicorn": (("--workers", "2"), 2)}
 
 @pytest.fixture
 def any_world(database: dict[str, str], tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> World:
-    """A world of this test's own, on each database in turn."""
+    """A world for one test, on each database in turn."""
     return World(database, tmp_path, django_db_blocker)
 
 
 class Many:
-    """A server of several processes."""
+    """A server with several processes."""
 
     def __init__(self, server: Server, workers: int) -> None:
         self.server = server
         self.workers = workers
 
-    def ask(self, signer: Signer, door: str = "/decorator/sync") -> set[tuple[int, str]]:
-        """What the workers answer to one device, each of them at least once: pairs of status and error."""
+    def ask(self, signer: Caller, door: str = "/decorator/sync") -> set[tuple[int, str]]:
+        """Return the answers to one device, at least one of each worker: pairs of status and error."""
         found: set[tuple[int, str]] = set()
         seen: set[str] = set()
 
@@ -69,7 +69,7 @@ BROKEN = {(500, "allow_list_integrity_failure")}
 
 
 @pytest.mark.parametrize("kind", MANY)
-def test_a_change_holds_for_the_next_request_in_every_process(
+def test_a_change_applies_to_the_next_request_in_every_process(
     any_world: World, redis: services.Redis, kind: str
 ) -> None:
     world = any_world
@@ -87,7 +87,7 @@ def test_a_change_holds_for_the_next_request_in_every_process(
 
 
 @pytest.mark.parametrize("kind", MANY)
-def test_a_change_past_the_app_stops_every_process(any_world: World, redis: services.Redis, kind: str) -> None:
+def test_a_change_outside_django_stops_every_process(any_world: World, redis: services.Redis, kind: str) -> None:
     world = any_world
     name = "UPDATE amesh_device SET friendly_name = %s WHERE device_id = %s"
     with many(world, redis, kind) as server:
@@ -119,7 +119,7 @@ CHANGES = {
 }
 
 
-def test_every_kind_of_change_past_the_app_is_noticed(any_world: World) -> None:
+def test_every_kind_of_change_outside_django_is_detected(any_world: World) -> None:
     world = any_world
     with world.serve("gunicorn") as server:
         for change, statement in CHANGES.items():
@@ -135,7 +135,7 @@ def test_every_kind_of_change_past_the_app_is_noticed(any_world: World) -> None:
 
 
 @pytest.mark.parametrize(("kind", "ignore"), [("gunicorn", "0"), ("uvicorn", "1")], ids=["raising", "ignoring"])
-def test_redis_goes_and_comes_back(world: World, redis: services.Redis, kind: str, ignore: str) -> None:
+def test_redis_stops_and_comes_back(world: World, redis: services.Redis, kind: str, ignore: str) -> None:
     with world.serve(kind, TEST_REDIS_URL=redis.url, TEST_REDIS_IGNORE_EXCEPTIONS=ignore) as server:
         assert signed(server, world.laptop, "GET", "/drf").status == 200
         with redis.down():
@@ -145,8 +145,8 @@ def test_redis_goes_and_comes_back(world: World, redis: services.Redis, kind: st
         assert signed(server, world.laptop, "GET", "/drf").status == 200
 
 
-def test_no_room_for_a_body(world: World, tmp_path: Path) -> None:
-    """The server's trouble, so no 401; what fits into memory goes on."""
+def test_no_disk_space_for_a_body(world: World, tmp_path: Path) -> None:
+    """A failure of the server, so not a 401. Bodies that fit into memory are still accepted."""
     folder, large = tmp_path / "uploads", b"x" * 3_000_000
     with world.serve("gunicorn", TEST_UPLOAD_DIR=str(folder)) as server:
         for door in DOORS:
@@ -160,7 +160,7 @@ def test_no_room_for_a_body(world: World, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", SERVERS)
-def test_postgres_goes_and_comes_back(
+def test_postgres_stops_and_comes_back(
     postgres_database: dict[str, str],
     postgres_server: services.Postgres,
     tmp_path: Path,
@@ -178,8 +178,8 @@ def test_postgres_goes_and_comes_back(
         assert signed(server, world.laptop, "GET", "/drf").status == 200
 
 
-def refuses_everybody(world: World, server: Server, reason: str, advice: str) -> None:
-    """A server that can't know whom to trust refuses everybody, says why in its log, and keeps its secrets."""
+def rejects_everybody(world: World, server: Server, reason: str, advice: str) -> None:
+    """Assert that a server rejects all requests, and that its log has the reason, but no secrets."""
     with said(server) as log:
         for door in DOORS:
             for signer in (world.laptop, world.stranger):
@@ -195,12 +195,12 @@ def refuses_everybody(world: World, server: Server, reason: str, advice: str) ->
 def test_a_database_that_is_not_migrated(world: World, tmp_path: Path) -> None:
     world.database = databases.sqlite(tmp_path / "empty.sqlite3")
     with world.serve("gunicorn") as server:
-        refuses_everybody(world, server, "allow_list_unavailable", "manage.py migrate")
+        rejects_everybody(world, server, "allow_list_unavailable", "manage.py migrate")
 
 
 def test_a_server_with_a_wrong_passphrase(world: World) -> None:
     with world.serve("gunicorn", AUTH_MESH_PASSPHRASE="open sesame") as server:
-        refuses_everybody(world, server, "wrong_passphrase", "passphrase")
+        rejects_everybody(world, server, "wrong_passphrase", "passphrase")
 
 
 def test_a_server_whose_directory_is_damaged(world: World) -> None:
@@ -209,26 +209,26 @@ def test_a_server_whose_directory_is_damaged(world: World) -> None:
     identity, passphrase = directory / "identity.json", directory / ".passphrase"
     with world.serve("gunicorn") as server:
         with damaged(identity, None):
-            refuses_everybody(world, server, "identity_missing", "amesh_init")
+            rejects_everybody(world, server, "identity_missing", "amesh_init")
         with damaged(identity, identity.read_text()[:40]):
-            refuses_everybody(world, server, "directory_error", "Restore it from a backup")
-        assert signed(server, world.laptop, "GET", "/drf").status == 200  # mended, and no restart was needed
-    troubles = [
+            rejects_everybody(world, server, "directory_error", "Restore it from a backup")
+        assert signed(server, world.laptop, "GET", "/drf").status == 200  # repaired without a restart
+    problems = [
         (passphrase, None, "passphrase_required", "AUTH_MESH_PASSPHRASE required"),
         (passphrase, "", "passphrase_required", "is empty"),
         (passphrase, "open sesame", "wrong_passphrase", ".passphrase"),
         (key, None, "key_store_error", "estore it"),
         (key, key.read_text()[:100], "key_store_error", "estore it"),
     ]
-    # A process that could not unlock the key does not try again for every request, so each trouble has a server of its own.
-    for file, text, reason, advice in troubles:
+    # A process that could not unlock the key waits before it tries again, so each problem has a server of its own.
+    for file, text, reason, advice in problems:
         with damaged(file, text), world.serve("runserver") as server:
-            refuses_everybody(world, server, reason, advice)
+            rejects_everybody(world, server, reason, advice)
 
 
 @contextmanager
 def damaged(file: Path, text: str | None) -> Iterator[None]:
-    """The file with another text, or (None) away, inside the block."""
+    """Replace the text of a file, or (None) remove the file, inside the block."""
     mode, before = file.stat().st_mode, file.read_text()
     file.chmod(0o600)
     file.unlink() if text is None else file.write_text(text)
@@ -240,7 +240,7 @@ def damaged(file: Path, text: str | None) -> Iterator[None]:
 
 
 def test_a_server_with_another_key(world: World, tmp_path: Path) -> None:
-    """The list of one server means nothing to another one that is pointed at the same database."""
+    """A server with another key rejects the list that the first server has sealed."""
     init_device(tmp_path / "other", "other", now=dt.datetime.now(dt.UTC))
     with world.serve("gunicorn", TEST_AMESH_DIR=str(tmp_path / "other")) as server:
-        refuses_everybody(world, server, "seal_mismatch", "amesh_integrity")
+        rejects_everybody(world, server, "seal_mismatch", "amesh_integrity")

@@ -1,4 +1,4 @@
-"""What the wire tests stand on: devices that sign, requests as bytes on a socket, and the servers that answer them."""
+"""Helpers of the wire tests: devices that sign, requests as bytes on a socket, and the servers that answer them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from tests.support import databases, services
 if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
 
-#: The limit on bodies of the servers that all tests share.
+#: The body limit of the servers that all tests share.
 LIMIT = 1 << 20
-#: The three doors to a view, the first two also as async views.
+#: The three ways to protect a view ("doors"), the first two also with async views.
 DOORS = ("/middleware/sync", "/middleware/async", "/decorator/sync", "/decorator/async", "/drf")
 
 PASSWORD = "correct horse battery staple"
@@ -40,8 +40,8 @@ Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Signer:
-    """A key pair that writes Authorization headers, good ones and others."""
+class Caller:
+    """A key pair that creates Authorization headers, valid and invalid ones."""
 
     name: str
     private_key: bytes = field(default_factory=generate_private_key, repr=False)
@@ -64,7 +64,7 @@ class Signer:
         nonce: str | None = None,
         shown: Mapping[str, str] | None = None,
     ) -> str:
-        """The header for a request; the body as it is, or its SHA-256 in hex. `shown` replaces members after signing."""
+        """Return the header for a request. `body` may be its SHA-256 in hex. `shown` replaces members after signing."""
         ts = str(int(time.time()) if ts is None else ts)
         nonce = nonce or b64url_encode(os.urandom(16))
         body_hash = sha256(body) if isinstance(body, bytes) else body
@@ -82,7 +82,7 @@ class Signer:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back; status 0 where the server closed the connection without a word."""
+    """An answer; its status is 0 if the server closed the connection without one."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -94,16 +94,16 @@ class Answer:
 
     @property
     def error(self) -> str:
-        """The code of an error body, which has nothing besides."""
+        """The code in an error body, which must have no other member."""
         found = self.json
         assert [*found] == ["error"], found
         return str(found["error"])
 
 
 def exchange(port: int, parts: Iterable[bytes], *, end: bool = False, seconds: float = 60) -> Answer:
-    """Send bytes and read one answer. `end` closes our half of the connection after the last byte."""
+    """Send bytes and read one answer. With `end`, close our half of the connection after the last byte."""
     with socket.create_connection((services.HOST, port), timeout=seconds) as connection:
-        # A server that refuses before it has read all may close while we still send.
+        # A server that rejects the request early may close the connection while we still send.
         with suppress(OSError):
             for part in parts:
                 connection.sendall(part)
@@ -121,7 +121,7 @@ def exchange(port: int, parts: Iterable[bytes], *, end: bool = False, seconds: f
 
 
 def head(method: str, target: str, headers: Headers = (), *, host: str = "127.0.0.1") -> bytes:
-    """The head of a request as it goes over the wire; UTF-8, nothing checked, nothing quoted."""
+    """Return the head of a request in UTF-8. Nothing is checked or quoted."""
     pairs = headers.items() if isinstance(headers, Mapping) else headers
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close"]
     lines += [f"{name}: {value}" for name, value in pairs]
@@ -137,7 +137,7 @@ def send(
     *,
     chunked: bool = False,
 ) -> Answer:
-    """Send one request, unsigned unless `headers` say otherwise."""
+    """Send one request. It is signed only if `headers` contain a signature."""
     pairs = [*(headers.items() if isinstance(headers, Mapping) else headers)]
     if chunked:
         pieces = [body[start : start + 1000] for start in range(0, len(body), 1000)]
@@ -150,7 +150,7 @@ def send(
 
 def signed(
     server: services.Server,
-    signer: Signer,
+    signer: Caller,
     method: str,
     target: str,
     headers: Headers = (),
@@ -158,14 +158,14 @@ def signed(
     *,
     chunked: bool = False,
 ) -> Answer:
-    """Send one request that `signer` has signed as it goes over the wire."""
+    """Send one request, signed by `signer`."""
     pairs = [*(headers.items() if isinstance(headers, Mapping) else headers)]
     pairs.append(("Authorization", signer.header(method, target, body)))
     return send(server, method, target, pairs, body, chunked=chunked)
 
 
 def multipart(fields: Mapping[str, str], files: Mapping[str, tuple[str, bytes]]) -> tuple[str, bytes]:
-    """Content type and body of a form with files."""
+    """Return content type and body of a form with files."""
     mark = "----amesh-boundary-7MA4YWxkTrZu0gW"
     parts = [
         f'--{mark}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
@@ -188,7 +188,7 @@ def sha256(data: bytes) -> str:
 class World:
     """A database with a sealed list, the directory of the server that sealed it, and devices of every kind.
 
-    `laptop` and `phone` are trusted, `target` is one that this server may reach, `lost` was revoked, `stranger` is unknown.
+    `laptop` and `phone` are controllers, `target` is a target, `lost` was revoked, `stranger` is unknown.
     """
 
     def __init__(self, database: Mapping[str, str], folder: Path, blocker: DjangoDbBlocker) -> None:
@@ -197,7 +197,7 @@ class World:
         self._blocker = blocker
         init_device(self.directory, "server", now=dt.datetime.now(dt.UTC), max_controllers=10)
         self.laptop, self.phone, self.target, self.lost, self.stranger = map(
-            Signer, ("laptop", "Käthes 📱", "target", "lost", "stranger")
+            Caller, ("laptop", "Käthes 📱", "target", "lost", "stranger")
         )
         with self.allow_list() as devices:
             from django.contrib.auth import get_user_model
@@ -210,12 +210,12 @@ class World:
         self.basic = "Basic " + b64encode(f"anna:{PASSWORD}".encode())
 
     @staticmethod
-    def entry(signer: Signer, role: Any = CONTROLLER) -> DeviceEntry:
+    def entry(signer: Caller, role: Any = CONTROLLER) -> DeviceEntry:
         return DeviceEntry.new(signer.public_key, signer.name, role, added_at=dt.datetime.now(dt.UTC))
 
     @contextmanager
     def allow_list(self) -> Iterator[Any]:
-        """The list as the app changes it, in this process, while the servers run."""
+        """Return the list of the database, for changes in this process while the servers run."""
         from amesh_django.allow_list import DatabaseAllowList  # only now: Django must be set up
 
         with (
@@ -226,7 +226,7 @@ class World:
             yield DatabaseAllowList(by="the tests")
 
     def sql(self, statement: str, *parameters: object) -> None:
-        """Change the database past the app, as somebody with its password would. `%s` stands for a parameter."""
+        """Change the database outside Django. `%s` stands for a parameter."""
         if "sqlite" in self.database["ENGINE"]:
             connection = sqlite3.connect(self.database["NAME"], timeout=20)
             with closing(connection), connection:
@@ -239,7 +239,7 @@ class World:
             remote.execute(statement.encode(), parameters)
 
     def environment(self, **more: str) -> dict[str, str]:
-        """What a server needs to stand in this world."""
+        """Return the environment of a server of this world."""
         return {
             "DJANGO_SETTINGS_MODULE": "tests.verification.wire_settings",
             "TEST_AMESH_DIR": str(self.directory),
@@ -249,14 +249,14 @@ class World:
 
     @contextmanager
     def serve(self, kind: str, *options: str, **more: str) -> Iterator[services.Server]:
-        """One server of this world."""
+        """Start a server of this world; stop it after the block."""
         argv = [*services.SERVERS[kind](), *options]
         with services.serve(argv, self.environment(**more)) as server:
             yield server
 
 
 class Wire(World):
-    """The world and the servers that all tests of a process share; a server starts when it is first asked for."""
+    """The world and the servers that all tests of a process share. A server starts when it is first needed."""
 
     def __init__(
         self, database: Mapping[str, str], folder: Path, blocker: DjangoDbBlocker, redis: services.Redis
@@ -279,19 +279,19 @@ class Wire(World):
 
 @contextmanager
 def said(server: services.Server) -> Iterator[list[str]]:
-    """A list that has, after the block, the lines that the server printed inside it."""
+    """Yield a list. After the block, it has the lines that the server printed during the block."""
     start, lines = len(server.output()), list[str]()
     yield lines
     lines.extend(server.output()[start:].splitlines())
 
 
 def resident_memory(server: services.Server, what: str) -> int:
-    """`VmRSS` (now) or `VmHWM` (highest) of a server and its workers, bytes."""
+    """Return `VmRSS` (current) or `VmHWM` (peak) of a server and its workers, in bytes."""
     return sum(_memory(pid, what) for pid in _processes(server))
 
 
 def forget_peak(server: services.Server) -> None:
-    """Begin a new `VmHWM` (proc(5), clear_refs)."""
+    """Reset `VmHWM` (proc(5), clear_refs)."""
     for pid in _processes(server):
         Path(f"/proc/{pid}/clear_refs").write_text("5")
 
@@ -318,7 +318,7 @@ def wire(
     django_db_blocker: DjangoDbBlocker,
     redis_server: services.Redis,
 ) -> Iterator[Wire]:
-    """The world that all wire tests share: they read it, and change nothing."""
+    """The world that all wire tests share. They must not change it."""
     folder = tmp_path_factory.mktemp("wire")
     shared = Wire(databases.sqlite_copy(_sqlite_template, folder), folder, django_db_blocker, redis_server)
     yield shared
@@ -333,5 +333,5 @@ def wire_server(request: pytest.FixtureRequest, wire: Wire) -> services.Server:
 
 @pytest.fixture
 def world(sqlite_database: dict[str, str], tmp_path: Path, django_db_blocker: DjangoDbBlocker) -> World:
-    """A world of this test's own."""
+    """A world for one test."""
     return World(sqlite_database, tmp_path, django_db_blocker)

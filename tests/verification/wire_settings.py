@@ -1,4 +1,4 @@
-"""The settings of the servers that the wire tests start; `tests.verification.wire` hands over by environment what differs."""
+"""The settings of the servers that the wire tests start. `tests.verification.wire` sets the variables that differ."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.settings import *  # noqa: F403 -- the same project, with the middlew
 from tests.settings import CACHES, DATABASES, MIDDLEWARE
 
 MIDDLEWARE = [
-    "tests.verification.wire_views.Labelled",
+    "tests.verification.wire_views.Labeled",
     "tests.verification.wire_views.Meddler",
     "amesh_django.middleware.AmeshMiddleware",
     *MIDDLEWARE,
@@ -23,7 +23,7 @@ AMESH: dict[str, Any] = {
 if "sqlite" in DATABASES["default"]["ENGINE"]:
     DATABASES["default"]["OPTIONS"] = {"timeout": 20}
 if os.environ.get("TEST_REDIS_URL"):
-    # A server that is gone must be noticed at once, not after the operating system's patience.
+    # A server that is down must be detected at once, not after the timeout of the operating system.
     CACHES["default"]["OPTIONS"] = {"SOCKET_CONNECT_TIMEOUT": 2, "SOCKET_TIMEOUT": 2}
 FILE_UPLOAD_TEMP_DIR = os.environ.get("TEST_UPLOAD_DIR")
 FORCE_SCRIPT_NAME = os.environ.get("TEST_SCRIPT_NAME")

@@ -1,4 +1,4 @@
-"""What the wire tests ask for: one view behind each door, two middlewares that look on and meddle, and their URLs."""
+"""The views of the wire tests, one for each way to protect a view, two middlewares, and their URLs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 def digest(stream: IO[bytes] | HttpRequest) -> dict[str, Any]:
-    """Length and SHA-256 of what is left in a stream, which is never held as a whole."""
+    """Return length and SHA-256 of the rest of a stream, without keeping it in memory."""
     found, length = hashlib.sha256(), 0
     while chunk := stream.read(1 << 16):
         found.update(chunk)
@@ -36,7 +36,7 @@ def digest(stream: IO[bytes] | HttpRequest) -> dict[str, Any]:
 
 
 def describe(request: HttpRequest) -> dict[str, Any]:
-    """All that a view sees of a request, and of who signed it."""
+    """Return what a view sees of a request and of the device that signed it."""
     device = getattr(request, "amesh", None)
     found: dict[str, Any] = {
         "device": device and {"id": device.device_id, "name": device.friendly_name, "role": device.role},
@@ -73,7 +73,7 @@ async def decorated_async(request: HttpRequest) -> JsonResponse:
 
 
 class Rest(APIView):
-    """REST framework, with a class after ours that must get its turn."""
+    """REST framework, with another authentication class after ours."""
 
     authentication_classes = (AmeshAuthentication, BasicAuthentication)
     permission_classes = (IsAuthenticated,)
@@ -116,8 +116,8 @@ class _Middleware:
         return response
 
 
-class Labelled(_Middleware):
-    """Writes the process id onto every answer, so that a test knows which worker it came from."""
+class Labeled(_Middleware):
+    """Adds the process ID to each response, so that a test knows the worker that sent it."""
 
     def label(self, response: Any) -> Any:
         response.headers["X-Worker"] = str(os.getpid())
@@ -125,7 +125,7 @@ class Labelled(_Middleware):
 
 
 class Meddler(_Middleware):
-    """Stands before ours and does to the body what the request's X-Meddle header says."""
+    """Runs before our middleware and reads the body in the way that the header X-Meddle names."""
 
     def before(self, request: HttpRequest) -> None:
         match request.headers.get("X-Meddle"):
@@ -138,7 +138,7 @@ class Meddler(_Middleware):
 
 
 def doors() -> list[URLPattern]:
-    """Each view answers at its path and at everything below it."""
+    """Return URL patterns in which each view handles its path and everything below it."""
     views: dict[str, Any] = {
         "middleware/sync": plain,
         "middleware/async": plain_async,

@@ -1,23 +1,18 @@
-"""``manage.py amesh_bootstrap``: the controller goes into the sealed list of the database."""
+"""``manage.py amesh_bootstrap``: the controller is stored in the sealed list of the database."""
 
-from __future__ import annotations
-
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 from amesh_django import lifecycle
 from amesh_django.management.base import AmeshCommand
-from authmesh import commands
-
-
-def _bootstrap(context: commands.Context, **options: Any) -> None:
-    try:
-        commands.BOOTSTRAP.run(context, **options)
-    finally:
-        lifecycle.reset()
+from authmesh.commands.context import Context
+from authmesh.commands.tokens.bootstrap import BOOTSTRAP
 
 
 class Command(AmeshCommand):
-    """See :mod:`authmesh.commands`."""
+    spec = BOOTSTRAP
 
-    spec: ClassVar[commands.Command] = dataclasses.replace(commands.BOOTSTRAP, run=_bootstrap)
+    def run(self, context: Context, **options: Any) -> None:
+        try:
+            super().run(context, **options)
+        finally:
+            lifecycle.reset()

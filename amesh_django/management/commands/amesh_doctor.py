@@ -1,48 +1,34 @@
-"""``manage.py amesh_doctor``: what ``amesh doctor`` looks at, and what a server needs besides."""
+"""``manage.py amesh_doctor``: the checks of ``amesh doctor``, and those of a server."""
 
-from __future__ import annotations
-
-import dataclasses
-from typing import Any, ClassVar
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from amesh_django.management import doctor
-from amesh_django.management.base import AmeshCommand, Misconfigured, call_of, explain
-from amesh_django.management.console import DjangoConsole
-from authmesh import commands
-from authmesh.commands.doctor.command import FrontEnd, examine
+from amesh_django.management.base import AmeshCommand
+from amesh_django.management.errors import explain
+from amesh_django.management.home import UnconfiguredHome
+from amesh_django.management.worker import lend_connections
+from authmesh.commands.context import Context
+from authmesh.commands.doctor.command import DOCTOR, FrontEnd, examine
+from authmesh.commands.home import Home
 from authmesh.device import default_directory
-from authmesh.pairing import Blocking
-
-
-def _doctor(context: commands.Context, **options: Any) -> None:
-    front_end = FrontEnd(doctor.FURTHER, "database", explain, doctor.lend_connections())
-    examine(context, front_end, **options)
+from authmesh.files.storage import expanded
 
 
 class Command(AmeshCommand):
-    """See :mod:`authmesh.commands`."""
+    spec = DOCTOR
 
-    spec: ClassVar[commands.Command] = dataclasses.replace(commands.DOCTOR, run=_doctor)
-
-    def context(self, console: DjangoConsole, blocking: Blocking) -> commands.Context:
-        """As of other commands. Settings that are wrong are something to report, and no reason to stop."""
+    def home(self) -> Home:
+        """Return the home of this server. Settings that are not valid are reported, and do not stop the command."""
         try:
-            return super().context(console, blocking)
+            return super().home()
         except ImproperlyConfigured as error:
-            why = str(error)
+            raw = getattr(settings, "AMESH", None)
+            configured = raw.get("DIR") if isinstance(raw, dict) else None
+            directory = expanded(configured) if isinstance(configured, str) else default_directory()
+            return UnconfiguredHome(directory, str(error))
 
-        def refused() -> Any:
-            raise Misconfigured(why)
-
-        raw = getattr(settings, "AMESH", None)
-        named = raw.get("DIR") if isinstance(raw, dict) else None
-        return commands.Context(
-            console=console,
-            directory=default_directory({"AUTH_MESH_DIR": named}) if isinstance(named, str) else default_directory(),
-            device=refused,
-            allow_list=refused,
-            command=call_of,
-        )
+    def run(self, context: Context, **options: Any) -> None:
+        examine(context, FrontEnd(doctor.FURTHER, "database", explain, lend_connections()), **options)

@@ -1,14 +1,8 @@
 """``manage.py amesh_export_key``."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from amesh_django.management.base import AmeshCommand
-from authmesh import commands
+from authmesh.commands.identity import EXPORT_KEY
 
 
 class Command(AmeshCommand):
-    """See :mod:`authmesh.commands`."""
-
-    spec: ClassVar[commands.Command] = commands.EXPORT_KEY
+    spec = EXPORT_KEY

@@ -1,14 +1,8 @@
 """``manage.py amesh_fetch``."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from amesh_django.management.base import AmeshCommand
-from authmesh import commands
+from authmesh.commands.requests import FETCH
 
 
 class Command(AmeshCommand):
-    """See :mod:`authmesh.commands`."""
-
-    spec: ClassVar[commands.Command] = commands.FETCH
+    spec = FETCH

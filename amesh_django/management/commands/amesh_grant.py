@@ -1,14 +1,8 @@
 """``manage.py amesh_grant``."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from amesh_django.management.base import AmeshCommand
-from authmesh import commands
+from authmesh.commands.devices import GRANT
 
 
 class Command(AmeshCommand):
-    """See :mod:`authmesh.commands`."""
-
-    spec: ClassVar[commands.Command] = commands.GRANT
+    spec = GRANT

@@ -1,22 +1,23 @@
-"""``manage.py amesh_integrity``: does the list in the database match its seal, what differs, and accepting it as it stands."""
+"""``manage.py amesh_integrity``: verify the sealed allow list, show what differs, and accept the list as it is."""
 
-from __future__ import annotations
-
-from typing import ClassVar
+from argparse import ArgumentParser
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.management.base import AmeshCommand
 from amesh_django.trust.integrity import IntegrityReport
 from amesh_django.trust.rollback import Memory
-from authmesh import commands
-from authmesh.commands import YES, Context, Line, Option
-from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError
+from authmesh.commands.context import Context
+from authmesh.commands.spec import Command as Spec
+from authmesh.commands.spec import add_yes
+from authmesh.commands.terminal.lines import Shown, Styled
+from authmesh.commands.words import counted
+from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Run
 
 
 def integrity(context: Context, *, reseal: bool, yes: bool) -> None:
-    """Verify every row, show what differs, and seal anew if a person says so."""
+    """Verify every row, show what differs, and reseal the list if a person says so."""
     context.own_device()
-    devices = DatabaseAllowList(by=context.actor)
+    devices = DatabaseAllowList(by=context.home.actor)
     found = devices.verify()
     console = context.console
     answer = {
@@ -24,78 +25,90 @@ def integrity(context: Context, *, reseal: bool, yes: bool) -> None:
         "devices": found.devices,
         "problems": found.problems,
         "resealed": False,
-        "newest": _asdict(devices),
+        "newest": _memory_json(devices),
     }
-    rows = f"{found.devices} row{'s' if found.devices != 1 else ''}"
-    if found.ok:
-        differences: list[Line | str] = [
-            Line(f"The list matches its seal: {rows}, revoked devices included.", "good"),
-            _kept(devices.memory()),
-        ]
-        if reseal:  # after a backup was put back: servers that saw a newer list go on once the revision is above it
-            differences.append("Sealing it anew makes it newer than any list that a server has seen.")
-    else:
-        differences = [
-            Line(f"{_wrong(found)} ({rows}). Nobody is let in.", "bad"),
-            *[f"  {problem}" for problem in found.problems],
-        ]
-        if found.is_old:
-            differences.append(
-                "It trusts these devices. Those that were revoked since are trusted again:"
-                if found.trusted
-                else "It trusts nobody."
-            )
-            differences += [f"  {device}" for device in found.trusted]
-    console.say(*differences)
+    report = _valid(found, devices.memory(), reseal) if found.ok else _invalid(found)
+    console.say(*report)
     if found.ok and not reseal:
         console.result(answer)
         return
     try:
         if not reseal:
             raise AllowListIntegrityFailure(
-                f"{_wrong(found)}. Undo what was changed, or accept the rows as they stand: "
-                f"{context.command('integrity')} --reseal"
+                f"{_problem(found)}. Nothing was changed.",
+                hint=("Undo the change, or accept the rows as they are with ", Run("integrity", "--reseal"), "."),
             )
-        question = "Trust the rows as they stand, and seal them anew?"
-        context.confirm(question, about=differences if console.as_json else [], yes=yes)
+        question = "Trust the rows as they are, and reseal the list?"
+        console.confirm(question, about=report if console.as_json else [], yes=yes)
     except AmeshError:
         console.result(answer)
         raise
     devices.reseal()
-    console.say(Line("The list was sealed anew, as it stands.", "good"))
+    console.say(Styled("The list was resealed as it is.", "good"))
     if found.is_old:
-        console.say("Now revoke again what was revoked since.")
-    console.result({**answer, "resealed": True, "newest": _asdict(devices)})
+        console.say("Now revoke again the devices that were revoked since.")
+    console.result({**answer, "resealed": True, "newest": _memory_json(devices)})
 
 
-def _wrong(found: IntegrityReport) -> str:
+def _valid(found: IntegrityReport, memory: Memory, reseal: bool) -> list[Shown]:
+    rows = counted(found.devices, "row")
+    report: list[Shown] = [
+        Styled(f"The list matches its seal: {rows}, including revoked devices.", "good"),
+        _newest(memory),
+    ]
+    if reseal:  # after a restore: servers that have seen a newer list accept this one once its revision is higher
+        report.append("Resealing makes this list newer than any list that a server has seen.")
+    return report
+
+
+def _invalid(found: IntegrityReport) -> list[Shown]:
+    report: list[Shown] = [
+        Styled(f"{_problem(found)} ({counted(found.devices, 'row')}). All requests are rejected.", "bad"),
+        *[f"  {problem}" for problem in found.problems],
+    ]
+    if found.is_old:
+        report.append(
+            "It trusts these devices. Devices that were revoked since are trusted again:"
+            if found.trusted
+            else "It trusts no device."
+        )
+        report += [f"  {device}" for device in found.trusted]
+    return report
+
+
+def _problem(found: IntegrityReport) -> str:
     if found.reason in ("rolled_back", "revision_lost"):
         return "The list is not known to be the newest that this server has seen"
     return "The list does not match its seal"
 
 
-def _asdict(devices: DatabaseAllowList) -> dict[str, object]:
+def _memory_json(devices: DatabaseAllowList) -> dict[str, object]:
     memory = devices.memory()
     return {"revision": memory.revision, "kept": memory.kept}
 
 
-def _kept(memory: Memory) -> str:
+def _newest(memory: Memory) -> str:
     if memory.revision is None:
-        return "This server has not noted yet which list is the newest."
-    text = f"It is the newest that this server has seen (at least revision {memory.revision}), by {memory.where}"
+        return "This server has not recorded a newest list yet."
+    text = f"It is the newest list that this server has seen (revision {memory.revision} or later), according to {memory.where}"
     if memory.kept == "tpm":
         return f"{text} and a counter in the TPM."
-    return f"{text}. Without a TPM, whoever puts that file back together with the database is not noticed."
+    return f"{text}. Without a TPM, restoring that file together with the database cannot be detected."
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--reseal", action="store_true", help="Accept the rows as they are and reseal the list, after a question."
+    )
+    add_yes(parser)
 
 
 class Command(AmeshCommand):
-    """Verification of the sealed list."""
-
-    spec: ClassVar[commands.Command] = commands.Command(
+    spec = Spec(
         "integrity",
-        "Verify the sealed list of trusted devices and show what differs.",
+        "Verify the sealed list of trusted devices, and show what differs.",
         integrity,
-        (Option(("--reseal",), "Accept the rows as they stand and seal them anew, after a question.", "flag"), YES),
-        details=("The exit code is 1 if the list does not match its seal and was not sealed anew.",),
+        _arguments,
+        details=("The exit code is 1 if the list does not match its seal and was not resealed.",),
         asks=True,
     )

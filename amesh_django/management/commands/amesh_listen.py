@@ -1,14 +1,8 @@
 """``manage.py amesh_listen``."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from amesh_django.management.base import AmeshCommand
-from authmesh import commands
+from authmesh.commands.pairing.listen import LISTEN
 
 
 class Command(AmeshCommand):
-    """See :mod:`authmesh.commands`."""
-
-    spec: ClassVar[commands.Command] = commands.LISTEN
+    spec = LISTEN

@@ -1,14 +1,8 @@
 """``manage.py amesh_revoke``."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from amesh_django.management.base import AmeshCommand
-from authmesh import commands
+from authmesh.commands.devices import REVOKE
 
 
 class Command(AmeshCommand):
-    """See :mod:`authmesh.commands`."""
-
-    spec: ClassVar[commands.Command] = commands.REVOKE
+    spec = REVOKE

@@ -1,14 +1,8 @@
 """``manage.py amesh_sign_test``."""
 
-from __future__ import annotations
-
-from typing import ClassVar
-
 from amesh_django.management.base import AmeshCommand
-from authmesh import commands
+from authmesh.commands.identity import SIGN_TEST
 
 
 class Command(AmeshCommand):
-    """See :mod:`authmesh.commands`."""
-
-    spec: ClassVar[commands.Command] = commands.SIGN_TEST
+    spec = SIGN_TEST

@@ -1,4 +1,4 @@
-"""What the processes of a relay have to agree on: one with itself (:mod:`.memory_exchange`), several in Redis (:mod:`.redis_exchange`)."""
+"""The interface of an exchange: the questions on which all processes of a relay must agree."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import NamedTuple, Protocol
 
 
 class Unavailable(Exception):
-    """The exchange can't be reached; what was asked may or may not have happened."""
+    """Redis cannot be reached. The call may or may not have had its effect."""
 
 
 class Ref(NamedTuple):
-    """A connection.
+    """The name of a connection.
 
     Attributes:
-        process: that holds it.
-        number: within that process; never given twice.
+        process: the process that holds the connection.
+        number: the number of the connection in that process. It is never used again.
     """
 
     process: str
@@ -23,11 +23,11 @@ class Ref(NamedTuple):
 
 
 class Joined(NamedTuple):
-    """A pairing whose two sides have been brought together.
+    """A pairing whose two sides are matched.
 
     Attributes:
-        session: its name.
-        peer: who has been waiting.
+        session: the name of the session.
+        peer: the target, which was waiting.
     """
 
     session: str
@@ -35,13 +35,13 @@ class Joined(NamedTuple):
 
 
 class Event(NamedTuple):
-    """What one connection is told because of another one.
+    """A message from one connection of the relay to another one, which clients do not see.
 
     Attributes:
-        kind: what; see :mod:`.hub`.
+        kind: the kind of event; :mod:`..hub.pairings` and :mod:`..hub.tokens` list them.
         about: the session, or the token.
-        sender: to whom an answer goes.
-        frame: what is to be forwarded; "" if nothing is.
+        sender: the connection that an answer goes to.
+        frame: the frame to forward to the client; "" if there is none.
     """
 
     kind: str
@@ -50,88 +50,107 @@ class Event(NamedTuple):
     frame: str = ""
 
     def __repr__(self) -> str:
-        """Not what is forwarded: this may get into a log."""
+        """Leave out the frame, because this text may get into a log."""
         return f"Event({self.kind})"
 
 
 class Local(Protocol):
-    """What an exchange wants of the process that uses it."""
+    """The process that uses an exchange, as the exchange sees it. The hub implements it."""
 
     def arrive(self, number: int, event: Event) -> None:
-        """An event for one of its connections."""
+        """Deliver an event to a connection of this process."""
 
     def connection_count(self) -> int:
-        """How many connections it holds."""
+        """Return the number of connections of this process."""
 
     def remote_processes(self) -> set[str]:
-        """The other processes that hold the other sides of its pairings."""
+        """Return the other processes that connections of this process are involved with."""
 
     async def on_loss(self) -> None:
-        """Events may have been lost, and what the exchange knew may be gone."""
+        """Handle a loss of Redis: events may have been lost, and Redis may have lost its memory."""
 
     async def on_return(self) -> None:
-        """The exchange can be reached again."""
+        """Handle the return of Redis."""
 
     async def on_gone(self, processes: set[str]) -> None:
-        """These processes are no more."""
+        """Handle the end of other processes."""
 
 
 class Exchange(Protocol):
-    """Every decision is one step: what two processes ask at the same time is answered as if one had asked first.
+    """What the processes of a relay agree on.
 
-    An answer that is text is the code of the refusal (protocol.md §6, §7). Every method that asks may raise
-    :class:`Unavailable`.
+    Every decision is one step: if two processes ask at the same time, the answers are those of one call after the other. An answer
+    that is text is an error code (protocol.md §6, §7). Every coroutine may raise :class:`Unavailable`.
 
     Attributes:
-        process: name of this process.
-        others: how many connections the other processes hold.
+        process: the name of this process.
+        others: the number of connections of all other processes.
     """
 
     process: str
     others: int
 
     def start(self, local: Local) -> None:
-        """Begin. The event loop runs."""
+        """Start. The event loop must be running."""
 
     async def stop(self) -> None:
-        """End."""
+        """Stop."""
 
     async def refresh(self) -> None:
-        """Bring :attr:`others` up to date, unless it was done a moment ago."""
+        """Bring :attr:`others` up to date, unless that was done a moment ago. Never raises :class:`Unavailable`."""
 
     async def open(self, code: str, session: str, me: Ref, address: str) -> str | None:
-        """A target waits for somebody to come with a code: ``rate_limited``, ``otc_in_use``, ``relay_capacity``, or None."""
-
-    async def join(self, code: str, me: Ref, address: str) -> Joined | str:
-        """A controller comes with a code: whom it has found, or ``rate_limited``, ``otc_not_found``, ``peer_already_connected``."""
-
-    async def end(self, code: str, session: str) -> None:
-        """A session is over, matched or not."""
-
-    async def watch(self, jti: str, me: Ref, address: str) -> str | None:
-        """Watch for a token, or go on: ``rate_limited``, ``jti_already_watched``, ``relay_capacity``, or None."""
-
-    async def unwatch(self, jti: str, me: Ref) -> None:
-        """Watch no longer."""
-
-    async def use(self, jti: str) -> Ref | str:
-        """Burn a token: who watches for it, or ``token_already_used``, ``no_watcher``, ``relay_capacity``."""
-
-    async def unuse(self, jti: str) -> None:
-        """The watcher was gone already: nothing has been burnt."""
-
-    async def restore_sessions(self, sessions: Sequence[tuple[str, str, Ref, float]]) -> list[str]:
-        """After a loss, the waiting sessions that this process still has: code, name, who, seconds left.
+        """Let a target wait with a one-time code, unless the code is in use or burnt.
 
         Returns:
-            the names of those whose code somebody else has taken meanwhile.
+            None, or an error code: ``rate_limited``, ``otc_in_use``, ``relay_capacity``.
+        """
+
+    async def join(self, code: str, me: Ref, address: str) -> Joined | str:
+        """Match a controller with the target that waits with a code. A failed try counts towards burning the code.
+
+        Returns:
+            the pairing, or an error code: ``rate_limited``, ``otc_not_found``, ``peer_already_connected``.
+        """
+
+    async def end(self, code: str, session: str) -> None:
+        """End a session, matched or not. Its code is free again."""
+
+    async def watch(self, jti: str, me: Ref, address: str) -> str | None:
+        """Start or renew a watch for a token.
+
+        Returns:
+            None, or an error code: ``rate_limited``, ``jti_already_watched``, ``relay_capacity``.
+        """
+
+    async def unwatch(self, jti: str, me: Ref) -> None:
+        """End a watch."""
+
+    async def use(self, jti: str) -> Ref | str:
+        """Use up a token.
+
+        Returns:
+            the connection that watches for the token, or an error code: ``token_already_used``, ``no_watcher``, ``relay_capacity``.
+        """
+
+    async def unuse(self, jti: str) -> None:
+        """Make a token usable again, because its watcher was gone."""
+
+    async def restore_sessions(self, sessions: Sequence[tuple[str, str, Ref, float]]) -> list[str]:
+        """Restore the waiting sessions of this process after a loss.
+
+        Args:
+            sessions: code, name, target and remaining seconds of each.
+
+        Returns:
+            the names of the sessions whose code another target has taken.
         """
 
     async def restore_watches(self, watches: Sequence[tuple[str, Ref, float]]) -> None:
-        """After a loss, the watches that this process still has: token, who, seconds left."""
+        """Restore the watches of this process after a loss: token, watcher and remaining seconds of each."""
 
     async def send(self, to: Ref, event: Event) -> bool:
-        """Tell a connection of another process. In order, once. False if that process is no more."""
+        """Send an event to a connection of another process: in order, and once. Return False if that process is gone."""
 
     async def sessions(self) -> int:
-        """How many sessions there are."""
+        """Return the number of sessions of all processes."""

@@ -1,4 +1,4 @@
-"""The exchange of a relay that is one process: in its memory, and bounded."""
+"""The exchange of a relay of one process, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,27 +7,26 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from amesh_django.conf import RelaySettings
-
+from ..conf import RelaySettings
 from .base import Event, Joined, Local, Ref
 
 V = TypeVar("V")
 
 _MINUTE: Final = 60.0
-#: How many addresses, and how many failed codes, are remembered at a time. Beyond it the oldest are forgotten.
-REMEMBERED: Final = 100_000
+#: Addresses, and codes with failed tries, that are remembered at a time. If there are more, the oldest are forgotten.
+MAX_REMEMBERED: Final = 100_000
 
 
 class Expiring(Generic[V]):
-    """Values that are forgotten some time after they were put.
+    """A dict whose values expire.
 
     Args:
-        seconds: how long they last; the same for all, so that the oldest is always the next to go.
-        clock: seconds.
-        capacity: how many there are at most; one more pushes the oldest out.
+        seconds: the lifetime of a value; the same for all, so that the oldest value always expires next.
+        clock: returns the time in seconds.
+        capacity: the maximum number of values. If there are more, the oldest is forgotten.
     """
 
-    def __init__(self, seconds: float, clock: Callable[[], float], capacity: int = REMEMBERED) -> None:
+    def __init__(self, seconds: float, clock: Callable[[], float], capacity: int = MAX_REMEMBERED) -> None:
         self._seconds = seconds
         self._clock = clock
         self._capacity = capacity
@@ -38,12 +37,12 @@ class Expiring(Generic[V]):
         return len(self._items)
 
     def get(self, key: str) -> V | None:
-        """The value, unless its time is up."""
+        """Return a value, or None if it has expired."""
         item = self._items.get(key)
         return item[1] if item is not None and item[0] > self._clock() else None
 
     def put(self, key: str, value: V) -> None:
-        """Remember a value; its time begins anew."""
+        """Add or replace a value. Its lifetime starts again."""
         self._items.pop(key, None)
         self._forget()
         if len(self._items) >= self._capacity:
@@ -51,7 +50,7 @@ class Expiring(Generic[V]):
         self._items[key] = (self._clock() + self._seconds, value)
 
     def remove(self, key: str) -> None:
-        """Forget a value."""
+        """Remove a value."""
         self._items.pop(key, None)
 
     def _forget(self) -> None:
@@ -65,17 +64,17 @@ class Expiring(Generic[V]):
 
 @dataclass(slots=True)
 class Count:
-    """Something that is counted."""
+    """A number that is counted up."""
 
     number: int = 0
 
 
 class Rates:
-    """How often an address has tried within a minute that begins with its first try.
+    """The number of tries of each address in the minute after its first try.
 
     Args:
-        limit: how often it may.
-        clock: seconds.
+        limit: the maximum number of tries in a minute.
+        clock: returns the time in seconds.
     """
 
     def __init__(self, limit: int, clock: Callable[[], float]) -> None:
@@ -83,7 +82,7 @@ class Rates:
         self._counts: Expiring[Count] = Expiring(_MINUTE, clock)
 
     def exceeded(self, address: str) -> bool:
-        """Count one more try."""
+        """Count a try. Return True if there are too many."""
         count = self._counts.get(address)
         if count is None:
             count = Count()
@@ -94,7 +93,7 @@ class Rates:
 
 @dataclass(slots=True)
 class Waiting:
-    """A code that is being used."""
+    """A code in use: a target waits with it, or is matched."""
 
     session: str
     target: Ref
@@ -103,11 +102,11 @@ class Waiting:
 
 
 class MemoryExchange:
-    """See :class:`.exchange.Exchange`.
+    """The :class:`.base.Exchange` of a relay of one process.
 
     Args:
         settings: the limits.
-        clock: seconds, monotonic in production.
+        clock: returns the time in seconds; monotonic in production.
     """
 
     def __init__(self, settings: RelaySettings, clock: Callable[[], float]) -> None:
@@ -123,19 +122,18 @@ class MemoryExchange:
         self._used: Expiring[bool] = Expiring(settings.USED_TOKEN_SECONDS, clock, settings.MAX_USED_TOKENS)
 
     def start(self, local: Local) -> None:
-        """Nothing is to be done."""
+        pass
 
     async def stop(self) -> None:
-        """Nothing is to be done."""
+        pass
 
     async def refresh(self) -> None:
-        """There are no others."""
+        pass
 
     async def open(self, code: str, session: str, me: Ref, address: str) -> str | None:
-        """See :class:`.exchange.Exchange`."""
         if self._tries.exceeded(address):
             return "rate_limited"
-        if self._find(code) is not None or self._burnt(code):
+        if self._find(code) is not None or self._is_burnt(code):
             return "otc_in_use"
         if len(self._codes) >= self._settings.MAX_SESSIONS:
             return "relay_capacity"
@@ -143,7 +141,6 @@ class MemoryExchange:
         return None
 
     async def join(self, code: str, me: Ref, address: str) -> Joined | str:
-        """See :class:`.exchange.Exchange`."""
         if self._tries.exceeded(address):
             return "rate_limited"
         waiting = self._find(code)
@@ -157,13 +154,11 @@ class MemoryExchange:
         return Joined(waiting.session, waiting.target)
 
     async def end(self, code: str, session: str) -> None:
-        """See :class:`.exchange.Exchange`."""
         waiting = self._codes.get(code)
         if waiting is not None and waiting.session == session:
             del self._codes[code]
 
     async def watch(self, jti: str, me: Ref, address: str) -> str | None:
-        """See :class:`.exchange.Exchange`."""
         if self._watch_tries.exceeded(address):
             return "rate_limited"
         watcher = self._watches.get(jti)
@@ -175,45 +170,40 @@ class MemoryExchange:
         return None
 
     async def unwatch(self, jti: str, me: Ref) -> None:
-        """See :class:`.exchange.Exchange`."""
         if self._watches.get(jti) == me:
             self._watches.remove(jti)
 
     async def use(self, jti: str) -> Ref | str:
-        """See :class:`.exchange.Exchange`."""
         if self._used.get(jti):
             return "token_already_used"
         watcher = self._watches.get(jti)
         if watcher is None:
             return "no_watcher"
-        if len(self._used) >= self._settings.MAX_USED_TOKENS:  # to forget one would let it be used twice
+        if len(self._used) >= self._settings.MAX_USED_TOKENS:  # a token that is forgotten could be used twice
             return "relay_capacity"
         self._used.put(jti, True)
         return watcher
 
     async def unuse(self, jti: str) -> None:
-        """See :class:`.exchange.Exchange`."""
         self._used.remove(jti)
 
     async def restore_sessions(self, sessions: Sequence[tuple[str, str, Ref, float]]) -> list[str]:
-        """Memory is not lost alone."""
-        return []
+        return []  # the memory of a process is not lost while the process lives
 
     async def restore_watches(self, watches: Sequence[tuple[str, Ref, float]]) -> None:
-        """Memory is not lost alone."""
+        pass
 
     async def send(self, to: Ref, event: Event) -> bool:
-        """There are no others."""
         return False
 
     async def sessions(self) -> int:
-        """See :class:`.exchange.Exchange`."""
         return len(self._codes)
 
     def _find(self, code: str) -> Waiting | None:
         waiting = self._codes.get(code)
         return waiting if waiting is not None and waiting.until > self._clock() else None
 
-    def _burnt(self, code: str) -> bool:
+    def _is_burnt(self, code: str) -> bool:
+        """Return True if so many tries on a code failed that nobody may wait with it. It stays burnt for BURNT_SECONDS."""
         failures = self._failures.get(code)
         return failures is not None and failures.number >= self._settings.TRIES_PER_CODE

@@ -1,4 +1,4 @@
-"""The exchange of a relay of several processes: in Redis."""
+"""The exchange of a relay of several processes, in Redis."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
-from amesh_django.conf import RelaySettings
-
+from ..conf import RelaySettings
 from ..failures import report
 from . import redis_scripts as scripts
 from .base import Event, Joined, Local, Ref, Unavailable
-from .redis_link import Link
+from .redis_link import RedisLink
 
 _BEAT_SECONDS: Final = 2.0
-#: After so long without a beat a process is dead, even if Redis has not noticed.
+#: Time without a heartbeat after which a process counts as dead, even if Redis has not noticed.
 _DEAD_MILLISECONDS: Final = 15_000
 _FRESH_SECONDS: Final = 0.25
 
 
 class RedisExchange:
-    """See :class:`.exchange.Exchange`.
+    """The :class:`.base.Exchange` of a relay of several processes.
 
     Args:
         settings: the limits.
-        url: of Redis.
+        url: the address of Redis.
     """
 
     def __init__(self, settings: RelaySettings, url: str) -> None:
@@ -39,27 +38,25 @@ class RedisExchange:
         self._beaten = -_BEAT_SECONDS
         self._told = 0
         self._beating: asyncio.Task[None] | None = None
-        # In braces: a cluster keeps together what one script touches.
+        # In braces, so that a Redis cluster keeps the keys of one script together.
         self._prefix = f"{{{settings.REDIS_PREFIX}}}:"
-        self._link = Link(
+        self._link = RedisLink(
             url,
             channel=lambda process: f"{self._prefix}inbox:{process}",
             process=self.process,
             scripts=scripts.ALL,
-            most=settings.MAX_UNSENT_BYTES_IN_ALL,
+            max_unsent=settings.MAX_UNSENT_BYTES_IN_ALL,
         )
 
     def _key(self, kind: str, name: str = "") -> str:
         return f"{self._prefix}{kind}:{name}" if name else f"{self._prefix}{kind}"
 
     def start(self, local: Local) -> None:
-        """See :class:`.exchange.Exchange`."""
         self._local = local
         self._link.start(arrive=local.arrive, hello=self._beat, on_return=local.on_return, on_loss=local.on_loss)
         self._beating = asyncio.get_running_loop().create_task(self._keep_beating())
 
     async def stop(self) -> None:
-        """See :class:`.exchange.Exchange`."""
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
@@ -68,7 +65,6 @@ class RedisExchange:
     # Processes.
 
     async def refresh(self) -> None:
-        """See :class:`.exchange.Exchange`."""
         if time.monotonic() - self._beaten > _FRESH_SECONDS:
             with suppress(Unavailable):
                 await self._beat()
@@ -83,7 +79,7 @@ class RedisExchange:
         return {name.decode() for name in alive}
 
     async def _keep_beating(self) -> None:
-        """Now and then; soon, if the others count with a number of connections that is no longer true."""
+        """Send heartbeats regularly, and soon after the number of connections has changed."""
         looked = time.monotonic()
         while True:
             await asyncio.sleep(min(_FRESH_SECONDS, _BEAT_SECONDS))
@@ -95,11 +91,11 @@ class RedisExchange:
                     await self._beat()
             except Unavailable:
                 pass
-            except Exception as error:  # a bug is not to stop the beats: the others would take this process for dead
+            except Exception as error:  # without heartbeats, the other processes would take this one for dead
                 report(error)
 
     async def _look_around(self) -> None:
-        """Beat, and find out which of the processes that matter here are dead."""
+        """Send a heartbeat, and find out which processes that matter to this one are dead."""
         alive = await self._beat()
         local = self._local
         matter = local.remote_processes() if local is not None else set()
@@ -112,13 +108,11 @@ class RedisExchange:
             await local.on_gone(gone)
 
     async def send(self, to: Ref, event: Event) -> bool:
-        """See :class:`.exchange.Exchange`."""
         return bool(await self._link.send(to, event))
 
     # Sessions.
 
     async def open(self, code: str, session: str, me: Ref, address: str) -> str | None:
-        """See :class:`.exchange.Exchange`."""
         answer = await self._link.script(
             scripts.OPEN,
             [self._key("t", address), self._key("s", code), self._key("f", code), self._key("n")],
@@ -132,7 +126,6 @@ class RedisExchange:
         return answer.decode() or None
 
     async def join(self, code: str, me: Ref, address: str) -> Joined | str:
-        """See :class:`.exchange.Exchange`."""
         answer = (
             await self._link.script(
                 scripts.JOIN,
@@ -148,15 +141,12 @@ class RedisExchange:
         return Joined(session, Ref(process, int(number)))
 
     async def end(self, code: str, session: str) -> None:
-        """See :class:`.exchange.Exchange`."""
         await self._link.script(scripts.END, [self._key("s", code), self._key("n")], session)
 
     async def sessions(self) -> int:
-        """See :class:`.exchange.Exchange`."""
         return int(await self._link.script(scripts.COUNT, [self._key("n")]))
 
     async def restore_sessions(self, sessions: Sequence[tuple[str, str, Ref, float]]) -> list[str]:
-        """See :class:`.exchange.Exchange`."""
         answers = await asyncio.gather(
             *(
                 self._link.script(
@@ -170,7 +160,6 @@ class RedisExchange:
     # Tokens.
 
     async def watch(self, jti: str, me: Ref, address: str) -> str | None:
-        """See :class:`.exchange.Exchange`."""
         token = _token(jti)
         answer = await self._link.script(
             scripts.WATCH,
@@ -184,12 +173,10 @@ class RedisExchange:
         return answer.decode() or None
 
     async def unwatch(self, jti: str, me: Ref) -> None:
-        """See :class:`.exchange.Exchange`."""
         token = _token(jti)
         await self._link.script(scripts.UNWATCH, [self._key("w", token), self._key("v")], token, *me)
 
     async def use(self, jti: str) -> Ref | str:
-        """See :class:`.exchange.Exchange`."""
         token = _token(jti)
         answer = (
             await self._link.script(
@@ -206,11 +193,9 @@ class RedisExchange:
         return Ref(process, int(number))
 
     async def unuse(self, jti: str) -> None:
-        """See :class:`.exchange.Exchange`."""
         await self._link.command("ZREM", self._key("u"), _token(jti))
 
     async def restore_watches(self, watches: Sequence[tuple[str, Ref, float]]) -> None:
-        """See :class:`.exchange.Exchange`."""
         await asyncio.gather(
             *(
                 self._link.script(
@@ -226,5 +211,5 @@ class RedisExchange:
 
 
 def _token(jti: str) -> str:
-    """What stands in Redis for a token: its name is not for whoever reads there, and may be long."""
+    """Return the name of a token in Redis: a hash, because a token's own name must not be readable there, and may be long."""
     return hashlib.sha256(jti.encode("utf-8", "surrogatepass")).hexdigest()[:32]

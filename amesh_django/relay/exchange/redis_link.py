@@ -1,14 +1,20 @@
-"""The way to Redis and back: commands in order over one connection, events of other processes over a second one.
+"""The way to Redis and back: one connection for commands, and a second one on which events of other processes arrive.
 
-Nothing is sent twice: what was on its way when a connection broke is :class:`.exchange.Unavailable`, and whoever asked decides. Both
-connections live and die together, so that an event that was lost is always noticed.
+redis-py writes the commands and reads the replies, through its pipelines and its ``PubSub``. This module adds the policy:
+
+1. Nothing is sent twice. redis-py neither retries a command nor reconnects. If a connection breaks, everything that has no reply
+   yet raises :class:`.base.Unavailable`, and the caller decides what to do.
+2. The two connections live and die together. An event may have been lost whenever either of them was, so the hub is always told.
+3. Micro-batches: the commands and events of one turn of the event loop go out in one pipeline. The events for one process go out
+   in one message.
+4. A firewall may cut a connection on which nothing is sent, without a sign at this end. A ping every few seconds notices it.
+5. An error that every message of a client can cause is logged at most every ten seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
@@ -18,73 +24,84 @@ from django.core.exceptions import ImproperlyConfigured
 
 from ..failures import logger, report
 from .base import Event, Ref, Unavailable
+from .parcels import Mail, Parcel, pack, unpack
 
-#: How long Redis may take for what it does in a millisecond.
+try:
+    from redis.asyncio import ConnectionPool, Redis
+    from redis.asyncio.client import PubSub
+    from redis.asyncio.connection import AbstractConnection
+    from redis.asyncio.retry import Retry
+    from redis.backoff import NoBackoff
+    from redis.exceptions import ConnectionError as RedisConnectionError
+    from redis.exceptions import NoScriptError, ReadOnlyError, RedisError, ResponseError
+except ImportError:
+    raise ImproperlyConfigured(
+        "A relay of several processes needs Redis for Python. Install it: pip install 'amesh-django[relay]', or unset REDIS_URL."
+    ) from None
+
+#: Seconds that Redis may take to connect, and to answer a batch. It needs a few milliseconds.
 _PATIENCE: Final = 5.0
-#: How often it is asked to say something on the connection for events.
+#: Seconds between two pings on the subscription.
 _PING_SECONDS: Final = 5.0
-#: How often the log says that Redis refuses. Each message of a client may be the reason.
+#: Seconds between two log lines about errors that Redis returned. Every message of a client may cause one.
 _COMPLAINT_SECONDS: Final = 10.0
-#: How long whoever asks waits for a connection that is just being made.
+#: Seconds that a caller waits for the first connection of this process.
 _START_PATIENCE: Final = 3.0
+#: Seconds between the attempts to connect.
 _PAUSES: Final = (0.1, 0.2, 0.5, 1.0, 2.0)
-#: Commands and events that are sent at once.
+#: Commands, and events, in one batch.
 _BATCH: Final = 500
-#: Events that are published in one message, in characters.
-_PARCEL: Final = 256 * 1024
+
+#: The options of redis-py that the policy needs.
+_OPTIONS: Final[dict[str, Any]] = {
+    "protocol": 2,
+    "decode_responses": False,
+    # A batch has a timeout of its own, and a subscription may have nothing to receive for hours (redis-py 8 gives up after 5 seconds).
+    "socket_timeout": None,
+    "socket_connect_timeout": _PATIENCE,
+    "health_check_interval": 0,
+    "retry": Retry(NoBackoff(), 0),
+}
 
 Arrive = Callable[[int, Event], None]
 
 
-class Lost(Exception):
-    """A connection to Redis broke, or could not be made."""
+class RedisLost(Exception):
+    """A connection to Redis broke, or could not be made. The message is the name of the error, which holds no secret."""
 
 
-class Link:
-    """See the module.
+class RedisLink:
+    """The two connections of one process, made again whenever one of them breaks.
 
     Args:
-        url: of Redis.
-        channel: makes the name of a process's channel.
-        process: name of this one.
-        scripts: that are going to be called.
-        most: characters of events that may wait to be sent.
+        url: the address of Redis.
+        channel: returns the name of the channel of a process.
+        process: the name of this process.
+        scripts: the scripts that :meth:`script` may run.
+        max_unsent: the maximum number of characters of events that wait to be sent.
     """
 
     def __init__(
-        self, url: str, *, channel: Callable[[str], str], process: str, scripts: Sequence[str], most: int
+        self, url: str, *, channel: Callable[[str], str], process: str, scripts: Sequence[str], max_unsent: int
     ) -> None:
         try:
-            from redis.asyncio import ConnectionPool
-        except ImportError:
-            raise ImproperlyConfigured(
-                "A relay of several processes needs Redis for Python. Install it: pip install 'amesh-django[relay]', or take "
-                "REDIS_URL away."
-            ) from None
-        options = {
-            "protocol": 2,
-            "decode_responses": False,
-            "socket_timeout": None,
-            "socket_connect_timeout": _PATIENCE,
-            "health_check_interval": 0,
-        }
-        try:
-            self._pool: Any = ConnectionPool.from_url(url, **options)
+            pool = ConnectionPool.from_url(url, max_connections=1, **_OPTIONS)
         except ValueError:  # its text may hold the password
             raise ImproperlyConfigured(
                 "REDIS_URL is not an address of Redis. Set it to redis://HOST:PORT/0, rediss://… or unix://…"
             ) from None
-        if any(self._pool.connection_kwargs.get(name) != value for name, value in options.items()):
-            raise ImproperlyConfigured(
-                f"Take these options out of REDIS_URL, the relay sets them: {', '.join(options)}."
-            )
+        options: dict[str, Any] = {**pool.connection_kwargs, "max_connections": pool.max_connections}
+        if any(options.get(name) != value for name, value in [*_OPTIONS.items(), ("max_connections", 1)]):
+            names = ", ".join([*_OPTIONS, "max_connections"])
+            raise ImproperlyConfigured(f"Remove these options from REDIS_URL, because the relay sets them: {names}.")
+        self._url = url
         self._channel = channel
         self._process = process
         self._scripts = scripts
-        self._names: dict[str, bytes] = {}
-        self._most = most
+        self._names: dict[str, str] = {}
+        self._max_unsent = max_unsent
         self._calls: list[tuple[tuple[Any, ...], asyncio.Future[Any]]] = []
-        self._mail: list[tuple[Ref, Event, asyncio.Future[bool]]] = []
+        self._mail: list[Mail] = []
         self._mail_size = 0
         self._wake = asyncio.Event()
         self._up = asyncio.Event()
@@ -103,19 +120,19 @@ class Link:
         on_return: Callable[[], Awaitable[None]],
         on_loss: Callable[[], Awaitable[None]],
     ) -> None:
-        """Begin.
+        """Start connecting. The event loop must be running.
 
         Args:
-            arrive: takes what other processes send.
-            hello: is done on each new connection before anybody else gets it.
-            on_return: is told when it can be used again after a loss.
-            on_loss: is told when it no longer can.
+            arrive: called with each event that another process sends.
+            hello: awaited on each new pair of connections, before any other command is sent.
+            on_return: awaited when Redis can be reached again after a loss.
+            on_loss: awaited when Redis can no longer be reached.
         """
         self._arrive, self._hello, self._on_return, self._on_loss = arrive, hello, on_return, on_loss
         self._task = asyncio.get_running_loop().create_task(self._run())
 
     async def stop(self) -> None:
-        """End."""
+        """Close both connections for good."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -124,24 +141,23 @@ class Link:
     # What can be asked.
 
     async def script(self, script: str, keys: Sequence[str], *arguments: object) -> Any:
-        """Run a script.
+        """Run a script and return its result.
 
         Raises:
-            Unavailable: Redis can't be reached, or refuses.
+            Unavailable: Redis cannot be reached, or returned an error.
         """
-        from redis.exceptions import NoScriptError
-
         try:
-            return await self.command("EVALSHA", self._names.get(script, b"-"), len(keys), *keys, *arguments)
-        except NoScriptError:  # somebody said SCRIPT FLUSH
+            # By its name, and not as a Script object of redis-py: a pipeline would ask Redis first whether it knows the script.
+            return await self.command("EVALSHA", self._names.get(script, "-"), len(keys), *keys, *arguments)
+        except NoScriptError:  # somebody ran SCRIPT FLUSH
             return await self.command("EVAL", script, len(keys), *keys, *arguments)
 
     async def command(self, *words: Any) -> Any:
-        """Run a command.
+        """Run a command and return its reply.
 
         Raises:
-            Unavailable: Redis can't be reached, or refuses.
-            NoScriptError: it does not know the script.
+            Unavailable: Redis cannot be reached, or returned an error.
+            NoScriptError: Redis does not know the script.
         """
         await self._ready()
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -150,14 +166,14 @@ class Link:
         return await future
 
     async def send(self, to: Ref, event: Event) -> bool:
-        """Tell a connection of another process. False if nobody listens there.
+        """Send an event to a connection of another process. Return False if that process is not subscribed.
 
         Raises:
-            Unavailable: Redis can't be reached; or too much waits already.
+            Unavailable: Redis cannot be reached, or too many events wait to be sent.
         """
         await self._ready()
         size = len(event.frame)
-        if self._mail and self._mail_size + size > self._most:
+        if self._mail and self._mail_size + size > self._max_unsent:
             raise Unavailable("full")
         future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._mail.append((to, event, future))
@@ -184,14 +200,14 @@ class Link:
             self._greeted = False
             try:
                 await self._live()
-            except Exception as error:  # a bug must not take the way to Redis away for good
+            except Exception as error:  # a bug must not end the connection to Redis for good
                 self._tried = True
-                if not isinstance(error, Lost):
+                if not isinstance(error, RedisLost):
                     report(error)
                 elif attempt in (0, 10) or attempt % 100 == 0:
                     logger.warning(
-                        "Redis can't be reached (%s). Pairings between processes end, new ones are refused until it can. Check "
-                        "REDIS_URL, and that Redis runs.",
+                        "Cannot reach Redis (%s). Pairings between processes were ended, and new ones are rejected until Redis can be "
+                        "reached again. Check REDIS_URL, and that Redis is running.",
                         error,
                     )
             if self._greeted:
@@ -203,13 +219,18 @@ class Link:
             attempt += 1
 
     async def _live(self) -> None:
-        """Until it breaks."""
-        asking, listening = self._pool.make_connection(), self._pool.make_connection()
+        """Make both connections, and serve until one of them breaks.
+
+        Raises:
+            RedisLost: always, but for a bug.
+        """
+        connections: list[AbstractConnection] = []
         tasks: list[asyncio.Task[None]] = []
         loop = asyncio.get_running_loop()
         try:
-            await self._open(asking, listening)
-            lives = (self._write(asking), self._read(listening), self._keep_hearing(listening))
+            commands, events = self._client(connections), self._client(connections).pubsub()
+            await self._open(commands, events)
+            lives = (self._write(commands), self._read(events), self._keep_hearing(events))
             tasks = [loop.create_task(life) for life in lives]
             self._up.set()
             self._wake.set()
@@ -224,112 +245,119 @@ class Link:
                 if task.done():
                     task.result()
         except Unavailable:
-            raise Lost("no answer") from None
+            raise RedisLost("no answer") from None
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._fail()
-            for connection in (asking, listening):
+            for connection in connections:
                 await connection.disconnect(nowait=True)
+
+    def _client(self, connections: list[AbstractConnection]) -> Redis:
+        """Return a client with a single connection, which connects once and is appended to *connections*.
+
+        A pool and a ``PubSub`` reconnect by themselves when they find their connection closed. That would hide a loss.
+        """
+
+        async def connect_once(connection: AbstractConnection) -> None:
+            if connection in connections:
+                raise RedisConnectionError("reconnected")
+            connections.append(connection)
+            await connection.on_connect()
+
+        pool = ConnectionPool.from_url(self._url, max_connections=1, redis_connect_func=connect_once, **_OPTIONS)
+        return Redis(connection_pool=pool)
 
     async def _returned(self) -> None:
         await self._on_return()
 
-    async def _open(self, asking: Any, listening: Any) -> None:
+    async def _open(self, commands: Redis, events: PubSub) -> None:
         with _losing():
             async with asyncio.timeout(_PATIENCE):
-                await listening.connect()
-                await listening.send_command("SUBSCRIBE", self._channel(self._process), check_health=False)
-                await listening.read_response()
-                await asking.connect()
+                await events.subscribe(self._channel(self._process))
+                await events.get_message(timeout=None)  # Redis has confirmed the subscription
+                pipeline = commands.pipeline(transaction=False)
                 for script in self._scripts:
-                    await asking.send_command("SCRIPT LOAD", script, check_health=False)
-                    self._names[script] = await asking.read_response()
+                    pipeline.script_load(script)
+                self._names = dict(zip(self._scripts, await pipeline.execute(), strict=True))
 
-    async def _read(self, connection: Any) -> None:
+    async def _read(self, events: PubSub) -> None:
         with _losing():
-            while True:
-                kind, *about = await connection.read_response()
+            async for message in events.listen():
                 self._heard = True
-                if kind != b"message":
-                    continue
-                _, data = about
-                try:
-                    events = [
-                        (number, Event(name, about, Ref(process, sender), frame))
-                        for number, name, about, process, sender, frame in json.loads(data)
-                    ]
-                except (ValueError, TypeError):
-                    logger.error(
-                        "Something that is no event came through Redis. If another version of the relay uses it, give one of them "
-                        "another AMESH['RELAY']['REDIS_PREFIX']."
-                    )
-                    continue
-                for number, event in events:
-                    self._arrive(number, event)
+                if message["type"] == "message":
+                    self._take(message["data"])
 
-    async def _keep_hearing(self, connection: Any) -> None:
-        """A connection over which nothing is sent may be cut on the way without a word to this side, which would be deaf then."""
+    def _take(self, data: bytes) -> None:
+        try:
+            events = unpack(data)
+        except ValueError:
+            logger.error(
+                "A message that is not an event came through Redis, and was ignored. If another version of the relay uses the same "
+                "Redis, give one of them another AMESH['RELAY']['REDIS_PREFIX']."
+            )
+            return
+        for number, event in events:
+            self._arrive(number, event)
+
+    async def _keep_hearing(self, events: PubSub) -> None:
+        """Notice a subscription that was cut without a sign at this end."""
         with _losing():
             while True:
                 self._heard = False
-                await connection.send_command("PING", check_health=False)
+                await events.ping()
                 await asyncio.sleep(_PING_SECONDS)
                 if not self._heard:
                     raise TimeoutError
 
-    async def _write(self, connection: Any) -> None:
+    async def _write(self, commands: Redis) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            await asyncio.sleep(0)  # what others want to say this very moment goes along
+            await asyncio.sleep(0)  # what other tasks send in this turn of the event loop goes into the same batch
             while self._calls or self._mail:
                 calls, self._calls = self._calls[:_BATCH], self._calls[_BATCH:]
                 mail, self._mail = self._mail[:_BATCH], self._mail[_BATCH:]
                 self._mail_size -= sum(len(event.frame) for _, event, _ in mail)
                 try:
-                    parcels = _parcels(mail)
-                    commands = [words for words, _ in calls]
-                    commands += [("PUBLISH", self._channel(process), text) for process, text, _ in parcels]
-                    waiting = [[future] for _, future in calls] + [futures for _, _, futures in parcels]
-                    await self._exchange(connection, commands, waiting)
+                    await self._send_batch(commands, calls, pack(mail))
                 finally:
                     _fail([*(future for _, future in calls), *(future for _, _, future in mail)])
 
-    async def _exchange(
-        self, connection: Any, commands: list[tuple[Any, ...]], waiting: list[list[asyncio.Future[Any]]]
+    async def _send_batch(
+        self, commands: Redis, calls: list[tuple[tuple[Any, ...], asyncio.Future[Any]]], parcels: list[Parcel]
     ) -> None:
-        from redis.exceptions import NoScriptError, ReadOnlyError, ResponseError
-
+        pipeline = commands.pipeline(transaction=False)
+        for words, _ in calls:
+            pipeline.execute_command(*words)
+        for process, text, _ in parcels:
+            pipeline.publish(self._channel(process), text)
         with _losing():
             async with asyncio.timeout(_PATIENCE):
-                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-                for futures in waiting:
-                    error: Exception | None = None
-                    answer: Any = None
-                    try:
-                        answer = await connection.read_response()
-                    except ReadOnlyError:  # the main server is another one now
-                        raise
-                    except NoScriptError as unknown:
-                        error = unknown
-                    except ResponseError as refused:
-                        self._complain(refused)
-                        error = Unavailable("refused")
-                    for future in futures:
-                        if future.done():
-                            continue
-                        if error is not None:
-                            future.set_exception(error)
-                        else:
-                            future.set_result(answer)
+                replies = await pipeline.execute(raise_on_error=False)
+        waiting = [[future] for _, future in calls] + [futures for _, _, futures in parcels]
+        for reply, futures in zip(replies, waiting, strict=True):
+            if isinstance(reply, ReadOnlyError):  # another server is the primary one now
+                raise RedisLost(type(reply).__name__)
+            if isinstance(reply, ResponseError) and not isinstance(reply, NoScriptError):
+                self._complain(reply)
+                reply = Unavailable("refused")
+            for future in futures:
+                if future.done():
+                    continue
+                if isinstance(reply, Exception):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
 
-    def _complain(self, refused: Exception) -> None:
+    def _complain(self, error: Exception) -> None:
         now = time.monotonic()
         if now - self._complained >= _COMPLAINT_SECONDS:
             self._complained = now
-            logger.error("Redis refuses (%s). It needs version 5 or later, and memory to spare.", str(refused)[:40])
+            logger.error(
+                "Redis returned an error (%s). The relay needs Redis 5 or later, with free memory.", str(error)[:40]
+            )
 
     def _fail(self) -> None:
         futures: list[asyncio.Future[Any]] = [future for _, future in self._calls]
@@ -339,35 +367,16 @@ class Link:
 
 
 def _fail(futures: Iterable[asyncio.Future[Any]]) -> None:
-    """Those that have no answer get none."""
+    """Raise :class:`.base.Unavailable` in every caller that has no reply yet."""
     for future in futures:
         if not future.done():
             future.set_exception(Unavailable("lost"))
 
 
-def _parcels(
-    mail: list[tuple[Ref, Event, asyncio.Future[bool]]],
-) -> list[tuple[str, str, list[asyncio.Future[Any]]]]:
-    """Events for the same process go in one message, as long as that does not get too long."""
-    parcels: list[tuple[str, list[tuple[Any, ...]], list[asyncio.Future[Any]]]] = []
-    open_parcels: dict[str, tuple[int, int]] = {}
-    for to, event, future in mail:
-        place, size = open_parcels.get(to.process, (-1, 0))
-        if place < 0 or size + len(event.frame) > _PARCEL:
-            place, size = len(parcels), 0
-            parcels.append((to.process, [], []))
-        open_parcels[to.process] = (place, size + len(event.frame))
-        parcels[place][1].append((to.number, event.kind, event.about, *event.sender, event.frame))
-        parcels[place][2].append(future)
-    return [(process, json.dumps(events), futures) for process, events, futures in parcels]
-
-
 @contextlib.contextmanager
 def _losing() -> Iterator[None]:
-    """Whatever breaks a connection is :class:`Lost`."""
-    from redis.exceptions import RedisError
-
+    """Turn every error that breaks a connection into :class:`RedisLost`."""
     try:
         yield
     except (RedisError, OSError, EOFError, TimeoutError) as error:
-        raise Lost(type(error).__name__) from None
+        raise RedisLost(type(error).__name__) from None

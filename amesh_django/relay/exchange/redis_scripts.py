@@ -1,8 +1,11 @@
-"""What several processes of a relay decide together: Lua, which Redis runs in one step, by its own clock.
+"""The decisions that the processes of a relay make together: Lua scripts, which Redis runs by its own clock.
 
-Keys, each behind the prefix: ``s:CODE`` a session (``w`` waiting or ``m`` matched, its name, process and number of its target), ``n`` all
-sessions by expiry, ``f:CODE`` failed tries, ``t:ADDRESS`` and ``a:ADDRESS`` tries of the last minute, ``w:TOKEN`` who watches,
-``v`` all watches by expiry, ``u`` used tokens by expiry, ``p`` the processes. Each expires by itself, or is swept before it is counted.
+Why scripts: each decision reads and writes several keys in one step, and no command or transaction of Redis can branch in between.
+
+Keys, each after the prefix: ``s:CODE`` a session (``w`` waiting or ``m`` matched; then its name, and process and number of its target),
+``n`` all sessions by expiry, ``f:CODE`` failed tries, ``t:ADDRESS`` and ``a:ADDRESS`` tries of the last minute, ``w:TOKEN`` the watcher,
+``v`` all watches by expiry, ``u`` used tokens by expiry, ``p`` the processes. Each key expires by itself, or is cleaned up before it is
+counted.
 """
 
 from __future__ import annotations
@@ -14,19 +17,25 @@ local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 """
 
+#: Rejects an address that tries too often. Key: the tries of the address; ARGV[1]: the limit.
 _RATE: Final = """
 local tries = redis.call('INCR', KEYS[1])
 if tries == 1 then redis.call('PEXPIRE', KEYS[1], 60000) end
 if tries > tonumber(ARGV[1]) then return 'rate_limited' end
 """
 
-#: Keys t, s, f, n; tries, milliseconds, most sessions, most failures, name, process, number.
+#: Rejects a code that is burnt: so many tries on it failed that nobody may wait with it. JOIN counts the failed tries.
+_BURNT: Final = """
+if tonumber(redis.call('GET', KEYS[3]) or '0') >= tonumber(ARGV[4]) then return 'otc_in_use' end
+"""
+
+#: Lets a target wait. Keys t, s, f, n; limit of tries, milliseconds, limit of sessions, limit of failed tries, name, process, number.
 OPEN: Final = (
     _RATE
     + """
 if redis.call('EXISTS', KEYS[2]) == 1 then return 'otc_in_use' end
-if tonumber(redis.call('GET', KEYS[3]) or '0') >= tonumber(ARGV[4]) then return 'otc_in_use' end
 """
+    + _BURNT
     + _NOW
     + """
 redis.call('ZREMRANGEBYSCORE', KEYS[4], '-inf', now)
@@ -37,7 +46,7 @@ return ''
 """
 )
 
-#: Keys t, s, f, n; tries, milliseconds, milliseconds that failures are remembered. The session, or a refusal.
+#: Matches a controller. Keys t, s, f, n; limit of tries, milliseconds, lifetime of failed tries. Returns the session, or an error code.
 JOIN: Final = (
     _RATE
     + """
@@ -57,14 +66,14 @@ return held
 """
 )
 
-#: Keys s, n; name.
+#: Ends a session. Keys s, n; name.
 END: Final = """
 local held = redis.call('GET', KEYS[1])
 if held and string.match(held, '^%a (%S+)') == ARGV[1] then redis.call('DEL', KEYS[1]) end
 return redis.call('ZREM', KEYS[2], ARGV[1])
 """
 
-#: Key n.
+#: Counts the sessions. Key n.
 COUNT: Final = (
     _NOW
     + """
@@ -73,7 +82,7 @@ return redis.call('ZCARD', KEYS[1])
 """
 )
 
-#: Keys s, n; milliseconds, name, process, number. 1 if the code was free.
+#: Restores a session. Keys s, n; milliseconds, name, process, number. Returns 1 if the code was free.
 RESTORE_SESSION: Final = (
     _NOW
     + """
@@ -87,7 +96,8 @@ return 1
 """
 )
 
-#: Keys a, w, v, p; tries, milliseconds, most watches, token, process, number. A watcher whose process is dead does not count.
+#: Starts or renews a watch. Keys a, w, v, p; limit of tries, milliseconds, limit of watches, token, process, number.
+#: A watcher whose process is dead does not count.
 WATCH: Final = (
     _RATE
     + _NOW
@@ -108,7 +118,7 @@ return ''
 """
 )
 
-#: Keys w, v; milliseconds, token, process, number.
+#: Restores a watch. Keys w, v; milliseconds, token, process, number.
 RESTORE_WATCH: Final = (
     _NOW
     + """
@@ -119,14 +129,14 @@ return 1
 """
 )
 
-#: Keys w, v; token, process, number.
+#: Ends a watch. Keys w, v; token, process, number.
 UNWATCH: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[2] .. ' ' .. ARGV[3] then return 0 end
 redis.call('DEL', KEYS[1])
 return redis.call('ZREM', KEYS[2], ARGV[1])
 """
 
-#: Keys u, w; milliseconds, most used tokens, token. The watcher, or a refusal.
+#: Uses up a token. Keys u, w; milliseconds, limit of used tokens, token. Returns the watcher, or an error code.
 USE: Final = (
     _NOW
     + """
@@ -141,7 +151,7 @@ return held
 """
 )
 
-#: Key p; process, connections, milliseconds that this holds. Connections of the others, then all processes.
+#: Heartbeat. Key p; process, connections, milliseconds until it is outdated. Returns the connections of the others, and all processes.
 BEAT: Final = (
     _NOW
     + """

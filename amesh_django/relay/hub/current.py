@@ -1,4 +1,4 @@
-"""The hub of this process."""
+"""The hub of the running event loop: how it is put together, and where it is found."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from typing import Any
 
 from django.core.signals import setting_changed
 
-from amesh_django import conf
-
+from .. import conf
 from ..exchange.base import Exchange
 from ..exchange.memory import MemoryExchange
-from ..exchange.redis import RedisExchange
 from .hub import Hub
 from .pairings import Pairings
 from .tokens import Tokens
 
-# One for each event loop, for nothing of a hub may be touched from another. A server has one loop; tests have many.
+# One hub for each event loop, because nothing of a hub may be used from another loop. A server has one loop, tests have many.
 _hubs: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = weakref.WeakKeyDictionary()
 
 
 def make_hub(settings: conf.RelaySettings, exchange: Exchange, clock: Any = time.monotonic) -> Hub:
-    """A hub with all that the relay does, not started."""
+    """Return a hub with pairings and tokens, not started."""
     hub = Hub(settings, exchange, clock)
     hub.add(Pairings(hub))
     hub.add(Tokens(hub))
@@ -31,17 +29,23 @@ def make_hub(settings: conf.RelaySettings, exchange: Exchange, clock: Any = time
 
 
 def make_exchange(settings: conf.RelaySettings) -> Exchange:
-    """Where the processes of a relay agree; in memory, where there is one only.
+    """Return the exchange: in Redis if REDIS_URL is set, otherwise in memory.
 
     Raises:
         ImproperlyConfigured: REDIS_URL is wrong, or Redis for Python is not installed.
     """
     url = conf.redis_url(settings)
-    return RedisExchange(settings, url) if url else MemoryExchange(settings, time.monotonic)
+    if not url:
+        return MemoryExchange(settings, time.monotonic)
+    from ..exchange.redis import (
+        RedisExchange,
+    )  # here, because redis is optional: a relay of one process does not need it
+
+    return RedisExchange(settings, url)
 
 
 def current_hub() -> Hub:
-    """The hub of the running event loop; it begins here.
+    """Return the hub of the running event loop. The first call starts it.
 
     Raises:
         ImproperlyConfigured: the settings are wrong.
@@ -56,12 +60,12 @@ def current_hub() -> Hub:
 
 
 def set_hub(hub: Hub) -> None:
-    """Take this hub for the running event loop. For tests, which turn its clock."""
+    """Use this hub in the running event loop. For tests, which control its clock."""
     _hubs[asyncio.get_running_loop()] = hub
 
 
 async def stop_hub() -> None:
-    """End the hub of the running event loop, if there is one."""
+    """Stop the hub of the running event loop, if there is one."""
     hub = _hubs.pop(asyncio.get_running_loop(), None)
     if hub is not None:
         await hub.stop()

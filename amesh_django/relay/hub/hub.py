@@ -1,4 +1,4 @@
-"""One process of the relay: its connections, and the way of messages and events between them."""
+"""The hub: the connections of one process, and the way of messages and events between them."""
 
 from __future__ import annotations
 
@@ -8,32 +8,31 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final, Protocol, TypeVar
 
-from amesh_django.conf import RelaySettings
-
+from ..conf import RelaySettings
 from ..exchange.base import Event, Exchange, Ref, Unavailable
 from ..failures import report
 from . import messages
-from .messages import Message, Refused
-from .sockets import FAILED, GOING_AWAY, POLICY, RESTART, TRY_LATER, Budget, Send, Socket
+from .messages import InvalidMessage, Message
+from .sockets import FAILED, GOING_AWAY, POLICY, RESTART, TRY_LATER, Budget, SendFunction, Socket
 
 T = TypeVar("T")
 
 _SWEEP_SECONDS: Final = 1.0
 _MINUTE: Final = 60.0
-#: What is kept to be said when the exchange is back, of each kind.
-MOST_OWED: Final = 10_000
+#: Messages to the exchange, of each kind, that are kept until Redis can be reached again.
+MAX_OWED: Final = 10_000
 
 Handler = Callable[[Socket, Message, int], Awaitable[None]]
 Listener = Callable[[Socket, Event], bool]
 
 
 class Service(Protocol):
-    """A part of what the relay does: pairings, tokens.
+    """A part of the relay: pairings or tokens.
 
     Attributes:
-        handlers: for its messages, by type. They get the length of the message too.
-        listeners: for its events, by kind. They return False if the event is about nothing that the connection takes part in.
-        answers: what the sender of an event is told if that did not arrive, by kind.
+        handlers: the handlers of messages by type. They also get the length of the message.
+        listeners: the listeners of events by kind. They return False if the connection takes no part in what the event is about.
+        answers: the kind of event that tells the sender of an event that it did not arrive, by kind.
     """
 
     handlers: dict[str, Handler]
@@ -41,33 +40,33 @@ class Service(Protocol):
     answers: dict[str, str]
 
     async def expire(self, socket: Socket, now: float) -> None:
-        """End what has lasted too long."""
+        """End whatever took too long on a connection."""
 
     async def leave(self, socket: Socket) -> None:
-        """The connection is no more."""
+        """Clean up after a connection that is gone."""
 
     async def part(self, lost: Callable[[Ref], bool]) -> None:
-        """The connections to which *lost* applies can't be reached any more."""
+        """End what involves connections that cannot be reached any more: those for which *lost* returns True."""
 
     async def restore(self) -> None:
-        """The exchange has come back and may have forgotten everything."""
+        """Tell the exchange again what it may have forgotten. Called when Redis can be reached again."""
 
     def peers(self, socket: Socket) -> list[Ref]:
-        """Whom the connection has to do with."""
+        """Return the other connections that a connection is involved with."""
 
 
 class Hub:
-    """See the module.
+    """The connections of one process.
 
     Args:
         settings: the limits.
-        exchange: what the processes agree on.
-        clock: seconds, monotonic in production.
+        exchange: what the processes of the relay agree on.
+        clock: returns the time in seconds; monotonic in production.
 
     Attributes:
-        sockets: the connections, by number.
-        services: what it does.
-        counts: for the metrics: what has happened so far; refusals under ``refused:CODE``.
+        sockets: the connections by number.
+        services: the parts of the relay.
+        counts: the numbers for the metrics. Rejections have keys like ``refused:CODE``, closes like ``closed:CODE``.
     """
 
     def __init__(self, settings: RelaySettings, exchange: Exchange, clock: Callable[[], float]) -> None:
@@ -82,7 +81,7 @@ class Hub:
         self._answers: dict[str, str] = {}
         self._budget = Budget(settings.MAX_UNSENT_BYTES_IN_ALL)
         self._per_address: Counter[str] = Counter()
-        # Being closed, but the client has not read yet what it was told before.
+        # Connections that are being closed, but whose client has not read everything yet.
         self._closing: set[Socket] = set()
         self._numbers = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
@@ -90,7 +89,7 @@ class Hub:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def add(self, service: Service) -> None:
-        """Do that as well."""
+        """Add a service."""
         self.services.append(service)
         self._handlers |= service.handlers
         self._listeners |= service.listeners
@@ -99,12 +98,12 @@ class Hub:
     # The process.
 
     def start(self) -> None:
-        """Begin. The event loop runs."""
+        """Start. The event loop must be running."""
         self.exchange.start(self)
         self._timer = asyncio.get_running_loop().call_later(_SWEEP_SECONDS, self._tick)
 
     async def stop(self) -> None:
-        """End: all clients are told to come back later."""
+        """Close all connections with the code for a restart, and stop."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -123,7 +122,7 @@ class Hub:
             self._sweeping = self.spawn(self.sweep())
 
     async def sweep(self) -> None:
-        """End what has lasted too long."""
+        """Close the connections that read too slowly or are idle, and end whatever took too long. Runs every second."""
         now = self.clock()
         for socket in list(self._closing):
             if socket.stalled(now) >= self.settings.UNSENT_SECONDS:
@@ -141,7 +140,7 @@ class Hub:
                 self.drop(socket, GOING_AWAY)
 
     def spawn(self, coroutine: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """Do something besides."""
+        """Run a coroutine in a task of its own, and report its bugs."""
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
@@ -154,8 +153,8 @@ class Hub:
 
     # Connections.
 
-    async def enter(self, send: Send, address: str) -> Socket:
-        """A connection that has been accepted. It may be closed again already, for want of room."""
+    async def enter(self, send: SendFunction, address: str) -> Socket:
+        """Add a connection that the server has accepted. If a limit is reached, the connection is closed instead."""
         settings = self.settings
         socket = Socket(
             send,
@@ -184,7 +183,7 @@ class Hub:
         socket.close(TRY_LATER)
 
     async def leave(self, socket: Socket) -> None:
-        """A connection is no more, or is being closed. To say so twice does no harm."""
+        """Remove a connection that is gone, or is being closed. Removing it again has no effect."""
         if self.sockets.pop(socket.number, None) is None:
             return
         self._per_address[socket.address] -= 1
@@ -194,7 +193,13 @@ class Hub:
             await service.leave(socket)
 
     def drop(self, socket: Socket, code: int, *, at_once: bool = False) -> None:
-        """Close a connection."""
+        """Close a connection.
+
+        Args:
+            socket: the connection.
+            code: the WebSocket close code.
+            at_once: drop the messages that wait for the client.
+        """
         if not socket.closed:
             self.counts[f"closed:{code}"] += 1
             socket.close(code, at_once=at_once)
@@ -202,32 +207,32 @@ class Hub:
                 self._closing.add(socket)
             self.spawn(self.leave(socket))
 
-    # What they say.
+    # Messages.
 
     async def handle(self, socket: Socket, text: str, size: int) -> None:
-        """A text frame of a client."""
+        """Handle a text frame of a client."""
         try:
             message = messages.parse(text)
-        except Refused as refusal:
-            self.refuse(socket, refusal.code)
+        except InvalidMessage as error:
+            self.refuse(socket, error.code)
             return
         await self._handlers[message.kind](socket, message, size)
 
     def write(self, socket: Socket, text: str) -> None:
-        """Send a frame. Whoever does not read is closed: nobody else is to wait, and memory is not to fill up."""
+        """Send a frame. A connection that reads too slowly is closed, so that nobody waits for it and memory stays bounded."""
         if not socket.write(text):
             self.drop(socket, POLICY, at_once=True)
 
     def refuse(self, socket: Socket, code: str) -> None:
-        """Tell a client that its message is refused. After too many of these the connection is closed."""
+        """Reject the message of a client with an error. After too many errors the connection is closed."""
         self.counts[f"refused:{code}"] += 1
         self.write(socket, messages.error(code))
         self.ignore(socket)
 
     def ignore(self, socket: Socket) -> None:
-        """A message that has no effect: what was on its way when a session ended, or worse.
+        """Count a message without effect, such as one that was on its way when the session ended.
 
-        They are counted by the minute: who waits for hours, for a token that somebody else watches for, is refused now and then.
+        The count starts again every minute, because a client that waits for hours for a token is rejected from time to time.
         """
         now = self.clock()
         if now >= socket.errors_until:
@@ -237,20 +242,20 @@ class Hub:
             self.drop(socket, POLICY)
 
     async def ask(self, question: Awaitable[T]) -> T | str:
-        """What the exchange answers; ``relay_capacity`` if it can't be reached."""
+        """Return the answer of the exchange, or the error code ``relay_capacity`` if Redis cannot be reached."""
         try:
             return await question
         except Unavailable:
             return "relay_capacity"
 
-    # What they cause at each other.
+    # Events.
 
     def ref(self, socket: Socket) -> Ref:
-        """Its name among all processes."""
+        """Return the name of a connection that is unique among all processes."""
         return Ref(self.exchange.process, socket.number)
 
     async def tell(self, to: Ref, event: Event) -> bool:
-        """Tell another connection. False if it is no more; True if it is told, or is of another process that will try."""
+        """Send an event to another connection. Return False if that connection, or its process, is known to be gone."""
         if to.process == self.exchange.process:
             return self._deliver(to.number, event)
         try:
@@ -259,7 +264,7 @@ class Hub:
             return False
 
     def arrive(self, number: int, event: Event) -> None:
-        """An event that came from afar, or had to wait."""
+        """Deliver an event that came from another process, or that had to wait. If nobody takes it, tell its sender."""
         if not self._deliver(number, event) and event.kind in self._answers:
             answer = Event(self._answers[event.kind], event.about, Ref(self.exchange.process, number))
             self.spawn(self._tell_quietly(event.sender, answer))
@@ -278,40 +283,36 @@ class Hub:
             return False
         try:
             return listener(socket, event)
-        except Exception as error:  # a bug is not to take the way to the other processes along
+        except Exception as error:  # a bug must not stop the events of other connections
             report(error)
             self.drop(socket, FAILED)
             return True
 
     def release(self, socket: Socket) -> None:
-        """What its message meant is known now: it is told what happened meanwhile."""
+        """Deliver the events that waited while the message of a connection was handled."""
         if socket.overrun:
             self.drop(socket, POLICY)
         for event in socket.unhold():
             self.arrive(socket.number, event)
 
-    # What the exchange says.
+    # Calls from the exchange.
 
     def connection_count(self) -> int:
-        """See :class:`.exchange.Local`."""
         return len(self.sockets)
 
     def remote_processes(self) -> set[str]:
-        """See :class:`.exchange.Local`."""
         refs = (ref for socket in self.sockets.values() for service in self.services for ref in service.peers(socket))
         return {ref.process for ref in refs} - {self.exchange.process}
 
     async def on_loss(self) -> None:
-        """See :class:`.exchange.Local`. What has both sides here goes on."""
+        # A pairing with both sides at this process goes on.
         for service in self.services:
             await service.part(lambda ref: ref.process != self.exchange.process)
 
     async def on_return(self) -> None:
-        """See :class:`.exchange.Local`."""
         for service in self.services:
             await service.restore()
 
     async def on_gone(self, processes: set[str]) -> None:
-        """See :class:`.exchange.Local`."""
         for service in self.services:
             await service.part(lambda ref: ref.process in processes)

@@ -1,4 +1,4 @@
-"""The messages of the relay: JSON text frames, read and written. What is in a payload is no matter of the relay's."""
+"""The messages of the relay: parses and writes JSON text frames. The relay does not look into a payload."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, NoReturn
 
-#: Longest name of a bootstrap token.
-JTI_LENGTH: Final = 128
+#: Maximum length of the name of a bootstrap token.
+MAX_JTI_LENGTH: Final = 128
 
 _SIX_DIGITS = re.compile("[0-9]{6}").fullmatch
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-class Refused(Exception):
-    """A message that is not accepted.
+class InvalidMessage(Exception):
+    """A message does not have the form that the protocol demands.
 
     Attributes:
-        code: what the client is told; one of protocol.md §6 and §7.
+        code: the error code for the client; one of protocol.md §6 and §7.
     """
 
     def __init__(self, code: str) -> None:
@@ -27,12 +27,12 @@ class Refused(Exception):
 
 
 class Message(NamedTuple):
-    """What a client says.
+    """A message of a client.
 
     Attributes:
         kind: its ``type``.
-        key: the one-time code or the name of the token that it is about; "" without one.
-        frame: what is to be forwarded; "" if nothing is.
+        key: the one-time code, or the name of the token, that the message is about; "" if there is none.
+        frame: the frame to forward to the other side; "" if there is none.
     """
 
     kind: str
@@ -40,26 +40,26 @@ class Message(NamedTuple):
     frame: str = ""
 
     def __repr__(self) -> str:
-        """Neither code nor payload: this may get into a log."""
+        """Leave out code and payload, because this text may get into a log."""
         return f"Message({self.kind})"
 
 
 def parse(text: str) -> Message:
-    """What a text frame says.
+    """Parse a text frame.
 
     Raises:
-        Refused: it is no JSON object, or not one that a client may send.
+        InvalidMessage: the text is not a JSON object, or not a message that a client may send.
     """
     try:
         value = _decode(text)
     except (ValueError, RecursionError):
-        raise Refused("invalid_message") from None
+        raise InvalidMessage("invalid_message") from None
     if type(value) is not dict:
-        raise Refused("invalid_message")
+        raise InvalidMessage("invalid_message")
     kind = value.get("type")
     read = _READERS.get(kind) if isinstance(kind, str) else None
     if read is None:
-        raise Refused("unknown_type")
+        raise InvalidMessage("unknown_type")
     return read(value)
 
 
@@ -72,7 +72,7 @@ _encode: Callable[[Any], str] = json.JSONEncoder(ensure_ascii=False, separators=
 
 
 def _dump(value: str | dict[str, str]) -> str:
-    """JSON that is never longer than what the same text was read from: a peer that takes 64 KiB must get 64 KiB."""
+    """Return JSON that is never longer than the JSON that the value was read from, so that it stays below MAX_MESSAGE_BYTES."""
     text = _encode(value)
     if text.isascii():
         return text
@@ -82,7 +82,7 @@ def _dump(value: str | dict[str, str]) -> str:
 def _one_time_code(value: dict[str, Any]) -> Message:
     code = value.get("otc")
     if not isinstance(code, str) or not _SIX_DIGITS(code):
-        raise Refused("invalid_otc")
+        raise InvalidMessage("invalid_otc")
     return Message(value["type"], code)
 
 
@@ -97,16 +97,16 @@ def _done(value: dict[str, Any]) -> Message:
 def _jti(value: dict[str, Any]) -> str:
     jti = value.get("jti")
     if jti is None or jti == "":
-        raise Refused("missing_jti")
-    if not isinstance(jti, str) or len(jti) > JTI_LENGTH or _LONE_SURROGATE.search(jti):
-        raise Refused("invalid_jti")
+        raise InvalidMessage("missing_jti")
+    if not isinstance(jti, str) or len(jti) > MAX_JTI_LENGTH or _LONE_SURROGATE.search(jti):
+        raise InvalidMessage("invalid_jti")
     return jti
 
 
 def _text(value: dict[str, Any], name: str) -> str:
     text = value.get(name)
     if not isinstance(text, str):
-        raise Refused("invalid_message")
+        raise InvalidMessage("invalid_message")
     return text
 
 
@@ -115,12 +115,12 @@ def _watch(value: dict[str, Any]) -> Message:
 
 
 def _init(value: dict[str, Any]) -> Message:
-    """With the token itself (the reference), or with proof and signature in its place."""
+    # The TypeScript implementation sends the token itself; this one sends a proof and a signature instead.
     jti = _jti(value)
     names = ["targetPubKey", *(name for name in ("token", "proof", "targetSig") if name in value)]
     forwarded = {"type": "bootstrap_init", "jti": jti, **{name: _text(value, name) for name in names}}
     if "token" not in forwarded and "proof" not in forwarded:
-        raise Refused("invalid_message")
+        raise InvalidMessage("invalid_message")
     return Message("bootstrap_init", jti, _dump(forwarded))
 
 
@@ -156,20 +156,20 @@ DONE: Final = '{"type":"done"}'
 
 
 def error(code: str) -> str:
-    """The relay's ``error``."""
+    """Return the relay's ``error``."""
     return f'{{"type":"error","code":"{code}"}}'
 
 
 def watching(jti: str) -> str:
-    """The relay's answer to ``bootstrap_watch``."""
+    """Return the relay's answer to ``bootstrap_watch``."""
     return _dump({"type": "bootstrap_watching", "jti": jti})
 
 
 def rejected(code: str) -> str:
-    """The relay's own ``bootstrap_reject``."""
+    """Return the relay's own ``bootstrap_reject``."""
     return f'{{"type":"bootstrap_reject","error":"{code}"}}'
 
 
 def length(text: str) -> int:
-    """Bytes of a frame on the wire."""
+    """Return the number of bytes of a frame on the wire."""
     return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))

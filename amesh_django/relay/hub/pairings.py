@@ -1,6 +1,6 @@
-"""Pairings: who waits for which code, and what the two sides say to each other (protocol.md §6).
+"""Pairings: targets that wait with a code, controllers that connect with it, and the messages between them (protocol.md §6).
 
-Events: ``matched`` (a controller has come), ``data`` (forward this), ``done``, ``limit``, ``left`` (the session is over).
+Events: ``matched`` (a controller connected), ``data`` (a message to forward), ``done``, ``limit``, ``left`` (the session is over).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 from ..exchange.base import Event, Joined, Ref, Unavailable
 from . import messages
-from .hub import MOST_OWED, Handler, Hub, Listener
+from .hub import MAX_OWED, Handler, Hub, Listener
 from .messages import Message
 from .sockets import Session, Socket
 
@@ -24,17 +24,17 @@ _FAREWELL: Final = {
 
 
 class Pairings:
-    """See :class:`.hub.Service`.
+    """The service that handles ``listen``, ``connect``, ``data`` and ``done``.
 
     Args:
-        hub: whose service it is.
+        hub: the hub of this process.
     """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        # For when the exchange is back: who is to be told that it is over, and which sessions are.
-        self._owed: deque[tuple[Ref, Event]] = deque(maxlen=MOST_OWED)
-        self._unsaid: deque[tuple[str, str]] = deque(maxlen=MOST_OWED)
+        # Kept until Redis can be reached again: the events that end sessions for other processes, and the sessions that are over.
+        self._owed_events: deque[tuple[Ref, Event]] = deque(maxlen=MAX_OWED)
+        self._owed_ends: deque[tuple[str, str]] = deque(maxlen=MAX_OWED)
         self.handlers: dict[str, Handler] = {
             "listen": self._listen,
             "connect": self._connect,
@@ -84,7 +84,7 @@ class Pairings:
         hub.release(socket)
 
     async def _meet(self, socket: Socket, code: str, joined: Joined) -> None:
-        """The controller has found its target, unless that, or it, has gone this very moment."""
+        """Match a controller with its target, unless one of them has just disconnected."""
         hub = self._hub
         me = hub.ref(socket)
         found = await hub.tell(joined.peer, Event("matched", joined.session, me))
@@ -119,12 +119,12 @@ class Pairings:
         if socket.session is None:
             self._hub.ignore(socket)
             return
-        if socket.session.peer is not None:  # else a target has changed its mind
+        if socket.session.peer is not None:  # otherwise the target stopped waiting
             self._hub.counts["finished"] += 1
         await self._end(socket, socket.session, "done")
 
     async def _end(self, socket: Socket, session: Session, kind: str) -> None:
-        """End a session from this side."""
+        """End a session from this side, and tell the other side."""
         hub = self._hub
         self._forget(socket)
         if session.peer is not None:
@@ -132,11 +132,11 @@ class Pairings:
         await self._over(session.code, session.name)
 
     async def _over(self, code: str, name: str) -> None:
-        """Free the code. If that can't be said now it is said later; and in any case its time will be up."""
+        """Free the code: now, or when Redis can be reached again. Without that, the code expires by itself."""
         try:
             await self._hub.exchange.end(code, name)
         except Unavailable:
-            self._unsaid.append((code, name))
+            self._owed_ends.append((code, name))
 
     def _forget(self, socket: Socket) -> None:
         socket.session = None
@@ -169,10 +169,10 @@ class Pairings:
         self._hub.write(socket, _FAREWELL[event.kind])
         return True
 
-    # What becomes of a connection, of another process, of the exchange.
+    # The end of a session, of a connection, of another process; and the return of Redis.
 
     async def expire(self, socket: Socket, now: float) -> None:
-        """See :class:`.hub.Service`. Each side is told by its own process."""
+        # The other side is told by its own process.
         session = socket.session
         if session is not None and session.until <= now:
             self._forget(socket)
@@ -181,27 +181,26 @@ class Pairings:
             await self._over(session.code, session.name)
 
     async def leave(self, socket: Socket) -> None:
-        """See :class:`.hub.Service`."""
         if socket.session is not None:
             await self._end(socket, socket.session, "left")
 
     async def part(self, lost: Callable[[Ref], bool]) -> None:
-        """See :class:`.hub.Service`. The other sides may be there still; they will be told as soon as they can be."""
+        # The other sides may still be connected. They are told when Redis can be reached again.
         hub = self._hub
         for socket in list(hub.sockets.values()):
             session = socket.session
             if session is not None and session.peer is not None and lost(session.peer):
                 self._forget(socket)
                 hub.write(socket, _FAREWELL["left"])
-                self._owed.append((session.peer, Event("left", session.name, hub.ref(socket))))
+                self._owed_events.append((session.peer, Event("left", session.name, hub.ref(socket))))
                 await self._over(session.code, session.name)
 
     async def restore(self) -> None:
-        """See :class:`.hub.Service`. Who waits goes on waiting."""
+        # Targets that wait keep waiting, unless somebody else has taken their code meanwhile.
         hub = self._hub
-        while self._owed:
-            await hub.tell(*self._owed.popleft())
-        for code, name in [self._unsaid.popleft() for _ in range(len(self._unsaid))]:
+        while self._owed_events:
+            await hub.tell(*self._owed_events.popleft())
+        for code, name in [self._owed_ends.popleft() for _ in range(len(self._owed_ends))]:
             await self._over(code, name)
         now = hub.clock()
         waiting = {
@@ -223,7 +222,6 @@ class Pairings:
                 hub.write(socket, messages.error("otc_not_found"))
 
     def peers(self, socket: Socket) -> list[Ref]:
-        """See :class:`.hub.Service`."""
         return [socket.session.peer] if socket.session is not None and socket.session.peer is not None else []
 
 

@@ -1,4 +1,4 @@
-"""One connection: what it is doing, and what waits to be sent to it."""
+"""One connection: its state, and the messages that wait to be sent to its client."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from ..exchange.base import Event, Ref
 
-Send = Callable[[Any], Awaitable[None]]
+SendFunction = Callable[[Any], Awaitable[None]]
 
 NORMAL: Final = 1000
 GOING_AWAY: Final = 1001
@@ -21,8 +21,8 @@ FAILED: Final = 1011
 RESTART: Final = 1012
 TRY_LATER: Final = 1013
 
-#: Events that may wait for a connection whose own message is still being dealt with.
-_MOST_EARLY: Final = 100
+#: Events that may wait while a message of the connection is handled.
+_MAX_EARLY: Final = 100
 
 
 @dataclass(slots=True)
@@ -30,11 +30,11 @@ class Session:
     """A pairing, as one of its two sides sees it.
 
     Attributes:
-        name: random; a code may be used again, a name is not.
+        name: a random name. A code may be used again, a name is not.
         code: the one-time code.
-        until: when time is up.
-        peer: the other side, once it has come.
-        bytes: how much both have sent.
+        until: the time at which the session expires.
+        peer: the other side, once it has connected.
+        bytes: the number of bytes that both sides have sent.
     """
 
     name: str
@@ -46,11 +46,11 @@ class Session:
 
 @dataclass(slots=True)
 class Budget:
-    """What the connections of a process may leave unread together.
+    """The number of bytes that may wait for all clients of a process together.
 
     Attributes:
-        limit: in bytes.
-        used: of these.
+        limit: the maximum.
+        used: the bytes that wait.
     """
 
     limit: int
@@ -61,25 +61,25 @@ class Socket:
     """A connection of this process.
 
     Args:
-        send: of ASGI.
-        number: its name in this process.
-        address: what its limits hang on.
-        now: when it came.
-        limit: bytes that may wait for it.
-        budget: bytes that may wait for all.
+        send: the ``send`` of ASGI.
+        number: the number of the connection in this process.
+        address: the address that limits count.
+        now: the current time.
+        limit: the maximum number of bytes that may wait for this client.
+        budget: the bytes that may wait for all clients.
 
     Attributes:
-        session: the pairing it takes part in.
-        watches: the tokens it watches for, and until when.
-        askers: tokens that somebody has come with, who that is, and until when the answer is awaited.
-        asking: the token that it has come with itself, while it waits for the answer.
-        asked: who watches for that.
-        asking_until: how long it waits.
-        idle_since: when it last did something.
-        errors: how many of its messages were refused within a minute.
-        errors_until: when that minute ends.
-        overrun: more has happened to it than could wait, and something is lost: it has to be closed.
-        closed: True once it is being closed; then it takes and sends no more.
+        session: the pairing that the connection takes part in.
+        watches: the tokens that it watches for, each with the time at which the watch expires.
+        askers: for each token that a target has used, the target and the time until which it waits for the answer.
+        asking: the token that this connection itself has used, while it waits for the answer.
+        asked: the connection that watches for that token.
+        asking_until: the time until which it waits for the answer.
+        idle_since: the time at which it last did something.
+        errors: the number of its messages that were rejected in the current minute.
+        errors_until: the time at which that minute ends.
+        overrun: True if an event was lost because too many waited. The connection must be closed.
+        closed: True if the connection is being closed. It handles and sends no more messages.
     """
 
     __slots__ = (
@@ -109,7 +109,9 @@ class Socket:
         "watches",
     )
 
-    def __init__(self, send: Send, *, number: int, address: str, now: float, limit: int, budget: Budget) -> None:
+    def __init__(
+        self, send: SendFunction, *, number: int, address: str, now: float, limit: int, budget: Budget
+    ) -> None:
         self.number = number
         self.address = address
         self.session: Session | None = None
@@ -136,25 +138,25 @@ class Socket:
 
     @property
     def idle(self) -> bool:
-        """Nothing is expected from it or for it."""
+        """True if the connection has no session, watch or token."""
         return not (self.session or self.watches or self.askers or self.asking)
 
     @property
     def unsent(self) -> int:
-        """Bytes that wait for it."""
+        """The number of bytes that wait for the client."""
         return self._unsent
 
     def stalled(self, now: float) -> float:
-        """For how long it has read nothing of what waits for it, as far as those who look now and then can tell."""
+        """Return for how many seconds the client has read nothing of what waits. Must be called regularly."""
         if not self._unsent or self._sent != self._seen:
             self._seen, self._seen_at = self._sent, now
         return now - self._seen_at
 
     def write(self, text: str) -> bool:
-        """Send a text frame, after all that waits already.
+        """Send a text frame, after everything that waits already.
 
         Returns:
-            False if it does not fit: the client reads too slowly. Then the connection has to be closed.
+            False if there is no room for it, because the client reads too slowly. The connection must be closed.
         """
         if self.closed:
             return True
@@ -169,11 +171,11 @@ class Socket:
         return True
 
     def close(self, code: int, *, at_once: bool = False) -> None:
-        """Close it, after what waits. Once more, at once, if what waits is not taken.
+        """Close the connection, after everything that waits.
 
         Args:
-            code: of WebSocket.
-            at_once: instead of what waits.
+            code: the WebSocket close code.
+            at_once: drop what waits. This also works on a connection that is being closed already.
         """
         if self.closed and not (at_once and self._unsent):
             return
@@ -184,26 +186,26 @@ class Socket:
         self._begin()
 
     def release(self) -> None:
-        """The connection is gone: forget what waits for it."""
+        """Forget what waits for a connection that is gone."""
         self.closed = True
         self._abandon()
 
     def hold(self) -> None:
-        """Events wait from now on, for what its own message means is not yet known."""
+        """Make events wait, while a message of the connection is handled."""
         self._early = deque()
 
     def held(self, event: Event) -> bool:
-        """True if events wait, this one among them now; unless they are too many, and then it is overrun."""
+        """Keep an event if events must wait, and return True. If too many wait, the event is lost: see ``overrun``."""
         if self._early is None:
             return False
-        if len(self._early) < _MOST_EARLY:
+        if len(self._early) < _MAX_EARLY:
             self._early.append(event)
         else:
             self.overrun = True
         return True
 
     def unhold(self) -> deque[Event]:
-        """Events wait no longer; these did."""
+        """Stop making events wait. Return those that did."""
         early, self._early = self._early, None
         return early or deque()
 
@@ -222,7 +224,7 @@ class Socket:
             self._writer = None
 
     async def _drain(self, turn: object) -> None:
-        """Servers that know how much their client has read make ``send`` wait; meanwhile the rest waits here, counted."""
+        """Send what waits. A server that knows how much the client has read makes ``send`` wait; the rest is counted meanwhile."""
         try:
             while self._outbox and self._turn is turn:
                 message, size = self._outbox.popleft()
@@ -233,7 +235,7 @@ class Socket:
                     self._budget.used -= size
         except asyncio.CancelledError:
             pass
-        except Exception:  # whatever a server raises once the client is gone: its disconnect is on the way
+        except Exception:  # servers raise different errors if the client is gone; websocket.disconnect follows
             if self._turn is turn:
                 self._writer = None
                 self._abandon()
@@ -242,7 +244,7 @@ class Socket:
                 self._turn = self._writer = None
 
     async def _close(self, message: dict[str, Any]) -> None:
-        """autobahn, and so daphne as it comes, refuses the codes that only servers use. :mod:`.server` makes it take them."""
+        # autobahn, and with it plain daphne, rejects the close codes of a server. amesh_relay makes it accept them.
         try:
             await self._send(message)
         except asyncio.CancelledError:
@@ -251,7 +253,7 @@ class Socket:
             await self._send({**message, "code": message["code"] + 3000})
 
 
-#: Run a task right away, as far as it goes without waiting: which is to its end unless the client is slow.
+#: Options that run a task at once until it waits. Unless the client is slow, that is until its end.
 _EAGERLY: Final[dict[str, Any]] = {"eager_start": True} if sys.version_info >= (3, 12) else {}
 
 

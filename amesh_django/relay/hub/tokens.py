@@ -1,7 +1,7 @@
-"""Bootstrap tokens: who watches for which, and who has come with it (protocol.md §7).
+"""Bootstrap tokens: controllers that watch for a token, and targets that use it (protocol.md §7).
 
-Events: ``init`` (a target has come), ``answer`` (the watcher's answer), ``unwatched`` (the watcher has gone without one),
-``undelivered`` (it was gone before).
+Events: ``init`` (a target used the token), ``answer`` (the watcher answered), ``unwatched`` (the watcher disconnected without an
+answer), ``undelivered`` (the watcher was gone before ``init`` arrived).
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from functools import partial
 
 from ..exchange.base import Event, Ref, Unavailable
 from . import messages
-from .hub import MOST_OWED, Handler, Hub, Listener
+from .hub import MAX_OWED, Handler, Hub, Listener
 from .messages import Message
 from .sockets import Socket
 
 
 class Tokens:
-    """See :class:`.hub.Service`.
+    """The service that handles the ``bootstrap_*`` messages.
 
     Args:
-        hub: whose service it is.
+        hub: the hub of this process.
     """
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
-        # For when the exchange is back: which watches are over, and which tokens are not used.
-        self._unsaid: deque[Callable[[], Awaitable[None]]] = deque(maxlen=MOST_OWED)
+        # Kept until Redis can be reached again: calls that end a watch, or that restore a token that nobody received.
+        self._owed: deque[Callable[[], Awaitable[None]]] = deque(maxlen=MAX_OWED)
         self.handlers: dict[str, Handler] = {
             "bootstrap_watch": self._watch,
             "bootstrap_init": self._init,
@@ -53,7 +53,7 @@ class Tokens:
         refusal = await hub.ask(hub.exchange.watch(jti, hub.ref(socket), socket.address))
         if refusal is not None:
             if refusal == "jti_already_watched":
-                socket.idle_since = hub.clock()  # it asks now and then, until the other one has gone
+                socket.idle_since = hub.clock()  # it asks again from time to time, until the other watcher is gone
             hub.refuse(socket, refusal)
         elif socket.closed:
             await self._free(partial(hub.exchange.unwatch, jti, hub.ref(socket)))
@@ -72,7 +72,7 @@ class Tokens:
         if isinstance(watcher, str):
             self._reject(socket, watcher)
             return
-        # The answer may be here before it is known that the question arrived.
+        # Set before the event is sent, because the answer may arrive before `tell` returns.
         socket.asking = jti
         socket.asked = watcher
         socket.asking_until = hub.clock() + hub.settings.FINISH_SECONDS
@@ -94,12 +94,12 @@ class Tokens:
         await hub.tell(asker[0], Event("answer", jti, hub.ref(socket), message.frame))
         await self._free(partial(hub.exchange.unwatch, jti, hub.ref(socket)))
 
-    async def _free(self, say: Callable[[], Awaitable[None]]) -> None:
-        """Give up a watch, or what was burnt for nothing. If that can't be said now it is said later."""
+    async def _free(self, call: Callable[[], Awaitable[None]]) -> None:
+        """End a watch, or restore a token that nobody received: now, or when Redis can be reached again."""
         try:
-            await say()
+            await call()
         except Unavailable:
-            self._unsaid.append(say)
+            self._owed.append(call)
 
     def _reject(self, socket: Socket, code: str) -> None:
         self._hub.counts[f"refused:{code}"] += 1
@@ -137,10 +137,9 @@ class Tokens:
         socket.asking = socket.asked = None
         socket.idle_since = self._hub.clock()
 
-    # What becomes of a connection, of another process, of the exchange.
+    # The end of a wait, of a connection, of another process; and the return of Redis.
 
     async def expire(self, socket: Socket, now: float) -> None:
-        """See :class:`.hub.Service`."""
         if socket.asking is not None and socket.asking_until <= now:
             self._stop_asking(socket)
             self._hub.write(socket, messages.error("peer_disconnected"))
@@ -152,7 +151,6 @@ class Tokens:
                 del socket.askers[jti]
 
     async def leave(self, socket: Socket) -> None:
-        """See :class:`.hub.Service`."""
         hub, me = self._hub, self._hub.ref(socket)
         askers, socket.askers = socket.askers, {}
         watches, socket.watches = socket.watches, {}
@@ -163,7 +161,6 @@ class Tokens:
             await self._free(partial(hub.exchange.unwatch, jti, me))
 
     async def part(self, lost: Callable[[Ref], bool]) -> None:
-        """See :class:`.hub.Service`."""
         for socket in list(self._hub.sockets.values()):
             if socket.asking is not None and socket.asked is not None and lost(socket.asked):
                 self._stop_asking(socket)
@@ -172,10 +169,9 @@ class Tokens:
                 del socket.askers[jti]
 
     async def restore(self) -> None:
-        """See :class:`.hub.Service`."""
         hub = self._hub
-        for say in [self._unsaid.popleft() for _ in range(len(self._unsaid))]:
-            await self._free(say)
+        for call in [self._owed.popleft() for _ in range(len(self._owed))]:
+            await self._free(call)
         now = hub.clock()
         await hub.exchange.restore_watches(
             [
@@ -187,5 +183,4 @@ class Tokens:
         )
 
     def peers(self, socket: Socket) -> list[Ref]:
-        """See :class:`.hub.Service`."""
         return [socket.asked] if socket.asking is not None and socket.asked is not None else []

@@ -1,4 +1,4 @@
-// A button beside each id and key that copies it. Without a clipboard (plain http) one click still selects the text.
+// Adds a copy button to each device ID and key. Without a clipboard (plain http), one click selects the text instead.
 "use strict";
 (function () {
   const words = document.currentScript.dataset;

@@ -136,12 +136,12 @@ class _Chain:
             self._unsent = self._sign(request.method, target, request.stream)
             request.headers["Authorization"] = self._unsent
             response = yield request
-            refused = response.request
-            if self._traced or refused is request or response.status_code != 401:
+            rejected = response.request
+            if self._traced or rejected is request or response.status_code != 401:
                 return
-            if not refused.headers.get("Authorization", "").startswith(PREFIX) or not self._follows(refused.url):
+            if not rejected.headers.get("Authorization", "").startswith(PREFIX) or not self._follows(rejected.url):
                 return
-            request = refused
+            request = rejected
 
     def before_head(self, request: Any) -> None:
         """Sign *request*, an ``httpcore.Request``, if it is a redirect. Its headers are sent right after this call."""

@@ -1,69 +1,11 @@
-"""FIRST: the commands that ``amesh`` and ``manage.py amesh_*`` share: the same functions, options and words."""
+"""The commands that ``amesh`` and the management commands of a Django server share.
 
-from .devices import GRANT, LIST, REVOKE
-from .doctor.command import DOCTOR
-from .identity import EXPORT_KEY, INIT, SIGN_TEST
-from .pairing.invite import INVITE
-from .pairing.listen import LISTEN
-from .requests import FETCH, HEADER
-from .spec import INTERRUPTED, JSON, NO_INPUT, YES, Command, Context, Failure, Option, attempt
-from .terminal.console import Console, Interrupted, Line, Refused, Tone, UsageProblem, facts, forget_stdout
-from .tokens.bootstrap import BOOTSTRAP
-from .tokens.provision import PROVISION
-from .transfer import EXPORT, IMPORT
-from .trust import TRUST
+``amesh`` begins in :mod:`.main`, which loads :mod:`.app`; a management command begins in :mod:`amesh_django.management.base`. Both take a
+:class:`.spec.Command` from :mod:`.registry`, let it add its arguments to their parser, and run it with :func:`.spec.attempt`, which turns
+errors into exit codes. What the two front ends do differently, a command receives in its :class:`.context.Context`:
 
-__all__ = [
-    "BOOTSTRAP",
-    "COMMANDS",
-    "DOCTOR",
-    "EXPORT",
-    "EXPORT_KEY",
-    "FETCH",
-    "GRANT",
-    "HEADER",
-    "IMPORT",
-    "INIT",
-    "INTERRUPTED",
-    "INVITE",
-    "JSON",
-    "LIST",
-    "LISTEN",
-    "NO_INPUT",
-    "PROVISION",
-    "REVOKE",
-    "SIGN_TEST",
-    "TRUST",
-    "YES",
-    "Command",
-    "Console",
-    "Context",
-    "Failure",
-    "Interrupted",
-    "Line",
-    "Option",
-    "Refused",
-    "Tone",
-    "UsageProblem",
-    "attempt",
-    "facts",
-    "forget_stdout",
-]
+- the console (``terminal/``) draws lines, asks questions, and spells the commands that a text names;
+- the home (:mod:`.home`) opens the identity and the allow list, in files or in a database.
 
-#: The commands that both front ends have, in the order of the help.
-COMMANDS: tuple[Command, ...] = (
-    INIT,
-    LIST,
-    LISTEN,
-    INVITE,
-    PROVISION,
-    BOOTSTRAP,
-    EXPORT_KEY,
-    TRUST,
-    REVOKE,
-    GRANT,
-    SIGN_TEST,
-    FETCH,
-    HEADER,
-    DOCTOR,
-)
+The larger commands have folders: ``doctor/``, ``pairing/`` (listen, invite) and ``tokens/`` (provision, bootstrap).
+"""

@@ -1,135 +1,128 @@
-"""The ``amesh`` application: click's commands, made from the ones that both front ends share."""
+"""The ``amesh`` application: a parser for all commands, and a device in a directory."""
 
 from __future__ import annotations
 
-import functools
+import argparse
 import io
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
-import click
-
-from authmesh.device import FileAllowList, LocalDevice, default_directory
+from authmesh.device import default_directory
 from authmesh.files.storage import expanded
 from authmesh.protocol.display import without_tokens
 from authmesh.protocol.errors import AmeshError
 
-from . import COMMANDS, Command, Context, Option, attempt, forget_stdout
+from .context import Context
+from .home import FileHome
+from .registry import COMMANDS
+from .spec import FAILED, INTERRUPTED, WRONG_USAGE, attempt
+from .terminal.console import forget_stdout
+from .terminal.errors import INTERRUPTED_CODE, UsageProblem
 from .terminal.rich_console import RichConsole
 
-_TYPES: dict[str, click.ParamType[Any]] = {"text": click.STRING, "number": click.INT, "seconds": click.FLOAT}
-_DIRECTORY_HELP = "Device directory; else AUTH_MESH_DIR, else ~/.amesh."
+_SUMMARY = "Trust between devices: the identity of this device, the devices that it trusts, and signed requests."
 
 
-def _parameter(option: Option) -> click.Parameter:
-    """What click makes of an option."""
-    settings: dict[str, Any] = {"required": option.required}
-    if option.default is not None:  # click takes even None for a value that was given
-        settings["default"] = option.default
-    if option.kind not in ("flag", "switch"):
-        settings["type"] = click.Choice(option.choices) if option.choices else _TYPES[option.kind]
-        settings["metavar"] = option.metavar
-    if option.is_argument:
-        if not option.required:
-            settings["metavar"] = f"[{option.metavar}]"
-        return click.Argument([option.name], **settings)
-    flags = list(option.flags)
-    if option.kind == "switch":
-        flags[0] = f"{flags[0]}/--no-{flags[0][2:]}"
-        settings["default"] = None
-    elif option.kind == "flag":
-        settings["is_flag"] = True
-    return click.Option([option.name, *flags], help=option.help, multiple=option.multiple, **settings)
+class Parser(argparse.ArgumentParser):
+    """A parser that reports wrong usage without repeating a bootstrap token.
+
+    Args:
+        as_json: report it as JSON.
+    """
+
+    def __init__(self, *, as_json: bool, **options: object) -> None:
+        super().__init__(allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter, **options)  # type: ignore[arg-type]
+        self._as_json = as_json
+
+    def error(self, message: str) -> NoReturn:
+        if self._as_json:
+            RichConsole(as_json=True).error(UsageProblem.code, message)
+            sys.exit(WRONG_USAGE)
+        super().error(without_tokens(message))
 
 
-def _help(command: Command) -> str:
-    arguments = [option for option in command.options if option.is_argument]
-    lines = [f"{option.metavar}: {option.help}" for option in arguments]
-    return "\n\n".join([command.summary, *lines, *command.details])
+def parsers(*, as_json: bool = False) -> tuple[Parser, dict[str, Parser]]:
+    """Return the parser of ``amesh``, and the parsers of its commands by name.
+
+    Args:
+        as_json: report wrong usage as JSON.
+    """
+    parser = Parser(prog="amesh", description=_SUMMARY, as_json=as_json)
+    parser.add_argument("--version", action="store_true", help="Print the version and exit.")
+    _add_directory(parser, default=None)
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    found = {}
+    for command in COMMANDS:
+        description = command.description
+        sub = commands.add_parser(command.name, help=command.summary, description=description, as_json=as_json)
+        command.add_arguments(sub)
+        _add_directory(sub, default=argparse.SUPPRESS)  # if it is omitted, the one before the command stands
+        found[command.name] = sub
+    return parser, found
 
 
-def _context(console: RichConsole, directory: Path) -> Context:
-    device = functools.cache(lambda: LocalDevice(directory))
-    return Context(
-        console=console,
-        directory=directory,
-        device=device,
-        allow_list=lambda: FileAllowList(device()),
-        command=lambda name: f"amesh {name}",
+def _add_directory(parser: argparse.ArgumentParser, *, default: str | None) -> None:
+    parser.add_argument(
+        "--dir",
+        metavar="DIR",
+        default=default,
+        help="Device directory. Defaults to AUTH_MESH_DIR, or ~/.amesh if AUTH_MESH_DIR is not set.",
     )
-
-
-def _click_command(command: Command) -> click.Command:
-    def run(directory: Path | None, **options: Any) -> None:
-        console = RichConsole(as_json=options.pop("json"), no_input=options.pop("no_input", False))
-        above = click.get_current_context().find_root().params["directory"]
-        try:
-            path = expanded(directory or above or default_directory())
-        except AmeshError as error:
-            console.error(error.code, str(error))
-            sys.exit(1)
-        failure = attempt(command, _context(console, path), options)
-        if failure is not None:
-            console.error(failure.code, failure.message)
-            sys.exit(failure.exit_code)
-
-    parameters = [_parameter(option) for option in (*command.options, *command.common)]
-    return click.Command(
-        command.name,
-        params=[*parameters, _directory_option()],
-        callback=run,
-        help=_help(command),
-        short_help=command.summary,
-    )
-
-
-def _directory_option() -> click.Option:
-    return click.Option(["directory", "--dir"], type=click.Path(path_type=Path), metavar="DIR", help=_DIRECTORY_HELP)
-
-
-@click.group(
-    params=[_directory_option()],
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-)
-@click.version_option(None, "--version", package_name="amesh-django", prog_name="amesh", message="%(prog)s %(version)s")
-def amesh(directory: Path | None) -> None:
-    """Trust between devices: this device's identity, whom it trusts, and signed requests."""
-
-
-for _command in COMMANDS:
-    amesh.add_command(_click_command(_command))
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run a command line.
 
     Returns:
-        the exit code: 0 done, 1 refused or failed, 2 wrong usage, 130 interrupted.
+        the exit code: 0 done, 1 rejected or failed, 2 wrong usage, 130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a terminal that can't show a character must not end the command
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal can't show must not end the command
             stream.reconfigure(errors="backslashreplace")
+    as_json = "--json" in arguments
     try:
-        amesh.main(args=list(arguments), prog_name="amesh", standalone_mode=False)
+        try:
+            code = _run(arguments, as_json)
+        except SystemExit as done:  # of argparse: help, or wrong usage
+            code = done.code if isinstance(done.code, int) else FAILED
         sys.stdout.flush()
-    except click.ClickException as error:
-        if "--json" in arguments:
-            RichConsole(as_json=True).error("usage", error.format_message())
-        else:
-            shown = io.StringIO()
-            error.show(file=shown)
-            click.echo(without_tokens(shown.getvalue()), err=True, nl=False)
-        return error.exit_code
-    except click.exceptions.Exit as done:
-        return done.exit_code
-    except (KeyboardInterrupt, click.Abort):
-        RichConsole(as_json="--json" in arguments).error("interrupted", "Interrupted.")
-        return 130
-    except BrokenPipeError:  # whoever read us has seen enough, such as head
+        return code
+    except KeyboardInterrupt:
+        RichConsole(as_json=as_json).error(INTERRUPTED_CODE, "Interrupted.")
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout has ended, such as head
         forget_stdout()
-        return 1
-    except SystemExit as done:
-        return done.code if isinstance(done.code, int) else 1
-    return 0
+        return FAILED
+
+
+def _run(arguments: Sequence[str], as_json: bool) -> int:
+    parser, subparsers = parsers(as_json=as_json)
+    found, unknown = parser.parse_known_args(arguments)
+    if found.version:
+        print(f"amesh {_version()}")
+        return 0
+    if found.command is None:
+        parser.print_help(sys.stderr)
+        return WRONG_USAGE
+    if unknown:
+        subparsers[found.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+    options = vars(found)
+    console = RichConsole(as_json=options["json"], no_input=options.get("no_input", False))
+    try:
+        home = FileHome(expanded(found.dir or default_directory()))
+    except AmeshError as error:
+        console.error(error.code, error.text(console.spell))
+        return FAILED
+    command = next(command for command in COMMANDS if command.name == found.command)
+    failure = attempt(command, Context(console, home), command.options(options))
+    if failure is None:
+        return 0
+    console.error(failure.code, failure.message)
+    return failure.exit_code
+
+
+def _version() -> str:
+    from importlib.metadata import version  # quick start: only --version needs it
+
+    return version("amesh-django")

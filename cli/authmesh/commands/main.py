@@ -1,4 +1,4 @@
-"""Entry point of ``amesh``: says what to install where click or rich is missing, else hands over to the application."""
+"""The entry point of ``amesh``: names the extra to install if rich is missing, and otherwise runs the application."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ import sys
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, and exit."""
     try:
-        from .app import run
-    except KeyboardInterrupt:  # Ctrl-C before anything has begun
+        from .app import run  # optional: rich, of the extra [cli]; and Ctrl-C while this loads must not be a traceback
+    except KeyboardInterrupt:
         sys.exit(130)
     except ModuleNotFoundError as error:
-        missing = (error.name or "").partition(".")[0]
-        if missing not in ("click", "rich"):
+        if error.name is None or error.name.split(".")[0] != "rich":
             raise
-        sys.exit(f"The amesh command needs {missing}. Install it: pip install 'amesh-django[cli]'")
+        sys.exit("The amesh command needs the package rich. Install it with pip install 'amesh-django[cli]'.")
     code = run(sys.argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: Ctrl-C while Python tidies up is no traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while Python shuts down must not be a traceback
     sys.exit(code)
 
 

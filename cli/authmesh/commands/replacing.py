@@ -1,4 +1,4 @@
-"""Who is affected when init replaces an identity: servers that know this device, and devices that this one lets in."""
+"""The devices that are affected when init replaces an identity: servers that know it, and controllers that it trusts."""
 
 from __future__ import annotations
 
@@ -8,80 +8,86 @@ from authmesh.device import Identity
 from authmesh.device.tokens import TokenStore
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
 from authmesh.protocol.display import clean
-from authmesh.protocol.errors import AmeshError
+from authmesh.protocol.errors import AmeshError, Hint
 
-from .spec import Context
-from .terminal.console import Line, facts
+from .context import Context
+from .home import Home
+from .terminal.lines import Shown, Styled, facts
+from .words import counted, named
 
-#: More are counted and not named.
-_MOST_NAMED = 20
+#: More devices are counted, but not named.
+_MAX_NAMED = 20
 
 
 @dataclass(frozen=True, slots=True)
 class Replaced:
-    """What goes with an identity.
+    """An identity that is about to be replaced, and what is lost with it.
 
     Attributes:
-        identity: it; None where it can't be read.
-        targets: devices that this one may authenticate to, as far as its list says.
-        controllers: devices that may authenticate to this one.
-        tokens: how many bootstrap tokens of it are open.
-        unreadable: why the list can't be read; empty if it was.
+        identity: the identity, or None if it can't be read.
+        targets: devices that it may authenticate to, as far as its allow list says.
+        controllers: devices that may authenticate to it.
+        tokens: the number of its open bootstrap tokens.
+        unreadable: why its allow list can't be read; empty if the list was read.
     """
 
     identity: Identity | None
     targets: list[DeviceEntry] = field(default_factory=list)
     controllers: list[DeviceEntry] = field(default_factory=list)
     tokens: int = 0
-    unreadable: str = ""
+    unreadable: Hint = ""
 
-    def lines(self, context: Context) -> list[Line | str]:
-        """What one must know before saying yes."""
+    def lines(self, home: Home) -> list[Shown]:
+        """Return what a person must know before answering yes."""
         if self.identity is None:
-            lines: list[Line | str] = [
-                Line(f"The identity in {context.directory} can't be read, and will be replaced.", "warning"),
-                "Who knows this device can't be said: every server that trusts it will refuse the new identity.",
+            lines: list[Shown] = [
+                Styled(f"The identity in {home.directory} cannot be read, and will be replaced.", "warning"),
+                "The servers that know this device are not known. Each of them will reject the new identity.",
             ]
         else:
-            name = f"{self.identity.device_id} ({clean(self.identity.friendly_name)})"
-            lines = [Line(f"This replaces {name}. Its key is deleted, and can't be brought back.", "warning")]
+            lines = [
+                Styled(f"This replaces {named(self.identity)}. Its key is deleted and cannot be recovered.", "warning")
+            ]
         if self.unreadable:
-            lines.append(f"Whom it trusts can't be said: {self.unreadable}")
+            lines += ["The devices that it trusts are not known, because the allow list cannot be read:"]
+            lines += [self.unreadable]
             return lines
         if self.targets:
-            lines.append(f"{_counted(self.targets, 'server')} will no longer know this device, until paired again:")
-            lines += _named(self.targets)
+            servers = counted(len(self.targets), "server")
+            lines += [f"{servers} will no longer know this device, until you pair again:", *_listed(self.targets)]
         elif self.identity is not None:
             lines.append(
-                "Its list names no server that it authenticates to. One that was given its line by hand refuses the new identity."
+                "Its allow list names no server that it authenticates to. A server that trusts its exported key will reject the new "
+                "identity."
             )
         if self.controllers:
-            lines.append(f"{_counted(self.controllers, 'controller')} may authenticate to this device. {context.fate}")
-            lines += _named(self.controllers)
+            lines.append(f"{counted(len(self.controllers), 'controller')} may authenticate to this device.")
+            lines += [home.list_after_replacement(), *_listed(self.controllers)]
         if self.tokens:
-            plural = "s" if self.tokens != 1 else ""
-            lines.append(f"{self.tokens} open bootstrap token{plural} of it will be good for nothing.")
+            lines.append(f"{counted(self.tokens, 'open bootstrap token')} of this device will no longer work.")
         return lines
 
 
 def replaced(context: Context, identity: Identity | None) -> Replaced:
-    """Look at the list of the identity that is to be replaced. What can't be read is no reason to stop.
+    """Return what is lost with an identity. A part that can't be read is reported, and does not stop the command.
 
     Args:
-        context: of the command.
-        identity: the old one; None where it can't be read.
+        context: the surroundings of the command.
+        identity: the old identity; None if it can't be read.
     """
     if identity is None:
-        return Replaced(None, unreadable="its list is sealed by that identity's key.")
+        return Replaced(None, unreadable="It is sealed with the key of the old identity.")
     try:
-        entries = context.allow_list().read()
-    except (AmeshError, OSError) as error:
+        entries = context.home.allow_list().read()
+    except AmeshError as error:
+        return Replaced(identity, unreadable=error.text(context.console.spell))
+    except OSError as error:
         return Replaced(identity, unreadable=str(error))
     tokens = 0
     try:
         now = context.now().timestamp()
-        tokens = sum(token.state(now) == "open" for token in TokenStore(context.directory).read())
-    except AmeshError:  # a file that is damaged holds no tokens that could be used
+        tokens = sum(token.state(now) == "open" for token in TokenStore(context.home.directory).read())
+    except AmeshError:  # a damaged file has no tokens that could be used
         pass
     return Replaced(
         identity,
@@ -91,12 +97,8 @@ def replaced(context: Context, identity: Identity | None) -> Replaced:
     )
 
 
-def _named(entries: list[DeviceEntry]) -> list[Line]:
-    lines = facts(*((clean(entry.device_id), clean(entry.friendly_name)) for entry in entries[:_MOST_NAMED]))
-    if len(entries) > _MOST_NAMED:
-        lines.append(Line(f"  and {len(entries) - _MOST_NAMED} more"))
+def _listed(entries: list[DeviceEntry]) -> list[Styled]:
+    lines = facts(*((clean(entry.device_id), clean(entry.friendly_name)) for entry in entries[:_MAX_NAMED]))
+    if len(entries) > _MAX_NAMED:
+        lines.append(Styled(f"  and {len(entries) - _MAX_NAMED} more"))
     return lines
-
-
-def _counted(entries: list[DeviceEntry], what: str) -> str:
-    return f"{len(entries)} {what}{'s' if len(entries) != 1 else ''}"

@@ -1,41 +1,51 @@
-"""fetch and header: a signed request, and just its header."""
+"""fetch and header: a signed request, or only its header."""
 
 from __future__ import annotations
 
 import base64
 import os
 import re
+from argparse import ArgumentParser
 from typing import TYPE_CHECKING
 
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError, InvalidInput
 
-from .spec import Command, Context, Option
-from .terminal.console import UsageProblem
+from .context import Context
+from .spec import Command
+from .terminal.errors import UsageProblem
+from .words import first_line
 
 if TYPE_CHECKING:
     import httpx
 
-_DATA = Option(
-    ("--data", "-d"),
-    "Body of the request: text, @FILE, or @- for stdin; sent byte for byte. A body on the command line can be seen by others "
-    "on this machine.",
-    metavar="DATA",
-)
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110 §5.6.2
 _FORM = "application/x-www-form-urlencoded"
+_NOT_SENT = "No request was sent."
 
 
 class NoAnswer(AmeshError):
-    """The server could not be reached, or did not answer."""
+    """The server could not be reached, or did not answer in time."""
 
     code = "no_answer"
+    default_message = "The server did not answer."
 
 
 class BadStatus(AmeshError):
-    """The server answered with 400 or more, and ``--fail`` was given."""
+    """The server answered with a status of 400 or more, and ``--fail`` was given."""
 
     code = "bad_status"
+    default_message = "The server rejected the request."
+
+
+def _add_data(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        "-d",
+        metavar="DATA",
+        help="Body of the request: a text, @FILE for the content of a file, or @- for stdin. It is sent byte for byte. Other users of this "
+        "machine can see a text on the command line.",
+    )
 
 
 def _body(context: Context, data: str | None) -> bytes | None:
@@ -50,36 +60,49 @@ def _body(context: Context, data: str | None) -> bytes | None:
 def _header(text: str) -> tuple[str, str]:
     name, colon, value = (part.strip() for part in text.partition(":"))
     if not colon or not _TOKEN(name) or not value.isascii() or not value.replace("\t", " ").isprintable():
-        raise UsageProblem(f"{text!r} is not a header. Write it as -H 'Name: value', in printable ASCII.")
+        raise UsageProblem(
+            f"{text!r} is not a valid header. {_NOT_SENT}", hint="Write it as -H 'Name: value', in printable ASCII."
+        )
     if name.lower() == "authorization":
-        raise UsageProblem("The Authorization header is what this command makes. Leave that -H out.")
+        raise UsageProblem(
+            f"This command sets the Authorization header itself. {_NOT_SENT}", hint="Omit -H 'Authorization: …'."
+        )
     return name, value
 
 
 def _method(text: str) -> str:
     if not _TOKEN(text):
-        raise UsageProblem(f"{text!r} is not an HTTP method. Name one such as GET or POST.")
+        raise UsageProblem(
+            f"{text!r} is not a valid HTTP method. {_NOT_SENT}", hint="Use a method such as GET or POST."
+        )
     return text.upper()
 
 
-def environment_problem() -> str | None:
-    """What is wrong with the variables for proxies and certificates, which httpx reads; None where nothing is.
+def environment_problem() -> AmeshError | None:
+    """Return an error if httpx can't use the variables for proxies and certificates, or None.
 
-    In our words, for those of httpx may hold a part of a proxy's password.
+    The text is ours, because the text of httpx may contain parts of a proxy's password.
     """
-    import httpx
+    import httpx  # quick start: most commands send no request
 
     try:
         httpx.Client().close()
     except (httpx.InvalidURL, ValueError):
-        return (
-            "A variable for proxies (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY) is no address. Correct or unset it."
+        return InvalidInput(
+            "One of the variables HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY is not a valid address.",
+            hint="Correct or unset it.",
         )
     except ImportError:
-        return "A variable for proxies names one of SOCKS, which needs a package more: pip install 'httpx[socks]'. Or unset it."
+        return InvalidInput(
+            "A variable for proxies names a SOCKS proxy, which needs a further package.",
+            hint="Install it with pip install 'httpx[socks]', or unset the variable.",
+        )
     except OSError as error:
         why = error.strerror or type(error).__name__
-        return f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names can't be read ({why}). Correct or unset it."
+        return InvalidInput(
+            f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read ({why}).",
+            hint="Correct or unset the variable.",
+        )
     return None
 
 
@@ -89,16 +112,16 @@ def fetch(
     url: str,
     method: str | None,
     data: str | None,
-    header: tuple[str, ...],
+    header: list[str],
     include: bool,
     location: bool,
     timeout: float,
     fail: bool,
 ) -> None:
-    """Send a signed request and print the body of the answer."""
-    import httpx  # here, for most commands send no request and are to start quickly
+    """Send a signed request and print the body of the response."""
+    import httpx  # quick start: most commands send no request
 
-    from authmesh.client import fetch as send
+    from authmesh.client import fetch as send  # quick start: imports httpx
 
     headers = [_header(text) for text in header]
     body = _body(context, data)
@@ -125,18 +148,21 @@ def fetch(
         ValueError,
         ImportError,
     ) as error:
-        problem = environment_problem()
-        raise InvalidInput(
-            problem or f"This request can't be sent: {error}. A URL begins with http:// or https://."
+        raise environment_problem() or InvalidInput(
+            f"This request cannot be sent: {first_line(error)}.", hint="Use a URL that begins with http:// or https://."
         ) from None
     except httpx.TimeoutException:
-        raise NoAnswer(f"{host} did not answer within {timeout:g} s. Try again, or allow more: --timeout.") from None
+        raise NoAnswer(
+            f"{host} did not answer within {timeout:g} s.", hint="Try again, or allow more time with --timeout."
+        ) from None
     except httpx.HTTPError as error:
-        why = str(error) or type(error).__name__
-        raise NoAnswer(f"{host} could not be reached: {why}. Check address, network and certificate.") from None
+        raise NoAnswer(
+            f"{host} could not be reached: {first_line(error)}.",
+            hint="Check the address, the network and the certificate of the server.",
+        ) from None
     _show(context, response, include)
     if fail and response.status_code >= 400:
-        raise BadStatus(f"{host} answered {response.status_code}.")
+        raise BadStatus(f"{host} answered with the status {response.status_code}.")
 
 
 def _show(context: Context, response: httpx.Response, include: bool) -> None:
@@ -162,7 +188,7 @@ def _show(context: Context, response: httpx.Response, include: bool) -> None:
         console.hint("")
     body = response.content
     if console.is_terminal():
-        # A server must not steer the terminal of whoever calls it.
+        # A server must not be able to control the terminal.
         lines = body.decode("utf-8", "replace").split("\n")
         body = "\n".join([clean_line(line.rstrip("\r")) for line in lines]).encode()
         if body and not body.endswith(b"\n"):
@@ -170,37 +196,58 @@ def _show(context: Context, response: httpx.Response, include: bool) -> None:
     console.write_data(body)
 
 
+def _fetch_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", help="Address of the request.")
+    parser.add_argument(
+        "--method", "-X", metavar="METHOD", help="HTTP method. Defaults to GET, or to POST if --data is given."
+    )
+    _add_data(parser)
+    parser.add_argument(
+        "--header",
+        "-H",
+        action="append",
+        default=[],
+        metavar="HEADER",
+        help="A further header, as 'Name: value'. May be given several times.",
+    )
+    parser.add_argument(
+        "--include", "-i", action="store_true", help="Print the status and the headers of the response on stderr."
+    )
+    parser.add_argument(
+        "--location", "-L", action="store_true", help="Follow redirects. Each redirected request is signed again."
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="How many seconds to wait for the server. Defaults to %(default)g.",
+    )
+    parser.add_argument(
+        "--fail",
+        "-f",
+        action="store_true",
+        help="Exit with 1 if the status is 400 or more. The body is printed anyway.",
+    )
+
+
 FETCH = Command(
     "fetch",
-    "Send a signed request and print the body of the answer.",
+    "Send a signed request and print the body of the response.",
     fetch,
-    (
-        Option(("url",), "Where to.", metavar="URL", required=True),
-        Option(("--method", "-X"), "HTTP method; GET, or POST with --data, if left out.", metavar="METHOD"),
-        _DATA,
-        Option(
-            ("--header", "-H"),
-            "A further header, 'Name: value'. May be given several times.",
-            multiple=True,
-            metavar="HEADER",
-        ),
-        Option(("--include", "-i"), "Print status and headers of the answer on stderr.", "flag"),
-        Option(("--location", "-L"), "Follow redirects; each is signed anew.", "flag"),
-        Option(("--timeout",), "Seconds to wait for the server.", "seconds", metavar="SECONDS", default=30.0),
-        Option(("--fail", "-f"), "Exit with 1 if the status is 400 or more; the body is printed all the same.", "flag"),
-    ),
+    _fetch_arguments,
     details=(
-        f"A body is sent as {_FORM} unless -H gives its Content-Type. The exit code is 0 for whatever answer, as with curl, "
-        "unless --fail is given. On a terminal control characters of the body are left out; a file or pipe gets every byte.",
+        f"A body is sent as {_FORM} unless -H sets its Content-Type. As with curl, the exit code is 0 for every response unless --fail is "
+        "given. On a terminal, control characters in the body are left out; a file or a pipe receives every byte.",
     ),
 )
 
 
 def header(context: Context, *, method: str, url: str, data: str | None) -> None:
-    """Print the Authorization header of a request that something else sends."""
-    import httpx
+    """Print the Authorization header of a request that another program sends."""
+    import httpx  # quick start: most commands send no request
 
-    from authmesh.client import authorization_header
+    from authmesh.client import authorization_header  # quick start: imports httpx
 
     body = _body(context, data)
     device = context.own_device()
@@ -208,20 +255,23 @@ def header(context: Context, *, method: str, url: str, data: str | None) -> None
         value = authorization_header(_method(method), url, body or b"", device=device)
     except (httpx.InvalidURL, UnicodeError) as error:
         raise InvalidInput(
-            f"This is not a URL: {error}. It begins with http://, https:// or, for a path alone, /."
+            f"This is not a valid URL: {first_line(error)}.",
+            hint="Use a URL that begins with http:// or https://, or a path that begins with /.",
         ) from None
     context.console.data(f"Authorization: {value}")
     context.console.result({"name": "Authorization", "value": value})
 
 
+def _header_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("method", metavar="METHOD", help="HTTP method of the request.")
+    parser.add_argument("url", metavar="URL", help="URL of the request, or only its path and query.")
+    _add_data(parser)
+
+
 HEADER = Command(
     "header",
-    "Print the Authorization header for a request that something else sends.",
+    "Print the Authorization header for a request that another program sends.",
     header,
-    (
-        Option(("method",), "HTTP method.", metavar="METHOD", required=True),
-        Option(("url",), "URL, or its path and query alone.", metavar="URL", required=True),
-        _DATA,
-    ),
-    details=('It is good for one request within 30 seconds: curl -H "$(amesh header GET URL)" URL',),
+    _header_arguments,
+    details=('The header is valid for one request within 30 seconds: curl -H "$(amesh header GET URL)" URL',),
 )

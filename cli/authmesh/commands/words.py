@@ -1,4 +1,4 @@
-"""Words that several commands use: how a device, a role, a time is shown."""
+"""The wording that several commands share: how a device, a role, a time is shown."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from typing import Any
 
 from authmesh.device import Identity
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
-from authmesh.protocol.display import clean
+from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import parse_time
 from authmesh.protocol.errors import InvalidInput
 from authmesh.protocol.keys import encode_public_key
 
-from .terminal.console import Line, facts
+from .terminal.lines import Styled, facts
 
-#: What the two roles mean, seen from this device.
+#: The two roles, seen from this device.
 MEANING = {
     CONTROLLER: "it may authenticate to this device",
     TARGET: "this device may authenticate to it",
@@ -21,30 +21,35 @@ MEANING = {
 
 
 def when(text: str) -> str:
-    """A time of a file or a row as people read it; what is no time is shown as it is."""
+    """Return a time of a file or a database row as people read it; a text that is not a time is returned as it is."""
     try:
         return parse_time(text).strftime("%Y-%m-%d %H:%M UTC")
     except InvalidInput:
         return clean(text)
 
 
-def named(entry: DeviceEntry) -> str:
-    """A device in a sentence: id and name."""
-    return f"{clean(entry.device_id)} ({clean(entry.friendly_name)})"
+def counted(number: int, what: str) -> str:
+    """Return a number with its noun: ``1 device``, ``2 devices``."""
+    return f"{number} {what}{'s' if number != 1 else ''}"
+
+
+def named(device: DeviceEntry | Identity) -> str:
+    """Return device ID and name of a device, for use in a sentence."""
+    return f"{clean(device.device_id)} ({clean(device.friendly_name)})"
 
 
 def permissions(entry: DeviceEntry) -> str:
-    """What a device may do besides; empty if nothing."""
+    """Return the permissions of a device with commas; empty if it has none."""
     return ", ".join(sorted(clean(name) for name, value in entry.permissions.items() if value))
 
 
 def has_shell(entry: DeviceEntry) -> bool:
-    """True if a shell is granted."""
+    """Return True if a device may open a shell."""
     return entry.permissions.get("shell") is True
 
 
 def identity_json(identity: Identity) -> dict[str, Any]:
-    """This device for ``--json``. Members that we do not know stay out: an old file keeps its passphrase among them."""
+    """Return this device for ``--json``. Unknown members are left out: an old file has its passphrase among them."""
     return {
         "deviceId": identity.device_id,
         "publicKey": encode_public_key(identity.public_key),
@@ -55,8 +60,8 @@ def identity_json(identity: Identity) -> dict[str, Any]:
     }
 
 
-def changes(entry: DeviceEntry, known: DeviceEntry) -> list[Line]:
-    """What becomes of a device that is known already."""
+def changes(entry: DeviceEntry, known: DeviceEntry) -> list[Styled]:
+    """Return lines that show how the entry of a known device will change."""
     pairs = [
         ("Name", clean(known.friendly_name), entry.friendly_name),
         ("Role", clean(known.role), entry.role),
@@ -64,3 +69,9 @@ def changes(entry: DeviceEntry, known: DeviceEntry) -> list[Line]:
     ]
     changed = [(label, f"{old} -> {new}") for label, old, new in pairs if old != new]
     return facts(*(changed or [("Unchanged", "name, role and permissions")]))
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of the text of a library's error, fit to be shown; its class name if it has no text."""
+    lines = str(error).splitlines()
+    return clean_line(lines[0])[:200] if lines and lines[0].strip() else type(error).__name__

@@ -108,7 +108,7 @@ def locked(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     if not folder.is_dir():  # filelock would create it, open to other users
         raise StorageError(
             f"There is no folder {folder}.",
-            hint=("To make an identity there, run ", Run("init", "--name NAME"), ". Or set AUTH_MESH_DIR."),
+            hint=("To make an identity in it, run ", Run("init", "--name NAME"), ". Or set AUTH_MESH_DIR."),
         )
     # A singleton: the thread that holds the lock of a path may take it again.
     lock = filelock.FileLock(folder / ".lock", mode=0o600, is_singleton=True)

@@ -23,7 +23,7 @@ Report = Callable[[str, KeyStoreError | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """What a back end needs to open the key store of a device directory.
+    """The parameters with which a back end opens the key store of a device directory.
 
     Attributes:
         folder: the ``keys`` folder.
@@ -117,15 +117,22 @@ def choose(
     Raises:
         BackendUnavailable: *wanted* can't be used on this machine.
     """
-    for backend in (wanted,) if wanted else BACKENDS:
-        problem = unavailable(backend, environ)
-        report(backend, problem)
-        if problem is None:
-            return backend
+    if wanted is None:
+        return next(backend for backend in BACKENDS if _try(backend, report, environ) is None)
+    problem = _try(wanted, report, environ)
+    if problem is None:
+        return wanted
+    hint = problem.hint if isinstance(problem.hint, tuple) else (problem.hint,)
     raise BackendUnavailable(
-        f"The key store {backend} can't be used on this machine. {problem.message if problem else ''}",
-        hint=problem.hint if problem else "",
+        f"The key store {wanted} can't be used on this machine. {problem.message}",
+        hint=(*hint, " Or omit --backend to use the best key store of this machine."),
     )
+
+
+def _try(backend: str, report: Report, environ: Mapping[str, str]) -> KeyStoreError | None:
+    problem = unavailable(backend, environ)
+    report(backend, problem)
+    return problem
 
 
 def open_key_store(

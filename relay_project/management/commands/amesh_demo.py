@@ -1,4 +1,4 @@
-"""``manage.py amesh_demo``: shows the main job for real, and checks it."""
+"""``manage.py amesh_demo``: run the main use case for real, and check it."""
 
 from __future__ import annotations
 
@@ -22,34 +22,33 @@ def _terminated(number: int, frame: object) -> NoReturn:
 
 
 class Command(BaseCommand):
-    """A server and two devices in a temporary folder. Exit code 1 if anything is not as said."""
+    """Runs servers and devices in a temporary folder. The exit code is 1 if a check fails."""
 
     help = (
-        "Show the main job for real: servers and devices in a temporary folder, pairing over a relay and by token, signed requests, "
-        "forged ones, a tampered list, and revoking in the admin. The exit code is 1 if anything is not as said."
+        "Run the main use case for real: servers and devices in a temporary folder, pairing over a relay and by bootstrap token, signed "
+        "and forged requests, a tampered allow list, and revoking in the admin. The exit code is 1 if a check fails."
     )
-    # The demo has a server and a database of its own; what is wrong with this one is not its business.
+    # The demo has a server and a database of its own, so problems of this project do not matter.
     requires_system_checks = []  # noqa: RUF012
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """``--keep``, ``--backend``."""
         parser.add_argument(
             "--keep",
             action="store_true",
-            help="Leave the server up until Ctrl-C, and print how to log in to its admin.",
+            help="Keep the server running until Ctrl-C, and print how to log in to its admin.",
         )
         parser.add_argument(
             "--backend",
             choices=("tpm2", "encrypted-file"),
-            help="Where the keys of all devices are to live; else the best place that this machine has. tpm2 uses the TPM that "
+            help="Key store for the keys of all devices. Defaults to the best one of this machine. tpm2 uses the TPM that "
             "AMESH_TPM_TCTI names.",
         )
 
     def handle(self, *args: Any, keep: bool, backend: str | None, **options: Any) -> None:
-        """Perform.
+        """Run the demo.
 
         Raises:
-            CommandError: something is not as said.
+            CommandError: a check failed, or the demo could not continue.
         """
         if backend is not None:
             try:
@@ -57,15 +56,15 @@ class Command(BaseCommand):
             except AmeshError as error:
                 raise CommandError(str(error)) from None
         stage = Stage(self._say, marks=self._marks(), title=self.style.MIGRATE_HEADING)
-        before = signal.signal(signal.SIGTERM, _terminated)  # so that nothing stays behind
+        before = signal.signal(signal.SIGTERM, _terminated)  # so that the temporary folder and the servers are removed
         try:
             with tempfile.TemporaryDirectory(prefix="amesh-demo-", ignore_cleanup_errors=True) as folder:
-                self._say("Two servers, a laptop that comes to be trusted, and a stranger. All that they make lies in")
+                self._say("Two servers, a laptop that they trust, and a stranger. Their files are in")
                 self._say(f"{folder} and is removed at the end.")
                 play = Play(Path(folder), stage, backend)
                 play.perform((lambda url: self._wait(url, play.password, folder)) if keep else None)
         except KeyboardInterrupt:
-            self._say("\nStopped. Nothing of it stays behind.")
+            self._say("\nStopped. All files and servers of the demo were removed.")
             sys.exit(130)
         except httpx.HTTPError as error:
             raise CommandError(f"The server did not answer: {error}. Try again.") from error
@@ -74,9 +73,9 @@ class Command(BaseCommand):
         finally:
             signal.signal(signal.SIGTERM, before)
         if stage.failures:
-            raise CommandError(f"{stage.failures} of {stage.checks} checks are not as said; they are marked above.")
+            raise CommandError(f"{stage.failures} of {stage.checks} checks failed; they are marked above.")
         self._say("")
-        self._say(self.style.SUCCESS(f"All {stage.checks} checks are as said."))
+        self._say(self.style.SUCCESS(f"All {stage.checks} checks passed."))
 
     def _say(self, line: str) -> None:
         self.stdout.write(line)
@@ -91,15 +90,15 @@ class Command(BaseCommand):
         return self.style.SUCCESS(good), self.style.ERROR(bad)
 
     def _wait(self, url: str, password: str, folder: str) -> None:
-        """Until Ctrl-C."""
+        """Print how to use the server, and wait until Ctrl-C."""
         self._say(f"""
-The server stays up until Ctrl-C.
+The server keeps running until Ctrl-C.
 
   admin     {url}/admin/
   user      {USER}
   password  {password}
 
-The laptop is revoked now. To trust it again, and to call the server as the laptop:
+The laptop is revoked now. To trust it again, and to send a request as the laptop, run:
 
   export DJANGO_DATA_DIR={folder}/data
   AUTH_MESH_DIR={folder}/{LAPTOP} amesh export-key |
@@ -109,4 +108,4 @@ The laptop is revoked now. To trust it again, and to call the server as the lapt
         try:
             signal.pause()
         except KeyboardInterrupt:
-            self._say("\nThe server stops, and its folder is removed.")
+            self._say("\nStopping the server, and removing its folder.")

@@ -7,7 +7,6 @@ import json
 import os
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.device import FileAllowList, LocalDevice
-from tests.support import databases
+from tests.support import cheap_keys, databases
 from tests.support.front_ends import id_of, line_of
 from tests.support.services import ROOT
 
@@ -36,14 +35,12 @@ class FrontEnd:
             **os.environ,
             "AUTH_MESH_DIR": str(self.path),
             "DJANGO_SETTINGS_MODULE": "tests.settings",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "cli")]),
             **(databases.environment(database) if database is not None else {}),
         }
 
     def argv(self, name: str, *words: str | Path) -> list[str]:
-        if self.django:
-            return [sys.executable, "-m", "django", f"amesh_{name.replace('-', '_')}", *map(str, words)]
-        return [sys.executable, "-m", "authmesh", name, *map(str, words)]
+        return cheap_keys.argv(self.django, name, *words)
 
     def run(self, name: str, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

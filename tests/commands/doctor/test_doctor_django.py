@@ -46,14 +46,14 @@ def test_all_that_a_server_needs(front_end: FrontEnd, redis: services.Redis) -> 
     with redis.down():
         found = front_end.doctor(TEST_REDIS_URL=redis.url)
         assert found.code == 1 and found.problems() == {"nonce-cache"}
-        assert "can't be reached" in found.text("nonce-cache")
+        assert "cannot be reached" in found.text("nonce-cache")
 
 
 @pytest.mark.process
 def test_local_memory_is_a_warning(front_end: FrontEnd) -> None:
     found = front_end.doctor()
     assert found.status("system-checks") == "warning" and "amesh.W001" in found.text("system-checks")
-    assert "not shared" in found.text("nonce-cache")
+    assert "several do not share them" in found.text("nonce-cache")
 
 
 @pytest.mark.process
@@ -63,7 +63,7 @@ def test_a_seal_key_file_that_is_open_to_others(front_end: FrontEnd, tmp_path: P
     path.chmod(0o644)
     found = front_end.doctor(TEST_SEAL_KEY_FILE=str(path))
     assert found.code == 1 and "amesh.W006" in found.text("system-checks")
-    assert found.text("system-checks").count(f"chmod 600 {path} (Until then every signed request is refused.)") == 1
+    assert found.text("system-checks").count(f"chmod 600 {path}") == 1
 
 
 @pytest.mark.process
@@ -97,7 +97,7 @@ def test_a_database_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monke
         impatient = tmp_path / "impatient"
         impatient.mkdir()
         (impatient / "sitecustomize.py").write_text(
-            "import authmesh.commands.doctor.findings as found\nfound.Examination.look.__kwdefaults__['seconds'] = 3.0\n"
+            "import authmesh.commands.doctor.findings as found\nfound.LOCAL_SECONDS = 3.0\n"
         )
         found = front_end.doctor(PYTHONPATH=f"{impatient}:{front_end.env['PYTHONPATH']}")
     assert found.code == 1 and "allow-list" in found.problems()

@@ -44,15 +44,17 @@ def test_a_tpm_that_is_up_and_one_that_is_down(front_end: FrontEnd, swtpm: Swtpm
     assert found.code == 0, found
     assert swtpm.tcti in found.text("key-store") and "its key loads" in found.text("key-store")
     assert found.status("key") == found.status("allow-list") == "ok"
-    assert "A new key would go to tpm2" in found.text("backends")
+    assert "A new key would be stored in tpm2" in found.text("backends")
     assert swtpm.loaded() == []
     swtpm.stop(signal.SIGKILL)
     try:
         found = front_end.doctor()
         assert found.code == 1 and found.problems() == {"key-store"}, found
-        assert swtpm.tcti in found.text("key-store") and "does not answer" in found.text("key-store")
+        assert swtpm.tcti in found.text("key-store") and "does not respond" in found.text("key-store")
         assert found.status("key") == found.status("allow-list") == "skipped"
-        assert "A new key would go to encrypted-file" in found.text("backends") and "tpm2: " in found.text("backends")
+        assert "A new key would be stored in encrypted-file" in found.text(
+            "backends"
+        ) and "tpm2 is not available: " in found.text("backends")
     finally:
         swtpm.start()
     assert front_end.doctor().code == 0
@@ -82,7 +84,7 @@ def test_a_key_with_a_pin(front_end: FrontEnd, swtpm: Swtpm, tmp_path: Path) -> 
     assert found.status("key") == "ok" and f"chmod 400 {file}" in found.text("permissions")
     for typed, exit_code, text in (
         (PIN, 0, "ok       key "),
-        ("wrong", 1, "refuses this PIN"),
+        ("wrong", 1, "rejected the PIN"),
         ("\x03", 130, "Nothing"),
     ):
         with terminal(front_end.argv("doctor", "--no-relay"), front_end.env) as person:

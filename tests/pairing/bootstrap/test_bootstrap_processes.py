@@ -22,7 +22,7 @@ from authmesh.client import AmeshAuth
 from authmesh.device import FileAllowList, LocalDevice
 from tests.pairing.bootstrap.bootstrap_world import without_ours
 from tests.relay.relay_world import address, serving
-from tests.support import databases, services
+from tests.support import cheap_keys, databases, services
 from tests.support.recording import recording
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
@@ -51,7 +51,7 @@ class Side:
             "PYTHONPATH": str(ROOT),
             **env,
         }
-        self.argv = [sys.executable, "-m", "authmesh"]
+        self.argv = cheap_keys.AMESH
 
     def run(self, *words: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -191,7 +191,7 @@ def enrol_two(tokens: list[str], one: Waiting, two: Waiting, tmp_path: Path) -> 
     """Both devices come at the same time; each is served once, by the process that waits for it."""
     coming = [
         subprocess.Popen(
-            [sys.executable, "-m", "authmesh", "bootstrap"], cwd=ROOT, stdin=subprocess.DEVNULL,
+            [*cheap_keys.AMESH, "bootstrap"], cwd=ROOT, stdin=subprocess.DEVNULL,
             env={**Side(tmp_path / f"t{n}", "").env, "AMESH_BOOTSTRAP_TOKEN": token},
         )
         for n, token in enumerate(tokens)

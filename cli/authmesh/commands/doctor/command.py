@@ -1,8 +1,9 @@
-"""doctor: looks at all that must be in order for this device to be known and to sign, and says what to do."""
+"""The doctor command: run all checks, and say what to do."""
 
 from __future__ import annotations
 
 import math
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,15 +12,18 @@ from typing import NamedTuple
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AmeshError
 
-from ..relays import DEFAULT_RELAY, relay_address
-from ..spec import Command, Context, Option
-from ..terminal.console import Line, Refused, UsageProblem
+from ..context import Context
+from ..relays import add_relay, relay_address
+from ..spec import Command
+from ..terminal.errors import Unanswered, UsageProblem
+from ..terminal.lines import Styled
+from ..words import counted
 from .device import DeviceChecks, versions
 from .findings import Examination, Found
 from .relay import relay as relay_check
 
 DEFAULT_SECONDS = 5.0
-#: What a check of the network may take besides its time-outs: to find out that a name does not exist, and to say good-bye.
+#: Additional seconds for a check of the network: to find that a name does not exist, and to close the connection.
 _GRACE_SECONDS = 5.0
 
 
@@ -27,10 +31,17 @@ class ProblemsFound(AmeshError):
     """Doctor has found something that does not work."""
 
     code = "problems_found"
+    default_message = "Doctor has found a problem."
 
 
 class Further(NamedTuple):
-    """A check of a front end: its id, what it asks (``database``), itself."""
+    """A further check, of a front end.
+
+    Attributes:
+        id: id of the check.
+        of: the component that it queries, such as ``database``; empty for none.
+        check: returns its findings.
+    """
 
     id: str
     of: str
@@ -39,13 +50,13 @@ class Further(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FrontEnd:
-    """What a front end adds.
+    """The part of a front end in doctor.
 
     Attributes:
         further: its own checks.
-        database: what the allow list asks, where that may hang: a name for people.
-        translate: what it knows better of an error; None where it knows nothing.
-        prepare: called in the thread of each check before it.
+        database: the component that the allow list queries and that may hang; a name for people.
+        translate: returns a better error for one that only the front end knows, or None.
+        prepare: called in the thread of each check first.
     """
 
     further: Sequence[Further] = ()
@@ -62,32 +73,30 @@ def doctor(context: Context, *, url: str | None, relay: str | None, no_relay: bo
 def examine(
     context: Context, front_end: FrontEnd, *, url: str | None, relay: str | None, no_relay: bool, timeout: float
 ) -> None:
-    """As :func:`doctor`, with what a front end adds.
+    """Run all checks, and those of a front end.
 
     Raises:
         ProblemsFound: there is a problem.
-        UsageProblem: the options contradict each other, or there is no such address.
+        UsageProblem: the options contradict each other, or an address is not valid.
     """
-    # Here, for it takes httpx, and other commands are to start quickly.
-    from .server import ServerChecks, check_url
+    from .server import ServerChecks, check_url  # quick start: imports httpx, which most commands do not need
 
     address = check_url(url) if url is not None else None
     if not 0 < timeout < math.inf:
-        raise UsageProblem("--timeout is a number of seconds above 0.")
+        raise UsageProblem("--timeout must be a number of seconds greater than 0. Nothing was examined.")
     if no_relay and relay is not None:
-        raise UsageProblem("--relay and --no-relay do not go together.")
+        raise UsageProblem("--relay and --no-relay exclude each other. Nothing was examined.", hint="Omit one of them.")
     if relay is not None:
         try:
             relay_address(relay)
         except AmeshError as error:
-            raise UsageProblem(str(error)) from None
+            raise UsageProblem(error.message, hint=error.hint) from None
     console = context.console
     examination = Examination(console, front_end.translate, front_end.prepare)
     look = examination.look
     with console.holding_warnings() as warnings:
         look("versions", versions)
-        checks = DeviceChecks(context)
-        signer = _look_at_device(context, examination, checks, front_end.database)
+        signer = _look_at_device(context, examination, DeviceChecks(context), front_end.database)
         for one in front_end.further:
             look(one.id, one.check, of=one.of)
         patience = timeout + _GRACE_SECONDS
@@ -97,13 +106,13 @@ def examine(
             server = ServerChecks(address, signer, timeout)
             if look("server", server.reachable, seconds=patience):
                 look("clock", server.clock)
-                look("known", partial(server.known, context.command("invite")))
+                look("known", server.known)
             else:
                 examination.skip("clock", "Not compared: the server did not answer.")
-                examination.skip("known", "Not asked: the server did not answer.")
-    told = " ".join(f"{finding.message} {finding.advice}" for finding in examination.findings)
+                examination.skip("known", "Not examined: the server did not answer.")
+    shown = examination.text()
     for text in dict.fromkeys(warnings):
-        if text not in told:
+        if text not in shown:
             console.warn(text)
     _conclude(context, examination)
 
@@ -111,7 +120,7 @@ def examine(
 def _look_at_device(
     context: Context, examination: Examination, checks: DeviceChecks, database: str
 ) -> LocalDevice | None:
-    """The device, if it can sign."""
+    """Run the checks of this machine, and return the device if it can sign."""
     look = examination.look
     if look("directory", checks.directory):
         look("permissions", checks.permissions)
@@ -120,13 +129,13 @@ def _look_at_device(
     device, signs = checks.device, False
     if device is None:
         for id in ("key-store", "key", "allow-list"):
-            examination.skip(id, "Not looked at: there is no identity that could be used.")
+            examination.skip(id, "Not examined: there is no usable identity.")
         return None
     if checks.asks_pin():
-        # Here, for Ctrl-C comes to this thread.
+        # In this thread, which receives Ctrl-C.
         try:
-            pin = context.console.ask_secret("PIN of this device's key: ", instead="AMESH_TPM_PIN_FILE")
-        except Refused:
+            pin = context.ask_pin()
+        except Unanswered:
             pin = ""
         if pin:
             device.ask_pin_by(lambda: pin)
@@ -134,8 +143,8 @@ def _look_at_device(
         signs = look("key", checks.key) and examination.findings[-1].status == "ok"
         look("allow-list", checks.allow_list, of=database)
     else:
-        examination.skip("key", "Not tried: the key store does not give the key.")
-        examination.skip("allow-list", "Not looked at: its seal needs the key.")
+        examination.skip("key", "Not examined: the key store does not return the key.")
+        examination.skip("allow-list", "Not examined: verifying its seal needs the key.")
     look("tokens", checks.tokens)
     return device if signs else None
 
@@ -147,42 +156,43 @@ def _conclude(context: Context, examination: Examination) -> None:
             "ok": problems == 0,
             "problems": problems,
             "warnings": warnings,
-            "checks": [finding.to_json() for finding in examination.findings],
+            "checks": examination.to_json(),
         }
     )
-    found = f"{_counted(problems, 'problem')}, {_counted(warnings, 'warning')}"
     if problems:
-        raise ProblemsFound(f"{found}. What to do stands beside each.")
-    more = f", {_counted(warnings, 'warning')}" if warnings else ""
-    context.console.say("", Line(f"No problem found{more}.", "warning" if warnings else "good"))
+        raise ProblemsFound(
+            f"{counted(problems, 'problem')}, {counted(warnings, 'warning')}.",
+            hint="Each finding says what to do.",
+        )
+    more = f", {counted(warnings, 'warning')}" if warnings else ""
+    context.console.say("", Styled(f"No problem found{more}.", "warning" if warnings else "good"))
 
 
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "url",
+        metavar="URL",
+        nargs="?",
+        help="A server to ask whether it knows this device: the root of the site, or its check address.",
+    )
+    add_relay(parser)
+    parser.add_argument("--no-relay", action="store_true", help="Do not examine the relay.")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        default=DEFAULT_SECONDS,
+        help="How many seconds to wait for the server, and for the relay. Defaults to %(default)g.",
+    )
 
 
 DOCTOR = Command(
     "doctor",
-    "Look at all that must be in order here, and at a server or a relay, and say what to do.",
+    "Examine this device, and a server or a relay, and say what to do.",
     doctor,
-    (
-        Option(
-            ("url",),
-            "A server to be asked whether it knows this device: its root, or its check address.",
-            metavar="URL",
-        ),
-        Option(("--relay",), f"Address of the relay; else AMESH_RELAY_URL, else {DEFAULT_RELAY}.", metavar="URL"),
-        Option(("--no-relay",), "Ask no relay.", "flag"),
-        Option(
-            ("--timeout",),
-            "Seconds to wait for the server, and for the relay.",
-            "seconds",
-            metavar="SECONDS",
-            default=DEFAULT_SECONDS,
-        ),
-    ),
+    _arguments,
     details=(
-        "Each line begins with ok, warning, problem or skipped. The exit code is 1 if there is a problem. Nothing is changed (but "
-        "that a server notes the newest list seen, as at each request), and no secret is shown.",
+        "Each line begins with ok, warning, problem or skipped. The exit code is 1 if there is a problem. The command shows no secret, and "
+        "changes nothing, except that a server records the newest list that it has seen, as it does for each request.",
     ),
 )

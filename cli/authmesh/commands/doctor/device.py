@@ -1,4 +1,4 @@
-"""What doctor looks at on this machine: versions, the device directory, the key and where it lives, the list, tokens."""
+"""The checks of this machine: versions, the device directory, the key and its store, the allow list, bootstrap tokens."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import time
 from collections.abc import Iterator
 
 from authmesh import keystore
-from authmesh.device import LocalDevice, permission_problems
-from authmesh.device.directory import read_identity
+from authmesh.device import LocalDevice, permission_problems, read_identity
 from authmesh.device.identity import FILE_VERSION
 from authmesh.device.passphrase import passphrase_file, passphrase_source
 from authmesh.device.tokens import TOKEN_VARIABLE, TokenStore
@@ -21,21 +20,23 @@ from authmesh.keystore.tpm.place import VARIABLE as TCTI_VARIABLE
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean
-from authmesh.protocol.errors import DirectoryError, IdentityMissing, PinRequired
+from authmesh.protocol.errors import DirectoryError, Hint, IdentityMissing, PinRequired, Run
 from authmesh.protocol.keys import verify_signature
 
-from ..spec import Context
-from .findings import Finding, of_sentence
+from ..context import Context
+from ..identity import key_mismatch
+from ..words import counted, named
+from .findings import Finding
 
-#: What is named with its version, where it is installed.
+#: Packages that are reported with their versions.
 _PACKAGES = ("django", "djangorestframework", "cryptography", "httpx", "websockets", "tpm2-pytss")
+#: A bootstrap token that expires before this many seconds needs attention.
 _SOON_SECONDS = 600
 
 
 def versions() -> Iterator[Finding]:
-    """What is installed."""
-    # Here, for it takes long, and other commands do without.
-    from importlib.metadata import PackageNotFoundError, version
+    """Which versions are installed?"""
+    from importlib.metadata import PackageNotFoundError, version  # quick start: only doctor needs it
 
     found = [f"Python {platform.python_version()}"]
     for package in _PACKAGES:
@@ -50,7 +51,7 @@ def versions() -> Iterator[Finding]:
             "versions",
             "warning",
             f"amesh-django is not installed as a package; {', '.join(found)}",
-            "Install it into this environment: pip install amesh-django",
+            "Install it into this environment with pip install amesh-django.",
         )
         return
     yield Finding("versions", "ok", f"amesh-django {own}, {', '.join(found)}")
@@ -60,132 +61,119 @@ class DeviceChecks:
     """The checks of one device directory.
 
     Args:
-        context: of the command.
+        context: the surroundings of the command.
+
+    Attributes:
+        device: the device, once its identity was read.
     """
 
     def __init__(self, context: Context) -> None:
         self._context = context
+        self._path = context.home.directory
         self.device: LocalDevice | None = None
 
     def directory(self) -> Iterator[Finding]:
-        """Is there one, and can it be used?"""
-        path = self._context.directory
-        init = f"Make an identity: {self._context.command('init --name NAME')}"
+        """Is there a device directory, and can this user use it?"""
+        path, other = self._path, f"choose another directory with {self._context.home.directory_setting}."
+        owner = "Check its owner and permissions"
         if not path.exists():
-            yield Finding(
-                "directory",
-                "problem",
-                f"There is no folder {path}.",
-                f"{init}; or name another: {_how(self._context)}.",
-            )
+            hint: Hint = ("To create an identity, run ", Run("init", "--name NAME"), f", or {other}")
+            yield Finding("directory", "problem", f"There is no folder {path}.", hint)
         elif not path.is_dir():
-            yield Finding("directory", "problem", f"{path} is no folder.", f"Name another: {_how(self._context)}.")
+            yield Finding("directory", "problem", f"{path} is not a folder.", f"Remove it, or {other}")
         elif not os.access(path, os.R_OK | os.X_OK):
-            yield Finding(
-                "directory", "problem", f"{path} can't be read by this user.", "Check its owner and permissions."
-            )
+            yield Finding("directory", "problem", f"This user cannot read {path}.", f"{owner}.")
         elif not os.access(path, os.W_OK):
-            yield Finding(
-                "directory",
-                "warning",
-                f"{path} can't be written by this user: nothing can be changed there.",
-                "Check its owner and permissions, unless that is meant.",
-            )
+            message = f"This user cannot write to {path}, so nothing can be changed there."
+            yield Finding("directory", "warning", message, f"{owner}, unless this is intended.")
         else:
             yield Finding("directory", "ok", str(path))
 
     def permissions(self) -> Iterator[Finding]:
-        """Is everything in it private?"""
-        path = self._context.directory
-        problems = permission_problems(path, passphrase_file(path)) + pin_file_problems(os.environ)
+        """Are all files private?"""
+        problems = permission_problems(self._path, passphrase_file(self._path)) + pin_file_problems(os.environ)
         for problem in problems:
             yield Finding("permissions", "warning", problem.message, problem.hint)
         if not problems:
-            yield Finding("permissions", "ok", "Directory, keys and passphrase are closed to others.")
+            yield Finding("permissions", "ok", "The directory, the keys and the passphrase are private.")
 
     def identity(self) -> Iterator[Finding]:
-        """Who is this device?"""
-        path = self._context.directory
+        """Which device is this?"""
+        file = self._path / "identity.json"
+        has_token = bool(os.environ.get(TOKEN_VARIABLE))
         try:
-            identity = read_identity(path)
+            identity = read_identity(self._path)
         except DirectoryError as error:
-            found = of_sentence("identity", str(error))
-            if os.environ.get(TOKEN_VARIABLE) and not (path / "identity.json").exists():
-                token = f"Or use the token in {TOKEN_VARIABLE}: {self._context.command('bootstrap')}"
-                found = Finding(found.id, found.status, found.message, f"{found.advice} {token}")
-            yield found
+            finding = Finding.of_error("identity", error)
+            if has_token and not file.exists():
+                own = finding.hint if isinstance(finding.hint, tuple) else (finding.hint,)
+                hint = (*own, f" To use the token in {TOKEN_VARIABLE}, run ", Run("bootstrap"), ".")
+                finding = Finding("identity", "problem", finding.message, hint)
+            yield finding
             return
-        yield Finding(
-            "identity",
-            "ok",
-            f"{identity.device_id} ({clean(identity.friendly_name)}), key in {clean(identity.storage_backend)}",
-        )
-        written = json.loads((path / "identity.json").read_text("utf-8")).get("version")
+        yield Finding("identity", "ok", f"{named(identity)}, key in {clean(identity.storage_backend)}")
+        written = json.loads(file.read_text("utf-8")).get("version")
         if written != FILE_VERSION:
             yield Finding(
                 "identity",
                 "warning",
                 f"identity.json has the version {clean(str(written))}; this program writes {FILE_VERSION}.",
-                "It could be read. If another program wrote it, keep both up to date.",
+                "The file could be read. If another program wrote it, keep both programs up to date.",
             )
-        if os.environ.get(TOKEN_VARIABLE):
-            yield Finding(
-                "identity",
-                "warning",
-                f"{TOKEN_VARIABLE} is set, and ignored: there is an identity already.",
-                "Take it out of the environment.",
-            )
-        self.device = self._context.device()
+        if has_token:
+            message = f"{TOKEN_VARIABLE} is set, and is ignored because there is an identity."
+            yield Finding("identity", "warning", message, "Remove it from the environment.")
+        self.device = self._context.home.device()
 
     def backends(self) -> Iterator[Finding]:
-        """Where would init put a key here?"""
+        """Where would init store a key on this machine?"""
         why_not = {backend: keystore.unavailable(backend) for backend in keystore.BACKENDS}
         best = next(backend for backend, why in why_not.items() if why is None)
         reasons: dict[str, list[str]] = {}
         for backend, why in why_not.items():
             if why is not None:
-                reasons.setdefault(str(why), []).append(backend)
-        others = "; ".join(f"{' and '.join(backends)}: {why}" for why, backends in reasons.items())
-        yield Finding("backends", "ok", f"A new key would go to {best}.", f"Not to be had: {others}" if others else "")
+                reasons.setdefault(why.text(self._context.console.spell), []).append(backend)
+        others = [
+            f"{' and '.join(backends)} {'are' if len(backends) > 1 else 'is'} not available: {why}"
+            for why, backends in reasons.items()
+        ]
+        yield Finding("backends", "ok", f"A new key would be stored in {best}.", " ".join(others))
 
     def asks_pin(self) -> bool:
-        """True if the key has a PIN and no file has it, so that a person is to be asked."""
+        """Return True if the key has a PIN and no file provides it, so that a person must be asked."""
         device = self.device
         if device is None or device.identity.storage_backend != "tpm2" or os.environ.get(PIN_VARIABLE):
             return False
-        from authmesh.keystore.tpm.blob import parse_key_file
+        from authmesh.keystore.tpm.blob import parse_key_file  # only with a key in a TPM
 
         try:
             text = (device.path / "keys" / f"{device.identity.key_alias}.tpm").read_text("utf-8")
             return parse_key_file(text).has_pin
-        except Exception:  # the check of the key store says what is wrong with it
+        except Exception:  # the check of the key store reports it
             return False
 
     def key_store(self) -> Iterator[Finding]:
-        """Does the key store give the key?"""
+        """Does the key store return the key?"""
         device = self._device()
-        backend, path = device.identity.storage_backend, self._context.directory
+        backend = device.identity.storage_backend
         device.seal_secret()  # opens the key, and compares it with identity.json
         if backend == "tpm2":
-            default = "" if os.environ.get(TCTI_VARIABLE) else f"; {TCTI_VARIABLE} names another"
-            yield Finding(
-                "key-store", "ok", f"tpm2: the TPM answers ({clean(tcti_name())}{default}), and its key loads"
-            )
+            default = "" if os.environ.get(TCTI_VARIABLE) else f"; {TCTI_VARIABLE} selects another"
+            found = f"the TPM answers ({clean(tcti_name())}{default}), and its key loads"
         elif backend == "encrypted-file":
-            yield Finding(
-                "key-store", "ok", f"encrypted-file: the key opens with the passphrase from {passphrase_source(path)}"
-            )
+            found = f"the key opens with the passphrase from {passphrase_source(self._path)}"
         else:
-            yield Finding("key-store", "ok", f"{clean(backend)}: the key is there")
+            found = "the key is there"
+        yield Finding("key-store", "ok", f"{clean(backend)}: {found}")
 
     def key(self) -> Iterator[Finding]:
-        """Does it sign?"""
+        """Does the key sign?"""
         device = self._device()
         message = b"amesh doctor " + os.urandom(16)
         try:
             device.sign(message)
         except PinRequired as error:
-            yield of_sentence("key", f"Not tried: {str(error)[:1].lower()}{str(error)[1:]}", "warning")
+            yield Finding("key", "warning", f"Not examined. {error.message}", error.hint)
             return
         started = time.perf_counter()
         signature = device.sign(message)
@@ -193,53 +181,40 @@ class DeviceChecks:
         if verify_signature(device.identity.public_key, message, signature):
             yield Finding("key", "ok", f"It signs ({milliseconds:.1f} ms), and the signature verifies.")
         else:
-            yield Finding(
-                "key",
-                "problem",
-                "It signs, but the signature does not verify with the public key of identity.json.",
-                "Restore both from one backup, or make a new identity: init --force.",
-            )
+            yield Finding.of_error("key", key_mismatch())
 
     def allow_list(self) -> Iterator[Finding]:
-        """Does the list match its seal, and how full is it?"""
-        allow_list = self._context.allow_list()
+        """Does the allow list match its seal, and how full is it?"""
+        allow_list = self._context.home.allow_list()
         controllers, targets = allow_list.count(CONTROLLER), allow_list.count(TARGET)
         limit = allow_list.controller_limit
-        found = f"The list matches its seal: {controllers} of {limit} controllers, {_counted(targets, 'target')}"
+        found = f"The list matches its seal: {controllers} of {limit} controllers, {counted(targets, 'target')}."
         if controllers > limit:
-            advice = (
-                "Revoke some, or raise the limit: maxControllers in identity.json, AMESH['MAX_CONTROLLERS'] in Django."
-            )
-            yield Finding("allow-list", "warning", f"{found}. That is more than the limit.", advice)
+            hint = f"Revoke a controller, or raise the limit: {self._context.home.limit_setting}."
+            yield Finding("allow-list", "warning", f"{found} There are more controllers than the limit.", hint)
         else:
             yield Finding("allow-list", "ok", found)
 
     def tokens(self) -> Iterator[Finding]:
-        """Which bootstrap tokens of this device are open? Nothing is said where there are none."""
+        """Which bootstrap tokens of this device are open? Without any, there is no finding."""
         now = self._context.now().timestamp()
-        waiting = [token for token in TokenStore(self._context.directory).read() if token.state(now) == "open"]
+        waiting = [token for token in TokenStore(self._path).read() if token.state(now) == "open"]
         if not waiting:
             return
         soonest = min(token.expires_at for token in waiting) - now
-        what = f"{_counted(len(waiting), 'bootstrap token')} open, the first for {_minutes(soonest)} more"
-        resume = self._context.command("provision --resume")
+        open_tokens = f"{counted(len(waiting), 'bootstrap token')} open, the first for {_minutes(soonest)} more."
+        resume = Run("provision", "--resume")
         if soonest < _SOON_SECONDS:
-            yield Finding("tokens", "warning", f"{what}.", f"Serve it now: {resume}; or make another with provision.")
+            hint: Hint = ("Serve it now with ", resume, ", or make another token.")
+            yield Finding("tokens", "warning", open_tokens, hint)
         else:
-            yield Finding("tokens", "ok", f"{what}. A token is of use while somebody waits for it: {resume}")
+            hint = ("A token works only while this device waits for it: ", resume)
+            yield Finding("tokens", "ok", open_tokens, hint)
 
     def _device(self) -> LocalDevice:
         if self.device is None:
-            raise IdentityMissing("There is no identity.")
+            raise IdentityMissing()
         return self.device
-
-
-def _how(context: Context) -> str:
-    return "AMESH['DIR']" if context.command("init").startswith("manage.py") else "--dir, or AUTH_MESH_DIR"
-
-
-def _counted(number: int, what: str) -> str:
-    return f"{number} {what}{'s' if number != 1 else ''}"
 
 
 def _minutes(seconds: float) -> str:

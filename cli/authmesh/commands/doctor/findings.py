@@ -1,4 +1,4 @@
-"""What doctor finds: one check after the other, each with a limit of its own, none of them in the way of the next."""
+"""The findings of doctor: one check after the other, each with a time limit, and none of them able to stop the next."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import contextvars
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
-from authmesh.protocol.display import clean_line
-from authmesh.protocol.errors import AmeshError
+from authmesh.protocol.errors import AmeshError, Hint
 
-from ..terminal.console import Console, Line, Tone
+from ..terminal.console import Console
+from ..terminal.lines import Styled, Tone
+from ..words import first_line
 
 T = TypeVar("T")
 Status = Literal["ok", "warning", "problem", "skipped"]
-#: What a check returns: what it found; an empty list where there is nothing to say.
+#: The findings of one check; empty if there is nothing to report.
 Found = Iterable["Finding"]
 
-#: How long a check may take that asks nothing of the network, in seconds. A key file costs an Argon2id, a busy TPM ten seconds.
+#: Time limit of a check that does not use the network, in seconds. A key file costs an Argon2id, a busy TPM ten seconds.
 LOCAL_SECONDS = 30.0
 
 _TONES: dict[Status, Tone] = {"ok": "good", "warning": "warning", "problem": "bad", "skipped": "quiet"}
@@ -30,69 +31,65 @@ class Finding:
     """One line of doctor.
 
     Attributes:
-        id: of the check; it stays, so that programs can rely on it.
-        status: ``ok``; ``warning``, to be looked after; ``problem``, something does not work; ``skipped``, not looked at.
+        id: id of the check. It never changes, so programs can rely on it.
+        status: ``ok``; ``warning``, something needs attention; ``problem``, something does not work; ``skipped``, not examined.
         message: what was found.
-        advice: what to do. Empty where there is nothing to be done.
+        hint: what to do; empty if there is nothing to do.
     """
 
     id: str
     status: Status
     message: str
-    advice: str = ""
+    hint: Hint = ""
 
-    def to_json(self) -> dict[str, str]:
-        """For ``--json``."""
-        return {"id": self.id, "status": self.status, "message": self.message, "advice": self.advice}
-
-
-def of_sentence(id: str, text: str, status: Status = "problem") -> Finding:
-    """A finding out of the sentences of an error: the first says what is wrong, the others what to do."""
-    what, dot, advice = text.partition(". ")
-    return Finding(id, status, what + ("." if dot else ""), advice)
+    @classmethod
+    def of_error(cls, id: str, error: AmeshError, status: Status = "problem") -> Finding:
+        """Return the finding that reports an error."""
+        return cls(id, status, str(error.message), error.hint)
 
 
-class TookTooLong(AmeshError):
-    """A check did not end in its time."""
+class CheckTimedOut(AmeshError):
+    """A check did not end within its time limit."""
 
     code = "timeout"
+    default_message = "The check did not end in time."
 
 
 def bounded(work: Callable[[], T], seconds: float) -> T:
-    """Run something that may hang in a thread of its own, which is left behind if it does.
+    """Run something that may hang in a thread of its own. If it hangs, the thread is abandoned.
 
     Raises:
-        TookTooLong: it was not done in time.
-        Exception: what it raised.
+        CheckTimedOut: it was not done in time.
+        Exception: as raised by *work*.
     """
     results: list[T] = []
     errors: list[BaseException] = []
     done = threading.Event()
-    here = contextvars.copy_context()
+    context = contextvars.copy_context()
 
     def run() -> None:
         try:
-            results.append(here.run(work))
-        except BaseException as error:  # it is raised again where it is waited for
+            results.append(context.run(work))
+        except BaseException as error:  # raised again in the thread that waits
             errors.append(error)
         finally:
             done.set()
 
     threading.Thread(target=run, name="amesh-doctor", daemon=True).start()
     if not done.wait(seconds):
-        raise TookTooLong(f"It took longer than {seconds:g} s.")
+        raise CheckTimedOut(f"The check took longer than {seconds:g} s.")
     if errors:
         raise errors[0]
     return results[0]
 
 
 class Examination:
-    """Runs checks, shows what they find at once, and keeps it.
+    """Runs checks, shows their findings at once, and keeps them.
 
     Args:
-        console: where it is shown.
-        translate: what the front end knows better of an error; None where it knows nothing.
-        prepare: called in the thread of each check before it; Django lends its database connections there.
+        console: the console that shows them.
+        translate: returns a better error for one that only the front end knows, or None.
+        prepare: called in the thread of each check first; Django lends its database connections to the thread.
     """
 
     def __init__(
@@ -107,34 +104,50 @@ class Examination:
         self._prepare = prepare
         self._stuck: set[str] = set()
 
-    def look(self, id: str, check: Callable[[], Found], *, of: str = "", seconds: float = LOCAL_SECONDS) -> bool:
+    def look(self, id: str, check: Callable[[], Found], *, of: str = "", seconds: float | None = None) -> bool:
         """Run one check.
 
         Args:
-            id: of what it finds if it fails.
-            check: returns what it finds.
-            of: what it asks, such as ``database``: if that did not answer once, it is not asked again.
-            seconds: how long it may take.
+            id: id of the finding if the check fails.
+            check: returns findings.
+            of: the component that it queries, such as ``database``. A component that did not answer once is not queried again.
+            seconds: its time limit. Defaults to :data:`LOCAL_SECONDS`.
 
         Returns:
-            True if it found no problem, and could be run.
+            True if the check was run and found no problem.
         """
         if of and of in self._stuck:
-            found = [Finding(id, "skipped", f"Not looked at: the {of} did not answer before.")]
+            found = [Finding(id, "skipped", f"Not examined: the {of} did not answer before.")]
         else:
-            found = self._run(id, check, of, seconds)
+            found = self._run(id, check, of, LOCAL_SECONDS if seconds is None else seconds)
         for finding in found:
             self._show(finding)
         self.findings += found
         return all(finding.status in ("ok", "warning") for finding in found)
 
-    def skip(self, id: str, why: str, advice: str = "") -> None:
-        """A check that can't be run."""
-        self.look(id, lambda: [Finding(id, "skipped", why, advice)])
+    def skip(self, id: str, why: str) -> None:
+        """Report a check that can't be run."""
+        self.look(id, lambda: [Finding(id, "skipped", why)])
 
     def count(self, status: Status) -> int:
-        """How many findings are of that kind."""
+        """Return the number of findings with this status."""
         return sum(finding.status == status for finding in self.findings)
+
+    def to_json(self) -> list[dict[str, str]]:
+        """Return all findings for ``--json``."""
+        return [
+            {
+                "id": finding.id,
+                "status": finding.status,
+                "message": finding.message,
+                "advice": self._console.text(finding.hint),
+            }
+            for finding in self.findings
+        ]
+
+    def text(self) -> str:
+        """Return everything that was shown as one text."""
+        return " ".join(f"{finding.message} {self._console.text(finding.hint)}" for finding in self.findings)
 
     def _run(self, id: str, check: Callable[[], Found], of: str, seconds: float) -> list[Finding]:
         def work() -> list[Finding]:
@@ -143,31 +156,27 @@ class Examination:
 
         try:
             return bounded(work, seconds)
-        except TookTooLong:
+        except CheckTimedOut:
             self._stuck |= {of} if of else set()
             what = f"The {of}" if of else "This"
-            return [
-                Finding(
-                    id, "problem", f"{what} did not answer within {seconds:g} s.", "See that it runs, then try again."
-                )
-            ]
-        except Exception as error:  # whatever one check runs into, the others are still of use
-            return [_of_error(id, self._translate(error) or error)]
+            hint = "Check that it is running, then try again."
+            return [Finding(id, "problem", f"{what} did not answer within {seconds:g} s.", hint)]
+        except Exception as error:  # an unexpected error in one check must not stop the others
+            return [_of_exception(id, self._translate(error) or error)]
 
     def _show(self, finding: Finding) -> None:
         label = f"{finding.status.ljust(_WIDTH)}  {finding.id.ljust(13)}"
-        self._console.say(Line(finding.message, _TONES[finding.status], label=label))
-        if finding.advice:
-            self._console.say(Line(f"{'':{_WIDTH + 4}}-> {finding.advice}"))
+        self._console.say(Styled(finding.message, _TONES[finding.status], label=label))
+        if finding.hint:
+            self._console.say(f"{'':{_WIDTH + 4}}-> {self._console.text(finding.hint)}")
 
 
-def _of_error(id: str, error: Any) -> Finding:
+def _of_exception(id: str, error: Exception) -> Finding:
     if isinstance(error, AmeshError):
-        return of_sentence(id, str(error))
+        return Finding.of_error(id, error)
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
-        return Finding(id, "problem", f"{place}{error.strerror or error}.", "Check path, owner and permissions.")
-    first = clean_line(str(error).partition("\n")[0])[:200]
-    return Finding(
-        id, "problem", f"This check ended unexpectedly ({type(error).__name__}: {first}).", "Please report it."
-    )
+        hint = "Check the path, its owner and its permissions."
+        return Finding(id, "problem", f"{place}{error.strerror or error}.", hint)
+    why = f"{type(error).__name__}: {first_line(error)}"
+    return Finding(id, "problem", f"This check ended unexpectedly ({why}).", "Report it as a bug.")

@@ -1,4 +1,4 @@
-"""What doctor asks a relay: nothing but whether it opens a connection."""
+"""The check of a relay: does it accept a connection?"""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from authmesh.pairing.wire.link import open_socket
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.pairing.errors import PairingError, RateLimited, RelayFull
 
-from ..relays import relay_address
-from .findings import Finding, of_sentence
+from ..relays import RELAY_VARIABLE, relay_address
+from .findings import Finding
 
 
 async def _knock(address: str, seconds: float) -> None:
-    """Open a WebSocket and close it. Nothing is sent: limits count what is asked for, not who comes by."""
+    """Open a WebSocket and close it. Nothing is sent, so this does not count towards the limits of the relay."""
     async with open_socket(address, seconds=seconds, patience=seconds):
         pass
 
@@ -25,32 +25,30 @@ def relay(given: str | None, seconds: float) -> Iterator[Finding]:
     """Can the relay be reached, and is its certificate trusted?
 
     Args:
-        given: value of ``--relay``; None where it was left out.
-        seconds: how long it may take.
+        given: value of ``--relay``; None if the option was omitted.
+        seconds: time limit.
     """
-    is_named = given is not None or bool(os.environ.get("AMESH_RELAY_URL", "").strip())
+    is_named = given is not None or bool(os.environ.get(RELAY_VARIABLE, "").strip())
     if importlib.util.find_spec("websockets") is None:
         yield Finding(
             "relay",
             "skipped",
-            "Not asked: that needs the package websockets.",
-            "To pair over a relay, install it: pip install 'amesh-django[pairing]'",
+            "Not examined: this needs the package websockets, which is not installed.",
+            "To pair over a relay, install it with pip install 'amesh-django[cli]'.",
         )
         return
     try:
         address = relay_address(given)
         asyncio.run(_knock(address, seconds))
     except (RateLimited, RelayFull) as error:
-        yield of_sentence("relay", f"It answers, but takes no connection now: {error}", "warning")
-        return
+        yield Finding("relay", "warning", f"It answers, but accepts no connection now: {error.message}", error.hint)
     except PairingError as error:
-        # Nobody said that this machine pairs over the public relay; a server inside a network often can't reach it.
-        found = of_sentence("relay", str(error), "problem" if is_named else "warning")
-        if not is_named:
-            found = Finding(
-                found.id, found.status, found.message, f"{found.advice} Not needed unless you pair: --no-relay."
-            )
-        yield found
-        return
-    trusted = ", and its certificate is trusted" if address.startswith("wss:") else ""
-    yield Finding("relay", "ok", f"{clean_line(address)} answers{trusted}")
+        if is_named:
+            yield Finding.of_error("relay", error)
+        else:  # this machine may never pair over the public relay, and a server in a closed network often can't reach it
+            hint = error.hint if isinstance(error.hint, tuple) else (error.hint,)
+            unneeded = " If you do not pair, omit this check with --no-relay."
+            yield Finding("relay", "warning", error.message, (*hint, unneeded))
+    else:
+        trusted = ", and its certificate is trusted" if address.startswith("wss:") else ""
+        yield Finding("relay", "ok", f"{clean_line(address)} answers{trusted}.")

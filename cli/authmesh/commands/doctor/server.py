@@ -1,4 +1,4 @@
-"""What doctor asks a server: one signed request to its check address, and what the answer means."""
+"""The checks of a server: one signed request to its check address, and what the answer means."""
 
 from __future__ import annotations
 
@@ -23,32 +23,36 @@ from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.errors import AmeshError, InvalidInput
 
 from ..requests import environment_problem
-from ..terminal.console import UsageProblem
+from ..terminal.errors import UsageProblem
+from ..words import first_line
 from .answers import meaning
 from .findings import Finding
 
-_MOST_BYTES = 65536
-#: From here on a skew is worth a warning, and from here on requests are refused (protocol.md §3), in seconds.
-WARNING_SECONDS, REFUSED_SECONDS = 20, 30
-_NTP = "Let it set its clock by NTP: timedatectl set-ntp true, or start chrony or systemd-timesyncd."
+_MAX_BYTES = 65536
+#: A difference of the clocks that deserves a warning, and one at which requests are rejected (protocol.md §3), in seconds.
+WARNING_SECONDS, REJECTED_SECONDS = 20, 30
+_NTP = "Synchronize it with NTP: timedatectl set-ntp true, or start chrony or systemd-timesyncd."
+_CHECK = "Check the address, the network and the firewall, and that the server is running."
 
 
 class Unreachable(AmeshError):
     """The server can't be reached, or does not answer."""
 
     code = "no_answer"
+    default_message = "The server did not answer."
+    default_hint = _CHECK
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What came back.
+    """The answer of a server.
 
     Attributes:
         status: HTTP status.
-        headers: of the answer.
-        body: the JSON in it; None where there is none.
-        before: when the request was sent, Unix seconds.
-        after: when the answer was there.
+        headers: its headers.
+        body: the JSON in it; None if it is not JSON.
+        before: Unix time when the request was sent.
+        after: Unix time when the answer arrived.
     """
 
     status: int
@@ -59,36 +63,39 @@ class Answer:
 
 
 def check_url(text: str) -> httpx.URL:
-    """The check address that a URL means: of a site the usual one, else the URL itself.
+    """Return the check address that a URL stands for: the usual one for the root of a site, or the URL itself.
 
     Raises:
-        UsageProblem: not a URL of HTTP.
+        UsageProblem: not an HTTP URL.
     """
     try:
         url = httpx.URL(text)
     except (httpx.InvalidURL, UnicodeError):
         url = httpx.URL()
     if url.scheme not in ("http", "https") or not url.host:
-        raise UsageProblem("URL is the address of a server, such as https://server.example, or of its check address.")
+        raise UsageProblem(
+            "URL is not the address of a server. Nothing was examined.",
+            hint="Use an address such as https://server.example, or a check address.",
+        )
     url = url.copy_with(username=None, password=None, fragment=None)
     return url.copy_with(path=CHECK_PATH, query=None) if url.path in ("", "/") else url
 
 
 def shown(url: httpx.URL) -> str:
-    """A URL without its query, which may hold secrets."""
+    """Return a URL without its query, which may hold secrets."""
     return clean_line(str(url.copy_with(query=None)))
 
 
 def ask(url: httpx.URL, device: LocalDevice | None, seconds: float) -> Answer:
-    """Send one request, signed unless *device* is None. No redirect is followed.
+    """Send one request, signed unless *device* is None. Redirects are not followed.
 
     Raises:
-        Unreachable: no answer.
+        Unreachable: there was no answer.
         KeyStoreError: the key can't be used.
     """
     problem = environment_problem()
     if problem is not None:
-        raise Unreachable(problem)
+        raise Unreachable(problem.message, hint=problem.hint)
     auth = AmeshAuth(device) if device is not None else None
     before = time.time()
     try:
@@ -100,14 +107,14 @@ def ask(url: httpx.URL, device: LocalDevice | None, seconds: float) -> Answer:
             content = b""
             for chunk in response.iter_bytes():
                 content += chunk
-                if len(content) > _MOST_BYTES:
+                if len(content) > _MAX_BYTES:
                     break
     except httpx.TimeoutException:
         raise Unreachable(
-            f"{url.host} did not answer within {seconds:g} s. {_CHECK} Or allow more: --timeout."
+            f"{url.host} did not answer within {seconds:g} s.", hint=f"{_CHECK} To allow more time, use --timeout."
         ) from None
     except (httpx.HTTPError, UnicodeError) as error:
-        raise Unreachable(_why(error, url)) from None
+        raise _unreachable(error, url) from None
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
@@ -116,49 +123,58 @@ def ask(url: httpx.URL, device: LocalDevice | None, seconds: float) -> Answer:
 
 
 def _goes_through_proxy(url: httpx.URL) -> bool:
-    named = urllib.request.getproxies()
-    return (url.scheme in named or "all" in named) and not urllib.request.proxy_bypass(url.host)
+    proxies = urllib.request.getproxies()
+    return (url.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(url.host)
 
 
-_CHECK = "Check address, network and firewall, and that the server runs."
-
-
-def _why(error: BaseException, url: httpx.URL) -> str:
+def _causes(error: BaseException) -> list[BaseException]:
     causes: list[BaseException] = []
     at: BaseException | None = error
     while at is not None and at not in causes:
         causes.append(at)
         at = at.__cause__ or at.__context__
+    return causes
+
+
+def _unreachable(error: BaseException, url: httpx.URL) -> Unreachable:
+    """Return the error that says why a server can't be reached, as far as the causes of a library's error tell."""
+    causes = _causes(error)
     if isinstance(error, httpx.ProxyError) or (isinstance(error, httpx.ConnectError) and _goes_through_proxy(url)):
         if not any(isinstance(cause, ssl.SSLError) for cause in causes):
-            return (
-                f"The proxy on the way to {url.host} can't be reached, or refuses ({clean_line(str(error).partition(chr(10))[0])}). "
-                f"Correct {url.scheme.upper()}_PROXY or ALL_PROXY, or name the server in NO_PROXY."
+            return Unreachable(
+                f"The proxy on the way to {url.host} cannot be reached, or rejects the connection ({first_line(error)}).",
+                hint=f"Correct {url.scheme.upper()}_PROXY or ALL_PROXY, or name the server in NO_PROXY.",
             )
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return (
-                f"The TLS certificate of {url.host} is not trusted here: {clean_line(cause.verify_message)}. Check the address "
-                "and this machine's clock; for a server of your own, install the certificate of its authority "
-                "(SSL_CERT_FILE). Someone may be pretending to be the server."
+            return Unreachable(
+                f"The TLS certificate of {url.host} is not trusted: {clean_line(cause.verify_message)}. Someone may be pretending to be "
+                "the server.",
+                hint="Check the address and the clock of this machine. For a server of your own, install the certificate of its authority "
+                "(SSL_CERT_FILE).",
             )
         if isinstance(cause, ssl.SSLError):
-            return f"{url.host} does not speak TLS as it should. Check address and port: without TLS it begins with http://."
+            return Unreachable(
+                f"The TLS connection to {url.host} failed.",
+                hint="Check the address and the port. If the server does not use TLS, its address begins with http://.",
+            )
         if isinstance(cause, socket.gaierror | UnicodeError):
-            return f"There is no server of the name {url.host}. Check the address, and this machine's DNS."
+            return Unreachable(
+                f"There is no server with the name {url.host}.", hint="Check the address, and the DNS of this machine."
+            )
         if isinstance(cause, ConnectionRefusedError):
-            return f"Nothing listens at {url.host}, port {url.port or (443 if url.scheme == 'https' else 80)}. {_CHECK}"
-    why = clean_line(str(error).partition("\n")[0]) or type(error).__name__
-    return f"{url.host} can't be reached ({why}). {_CHECK}"
+            port = url.port or (443 if url.scheme == "https" else 80)
+            return Unreachable(f"Nothing listens at {url.host}, port {port}.", hint=_CHECK)
+    return Unreachable(f"{url.host} cannot be reached ({first_line(error)}).", hint=_CHECK)
 
 
 class ServerChecks:
-    """The checks of one server. All of them look at the same answer.
+    """The checks of one server. All of them examine the same answer.
 
     Args:
         url: its check address.
-        device: who asks; None asks without a signature, so that at least network and clock can be looked at.
-        seconds: how long it may take.
+        device: the device that asks; None asks without a signature, so that network and clock can still be examined.
+        seconds: time limit.
     """
 
     def __init__(self, url: httpx.URL, device: LocalDevice | None, seconds: float) -> None:
@@ -168,52 +184,47 @@ class ServerChecks:
         self._answer: Answer | None = None
 
     def reachable(self) -> Iterator[Finding]:
-        """Does it answer?"""
+        """Does the server answer?"""
         answer = self._answer = ask(self._url, self._device, self._seconds)
         took = f"{(answer.after - answer.before) * 1000:.0f} ms"
         if self._url.scheme == "https":
             yield Finding("server", "ok", f"{shown(self._url)} answers ({took}), and its certificate is trusted.")
-        elif _is_here(self._url.host):
+        elif _is_local(self._url.host):
             yield Finding("server", "ok", f"{shown(self._url)} answers ({took}).")
         else:
             yield Finding(
                 "server",
                 "warning",
                 f"{shown(self._url)} answers ({took}), without TLS.",
-                "Whoever is on the way reads what is sent, and can answer in the server's name. Use https.",
+                "Anyone on the way can read what is sent, and can answer in place of the server. Use https.",
             )
 
     def clock(self) -> Iterator[Finding]:
-        """How far is this machine's clock from the server's?"""
-        answer = self._got()
+        """How much do the clocks of this machine and the server differ?"""
+        answer = self._received()
         moment = _date(answer)
         if moment is None:
             yield Finding("clock", "skipped", "Not compared: the answer has no Date.", "Compare the clocks by hand.")
             return
         skew = _skew(moment, answer)
         if skew == 0:
-            yield Finding("clock", "ok", "It goes with the server's clock.")
+            yield Finding("clock", "ok", "The clock of this machine agrees with the server's clock.")
             return
         where = "behind" if skew > 0 else "ahead of"
-        text = f"This machine's clock is {abs(skew)} s {where} the server's ({moment:%Y-%m-%d %H:%M:%S} UTC)"
-        if abs(skew) > REFUSED_SECONDS:
-            advice = f"Requests are refused beyond {REFUSED_SECONDS} s. Find out which clock is wrong. {_NTP}"
-            yield Finding("clock", "problem", f"{text}.", advice)
+        text = f"This machine's clock is {abs(skew)} s {where} the server's ({moment:%Y-%m-%d %H:%M:%S} UTC)."
+        limit = f"Requests are rejected beyond {REJECTED_SECONDS} s."
+        if abs(skew) > REJECTED_SECONDS:
+            yield Finding("clock", "problem", text, f"{limit} Find out which clock is wrong. {_NTP}")
         elif abs(skew) > WARNING_SECONDS:
-            advice = f"Requests are refused beyond {REFUSED_SECONDS} s. {_NTP}"
-            yield Finding("clock", "warning", f"{text}.", advice)
+            yield Finding("clock", "warning", text, f"{limit} {_NTP}")
         else:
-            yield Finding("clock", "ok", f"{text}: near enough")
+            yield Finding("clock", "ok", f"{text} This is close enough.")
 
-    def known(self, pair: str) -> Iterator[Finding]:
-        """Does the server know this device?
-
-        Args:
-            pair: how a device is paired here.
-        """
-        answer, device = self._got(), self._device
+    def known(self) -> Iterator[Finding]:
+        """Does the server know this device?"""
+        answer, device = self._received(), self._device
         if device is None:
-            yield Finding("known", "skipped", "Not asked: this device can't sign.", "Mend that first.")
+            yield Finding("known", "skipped", "Not examined: this device cannot sign.", "Fix that first.")
             return
         own = device.identity.device_id
         if answer.status == 200:
@@ -223,22 +234,22 @@ class ServerChecks:
                 found = None
             if found is not None and found.device_id == own:
                 granted = ", ".join(sorted(clean(name) for name, value in found.permissions.items() if value))
-                permissions = f"permissions: {granted}" if granted else "no permissions besides"
+                permissions = f"permissions: {granted}" if granted else "no further permissions"
                 yield Finding(
                     "known", "ok", f"The server knows this device as “{clean(found.friendly_name)}”, {permissions}."
                 )
                 return
-        message, advice = meaning(answer.status, answer.headers, answer.body, own=own, pair=pair)
-        yield Finding("known", "problem", message, advice)
+        message, hint = meaning(answer.status, answer.headers, answer.body, own=own)
+        yield Finding("known", "problem", message, hint)
 
-    def _got(self) -> Answer:
+    def _received(self) -> Answer:
         if self._answer is None:
-            raise Unreachable("The server did not answer.")
+            raise Unreachable()
         return self._answer
 
 
 def _date(answer: Answer) -> dt.datetime | None:
-    """The server's own clock: the header, whole seconds. A check address says it as well, for servers that send no Date."""
+    """Return the server's clock: the Date header in whole seconds, or the time in the body if the server sends no Date."""
     try:
         return email.utils.parsedate_to_datetime(answer.headers["Date"]).astimezone(dt.UTC)
     except (KeyError, ValueError, TypeError, OverflowError):
@@ -250,14 +261,14 @@ def _date(answer: Answer) -> dt.datetime | None:
 
 
 def _skew(moment: dt.datetime, answer: Answer) -> int:
-    """By how many seconds the server's clock is ahead, at least: how long the answer was on its way is nobody's fault."""
+    """Return by how many seconds the server's clock is ahead at least, not counting the time that the answer was on its way."""
     seconds = moment.timestamp()
     if seconds > answer.after:
         return round(seconds - answer.after)
     return -round(max(0.0, answer.before - (seconds + 1)))  # a Date has no fractions
 
 
-def _is_here(host: str) -> bool:
+def _is_local(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

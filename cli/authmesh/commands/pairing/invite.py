@@ -1,88 +1,98 @@
-"""invite: be the controller of a pairing. It comes with the code that the target shows, and shows a verification code for it."""
+"""invite: be the controller of a pairing. Use the code that the target shows, and show a verification code for it."""
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
+
 from authmesh.pairing import ControllerOperator, Met, Paired, Pairing, Step
 from authmesh.protocol.allow_list import TARGET
+from authmesh.protocol.errors import Run
 from authmesh.protocol.pairing.codes import parse_code
 from authmesh.protocol.pairing.errors import InvalidCode
 
-from ..relays import RELAY, V1, relay_address
-from ..spec import Command, Context, Option
-from ..terminal.console import Console, Line, Refused
+from ..context import Context
+from ..relays import add_relay, add_v1, relay_address
+from ..spec import Command, add_yes
+from ..terminal.console import Console
+from ..terminal.errors import Unanswered
+from ..terminal.lines import Shown
 from ..terminal.prompts import Prompts
 from .meeting import Meeting
 
 #: How often a person may mistype the one-time code.
 CODE_TRIES = 3
-_NO_CODE = "The one-time code is missing: it is what listen shows on the other machine. Nothing was done."
-_NOBODY = (
-    "Nobody is here to say whether the other screen says “Verified”, so the answer is no. A program answers on stdin, see --json; --yes "
-    "leaves the question out. Nothing was stored here."
-)
+
+
+def _no_code() -> Unanswered:
+    return Unanswered(
+        "No one-time code was typed. Nothing was done.",
+        hint="Run listen on the other device, and use the code that it shows.",
+    )
+
+
+def _nobody() -> Unanswered:
+    return Unanswered(
+        "The question whether the other screen says “Verified” was not answered, so the answer is no. Nothing was stored here.",
+        hint="A program answers on stdin: see --json in the help of the command. To omit the question, use --yes.",
+    )
 
 
 class _Controller(Meeting, ControllerOperator):
-    own = "invite"
     is_sure = False
 
-    def words_for(self, step: Step) -> list[Line | str] | str | None:
-        """See :class:`Meeting`."""
+    def lines_for(self, step: Step) -> list[Shown]:
         if step == "matched":
             return ["The relay has found the device that shows this code.", ""]
         if step == "agreed":
-            return "The other side says that the code was right."
-        return None
+            return ["The other device reports that the code was correct."]
+        return []
 
-    def elsewhere(self) -> str:
-        """See :class:`Meeting`."""
+    def stored_by_other(self) -> str:
         if self.version == 1:
-            return "The other device may list this one as a controller: look there, with list."
+            return "The other device may list this one as a controller: run list on that device."
         return ""
 
     def show_verification_code(self, code: str, met: Met) -> None:
-        """See :class:`ControllerOperator`."""
         self.meet(met)
-        self.console.say(*self.peer_lines(met), "", "Compare the device id with the one on the other screen.", "")
+        self.console.say(*self.peer_lines(met), "", "Compare the device ID with the one on the other screen.", "")
         self.console.step({"step": "verification_code", "code": code})
         self.show_large("Verification code", code)
-        self.console.say("Type this code on the other machine.")
-        self.count_down(self.context.timeouts.person, " waiting for the other machine, {left} s left")
+        self.console.say("Type this code on the other device.")
+        self.count_down(self.context.timeouts.person, " waiting for the other device, {left} s left")
 
     async def confirm_verified(self, met: Met) -> bool:
-        """See :class:`ControllerOperator`."""
-        past = await self.past(met)
+        revocation = await self.revocation(met)
         if self.is_sure:
             return True
         self.ask_json("verified")
         return await self.prompts.confirm(
             "Does the other screen say “Verified”?",
-            about=[*past, "Look at the other screen: a dishonest relay could have made that up."],
-            unanswered=_NOBODY,
+            about=[*revocation, "Look at the other screen: a malicious relay could have sent this report."],
+            unanswered=_nobody(),
         )
 
 
 async def _ask_code(console: Console, prompts: Prompts) -> str:
     for left in reversed(range(CODE_TRIES)):
         console.step({"step": "question", "question": "code"})
-        typed = await prompts.text("One-time code, as listen shows it: ", unanswered=_NO_CODE)
+        typed = await prompts.text("One-time code that listen shows: ", unanswered=_no_code())
         if not typed:
-            raise Refused(_NO_CODE)
+            raise _no_code()
         try:
             return parse_code(typed)
         except InvalidCode as error:
             if not left or console.as_json:
                 raise
-            console.beside(str(error))
+            console.beside(error.text(console.spell))
     raise AssertionError
 
 
 def invite(context: Context, *, code: str | None, relay: str | None, v1: bool, yes: bool) -> None:
-    """Come with a code, show the verification code, store the target."""
+    """Use a code, show the verification code, store the target."""
     if context.console.no_input and not (code and yes):
-        raise Refused(
-            f"{context.command('invite')} asks whether the other screen says “Verified”, and --no-input forbids asking. --yes, with CODE, "
-            "leaves that out; a program answers on stdin, see --json. Nothing was done."
+        raise Unanswered(
+            "This command asks whether the other screen says “Verified”, and --no-input was given. Nothing was done.",
+            hint="To omit the question, use CODE and --yes. A program answers on stdin: see --json in the help of the command.",
         )
     address = relay_address(relay)
     given = parse_code(code) if code is not None else None
@@ -99,33 +109,40 @@ def invite(context: Context, *, code: str | None, relay: str | None, v1: bool, y
         [
             ("This device", "may authenticate to it, from now on"),
             ("It may not", "authenticate to this device"),
-            ("Next", f"{context.command('fetch')} URL, with a URL of that server"),
-            ("To look", context.command("list")),
-            ("To undo", f"{context.command('revoke')} {paired.entry.device_id}, here and there"),
+            ("Next", (Run("fetch", "URL"), ", with a URL of that server")),
+            ("To look", (Run("list"),)),
+            ("To undo", (Run("revoke", paired.entry.device_id), ", and revoke this device on that one")),
         ],
+    )
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "code",
+        metavar="CODE",
+        nargs="?",
+        help="The one-time code, six digits. If it is omitted, the command asks for it.",
+    )
+    add_relay(parser)
+    add_v1(parser)
+    add_yes(
+        parser,
+        "Do not ask whether the other screen says “Verified”. A malicious relay could then make this device list a target that is not the "
+        "one you mean.",
     )
 
 
 INVITE = Command(
     "invite",
-    "Pair: come with the one-time code that listen shows on the other machine, to call that machine from here.",
+    "Pair: use the one-time code that listen shows on another device, to call that device from this one.",
     invite,
-    (
-        Option(("code",), "The one-time code, six digits; asked for if it is left out.", metavar="CODE"),
-        RELAY,
-        V1,
-        Option(
-            ("--yes", "-y"),
-            "Do not ask whether the other screen says “Verified”. A dishonest relay could then make this device list a target that is "
-            "not the one you mean.",
-            "flag",
-        ),
-    ),
+    _arguments,
     details=(
-        "Shows a verification code, which is to be typed on the other machine, then asks whether the screen there says “Verified”.",
-        "The list of processes shows CODE to other users of this machine while it lives. Leave it out to be asked for it.",
-        "With --json a program answers: when the step “question” comes, it writes one line to stdin. code: the one-time code. verified: y, "
-        "if the other side's program has reported the step “verified”; anything else is no.",
+        "The command shows a verification code, which you type on the other device, and then asks whether the screen there says "
+        "“Verified”.",
+        "Other users of this machine can see CODE in the list of processes while the command runs. Omit it to be asked for it.",
+        "With --json, a program answers: after the step “question”, it writes one line to stdin. code: the one-time code. verified: y if "
+        "the program of the other device has reported the step “verified”; everything else is no.",
     ),
     asks=True,
     steps=True,

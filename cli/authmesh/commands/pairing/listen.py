@@ -1,55 +1,61 @@
-"""listen: be the target of a pairing. It shows a one-time code, waits for a controller, and lets it in once it is verified."""
+"""listen: be the target of a pairing. Show a one-time code, wait for a controller, and trust it once it is verified."""
 
 from __future__ import annotations
 
 import datetime as dt
 import shlex
 import shutil
+from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from authmesh.pairing import Met, Step, TargetOperator
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry
 from authmesh.protocol.encoding import format_time
+from authmesh.protocol.errors import Hint, Run
 
-from ..relays import DEFAULT_RELAY, RELAY, V1, relay_address
-from ..spec import Command, Context, Option
+from ..context import Context
+from ..relays import DEFAULT_RELAY, add_relay, add_v1, relay_address
+from ..spec import Command
 from ..terminal import qr as drawing
-from ..terminal.console import Line, Refused, UsageProblem
-from ..words import has_shell, named
+from ..terminal.errors import Unanswered, UsageProblem
+from ..terminal.lines import Shown, Styled
+from ..words import counted, has_shell, named
 from .meeting import Meeting
 
-_NOBODY = (
-    "Nobody is here to type the verification code of the other screen, so the answer is no. Run {command} at a terminal; a program "
-    "answers on stdin, see --json. Nothing was stored."
+_AT_A_TERMINAL: Hint = (
+    "Run ",
+    Run("listen"),
+    " at a terminal. A program answers on stdin: see --json in the help of the command.",
 )
 
 
+def _nobody() -> Unanswered:
+    return Unanswered(
+        "The verification code of the other screen was not typed, so the answer is no. Nothing was stored.",
+        hint=_AT_A_TERMINAL,
+    )
+
+
 class _Target(Meeting, TargetOperator):
-    own = "listen"
     draws_qr = False
     replaced: DeviceEntry | None = None
 
-    def words_for(self, step: Step) -> list[Line | str] | str | None:
-        """See :class:`Meeting`."""
+    def lines_for(self, step: Step) -> list[Shown]:
         if step == "matched":
-            return ["A device has come with the code.", ""]
+            return ["A device has used the code.", ""]
         if step == "verified":
-            # The word that the controller's operator looks for on this screen.
-            return [Line("Verified: the code is right.", "good")]
+            # The word that the person at the controller looks for on this screen.
+            return [Styled("Verified: the code is correct.", "good")]
         if step == "decided":
-            return "If the other screen asks whether this one says “Verified”: it does."
-        return None
+            return ["If the other device asks whether this screen says “Verified”: it does."]
+        return []
 
-    def elsewhere(self) -> str:
-        """See :class:`Meeting`."""
-        return (
-            "The other device may list this one as its target; that lets nobody in."
-            if "decided" in self.reached
-            else ""
-        )
+    def stored_by_other(self) -> str:
+        if "decided" in self.reached:
+            return "The other device may list this one as its target, which gives nobody access."
+        return ""
 
     def show_code(self, code: str, relay: str, seconds: float) -> None:
-        """See :class:`TargetOperator`."""
         command = f"amesh invite {code}"
         if relay != DEFAULT_RELAY:
             command += f" --relay {shlex.quote(relay)}"
@@ -61,84 +67,80 @@ class _Target(Meeting, TargetOperator):
             self._draw(command)
         self.show_large("One-time code", code)
         self.console.say(
-            "Run this on the machine that is to be let in:", "", Line(f"  {command}", "title", whole=True), ""
+            "Run this command on the device that will call this one:",
+            "",
+            Styled(f"  {command}", "title", whole=True),
+            "",
         )
         if self.console.is_terminal():
-            self.count_down(seconds, " the code lives {left} s")
+            self.count_down(seconds, " the code is valid for {left} s")
         else:
-            self.console.say(f"The code lives {seconds:.0f} seconds.")
+            self.console.say(f"The code is valid for {seconds:.0f} seconds.")
 
     def _draw(self, command: str) -> None:
         lines = drawing.draw(command)
         needed = len(lines[0]) + 1
         if self.console.is_terminal() and shutil.get_terminal_size().columns < needed:
-            self.console.warn(f"The QR code needs a terminal of {needed} columns.")
+            self.console.warn(f"The QR code was not drawn: it needs a terminal of {needed} columns.")
             return
-        self.console.say(*[Line(line, "drawn", whole=True) for line in lines], "")
+        self.console.say(*[Styled(line, "drawn", whole=True) for line in lines], "")
 
     async def enter_verification_code(self, met: Met, *, again: bool) -> str | None:
-        """See :class:`TargetOperator`."""
         self.meet(met)
-        about: list[Line | str] = ["That is not six digits."]
+        about: list[Shown] = ["That is not six digits."]
         if not again:
-            about = [*self.peer_lines(met), *await self.past(met), ""]
+            about = [*self.peer_lines(met), *await self.revocation(met), ""]
             if self.replaced is not None:
-                about += [Line(f"In its place {named(self.replaced)} is revoked.", "warning"), ""]
+                about += [Styled(f"{named(self.replaced)} will be revoked in its place.", "warning"), ""]
             about += [
-                "Compare the device id with the one on the other screen. That screen shows a verification code as well: typing it here "
-                f"lets this device in. There are {self.context.timeouts.person:.0f} seconds for that; Enter alone says no.",
+                "Compare the device ID with the one on the other screen. That screen also shows a verification code. To trust the other "
+                f"device, type the code here within {self.context.timeouts.person:.0f} seconds. To refuse, press Enter.",
             ]
         self.ask_json("verification_code", again=again)
-        typed = await self.prompts.text("Verification code: ", about=about, unanswered=self._nobody())
+        typed = await self.prompts.text("Verification code: ", about=about, unanswered=_nobody())
         return typed or None
 
-    def _nobody(self) -> str:
-        return _NOBODY.format(command=self.context.command("listen"))
-
     async def confirm_peer(self, met: Met) -> bool:
-        """See :class:`TargetOperator`. Name, id and permissions stood above the code that was typed."""
-        return True
+        return True  # name, device ID and permissions were shown above the prompt for the code
 
     async def choose_replaced(self, met: Met, controllers: Sequence[DeviceEntry], limit: int) -> str | None:
-        """See :class:`TargetOperator`."""
         self.ask_json("replace", limit=limit, controllers=[entry.to_json() for entry in controllers])
         if self.console.as_json:
-            return await self.prompts.text("", unanswered=self._nobody()) or None
-        about: list[Line | str] = [
+            return await self.prompts.text("", unanswered=_nobody()) or None
+        peer = f"{met.peer.device_id} ({met.peer.name})"
+        about: list[Shown] = [
             "",
-            Line(
-                f"This device takes {limit} controller{'s' if limit != 1 else ''} (maxControllers) and trusts as many. To trust one "
-                "more, one must go.",
+            Styled(
+                f"The limit of this device is {counted(limit, 'controller')} (maxControllers), and it trusts {len(controllers)}. To trust "
+                "the other device, you must revoke a controller.",
                 "warning",
             ),
         ]
         if len(controllers) == 1:
-            question = f"Revoke {named(controllers[0])} and trust {named_peer(met)} in its place?"
-            agreed = await self.prompts.confirm(question, about=about, unanswered=self._nobody())
+            question = f"Revoke {named(controllers[0])} and trust {peer} in its place?"
+            agreed = await self.prompts.confirm(question, about=about, unanswered=_nobody())
             return controllers[0].device_id if agreed else None
         chosen = await self.prompts.choose(
-            f"Which one is to be revoked, for {named_peer(met)} to take its place?",
+            f"Which controller do you want to revoke, so that {peer} takes its place?",
             [named(entry) for entry in controllers],
             about=about,
-            unanswered=self._nobody(),
+            unanswered=_nobody(),
         )
         return None if chosen is None else controllers[chosen].device_id
 
 
-def named_peer(met: Met) -> str:
-    """The other side in a sentence."""
-    return f"{met.peer.device_id} ({met.peer.name})"
-
-
 def listen(context: Context, *, relay: str | None, shell: bool, replace: str | None, qr: bool, v1: bool) -> None:
-    """Show a code, and let the controller in that comes with it and is verified."""
+    """Show a code, and trust the controller that uses it and is verified."""
     if context.console.no_input:
-        raise Refused(
-            f"{context.command('listen')} asks for the verification code of the other screen, and --no-input forbids asking. A program "
-            "answers on stdin, see --json. Nothing was done."
+        raise Unanswered(
+            "This command asks for the verification code of the other screen, and --no-input was given. Nothing was done.",
+            hint=_AT_A_TERMINAL,
         )
     if qr and context.console.as_json:
-        raise UsageProblem("--qr draws for people; with --json the step “code” has the command as text.")
+        raise UsageProblem(
+            "--qr draws for people, and --json was given. Nothing was done.",
+            hint="Omit --qr: the step “code” has the command as text.",
+        )
     address = relay_address(relay)
     if qr:
         drawing.check(context.console.encoding)
@@ -151,39 +153,38 @@ def listen(context: Context, *, relay: str | None, shell: bool, replace: str | N
     )
     entry = paired.entry
     may = "authenticate to this device, from now on"
+    no_shell: Hint = ("open a shell; to allow it, run ", Run("grant", f"{entry.device_id} --shell"))
     target.conclude(
         paired,
         [
             ("It may", f"{may}, and open a shell on it" if has_shell(entry) else may),
-            *(
-                []
-                if has_shell(entry)
-                else [("It may not", f"open a shell; {context.command('grant')} {entry.device_id} --shell allows it")]
-            ),
+            *([] if has_shell(entry) else [("It may not", no_shell)]),
             *([("Revoked", named(paired.replaced))] if paired.replaced else []),
-            ("Next", "on that machine: amesh fetch URL, with a URL of this server"),
-            ("To look", context.command("list")),
-            ("To undo", f"{context.command('revoke')} {entry.device_id}"),
+            ("Next", "on that device: amesh fetch URL, with a URL of this server"),
+            ("To look", (Run("list"),)),
+            ("To undo", (Run("revoke", entry.device_id),)),
         ],
     )
 
 
+def _arguments(parser: ArgumentParser) -> None:
+    add_relay(parser)
+    parser.add_argument("--shell", action="store_true", help="Grant the other device a shell.")
+    parser.add_argument("--replace", metavar="ID", help="Device ID of a trusted device to revoke in the same step.")
+    parser.add_argument("--qr", action="store_true", help="Also draw the command for the other device as a QR code.")
+    add_v1(parser)
+
+
 LISTEN = Command(
     "listen",
-    "Pair: show a one-time code here, and let in the device that comes with it.",
+    "Pair: show a one-time code, and trust the device that uses it.",
     listen,
-    (
-        RELAY,
-        Option(("--shell",), "Grant the other device a shell as well.", "flag"),
-        Option(("--replace",), "Device id of a trusted device that is revoked in the same step.", metavar="ID"),
-        Option(("--qr",), "Draw the command for the other machine as a QR code, too.", "flag"),
-        V1,
-    ),
+    _arguments,
     details=(
-        "The other machine runs invite with the code, within 60 seconds. Its screen then shows a verification code, which is to be typed "
-        "here: that, and nothing else, lets it in.",
-        "With --json a program answers: when the step “question” comes, it writes one line to stdin. verification_code: the six digits, or "
-        "an empty line for no. replace: the device id of the controller that is to go, or an empty line for no.",
+        "On the other device, run invite with the code within 60 seconds. That screen then shows a verification code, which you type here. "
+        "Only the verification code makes this device trust the other one.",
+        "With --json, a program answers: after the step “question”, it writes one line to stdin. verification_code: the six digits, or an "
+        "empty line for no. replace: the device ID of the controller to revoke, or an empty line for no.",
     ),
     asks=True,
     steps=True,

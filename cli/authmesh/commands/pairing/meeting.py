@@ -1,10 +1,9 @@
-"""What listen and invite share: how the two sides are shown, what time is left, and an end that says truly what was stored."""
+"""The common part of listen and invite: how the two devices are shown, the time that is left, and an end that says what was stored."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import copy
 import math
 import shutil
 from collections.abc import Callable, Coroutine, Iterable
@@ -13,38 +12,35 @@ from typing import Any
 from authmesh.device import AllowList, LocalDevice
 from authmesh.pairing import Met, Paired, Pairing, Step
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
-from authmesh.protocol.display import clean
-from authmesh.protocol.errors import spelled
+from authmesh.protocol.errors import Hint, Run
 from authmesh.protocol.keys import encode_public_key
-from authmesh.protocol.pairing.errors import PairingError
 
-from ..spec import Context
-from ..terminal.console import Console, Interrupted, Line, facts
+from ..context import Context
+from ..terminal.console import Console
+from ..terminal.errors import Interrupted
 from ..terminal.large import large, spaced
+from ..terminal.lines import Shown, Styled, facts
 from ..terminal.prompts import Prompts
 from ..words import MEANING, changes, named, permissions, when
 
 V1_WARNING = (
-    "Version 1 of pairing does not keep a malicious relay out: it can put a device of its own in the place of the other one, and no "
-    "code shows it. Go on only if you trust the relay, and only for a peer that has nothing newer."
+    "Version 1 of pairing does not protect against a malicious relay: the relay can put a device of its own in the place of the other "
+    "one, and no code shows it. Continue only if you trust the relay, and only if the other device supports nothing newer."
 )
-#: Steps that are told elsewhere, with more about them.
-_TOLD_ELSEWHERE: tuple[Step, ...] = ("introduced", "finished")
+#: Steps that have lines of their own, with more in them.
+_SHOWN_OTHERWISE: tuple[Step, ...] = ("introduced", "finished")
 
 
 class Meeting:
-    """One pairing as the person here sees it.
+    """One pairing, as the person at this device sees it.
 
     Args:
-        context: what the front end handed over.
+        context: the surroundings of the command.
         relay: address of the relay.
-        version: of pairing.
-        role: what the other side will be here.
-        granted: its permissions.
+        version: version of pairing.
+        role: the role that the other device will have on this one.
+        granted: the permissions that the other device will have.
     """
-
-    #: Name of the command.
-    own = ""
 
     def __init__(self, context: Context, relay: str, version: int, role: Role, granted: dict[str, Any]) -> None:
         self.context = context
@@ -55,29 +51,27 @@ class Meeting:
         self.role: Role = role
         self.granted = granted
         self.device: LocalDevice = context.own_device()
-        self.allow_list: AllowList = context.allow_list()
+        self.allow_list: AllowList = context.home.allow_list()
         self.met: Met | None = None
         self.reached: set[Step] = set()
         self._counting: asyncio.Task[None] | None = None
         if version == 1:
             self.console.warn(V1_WARNING)
 
-    # --- running it ---------------------------------------------------------------------------------------------------
+    # --- running ------------------------------------------------------------------------------------------------------
 
     def hold(self, pair: Callable[[Pairing], Coroutine[Any, Any, Paired]]) -> Paired:
         """Pair, in an event loop of its own.
 
         Raises:
-            Interrupted: Ctrl-C; the sentence says what is stored.
+            Interrupted: Ctrl-C was pressed; the message says what was stored.
             AmeshError: as :class:`Pairing`.
         """
         try:
             return asyncio.run(self._hold(pair))
         except KeyboardInterrupt:
-            # All is over by now, what was being written as well: so it can be looked at.
-            raise Interrupted(self._truth()) from None
-        except PairingError as error:
-            raise self._in_own_words(error) from None
+            # The event loop has ended, and so has every write; the allow list shows what was stored.
+            raise Interrupted(self._state()) from None
 
     async def _hold(self, pair: Callable[[Pairing], Coroutine[Any, Any, Paired]]) -> Paired:
         context = self.context
@@ -95,79 +89,72 @@ class Meeting:
         finally:
             self.stop_counting()
 
-    def _truth(self) -> str:
+    def _state(self) -> Hint:
+        """Return what is stored after Ctrl-C."""
         if self.met is None:
             return "Interrupted. Nothing was stored."
         public_key = self.met.peer.public_key
 
-        async def look() -> DeviceEntry | None:  # there, behind what may still be written after a second Ctrl-C
+        async def find() -> DeviceEntry | None:  # in the same thread, after what a second Ctrl-C may have left running
             return await self.context.blocking(self.allow_list.find, public_key)
 
         try:
-            stored = asyncio.run(look())
-        except Exception:  # the same list that is looked at later will say why
-            return f"Interrupted. What is stored here can't be read; look at it: {self.context.command('list')}"
+            stored = asyncio.run(find())
+        except Exception:  # the command that is named here reports the reason
+            return (
+                "Interrupted. The allow list cannot be read, so the other device may be stored. To see the list, run ",
+                Run("list"),
+                ".",
+            )
         if stored is None or stored == self.met.known:
-            return f"Interrupted. Nothing was stored here. {self.elsewhere()}".strip()
+            return f"Interrupted. Nothing was stored here. {self.stored_by_other()}".rstrip()
         return (
-            f"Interrupted, but {named(stored)} is stored by now as {stored.role}: {MEANING[stored.role]}. If that is not to be: "
-            f"{self.context.command('revoke')} {stored.device_id}"
+            f"Interrupted, but {named(stored)} is already stored as {stored.role}: {MEANING[stored.role]}. To undo this, run ",
+            Run("revoke", stored.device_id),
+            ".",
         )
 
-    def elsewhere(self) -> str:
-        """What the other side may have stored, once this one has stopped; a sentence or nothing."""
+    def stored_by_other(self) -> str:
+        """Return what the other device may have stored when this one stops: a sentence, or an empty text."""
         raise NotImplementedError
-
-    def _in_own_words(self, error: PairingError) -> PairingError:
-        """Return the same error, with the commands in its hint spelled as this front end spells them."""
-        spelled_error = copy.copy(error)
-        spelled_error.hint = spelled(
-            error.hint, lambda run: f"{self.context.command(run.name)} {run.arguments}".rstrip()
-        )
-        return spelled_error
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
     def progress(self, step: Step) -> None:
-        """See :class:`authmesh.pairing.Operator`."""
         self.reached.add(step)
         self.stop_counting()
         if step == "connecting":
             self.console.step({"step": step, "relay": self.relay, "version": self.version})
             self.console.status(" connecting to the relay")
-        elif step not in _TOLD_ELSEWHERE:
+        elif step not in _SHOWN_OTHERWISE:
             self.console.step({"step": step})
-        words = self.words_for(step)
-        if words is not None:
-            self.console.say(*([words] if isinstance(words, str) else words))
+        self.console.say(*self.lines_for(step))
 
-    def words_for(self, step: Step) -> list[Line | str] | str | None:
-        """What a step is for people."""
+    def lines_for(self, step: Step) -> list[Shown]:
+        """Return the lines that announce a step to a person."""
         raise NotImplementedError
 
     def ask_json(self, question: str, **more: Any) -> None:
-        """Tell a program that a line on stdin is awaited."""
+        """Tell a program that a line on stdin is expected."""
         self.console.step({"step": "question", "question": question, "seconds": self.context.timeouts.person, **more})
 
     # --- what is shown ------------------------------------------------------------------------------------------------
 
     def introduce_self(self) -> None:
-        """This device, as the other side will name it, and the relay."""
-        identity = self.device.identity
-        own = ("This device", f"{identity.device_id} ({clean(identity.friendly_name)})")
-        self.console.say(*facts(own, ("Relay", self.relay)), "")
+        """Show this device, as the other device will name it, and the relay."""
+        self.console.say(*facts(("This device", named(self.device.identity)), ("Relay", self.relay)), "")
 
     def show_large(self, title: str, code: str) -> None:
-        """Six digits: large where a terminal has room, and as text in any case."""
+        """Show six digits as text, and also large if the terminal is wide enough."""
         console = self.console
-        console.say(Line(f"{title}  {spaced(code)}", "title"))
+        console.say(Styled(f"{title}  {spaced(code)}", "title"))
         if console.is_terminal():
             blocks = large(code, columns=shutil.get_terminal_size().columns, encoding=console.encoding)
             if blocks:
-                console.say("", *[Line(line, "title", whole=True) for line in blocks], "")
+                console.say("", *[Styled(line, "title", whole=True) for line in blocks], "")
 
     def meet(self, met: Met) -> None:
-        """The other side is known from now on."""
+        """Keep the other device, and report it to a program once."""
         first, self.met = self.met is None, met
         if first:
             self.console.step(
@@ -182,8 +169,8 @@ class Meeting:
                 }
             )
 
-    def peer_lines(self, met: Met) -> list[Line | str]:
-        """Who the other side is, what it may do then, and what was before."""
+    def peer_lines(self, met: Met) -> list[Shown]:
+        """Return the lines about the other device: its identity, its role and permissions, its previous entry."""
         entry = DeviceEntry.new(
             met.peer.public_key,
             met.peer.name,
@@ -191,35 +178,35 @@ class Meeting:
             added_at=self.context.now(),
             permissions=self.granted,
         )
-        about = [
+        about: list[tuple[str, Hint]] = [
             ("Name", entry.friendly_name),
-            ("Device id", entry.device_id),
+            ("Device ID", entry.device_id),
             ("Role", f"{entry.role}: {MEANING[entry.role]}"),
         ]
         if entry.role == CONTROLLER:
             about.append(("Permissions", permissions(entry) or "none"))
-        lines: list[Line | str] = [Line("The other device", "title"), *facts(*about)]
+        lines: list[Shown] = [Styled("The other device", "title"), *facts(*about)]
         if met.known is not None:
-            known = f"It is known already, added {when(met.known.added_at)}, and will be refreshed:"
+            known = f"It is already trusted, added {when(met.known.added_at)}, and will be refreshed:"
             lines += ["", known, *changes(entry, met.known)]
         return lines
 
-    async def past(self, met: Met) -> list[Line | str]:
-        """What is known of a device that is not trusted now."""
-        past = None
+    async def revocation(self, met: Met) -> list[Shown]:
+        """Return the lines about an earlier revocation of the other device."""
+        revocation = None
         if met.known is None:
-            past = await self.context.blocking(self.context.past, met.peer.public_key)
-        if past is None:
+            revocation = await self.context.blocking(self.context.home.revocation, met.peer.public_key)
+        if revocation is None:
             return []
         if self.console.as_json:
-            self.console.warn(past)
-        return [Line(past, "warning")]
+            self.console.warn(revocation)
+        return [Styled(revocation, "warning")]
 
-    def conclude(self, paired: Paired, next_steps: Iterable[tuple[str, str]]) -> None:
-        """It is done: who may now do what."""
+    def conclude(self, paired: Paired, next_steps: Iterable[tuple[str, Hint]]) -> None:
+        """Show what each device may do now."""
         entry = paired.entry
         done = "Paired again" if paired.known is not None else "Paired"
-        self.console.say("", Line(f"{done}: {named(entry)} is stored as {entry.role}.", "good"))
+        self.console.say("", Styled(f"{done}: {named(entry)} is stored as {entry.role}.", "good"))
         self.console.say(*facts(*next_steps))
         self.console.step(
             {
@@ -236,15 +223,15 @@ class Meeting:
         """Show the time that is left, until the next step.
 
         Args:
-            seconds: how long it lasts.
-            text: what is shown, with ``{left}``.
+            seconds: the time.
+            text: the status line, with ``{left}`` in it.
         """
         self.stop_counting()
         if self.console.is_terminal() and not self.console.as_json:
             self._counting = asyncio.get_running_loop().create_task(self._count_down(seconds, text))
 
     def stop_counting(self) -> None:
-        """The countdown goes."""
+        """Stop and remove the countdown."""
         if self._counting is not None:
             self._counting.cancel()
             self._counting = None
@@ -253,7 +240,7 @@ class Meeting:
     async def _count_down(self, seconds: float, text: str) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
-        with contextlib.suppress(OSError):  # whoever looked at the terminal is gone
+        with contextlib.suppress(OSError):  # the terminal was closed
             while (left := end - loop.time()) > 0:
                 self.console.status(text.format(left=math.ceil(left)))
                 await asyncio.sleep(left % 1 or 1)

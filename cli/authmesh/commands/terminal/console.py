@@ -1,6 +1,6 @@
-"""How a command speaks: words and facts on stdout, questions and warnings on stderr, or JSON for programs.
+"""The console of a command: words and facts on stdout, questions and warnings on stderr, or JSON for programs.
 
-The two front ends differ in how a line gets to the terminal, and in nothing else.
+The two front ends differ in how a line reaches the terminal and in how they spell a command, and in nothing else.
 """
 
 from __future__ import annotations
@@ -8,95 +8,34 @@ from __future__ import annotations
 import contextlib
 import getpass
 import json
-import logging
 import os
 import shutil
 import sys
 import textwrap
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from authmesh.protocol.display import clean_line, without_tokens
-from authmesh.protocol.errors import AmeshError
+from authmesh.protocol.errors import Hint, Run, spelled
 
-#: What a line means; the front end decides how that looks. ``drawn`` is light on dark, whatever the terminal's colours are.
-Tone = Literal["plain", "title", "good", "warning", "bad", "quiet", "drawn"]
-
-LOGGER = "amesh_django"
-INTERRUPTED_CODE = "interrupted"
-
-
-class Refused(AmeshError):
-    """A question that nobody answers: the safe default is no. Nothing was changed."""
-
-    code = "refused"
-
-
-class Declined(AmeshError):
-    """A person said no."""
-
-    code = "declined"
-
-    def __str__(self) -> str:
-        return "Nothing was changed."
-
-
-class UsageProblem(AmeshError):
-    """The options contradict each other, or one is missing. The exit code is 2."""
-
-    code = "usage"
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, and what is true then; at a question nothing was changed."""
-
-    def __str__(self) -> str:
-        return str(self.args[0]) if self.args else "Interrupted. Nothing was changed."
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line.
-
-    Attributes:
-        text: what it says. It is cleaned before it is shown.
-        tone: what it means.
-        label: where the line is a fact: what *text* is. It is padded by whoever makes the line.
-        whole: not to be broken, however long it is: a command to be copied, a drawing. A fact never is.
-    """
-
-    text: str = ""
-    tone: Tone = "plain"
-    label: str = ""
-    whole: bool = False
-
-    @property
-    def indent(self) -> str:
-        """What stands before the text."""
-        return f"  {self.label}  " if self.label else ""
-
-
-def facts(*pairs: tuple[str, str]) -> list[Line]:
-    """Lines of a label and a value each, aligned."""
-    width = max((len(label) for label, _ in pairs), default=0)
-    return [Line(value, label=label.ljust(width)) for label, value in pairs]
+from .errors import INTERRUPTED_CODE, Declined, Interrupted, Unanswered, UsageProblem
+from .lines import Shown, Styled, Tone
 
 
 def forget_stdout() -> None:
-    """Whoever read stdout is gone (``| head``): what is still to be written goes nowhere, without a complaint at exit."""
+    """Discard what is still to be written to stdout, because its reader has gone (``| head``)."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Console(ABC):
-    """Where a command's words go.
+    """The place where a command writes its words and reads its answers.
 
     Args:
-        as_json: one JSON document on stdout, JSON lines on stderr, no words.
+        as_json: print one JSON document on stdout, JSON lines on stderr, and no words.
         no_input: answer every question with its safe default.
-        owns_terminal: the process runs for this command alone: what is logged does not go between its words.
+        owns_terminal: True if the process runs for this command only.
     """
 
     def __init__(self, *, as_json: bool = False, no_input: bool = False, owns_terminal: bool = True) -> None:
@@ -108,57 +47,74 @@ class Console(ABC):
         self._status = ""
         self._held: list[str] | None = None
 
-    # --- what a front end implements ----------------------------------------------------------------------------------
+    # --- implemented by a front end -----------------------------------------------------------------------------------
 
     @abstractmethod
-    def write_line(self, line: Line, *, err: bool, end: str = "\n") -> None:
-        """Write a line, already cleaned, to stdout or stderr."""
+    def write_line(self, text: str, tone: Tone = "plain", *, indent: str = "", err: bool, end: str = "\n") -> None:
+        """Write a line to stdout or stderr.
+
+        Args:
+            text: its content, without control characters.
+            tone: its meaning.
+            indent: written before the text: the label of a fact.
+            err: True for stderr.
+            end: written after the text.
+        """
 
     @abstractmethod
     def write_data(self, data: bytes) -> None:
         """Write bytes to stdout as they are."""
 
+    def spell(self, run: Run) -> str:
+        """Return a command of amesh as a person types it in this front end."""
+        return str(run)
+
     def is_terminal(self, *, err: bool = False) -> bool:
-        """True if a person reads stdout, or stderr."""
+        """Return True if stdout, or stderr, is a terminal."""
         return (sys.stderr if err else sys.stdout).isatty()
 
     @property
     def encoding(self) -> str:
-        """Of stdout."""
+        """The encoding of stdout."""
         return getattr(sys.stdout, "encoding", None) or "ascii"
 
-    # --- what a command calls -----------------------------------------------------------------------------------------
+    # --- output -------------------------------------------------------------------------------------------------------
 
-    def say(self, *lines: Line | str, tone: Tone = "plain") -> None:
-        """Words for people, on stdout. Nothing with ``--json``."""
+    def text(self, hint: Hint) -> str:
+        """Return a text with its commands spelled."""
+        return spelled(hint, self.spell)
+
+    def say(self, *lines: Shown, tone: Tone = "plain") -> None:
+        """Print lines for people on stdout; nothing with ``--json``."""
         if not self.as_json:
             for line in lines:
-                self._show(line if isinstance(line, Line) else Line(line, tone), err=False)
+                self._show(line if isinstance(line, Styled) else Styled(line, tone), err=False)
 
-    def warn(self, text: str) -> None:
-        """A warning on stderr, once for each text."""
+    def warn(self, text: Hint) -> None:
+        """Print a warning on stderr, once for each text."""
+        warning = self.text(text)
         if self._held is not None:
-            self._held.append(text)
+            self._held.append(warning)
             return
-        if text in self._warned:
+        if warning in self._warned:
             return
-        self._warned.add(text)
+        self._warned.add(warning)
         if self.as_json:
-            self._json({"warning": text}, err=True)
+            self._json({"warning": warning}, err=True)
         else:
-            self._show(Line(f"Warning: {text}", "warning"), err=True)
+            self._show(Styled(f"Warning: {warning}", "warning"), err=True)
 
-    def hint(self, text: str) -> None:
-        """What to do at the terminal now, on stderr."""
-        self._show(Line(text, "quiet"), err=True)
+    def hint(self, text: Hint) -> None:
+        """Print on stderr what to do at the terminal now."""
+        self._show(Styled(text, "quiet"), err=True)
 
-    def beside(self, *lines: Line | str, end: str = "\n") -> None:
-        """What belongs to a question, on stderr."""
+    def beside(self, *lines: Shown, end: str = "\n") -> None:
+        """Print the lines that belong to a question on stderr."""
         for line in lines:
             self._show(line, err=True, end=end)
 
     def status(self, text: str = "") -> None:
-        """A line of a person's terminal that is written over again and again, such as a countdown. Empty takes it away."""
+        """Overwrite the status line of the terminal, such as a countdown. An empty text removes the line."""
         if text == self._status or self.as_json or not self.is_terminal():
             return
         before, self._status = self._status, clean_line(text)[: shutil.get_terminal_size().columns - 1]
@@ -166,107 +122,120 @@ class Console(ABC):
         self.write_data(f"\r{self._status.ljust(len(before))}{back}".encode())
 
     def error(self, code: str, message: str) -> None:
-        """Why the command failed, on stderr."""
+        """Print on stderr why the command failed."""
         message = without_tokens(message)
         if self.as_json:
             self._json({"error": code, "message": message}, err=True)
-        elif code in (Declined.code, INTERRUPTED_CODE):  # that is no mistake
+        elif code in (Declined.code, INTERRUPTED_CODE):  # decisions of a person are not errors
             self._show(message, err=True)
         else:
-            self._show(Line(f"Error: {message}", "bad"), err=True)
+            self._show(Styled(f"Error: {message}", "bad"), err=True)
 
     def result(self, value: Any) -> None:
-        """The one JSON document of ``--json``. Nothing without."""
+        """Print the JSON document of ``--json``; nothing without ``--json``."""
         if self.as_json:
             self._json(value, err=False)
 
     def step(self, value: Any) -> None:
-        """One line of a ``--json`` that prints one for each step. Nothing without."""
+        """Print one line of a ``--json`` that prints a line for each step; nothing without ``--json``."""
         if self.as_json:
             self._json(value, err=False, indent=None)
 
     def data(self, text: str) -> None:
-        """A line that programs and people take from stdout alike: a header, a key. Nothing with ``--json``."""
+        """Print a line that both people and programs read from stdout, such as a key; nothing with ``--json``."""
         if not self.as_json:
             self.write_data(f"{text}\n".encode())
 
-    def ask(self, question: str, *, about: Iterable[Line | str] = (), instead: str) -> bool:
-        """A yes-or-no question on stderr; no is the default.
+    @contextlib.contextmanager
+    def holding_warnings(self) -> Iterator[list[str]]:
+        """Inside the block, collect warnings in the list that the block receives instead of printing them."""
+        before, self._held = self._held, []
+        try:
+            yield self._held
+        finally:
+            self._held = before
+
+    # --- questions ----------------------------------------------------------------------------------------------------
+
+    def confirm(self, question: str, *, about: Iterable[Shown] = (), yes: bool = False, instead: str = "--yes") -> None:
+        """Ask a yes-or-no question on stderr unless *yes*; the default is no.
 
         Args:
             question: ends with a question mark.
-            about: what one must know to answer it.
+            about: what a person must know to answer it.
+            yes: True if the question is answered already.
             instead: the option that answers it without asking.
 
         Raises:
-            Refused: ``--no-input``, or nobody is there to answer.
-            Interrupted: Ctrl-C.
+            Declined: the answer is no.
+            Unanswered: ``--no-input`` was given, or standard input has ended.
+            Interrupted: Ctrl-C was pressed.
         """
+        if yes:
+            return
         self._introduce(question, about, instead)
         while True:
             answer = self._read(f"{question} [y/N] ", question, instead).lower()
             if answer in ("y", "yes"):
-                return True
+                return
             if answer in ("", "n", "no"):
-                return False
-            self._show(Line("Please answer y or n."), err=True)
+                raise Declined()
+            self._show("Please answer y or n.", err=True)
 
-    def choose(
-        self, question: str, choices: Sequence[str], *, about: Iterable[Line | str] = (), instead: str
-    ) -> int | None:
-        """A question with numbered choices on stderr; none is the default.
+    def choose(self, question: str, choices: Sequence[str], *, about: Iterable[Shown] = (), instead: str) -> int | None:
+        """Ask a question with numbered choices on stderr; the default is none of them.
 
         Returns:
             the index of the choice, or None.
 
         Raises:
-            Refused, Interrupted: as :meth:`ask`.
+            Unanswered, Interrupted: as :meth:`confirm`.
         """
         self._introduce(question, about, instead)
         for number, choice in enumerate(choices, 1):
-            self._show(Line(choice, label=f"{number})"), err=True)
+            self._show(Styled(choice, label=f"{number})"), err=True)
         while True:
             answer = self._read(f"{question} [1-{len(choices)}, Enter for none] ", question, instead)
             if answer == "" or answer.lower() in ("n", "no", "none"):
                 return None
             if answer.isascii() and answer.isdigit() and 1 <= int(answer) <= len(choices):
                 return int(answer) - 1
-            self._show(Line(f"Please answer with a number from 1 to {len(choices)}, or with Enter."), err=True)
+            self._show(f"Please answer with a number from 1 to {len(choices)}, or press Enter for none.", err=True)
 
-    def ask_secret(self, question: str, *, instead: str) -> str:
-        """Something that nobody else shall read, typed on the terminal without echo.
+    def ask_secret(self, what: str, *, instead: str) -> str:
+        """Read a secret that is typed on the terminal without echo.
 
         Args:
-            question: what is asked for, such as ``PIN: ``.
-            instead: what answers it without asking.
+            what: name of the secret, such as ``PIN``.
+            instead: the option or variable that provides it without asking.
 
         Raises:
-            Refused: ``--no-input``, no terminal, or nothing typed.
-            Interrupted: Ctrl-C.
+            Unanswered: ``--no-input`` was given, there is no terminal, or nothing was typed.
+            Interrupted: Ctrl-C was pressed.
         """
         if self.no_input:
-            raise _unanswered(question.strip(" :"), instead)
+            raise _unanswered(what, instead)
         try:
-            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))  # getpass would read stdin instead, and echo it
-            answer = getpass.getpass(question)
+            os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))  # without one, getpass would read stdin and echo it
+            answer = getpass.getpass(f"{what}: ")
         except KeyboardInterrupt:
-            self._show(Line(), err=True)
+            self._show("", err=True)
             raise Interrupted from None
         except (OSError, EOFError, UnicodeDecodeError):
             answer = ""
         if not answer:
-            raise _unanswered(question.strip(" :"), instead)
+            raise _unanswered(what, instead)
         return answer
 
     def read_stdin(self) -> bytes:
-        """All of stdin, for an argument ``-``; questions are then asked on the terminal, where there is one.
+        """Return all of stdin, for an argument ``-``. Later questions are asked on the terminal, if there is one.
 
         Raises:
-            UsageProblem: an argument took it already.
-            Interrupted: Ctrl-C.
+            UsageProblem: another argument has read stdin already.
+            Interrupted: Ctrl-C was pressed.
         """
         if self._stdin_is_taken:
-            raise UsageProblem("Only one argument can be read from stdin.")
+            raise UsageProblem("Only one argument can be read from stdin. Nothing was changed.")
         self._stdin_is_taken = not sys.stdin.isatty()
         try:
             buffer = getattr(sys.stdin, "buffer", None)
@@ -274,56 +243,24 @@ class Console(ABC):
         except KeyboardInterrupt:
             raise Interrupted from None
 
-    @contextlib.contextmanager
-    def hearing_logs(self) -> Iterator[None]:
-        """Warnings that the library logs are the command's warnings. Errors are not repeated: they are raised as well.
+    # --- internals ----------------------------------------------------------------------------------------------------
 
-        Handlers of the project that write to files or elsewhere get everything as ever.
-        """
-        listener = _WarningHandler(self)
-        logger = logging.getLogger(LOGGER)
-        at_terminal = [
-            handler
-            for handler in (*logging.getLogger().handlers, *logger.handlers)
-            if self.owns_terminal and getattr(handler, "stream", None) in (sys.stdout, sys.stderr)
-        ]
-        logger.addHandler(listener)
-        for handler in at_terminal:
-            handler.addFilter(_is_not_ours)
-        try:
-            yield
-        finally:
-            logger.removeHandler(listener)
-            for handler in at_terminal:
-                handler.removeFilter(_is_not_ours)
-
-    @contextlib.contextmanager
-    def holding_warnings(self) -> Iterator[list[str]]:
-        """Inside the block warnings are kept in the list that it is given, and not shown."""
-        before, self._held = self._held, []
-        try:
-            yield self._held
-        finally:
-            self._held = before
-
-    # --- inside -------------------------------------------------------------------------------------------------------
-
-    def _show(self, line: Line | str, *, err: bool, end: str = "\n") -> None:
+    def _show(self, line: Shown, *, err: bool, end: str = "\n") -> None:
         self.status()
-        if isinstance(line, str):
-            line = Line(line)
-        text, label = clean_line(line.text), clean_line(line.label)
+        if not isinstance(line, Styled):
+            line = Styled(line)
+        text, label = clean_line(self.text(line.text)), clean_line(line.label)
         if not (label or line.whole) and self.is_terminal(err=err):
             text = _wrap(text)
-        self.write_line(Line(text, line.tone, label), err=err, end=end)
+        self.write_line(text, line.tone, indent=f"  {label}  " if label else "", err=err, end=end)
 
     def _json(self, value: Any, *, err: bool, indent: int | None = 2) -> None:
-        # ASCII only, so that a name keeps its true value and still can't reach the terminal as control characters.
+        # ASCII only: a name keeps its true value and can't reach the terminal as control characters.
         text = json.dumps(value, ensure_ascii=True, indent=None if err else indent)
         for line in text.split("\n"):
-            self.write_line(Line(line), err=err)
+            self.write_line(line, err=err)
 
-    def _introduce(self, question: str, about: Iterable[Line | str], instead: str) -> None:
+    def _introduce(self, question: str, about: Iterable[Shown], instead: str) -> None:
         if self.no_input:
             raise _unanswered(question, instead)
         for line in about:
@@ -331,13 +268,13 @@ class Console(ABC):
 
     def _read(self, prompt: str, question: str, instead: str) -> str:
         try:
-            self._show(Line(prompt), err=True, end="")
+            self._show(prompt, err=True, end="")
             answer = self._read_line()
         except KeyboardInterrupt:  # it may come as soon as the question can be seen
-            self._show(Line(), err=True)
+            self._show("", err=True)
             raise Interrupted from None
-        if not answer:  # end of input: nobody is there
-            self._show(Line(), err=True)
+        if not answer:  # standard input has ended
+            self._show("", err=True)
             raise _unanswered(question, instead)
         return answer.strip()
 
@@ -345,7 +282,7 @@ class Console(ABC):
         if not self._stdin_is_taken:
             try:
                 return sys.stdin.readline() if sys.stdin is not None else ""
-            except UnicodeDecodeError:  # an answer that is no text is no answer; it is asked again
+            except UnicodeDecodeError:  # not text, so not an answer: the question is asked again
                 return "?\n"
         try:
             with open("/dev/tty", encoding="utf-8", errors="replace") as terminal:
@@ -355,7 +292,7 @@ class Console(ABC):
 
 
 def _wrap(text: str) -> str:
-    """Break a sentence between words for the terminal. Ids, keys and paths stay in one piece, so that they can be copied."""
+    """Break a sentence between words. Device IDs, keys and paths stay in one piece, so that a person can copy them."""
     margin = " " * (len(text) - len(text.lstrip()))
     width = max(shutil.get_terminal_size().columns - 1, 40)
     if len(text) <= width:
@@ -367,22 +304,8 @@ def _wrap(text: str) -> str:
     return wrapped + trailing
 
 
-def _is_not_ours(record: logging.LogRecord) -> bool:
-    return record.name.partition(".")[0] not in (LOGGER, "httpx", "httpcore")
-
-
-class _WarningHandler(logging.Handler):
-    """Hands warnings to the console, and keeps them from Python's last resort."""
-
-    def __init__(self, console: Console) -> None:
-        super().__init__(logging.WARNING)
-        self._console = console
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """See :class:`logging.Handler`."""
-        if record.levelno == logging.WARNING:
-            self._console.warn(record.getMessage())
-
-
-def _unanswered(question: str, instead: str) -> Refused:
-    return Refused(f"This asks “{question}” and got no answer, so it is no. {instead} answers it. Nothing was changed.")
+def _unanswered(question: str, instead: str) -> Unanswered:
+    return Unanswered(
+        f"“{question}” was not answered, and the default is no. Nothing was changed.",
+        hint=f"To answer in advance, use {instead}.",
+    )

@@ -1,7 +1,7 @@
-"""Lines that a person types, or a program writes to stdin, awaited beside an event loop.
+"""Lines that a person types, or that a program writes to stdin, awaited while an event loop runs.
 
-No thread waits for them: a thread that reads can't be stopped, and a question must give way when the other side leaves. The terminal
-stays as it is, so there is nothing to be put back.
+Not a thread, and not a library for line editing: a thread that reads can't be stopped, but a question must be withdrawn when the
+other device leaves; and a library changes the mode of the terminal, which must then be restored however the command ends.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ import select
 import sys
 
 _CHUNK = 4096
-#: How often stdin is looked at where the event loop can't watch it, in seconds.
-_POLL = 0.05
+#: Seconds between two looks at stdin, if the event loop can't watch it.
+_POLL_SECONDS = 0.05
 
 
 class Keyboard:
-    """Standard input, a line at a time."""
+    """Standard input, one line at a time."""
 
     def __init__(self) -> None:
         self._pending = b""
 
     def forget(self) -> None:
-        """What a person has typed so far is the answer to no question. What a program has written stays."""
+        """Discard what a person has typed so far, because it answers no question. Keep what a program has written."""
         descriptor = _descriptor()
         if descriptor is None or not os.isatty(descriptor):
             return
-        import termios
+        import termios  # not on every system: needed for a terminal only
 
         self._pending = b""
         with contextlib.suppress(termios.error, OSError):
             termios.tcflush(descriptor, termios.TCIFLUSH)
 
     async def line(self) -> str | None:
-        """The next line, without its end; None if there will be none. May be cancelled."""
+        """Return the next line without its end, or None if standard input has ended. The call may be cancelled."""
         descriptor = _descriptor()
         if descriptor is None:
             return _without_descriptor()
@@ -43,10 +43,10 @@ class Keyboard:
             await _readable(descriptor)
             try:
                 read = os.read(descriptor, _CHUNK)
-            except BlockingIOError:  # another program has made it so
-                await asyncio.sleep(_POLL)
+            except BlockingIOError:  # another program has set stdin to non-blocking
+                await asyncio.sleep(_POLL_SECONDS)
                 continue
-            except OSError:  # the terminal is gone
+            except OSError:  # the terminal was closed
                 read = b""
             if not read:
                 break
@@ -58,7 +58,7 @@ class Keyboard:
 def _descriptor() -> int | None:
     try:
         return sys.stdin.fileno() if sys.stdin is not None else None
-    except (OSError, ValueError):  # no file, such as the one of a test; or closed
+    except (OSError, ValueError):  # closed, or not a file
         return None
 
 
@@ -71,14 +71,14 @@ def _without_descriptor() -> str | None:
 
 
 async def _readable(descriptor: int) -> None:
-    """Wait until there is something to read, or the end."""
+    """Wait until the descriptor has something to read, or has ended."""
     loop = asyncio.get_running_loop()
     ready = asyncio.Event()
     try:
         loop.add_reader(descriptor, ready.set)
-    except (OSError, NotImplementedError):  # a file or /dev/null: the event loop can't watch these
+    except (OSError, NotImplementedError):  # the event loop can't watch a regular file or /dev/null
         while not select.select([descriptor], [], [], 0)[0]:
-            await asyncio.sleep(_POLL)
+            await asyncio.sleep(_POLL_SECONDS)
         return
     try:
         await ready.wait()

@@ -1,8 +1,8 @@
-"""Six digits as large as a terminal shows them, to be read across a table."""
+"""Six digits as large as a terminal shows them, readable across a table."""
 
 from __future__ import annotations
 
-# Three by five, each dot two columns wide: a character is twice as high as it is wide.
+# Three by five dots, each two columns wide, because a character is twice as high as it is wide.
 _DIGITS = {
     "0": ("###", "# #", "# #", "# #", "###"),
     "1": (" # ", "## ", " # ", " # ", "###"),
@@ -22,12 +22,12 @@ _MIDDLE = "      "
 
 
 def spaced(code: str) -> str:
-    """Six digits as people read them aloud: ``482 916``."""
+    """Return six digits as people read them aloud: ``482 916``."""
     return f"{code[:3]} {code[3:]}"
 
 
 def can_show(text: str, encoding: str) -> bool:
-    """True if an encoding has all these characters."""
+    """Return True if an encoding has all characters of *text*."""
     try:
         text.encode(encoding)
     except (UnicodeError, LookupError):
@@ -36,12 +36,12 @@ def can_show(text: str, encoding: str) -> bool:
 
 
 def large(code: str, *, columns: int, encoding: str) -> list[str]:
-    """Six digits as lines of blocks; no lines where the terminal is too narrow for them.
+    """Return six digits as lines of blocks, or no lines if the terminal is too narrow.
 
     Args:
         code: six digits.
-        columns: of the terminal.
-        encoding: of the terminal; blocks are drawn with ``#`` where it has no others.
+        columns: width of the terminal.
+        encoding: encoding of the terminal; an encoding without blocks gets ``#``.
     """
     block = _BLOCK if can_show(_BLOCK, encoding) else "#"
     lines = []

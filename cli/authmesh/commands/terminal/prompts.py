@@ -1,6 +1,6 @@
-"""Questions that are asked beside an event loop: they give way when the other side leaves, when time is up, and to Ctrl-C.
+"""Questions that are asked while an event loop runs. The other device leaving, a timeout or Ctrl-C withdraws them.
 
-The words are those of the console's own questions; there, nothing else can happen while one is open.
+The wording is that of the questions of :class:`.console.Console`, which block until they are answered.
 """
 
 from __future__ import annotations
@@ -8,31 +8,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Sequence
 
-from .console import Console, Line, Refused
+from .console import Console
+from .errors import Unanswered
 from .keyboard import Keyboard
+from .lines import Shown, Styled
 
 
 class Prompts:
-    """The person, or with ``--json`` the program, at standard input.
+    """Asks the person, or with ``--json`` the program, at standard input.
 
     Args:
-        console: where the questions go.
+        console: the console that shows the questions.
     """
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._keyboard = Keyboard()
 
-    async def text(self, prompt: str, *, about: Iterable[Line | str] = (), unanswered: str) -> str:
-        """What is typed at a prompt, without white space around it.
+    async def text(self, prompt: str, *, about: Iterable[Shown] = (), unanswered: Unanswered) -> str:
+        """Return the line that is typed at a prompt, without surrounding white space.
 
         Args:
-            prompt: ends where the typing begins.
-            about: what one must know to answer.
-            unanswered: what it means that nobody is there.
-
-        Raises:
-            Refused: the input has ended.
+            prompt: shown before the typed text.
+            about: what a person must know to answer.
+            unanswered: raised if standard input has ended.
         """
         console = self._console
         if not console.as_json:
@@ -50,15 +49,11 @@ class Prompts:
         if answer is None:
             if not console.as_json:
                 console.beside("")
-            raise Refused(unanswered)
+            raise unanswered
         return answer.strip()
 
-    async def confirm(self, question: str, *, about: Iterable[Line | str] = (), unanswered: str) -> bool:
-        """A yes-or-no question; no is the default.
-
-        Raises:
-            Refused: the input has ended.
-        """
+    async def confirm(self, question: str, *, about: Iterable[Shown] = (), unanswered: Unanswered) -> bool:
+        """Return the answer to a yes-or-no question; the default is no. The arguments are those of :meth:`text`."""
         while True:
             answer = (await self.text(f"{question} [y/N] ", about=about, unanswered=unanswered)).lower()
             if answer in ("y", "yes"):
@@ -68,22 +63,16 @@ class Prompts:
             about = ["Please answer y or n."]
 
     async def choose(
-        self, question: str, choices: Sequence[str], *, about: Iterable[Line | str] = (), unanswered: str
+        self, question: str, choices: Sequence[str], *, about: Iterable[Shown] = (), unanswered: Unanswered
     ) -> int | None:
-        """A question with numbered choices; none is the default.
-
-        Returns:
-            the index of the choice, or None.
-
-        Raises:
-            Refused: the input has ended.
-        """
-        about = [*about, *(Line(choice, label=f"{number})") for number, choice in enumerate(choices, 1))]
+        """Return the index of one of several numbered choices, or None for none of them, the default."""
+        about = [*about, *(Styled(choice, label=f"{number})") for number, choice in enumerate(choices, 1))]
         while True:
-            prompt = f"{question} [1-{len(choices)}, Enter for none] "
-            answer = await self.text(prompt, about=about, unanswered=unanswered)
+            answer = await self.text(
+                f"{question} [1-{len(choices)}, Enter for none] ", about=about, unanswered=unanswered
+            )
             if answer.lower() in ("", "n", "no", "none"):
                 return None
             if answer.isascii() and answer.isdigit() and 1 <= int(answer) <= len(choices):
                 return int(answer) - 1
-            about = [f"Please answer with a number from 1 to {len(choices)}, or with Enter."]
+            about = [f"Please answer with a number from 1 to {len(choices)}, or press Enter for none."]

@@ -1,57 +1,56 @@
-"""A QR code on the terminal, two rows of it on each line."""
+"""A QR code on the terminal, drawn by segno: light modules are blocks, so that a dark terminal shows the code as on paper."""
 
 from __future__ import annotations
+
+import io
 
 from authmesh.protocol.errors import AmeshError
 
 from .large import can_show
 
-#: Around the code, in modules; readers want four, and take two.
+#: Width of the quiet zone, in modules. The standard asks for four; readers accept two.
 BORDER = 2
-# Light modules are drawn: on a dark terminal the code then looks as on paper.
-_HALVES = {(False, False): " ", (True, False): "▀", (False, True): "▄", (True, True): "█"}
+_BLOCKS = "▀▄█"
 
 
 class MissingPackage(AmeshError):
-    """A package is not installed that this option needs."""
+    """A package that an option needs is not installed."""
 
     code = "missing_package"
 
 
 class CannotDraw(AmeshError):
-    """This terminal can't show a QR code."""
+    """The terminal can't show a QR code."""
 
     code = "cannot_draw"
 
 
 def check(encoding: str) -> None:
-    """See that a QR code can be drawn, before anything is begun.
+    """Raise an error if a QR code can't be drawn, before anything else is done.
 
     Raises:
         MissingPackage: segno is not installed.
-        CannotDraw: the terminal has no blocks.
+        CannotDraw: the encoding of the terminal has no blocks.
     """
     try:
-        import segno  # noqa: F401
+        import segno  # noqa: F401 -- optional: extra [cli]
     except ImportError:
         raise MissingPackage(
-            "Drawing a QR code needs the package segno. Install it: pip install 'amesh-django[pairing]' (or [cli]); or leave "
-            "--qr out."
+            "Drawing a QR code needs the package segno, which is not installed.",
+            hint="Install it with pip install 'amesh-django[cli]', or omit --qr.",
         ) from None
-    if not can_show("".join(_HALVES.values()), encoding):
-        raise CannotDraw(f"A QR code can't be drawn in the encoding of this terminal ({encoding}). Leave --qr out.")
+    if not can_show(_BLOCKS, encoding):
+        raise CannotDraw(f"The encoding of this terminal ({encoding}) cannot show a QR code.", hint="Omit --qr.")
 
 
 def draw(text: str) -> list[str]:
-    """*text* as a QR code, light on dark.
+    """Return *text* as the lines of a QR code, two rows of modules on each line.
 
     Args:
-        text: what a reader finds in it.
+        text: what a reader finds in the code.
     """
-    import segno
+    import segno  # optional: extra [cli]
 
-    rows = [[not dark for dark in row] for row in segno.make_qr(text, error="m").matrix_iter(border=BORDER)]
-    if len(rows) % 2:
-        rows.append([False] * len(rows[0]))
-    pairs = zip(rows[::2], rows[1::2], strict=True)
-    return ["".join(_HALVES[pair] for pair in zip(upper, lower, strict=True)) for upper, lower in pairs]
+    drawing = io.StringIO()
+    segno.make_qr(text, error="m").terminal(drawing, border=BORDER, compact=True)
+    return drawing.getvalue().splitlines()

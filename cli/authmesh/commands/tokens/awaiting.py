@@ -1,4 +1,4 @@
-"""Waiting for devices that come with bootstrap tokens, and what is said meanwhile."""
+"""The wait for devices that come with bootstrap tokens, and what is shown meanwhile."""
 
 from __future__ import annotations
 
@@ -10,22 +10,23 @@ from authmesh.device.tokens import StoredToken, TokenStore
 from authmesh.pairing.bootstrap.controller import Provisioning, Watcher
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.display import clean, clean_line
-from authmesh.protocol.errors import AmeshError
+from authmesh.protocol.errors import AmeshError, Hint, Run
 from authmesh.protocol.pairing.errors import PairingError, RelayClosed
 
-from ..spec import Context
-from ..terminal.console import Interrupted, Line
+from ..context import Context
+from ..terminal.errors import Interrupted
+from ..terminal.lines import Styled
 from ..words import MEANING, named
 from .words import token_json
 
 V1_WARNING = (
-    "With --v1 a device is accepted that shows its token to the relay. Whoever runs the relay, or listens in, can enrol a device of "
-    "their own in its place. Use it only with a relay that you trust."
+    "With --v1, a device is accepted that shows its token to the relay. Anyone who runs the relay or reads its traffic can enroll a device "
+    "of their own in its place. Use --v1 only with a relay that you trust."
 )
 
 
 class _Screen(Watcher):
-    """Says what happens."""
+    """Shows the events of waiting."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -39,65 +40,69 @@ class _Screen(Watcher):
             self._console.hint(text)
 
     def watching(self, token: StoredToken) -> None:
-        """See :class:`Watcher`."""
         if self._lost:
             self._lost = False
-            self._note("The relay is back.", step="connected", relay=token.relay)
+            self._note("The connection to the relay is restored.", step="connected", relay=token.relay)
         self._note(
-            f"Waiting for {clean(token.name)} at {clean_line(token.relay)}. Ctrl-C ends the waiting and leaves the token open.",
+            f"Waiting for {clean(token.name)} at {clean_line(token.relay)}. Ctrl-C stops waiting and leaves the token open.",
             step="waiting",
             jti=token.jti,
         )
 
     def elsewhere(self, token: StoredToken) -> None:
-        """See :class:`Watcher`."""
         self._note(
-            f"Another process waits for {clean(token.name)} already; this one takes over when it stops.",
+            f"Another process already waits for {clean(token.name)}. This one takes over when the other one stops.",
             step="waiting_elsewhere",
             jti=token.jti,
         )
 
     def refused(self, token: StoredToken, error: AmeshError) -> None:
-        """See :class:`Watcher`."""
-        if self._console.as_json:
-            self._console.step({"step": "refused", "jti": token.jti, "error": error.code, "message": str(error)})
-        self._console.warn(f"{clean(token.name)} ({token.jti}): {error}")
+        message = error.text(self._console.spell)
+        self._console.step({"step": "refused", "jti": token.jti, "error": error.code, "message": message})
+        self._console.warn(f"{clean(token.name)} ({token.jti}): {message}")
 
     def enrolled(self, token: StoredToken, entry: DeviceEntry) -> None:
-        """See :class:`Watcher`."""
         now = self._context.now().timestamp()
         self._console.step({"step": "enrolled", **token_json(token, now), "answered": True, "device": entry.to_json()})
         self._console.say(
-            Line(f"Enrolled: {named(entry)} as {entry.role}: {MEANING[entry.role]}.", "good"),
-            f"The token is used up. If this was not your device, revoke it: {self._context.command('revoke')} {entry.device_id}",
+            Styled(f"Enrolled: {named(entry)} as {entry.role}: {MEANING[entry.role]}.", "good"),
+            ("The token is used up. If this was not your device, revoke it: ", Run("revoke", entry.device_id)),
         )
 
     def ended(self, token: StoredToken) -> None:
-        """See :class:`Watcher`."""
         now = self._context.now().timestamp()
         self._console.step({"step": "ended", **token_json(token, now)})
-        words = {
-            "used": f"was used by {token.used_by}, through another process.",
-            "withdrawn": "was withdrawn.",
-            "expired": "has expired. Nobody came with it.",
-        }.get(token.state(now), "is not waited for any more.")
-        if token.state(now) == "used" and not token.answered:
-            words = f"was used by {token.used_by}, which did not come back for its answer. Look at it; if need be make a new token."
-        self._console.say(f"The token for {clean(token.name)} {words}")
+        self._console.say(f"The token for {clean(token.name)} {_end(token, now)}")
 
     def lost(self, relay: str, error: PairingError, seconds: float) -> None:
-        """See :class:`Watcher`."""
         self._lost = True
         again = max(1, round(seconds))
-        words = "The connection to the relay broke." if isinstance(error, RelayClosed) else str(error)
+        message = error.text(self._console.spell)
+        shown = "The connection to the relay broke." if isinstance(error, RelayClosed) else message
         self._note(
-            f"{words} Trying again in {again} s.",
+            f"{shown} Trying again in {again} s.",
             step="lost",
             relay=relay,
             error=error.code,
-            message=str(error),
+            message=message,
             retryInSeconds=again,
         )
+
+
+def _end(token: StoredToken, now: float) -> str:
+    state = token.state(now)
+    if state == "used" and token.answered:
+        return f"was used by {token.used_by}, through another process."
+    if state == "used":
+        return (
+            f"was used by {token.used_by}, which did not come back for its answer. Check that device, and make a new token if it is not "
+            "enrolled."
+        )
+    if state == "withdrawn":
+        return "was withdrawn."
+    if state == "expired":
+        return "has expired. No device used it."
+    return "is no longer waited for."
 
 
 async def _serve_all(provisionings: Sequence[Provisioning]) -> None:
@@ -111,10 +116,10 @@ async def _serve_all(provisionings: Sequence[Provisioning]) -> None:
 
 
 def await_devices(context: Context, tokens: Sequence[StoredToken], *, v1: bool) -> None:
-    """Serve these tokens until none is awaited any more, one connection a relay.
+    """Serve these tokens until none of them is awaited any more, over one connection for each relay.
 
     Raises:
-        Interrupted: Ctrl-C; the tokens stay as they are.
+        Interrupted: Ctrl-C was pressed; the tokens are unchanged.
         AllowListError, KeyStoreError, DirectoryError: this device can't store or sign.
     """
     device, screen = context.own_device(), _Screen(context)
@@ -125,7 +130,7 @@ def await_devices(context: Context, tokens: Sequence[StoredToken], *, v1: bool) 
         Provisioning(
             relay=relay,
             device=device,
-            allow_list=context.allow_list(),
+            allow_list=context.home.allow_list(),
             store=TokenStore(device.path),
             watcher=screen,
             v1=v1,
@@ -139,8 +144,15 @@ def await_devices(context: Context, tokens: Sequence[StoredToken], *, v1: bool) 
     try:
         asyncio.run(_serve_all(provisionings))
     except KeyboardInterrupt:
-        command = context.command("provision")
-        raise Interrupted(
-            f"Interrupted. What is open stays open: {command} --resume waits again, {command} --list shows it, "
-            f"{command} --withdraw takes it back."
-        ) from None
+        raise Interrupted(_INTERRUPTED) from None
+
+
+_INTERRUPTED: Hint = (
+    "Interrupted. Open tokens stay open. To wait again, run ",
+    Run("provision", "--resume"),
+    ". To see them, run ",
+    Run("provision", "--list"),
+    ". To withdraw one, run ",
+    Run("provision", "--withdraw NUMBER"),
+    ".",
+)

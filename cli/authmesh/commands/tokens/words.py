@@ -1,4 +1,4 @@
-"""How the bootstrap tokens of this device are shown. Never the token itself, nor its secret."""
+"""How the bootstrap tokens of this device are shown: without the token itself and without its secret."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from typing import Any
 from authmesh.device.tokens import StoredToken, TokenStore
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import format_time
+from authmesh.protocol.errors import Hint, Run
 
-from ..spec import Context
-from ..terminal.console import Line, facts
+from ..context import Context
+from ..terminal.lines import Styled, facts
 from ..words import when
 
 
 def time_of(seconds: int) -> dt.datetime:
-    """A time of a token."""
+    """Return a time of a token."""
     return dt.datetime.fromtimestamp(seconds, dt.UTC)
 
 
+def shown_time(seconds: int) -> str:
+    """Return a time of a token as people read it."""
+    return when(format_time(time_of(seconds)))
+
+
 def token_json(token: StoredToken, now: float) -> dict[str, Any]:
-    """A token for ``--json``."""
+    """Return a token for ``--json``."""
     state = token.state(now)
     members: dict[str, Any] = {
         "jti": token.jti,
@@ -37,32 +43,35 @@ def token_json(token: StoredToken, now: float) -> dict[str, Any]:
     return members
 
 
-def _state(token: StoredToken, now: float) -> str:
+def _state(token: StoredToken, now: float) -> Hint:
     state = token.state(now)
-    changed = when(format_time(time_of(token.changed_at))) if token.changed_at is not None else ""
+    changed = shown_time(token.changed_at) if token.changed_at is not None else ""
     if state == "open":
-        return f"open until {when(format_time(time_of(token.expires_at)))}"
-    if state == "used":
-        unanswered = (
-            "" if token.answered else "; the device was not told so: provision --resume tells it if it comes again"
-        )
-        return f"used by {token.used_by} {changed}{unanswered}"
+        return f"open until {shown_time(token.expires_at)}"
     if state == "withdrawn":
         return f"withdrawn {changed}"
-    return f"expired {when(format_time(time_of(token.expires_at)))}, unused"
+    if state == "expired":
+        return f"expired {shown_time(token.expires_at)}, unused"
+    used = f"used by {token.used_by} {changed}"
+    if token.answered:
+        return used
+    return (
+        f"{used}, but the answer did not reach that device. To answer it if it comes again, run ",
+        Run("provision", "--resume"),
+    )
 
 
 def show_tokens(context: Context) -> None:
-    """``provision --list``."""
+    """Show all tokens of this device."""
     device, now = context.own_device(), context.now().timestamp()
     tokens = TokenStore(device.path).tidy(now)
     context.console.result({"tokens": [token_json(token, now) for token in tokens]})
     if not tokens:
-        context.console.say(f"There are no bootstrap tokens. Make one: {context.command('provision')} --name NAME")
+        context.console.say(("There are no bootstrap tokens. To make one, run ", Run("provision", "--name NAME"), "."))
         return
     for token in tokens:
-        state = token.state(now)
+        is_open = token.state(now) == "open"
         context.console.say(
-            Line(clean(token.name), "good" if state == "open" else "plain"),
+            Styled(clean(token.name), "good" if is_open else "plain"),
             *facts(("Number", token.jti), ("State", _state(token, now)), ("Relay", clean_line(token.relay))),
         )

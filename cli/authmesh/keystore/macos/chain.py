@@ -77,8 +77,8 @@ class KeyChain:
         Raises:
             KeyStoreError: macOS returned an error; nothing remains of the key.
         """
-        doing = f"No key can be created in {self._name}"
-        self._remove_keys(alias, doing)
+        failure = f"No key can be created in {self._name}"
+        self._remove_keys(alias, failure)
         library = load_library()
         parameters = {
             library.kSecAttrKeyType: library.kSecAttrKeyTypeECSECPrimeRandom,
@@ -96,7 +96,7 @@ class KeyChain:
             parameters[library.kSecPublicKeyAttrs] = dict(stored)
         key, error = library.SecKeyCreateRandomKey(parameters, None)
         if key is None:
-            raise refusal_of(error, doing)
+            raise refusal_of(error, failure)
         return key
 
     def find_key(self, alias: str) -> Any:
@@ -144,7 +144,7 @@ class KeyChain:
         algorithm = library.kSecKeyAlgorithmECDSASignatureMessageX962SHA256
         der, error = library.SecKeyCreateSignature(private_key, algorithm, bytes(message), None)
         if der is None:
-            raise refusal_of(error, f"{self._name[0].upper()}{self._name[1:]} does not sign")
+            raise refusal_of(error, f"No signature can be created in {self._name}")
         try:
             return signature_from_der(bytes(der))
         except InvalidInput as error:
@@ -211,13 +211,13 @@ class KeyChain:
         self.make_key(PROBE)
         self.remove_keys(PROBE)
 
-    def _remove_keys(self, alias: str, doing: str) -> None:
+    def _remove_keys(self, alias: str, failure: str) -> None:
         # In the file-based key chain the two halves are items of different kinds, and a search finds one kind.
         library = load_library()
         for half in (library.kSecAttrKeyClassPublic, library.kSecAttrKeyClassPrivate):
-            self._remove(self._keys(alias, half), doing)
+            self._remove(self._keys(alias, half), failure)
 
-    def _remove(self, query: dict[Any, Any], doing: str) -> None:
+    def _remove(self, query: dict[Any, Any], failure: str) -> None:
         # The file-based key chain removes the first of several items, the other one all. Neither returns how many remain.
         library = load_library()
         for _ in range(MAX_ITEMS):
@@ -225,9 +225,9 @@ class KeyChain:
             if status == ITEM_NOT_FOUND:
                 return
             if status != SUCCESS:
-                raise refusal(status, doing)
+                raise refusal(status, failure)
         raise KeyStoreError(
-            f"{doing}: {MAX_ITEMS} items were removed, and there are still more.",
+            f"{failure}: {MAX_ITEMS} items were removed, and there are still more.",
             hint=f"Remove the items named {SERVICE} in the app Keychain Access.",
         )
 

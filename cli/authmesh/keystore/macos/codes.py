@@ -104,7 +104,7 @@ def refusal_of(error: Any, failure: str) -> KeyStoreError:
         error: value of an output argument; None if macOS gave no reason.
         failure: as for :func:`refusal`.
     """
-    hint = f"Try again. {OTHER_BACKEND}"
+    hint = "Try again, or choose another key store with --backend."
     if error is None:
         return KeyStoreError(f"{failure}: macOS gives no reason.", hint=hint)
     domain, code = str(error.domain()), int(error.code())

@@ -180,6 +180,6 @@ def parse_key_file(text: str) -> KeyFile:
 def damaged() -> KeyStoreError:
     """Return the error for a file that no TPM accepts."""
     return KeyStoreError(
-        "The key file of the TPM key is damaged.",
+        "The TPM key file is damaged.",
         hint=("Restore it from a backup of this machine. Or to make a new identity, run ", NEW_IDENTITY, "."),
     )

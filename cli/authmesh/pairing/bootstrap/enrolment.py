@@ -101,7 +101,7 @@ class Enrolment:
         if importlib.util.find_spec("websockets") is None:
             raise RelayUnreachable(
                 "The package websockets, which connects to relays, is not installed.",
-                hint="Install it: pip install 'amesh-django[pairing]'.",
+                hint="Install it: pip install 'amesh-django[cli]'.",
             )
         return token
 

@@ -60,7 +60,7 @@ def _connect(address: str, *, open_timeout: float, tls: ssl.SSLContext | None) -
     except ImportError:
         raise RelayUnreachable(
             "The package websockets, which connects to relays, is not installed.",
-            hint="Install it: pip install 'amesh-django[pairing]' (or [cli]).",
+            hint="Install it: pip install 'amesh-django[cli]'.",
         ) from None
 
     class Connect(connect):

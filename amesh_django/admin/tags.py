@@ -1,0 +1,39 @@
+"""The template tags of the admin: the banner for a list that can't be verified, and a device in full."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import template
+
+from amesh_django.models import Device
+from authmesh.protocol.display import clean_line
+
+from . import shown
+from .trouble import trouble
+
+register = template.Library()
+
+
+@register.inclusion_tag("admin/amesh/seal_banner.html")
+def amesh_seal_banner() -> dict[str, Any]:
+    """Show why all signed requests are rejected and how to fix it; nothing if the list matches its seal."""
+    return {"trouble": trouble()}
+
+
+@register.inclusion_tag("admin/amesh/device/card.html")
+def amesh_device_card(device: Device) -> dict[str, Any]:
+    """Show a device in full, with its texts made harmless."""
+    return {
+        "name": shown.name(device),
+        "state": shown.state(device),
+        "code": shown.code(device.device_id),
+        "role": shown.choice(device.get_role_display()),
+        "added": shown.day(device.added_at),
+        "added_by": shown.choice(device.get_added_by_display()),
+        "seen": shown.ago(getattr(device, "last_seen_at", None)),
+        "user": clean_line(device.user.get_username()) if device.user is not None else "",
+        "revoked": shown.full_time(device.revoked_at),
+        "by": clean_line(device.revoked_by) or shown.NOTHING,
+        "why": clean_line(device.revoke_reason),
+    }

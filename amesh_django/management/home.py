@@ -1,0 +1,89 @@
+"""The home of a server: its device directory, and the allow list in the database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.conf import amesh_settings
+from amesh_django.models import Device
+from amesh_django.server import server_enrolment
+from amesh_django.trust.database import database
+from amesh_django.trust.owner import open_device, server_directory
+from authmesh.commands.home import Home
+from authmesh.commands.words import when
+from authmesh.device import LocalDevice
+from authmesh.pairing.bootstrap.enrolment import Enrolment
+from authmesh.protocol.display import clean
+from authmesh.protocol.encoding import format_time
+from authmesh.protocol.errors import Hint, Run
+from authmesh.protocol.keys import encode_public_key
+
+from .errors import Misconfigured
+
+
+class ServerHome(Home):
+    """A home whose words are those of a Django project."""
+
+    directory_setting = "AMESH['DIR']"
+    limit_setting = "AMESH['MAX_CONTROLLERS'], or maxControllers in identity.json"
+
+
+class DatabaseHome(ServerHome):
+    """The device directory of this server, and the allow list in its database.
+
+    Raises:
+        ImproperlyConfigured: ``AMESH`` is not valid.
+    """
+
+    def __init__(self, actor: str) -> None:
+        super().__init__(server_directory(), actor)
+
+    def device(self) -> LocalDevice:
+        return open_device()
+
+    def allow_list(self) -> DatabaseAllowList:
+        return DatabaseAllowList(by=self.actor)
+
+    def list_after_replacement(self) -> Hint:
+        if amesh_settings().SEAL_KEY_FILE is not None:
+            return "The allow list stays valid, because AMESH['SEAL_KEY_FILE'] seals it. Its devices keep their access."
+        return (
+            "The allow list stays in the database, but all requests are rejected until you accept the list with ",
+            Run("integrity", "--reseal"),
+            ".",
+        )
+
+    def revocation(self, public_key: bytes) -> str | None:
+        row = Device.objects.using(database()).filter(public_key=encode_public_key(public_key)).first()
+        if row is None or row.revoked_at is None:
+            return None
+        by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
+        why = f": {clean(row.revoke_reason)}" if row.revoke_reason else ""
+        return f"It was revoked {when(format_time(row.revoked_at))}{by}{why}. Trusting it undoes the revocation."
+
+    def enrolment(self, **options: Any) -> Enrolment:
+        return server_enrolment(**options)
+
+
+class UnconfiguredHome(ServerHome):
+    """A device directory whose project has settings that are not valid.
+
+    Args:
+        directory: the device directory.
+        why: the problem of the settings.
+    """
+
+    def __init__(self, directory: Path, why: str) -> None:
+        super().__init__(directory)
+        self._why = why
+
+    def device(self) -> LocalDevice:
+        raise Misconfigured(self._why)
+
+    def allow_list(self) -> DatabaseAllowList:
+        raise Misconfigured(self._why)
+
+    def list_after_replacement(self) -> Hint:
+        raise Misconfigured(self._why)

@@ -1,0 +1,31 @@
+"""All commands that both front ends have. ``import`` and ``export`` (:mod:`.transfer`) are commands of a server only."""
+
+from .devices import GRANT, LIST, REVOKE
+from .doctor.command import DOCTOR
+from .identity import EXPORT_KEY, SIGN_TEST
+from .init import INIT
+from .pairing.invite import INVITE
+from .pairing.listen import LISTEN
+from .requests import FETCH, HEADER
+from .spec import Command
+from .tokens.bootstrap import BOOTSTRAP
+from .tokens.provision import PROVISION
+from .trust import TRUST
+
+#: In the order of the help.
+COMMANDS: tuple[Command, ...] = (
+    INIT,
+    LIST,
+    LISTEN,
+    INVITE,
+    PROVISION,
+    BOOTSTRAP,
+    EXPORT_KEY,
+    TRUST,
+    REVOKE,
+    GRANT,
+    SIGN_TEST,
+    FETCH,
+    HEADER,
+    DOCTOR,
+)

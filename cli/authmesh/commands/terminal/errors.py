@@ -1,0 +1,40 @@
+"""The ways in which a conversation with a person ends early."""
+
+from __future__ import annotations
+
+from authmesh.protocol.errors import AmeshError, Hint
+
+INTERRUPTED_CODE = "interrupted"
+
+
+class Unanswered(AmeshError):
+    """A question got no answer: ``--no-input`` was given, or standard input has ended. The answer is no."""
+
+    code = "refused"
+    default_message = "A question was not answered, and the default is no. Nothing was changed."
+
+
+class Declined(AmeshError):
+    """A person answered no."""
+
+    code = "declined"
+    default_message = "Nothing was changed."
+
+
+class UsageProblem(AmeshError):
+    """The options contradict each other, or an option is missing. The exit code is 2."""
+
+    code = "usage"
+    default_message = "The options are not valid. Nothing was changed."
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C was pressed.
+
+    Args:
+        message: what was and was not changed.
+    """
+
+    def __init__(self, message: Hint = "Interrupted. Nothing was changed.") -> None:
+        super().__init__()
+        self.message = message
