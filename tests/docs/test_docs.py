@@ -376,6 +376,12 @@ def test_variables_extras_and_targets_exist(path: Path) -> None:
         assert f"\n{''.join(target)}:" in text("Makefile"), f"{path.name}: make {''.join(target)}"
 
 
+def test_the_changelog_lists_the_extras() -> None:
+    table = text("CHANGELOG.md").partition("| Extra | For |")[2].partition("\n\n")[0]
+    listed = {name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split(" | ")[0])}
+    assert listed == set(PROJECT["optional-dependencies"])
+
+
 def test_permissions_and_fixtures_exist() -> None:
     from amesh_django.models import AllowListChange, Device
 
