@@ -143,7 +143,7 @@ def _no_process(request: pytest.FixtureRequest) -> None:
         return
 
     def refuse(event: str, arguments: tuple[object, ...]) -> None:
-        if event in STARTS and os.environ.get("PYTEST_CURRENT_TEST", "").endswith(("(setup)", "(call)")):
+        if event in STARTS and os.environ.get("PYTEST_CURRENT_TEST", "").endswith("(call)"):
             raise RuntimeError("This test starts a process: mark it with @pytest.mark.process.")
 
     sys.addaudithook(refuse)

@@ -98,7 +98,6 @@ USES = [
         "",
     ),
     ("requests", "requests", "from authmesh import AmeshRequestsAuth; AmeshRequestsAuth()", ""),
-    ("cli", "click", AMESH.format(words=["--help"]), ""),
     ("cli", "rich", AMESH.format(words=["--help"]), ""),
     ("tpm", "tpm2_pytss", "from authmesh.keystore.tpm.place import load_library; load_library()", ""),
     (

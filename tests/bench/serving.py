@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 
 from tests.bench.figures import Row, Section, Target, interleave, ratio
-from tests.bench.signing import BODY, METHOD, TARGET, Signer, read_signers, signed
+from tests.bench.signing import BODY, METHOD, TARGET, KeyPair, read_signers, signed
 from tests.bench.world import World
 from tests.support.services import HOST, gunicorn, serve
 
@@ -75,7 +75,7 @@ def per_second(port: int, requests: Sequence[bytes], connections: int) -> float:
 class _Peer:
     """One path of the server under measurement: each call is a round, its requests made before the clock starts."""
 
-    def __init__(self, name: str, headers: Mapping[str, str], signers: Sequence[Signer]) -> None:
+    def __init__(self, name: str, headers: Mapping[str, str], signers: Sequence[KeyPair]) -> None:
         self._name, self._headers, self._signers = name, headers, signers
 
     def round(self, port: int, count: int, connections: int) -> float:

@@ -23,7 +23,7 @@ BODY_HASH = hashlib.sha256(BODY).hexdigest()
 _PRIVATE_KEY_BYTES = 32
 
 
-class Signer(NamedTuple):
+class KeyPair(NamedTuple):
     """A device that signs."""
 
     private_key: ec.EllipticCurvePrivateKey
@@ -52,14 +52,14 @@ def make_signers(path: Path, count: int) -> None:
     path.write_bytes(b"".join(key.to_bytes(_PRIVATE_KEY_BYTES, "big") for key in keys))
 
 
-def read_signers(path: Path, count: int) -> list[Signer]:
+def read_signers(path: Path, count: int) -> list[KeyPair]:
     """The first *count* of them, or as many as there are."""
     raw = path.read_bytes()[: count * _PRIVATE_KEY_BYTES]
     keys = [load_private_key(raw[at : at + _PRIVATE_KEY_BYTES]) for at in range(0, len(raw), _PRIVATE_KEY_BYTES)]
-    return [Signer(key, public_key_bytes(key)) for key in keys]
+    return [KeyPair(key, public_key_bytes(key)) for key in keys]
 
 
-def signed(signers: Sequence[Signer], count: int) -> list[Signed]:
+def signed(signers: Sequence[KeyPair], count: int) -> list[Signed]:
     """Fresh requests, the signers taking turns."""
     timestamp = str(int(time.time()))
     made = []

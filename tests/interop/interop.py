@@ -1,11 +1,11 @@
-"""`python -m tests.interop.interop.interop.interop.interop`: the TypeScript implementation and this one, in all eight combinations of relay, target and controller.
+"""`python -m tests.interop.interop`: the TypeScript implementation and this one, in all eight combinations of relay, target and controller.
 
 It is not part of `make test`, for the TypeScript packages can't be installed wherever the tests run. Give it the commands that are
 that implementation's relay (which listens where HOST and PORT say) and its command line; what the terminals showed goes to stderr:
 
-    python -m tests.interop.interop.interop.interop.interop --relay "bun packages/relay/src/start.ts" --cli "bun packages/cli/src/sea.ts"
+    python -m tests.interop.interop --relay "bun packages/relay/src/start.ts" --cli "bun packages/cli/src/sea.ts"
 
-What requests between the two look like is tried by `tests.interop.interop.interop.interop.interop_sdk`.
+What requests between the two look like is tried by `tests.interop.interop_sdk`.
 """
 
 from __future__ import annotations
@@ -162,9 +162,7 @@ def _relay(kind: str, command: Sequence[str], folder: Path) -> Iterator[Server]:
 
 def main() -> int:
     """Print a line for each combination; the exit code is 1 if one does not work."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.interop.interop.interop.interop.interop", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.interop.interop", description=__doc__)
     parser.add_argument("--relay", required=True, type=shlex.split, help="command that starts the TypeScript relay")
     parser.add_argument("--cli", required=True, type=shlex.split, help="command that is the TypeScript command line")
     parser.add_argument(

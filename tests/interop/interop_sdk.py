@@ -1,9 +1,9 @@
-"""`python -m tests.interop.interop.interop.interop.interop_sdk`: requests between the TypeScript SDK and this implementation, both ways, over real HTTP.
+"""`python -m tests.interop.interop_sdk`: requests between the TypeScript SDK and this implementation, both ways, over real HTTP.
 
-As `tests.interop.interop.interop.interop.interop`, it is not part of `make test`. Give it the TypeScript command line, and the folder whose `node_modules` has
+As `tests.interop.interop`, it is not part of `make test`. Give it the TypeScript command line, and the folder whose `node_modules` has
 `@authmesh/sdk`, `@authmesh/core`, `@authmesh/keystore` and `express`; `--runtime` runs what uses them (`bun`, `node`):
 
-    python -m tests.interop.interop.interop.interop.interop_sdk --cli "bun packages/cli/src/sea.ts" --sdk . --runtime bun
+    python -m tests.interop.interop_sdk --cli "bun packages/cli/src/sea.ts" --sdk . --runtime bun
 
 Every client sends its cases to every server, theirs to theirs as well. What is known to be refused there (`refused`,
 docs/compatibility.md) must be refused; all else must be accepted, and arrive as it was sent.
@@ -37,7 +37,7 @@ from authmesh.protocol.key_line import build_key_line
 from authmesh.protocol.keys import decode_public_key
 from tests.interop.interop import OURS, THEIRS, Machine
 from tests.support import databases, services
-from tests.verification.wire import Signer, send
+from tests.verification.wire import Caller, send
 
 CLIENT = """
 import { readFileSync } from 'node:fs';
@@ -376,7 +376,7 @@ class Report:
 def errors(url: str, device: LocalDevice) -> dict[str, tuple[int, str]]:
     """Status and code for requests that nobody lets in."""
     target, late = urlsplit(url).path, time.time() - 120
-    stranger = Signer("stranger")
+    stranger = Caller("stranger")
     headers = {
         "no header": None,
         "another scheme": "Bearer x",
@@ -491,9 +491,7 @@ def our_server(report: Report, runtime: Sequence[str], folder: Path, server: Mac
 
 def main() -> int:
     """Print a line for each client and server; the exit code is 1 if something is not as it must be."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.interop.interop.interop.interop.interop_sdk", description=__doc__
-    )
+    parser = argparse.ArgumentParser(prog="python -m tests.interop.interop_sdk", description=__doc__)
     parser.add_argument("--cli", required=True, type=shlex.split, help="command that is the TypeScript command line")
     parser.add_argument("--sdk", required=True, type=Path, help="folder whose node_modules has the SDK and express")
     parser.add_argument("--runtime", default=["bun"], type=shlex.split, help="command that runs a script; bun")

@@ -14,12 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh import keystore
-from authmesh.commands.app import amesh
 from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.keystore.macos import chain as macos_chain
 from authmesh.keystore.macos import store as macos
@@ -29,6 +27,7 @@ from authmesh.protocol.errors import BackendUnavailable, StorageError
 from authmesh.protocol.keys import HALF_ORDER
 from tests.keystore import macos_security
 from tests.keystore.macos_security import NSError, SecKey, Security, install
+from tests.support.front_ends import invoke
 
 STORES = [SecureEnclaveKeyStore, KeychainKeyStore]
 NO_TPM = {"AMESH_TPM_TCTI": "none"}
@@ -492,7 +491,7 @@ def test_opening_asks_nothing(mac: Security, tmp_path: Path) -> None:
 def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitled: bool) -> None:
     mac = install(monkeypatch, Security(entitled=entitled))
     monkeypatch.setenv("AUTH_MESH_DIR", str(tmp_path / "amesh"))
-    done = CliRunner().invoke(amesh, ["init", "--name", "laptop"])
+    done = invoke(["init", "--name", "laptop"])
     assert done.exit_code == 0, done.output
     identity = read_identity(tmp_path / "amesh")
     if entitled:
@@ -509,7 +508,7 @@ def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitl
     assert [entry.friendly_name for entry in FileAllowList(device).read()] == ["phone"]
     assert verify_signature(identity.public_key, b"m", device.sign(b"m"))
     before = len(items(mac))
-    done = CliRunner().invoke(amesh, ["init", "--name", "laptop", "--force", "--yes"])
+    done = invoke(["init", "--name", "laptop", "--force", "--yes"])
     assert done.exit_code == 0, done.output
     replaced = read_identity(tmp_path / "amesh")
     assert replaced.key_alias != identity.key_alias and len(items(mac)) == before
@@ -518,10 +517,10 @@ def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitl
 
 def test_init_that_fails_keeps_the_old_identity(mac: Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH_MESH_DIR", str(tmp_path / "amesh"))
-    assert CliRunner().invoke(amesh, ["init", "--name", "laptop"]).exit_code == 0
+    assert invoke(["init", "--name", "laptop"]).exit_code == 0
     old, before = read_identity(tmp_path / "amesh"), len(items(mac))
     mac.fail["SecItemAdd"] = macos_security.LOCKED
-    done = CliRunner().invoke(amesh, ["init", "--name", "laptop", "--force", "--yes"])
+    done = invoke(["init", "--name", "laptop", "--force", "--yes"])
     assert done.exit_code == 1 and "locked" in done.stderr
     mac.fail.clear()
     assert len(items(mac)) == before
@@ -530,7 +529,7 @@ def test_init_that_fails_keeps_the_old_identity(mac: Security, tmp_path: Path, m
 
 def test_a_directory_of_another_mac(mac: Security, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH_MESH_DIR", str(tmp_path / "amesh"))
-    assert CliRunner().invoke(amesh, ["init", "--name", "laptop"]).exit_code == 0
+    assert invoke(["init", "--name", "laptop"]).exit_code == 0
     install(monkeypatch, Security(entitled=True))
     with pytest.raises(KeyStoreError, match="the Mac that created it"):
         LocalDevice(tmp_path / "amesh").sign(b"m")

@@ -27,7 +27,7 @@ from amesh_django.verification import Verifier
 from amesh_django.verification import request as http
 from authmesh.protocol import RequestError
 from tests.verification import mutations
-from tests.verification.wire import Signer
+from tests.verification.wire import Caller
 
 pytestmark = [pytest.mark.slow, pytest.mark.unversioned]
 
@@ -37,7 +37,7 @@ WANTED, BATCH = 50_000, 200
 #: Number of mutations of each that go through all of Django.
 WHOLE = 4_000
 
-LAPTOP, PHONE = (Signer(name, hashlib.sha256(name.encode()).digest()) for name in ("laptop", "phone"))
+LAPTOP, PHONE = (Caller(name, hashlib.sha256(name.encode()).digest()) for name in ("laptop", "phone"))
 OTHER = PHONE.header("PUT", "/other", b"other", ts=NOW, nonce="o" * 22)
 
 

@@ -15,7 +15,7 @@ import pytest
 from authmesh.device import init_device
 from tests.support import databases, services
 from tests.support.services import SERVERS, Server
-from tests.verification.wire import DOORS, Answer, Signer, World, said, signed
+from tests.verification.wire import DOORS, Answer, Caller, World, said, signed
 
 if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
@@ -39,7 +39,7 @@ class Many:
         self.server = server
         self.workers = workers
 
-    def ask(self, signer: Signer, door: str = "/decorator/sync") -> set[tuple[int, str]]:
+    def ask(self, signer: Caller, door: str = "/decorator/sync") -> set[tuple[int, str]]:
         """Return the answers to one device, at least one of each worker: pairs of status and error."""
         found: set[tuple[int, str]] = set()
         seen: set[str] = set()

@@ -40,7 +40,7 @@ Headers = Mapping[str, str] | Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
-class Signer:
+class Caller:
     """A key pair that creates Authorization headers, valid and invalid ones."""
 
     name: str
@@ -150,7 +150,7 @@ def send(
 
 def signed(
     server: services.Server,
-    signer: Signer,
+    signer: Caller,
     method: str,
     target: str,
     headers: Headers = (),
@@ -197,7 +197,7 @@ class World:
         self._blocker = blocker
         init_device(self.directory, "server", now=dt.datetime.now(dt.UTC), max_controllers=10)
         self.laptop, self.phone, self.target, self.lost, self.stranger = map(
-            Signer, ("laptop", "Käthes 📱", "target", "lost", "stranger")
+            Caller, ("laptop", "Käthes 📱", "target", "lost", "stranger")
         )
         with self.allow_list() as devices:
             from django.contrib.auth import get_user_model
@@ -210,7 +210,7 @@ class World:
         self.basic = "Basic " + b64encode(f"anna:{PASSWORD}".encode())
 
     @staticmethod
-    def entry(signer: Signer, role: Any = CONTROLLER) -> DeviceEntry:
+    def entry(signer: Caller, role: Any = CONTROLLER) -> DeviceEntry:
         return DeviceEntry.new(signer.public_key, signer.name, role, added_at=dt.datetime.now(dt.UTC))
 
     @contextmanager

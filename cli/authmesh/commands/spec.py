@@ -1,7 +1,7 @@
 """The one description of a command, and the one place where errors become exit codes.
 
-A command adds its arguments to an :class:`argparse.ArgumentParser`. ``manage.py`` hands over the parser that Django makes, ``amesh`` a
-parser of its own; so nothing is translated between the two, and a device without Django needs no further package.
+A command adds its arguments to an :class:`argparse.ArgumentParser`. A management command hands over the parser that Django makes,
+``amesh`` a parser of its own. So nothing is translated between the two, and neither needs a further package.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_a_database_that_never_answers(tmp_path: Path, monkeypatch: pytest.Monke
         impatient = tmp_path / "impatient"
         impatient.mkdir()
         (impatient / "sitecustomize.py").write_text(
-            "import authmesh.commands.doctor.findings as found\nfound.Examination.look.__kwdefaults__['seconds'] = 3.0\n"
+            "import authmesh.commands.doctor.findings as found\nfound.LOCAL_SECONDS = 3.0\n"
         )
         found = front_end.doctor(PYTHONPATH=f"{impatient}:{front_end.env['PYTHONPATH']}")
     assert found.code == 1 and "allow-list" in found.problems()

@@ -104,14 +104,14 @@ class Examination:
         self._prepare = prepare
         self._stuck: set[str] = set()
 
-    def look(self, id: str, check: Callable[[], Found], *, of: str = "", seconds: float = LOCAL_SECONDS) -> bool:
+    def look(self, id: str, check: Callable[[], Found], *, of: str = "", seconds: float | None = None) -> bool:
         """Run one check.
 
         Args:
             id: id of the finding if the check fails.
             check: returns findings.
             of: the component that it queries, such as ``database``. A component that did not answer once is not queried again.
-            seconds: its time limit.
+            seconds: its time limit. Defaults to :data:`LOCAL_SECONDS`.
 
         Returns:
             True if the check was run and found no problem.
@@ -119,7 +119,7 @@ class Examination:
         if of and of in self._stuck:
             found = [Finding(id, "skipped", f"Not examined: the {of} did not answer before.")]
         else:
-            found = self._run(id, check, of, seconds)
+            found = self._run(id, check, of, LOCAL_SECONDS if seconds is None else seconds)
         for finding in found:
             self._show(finding)
         self.findings += found
