@@ -150,7 +150,7 @@ def test_the_code_may_be_typed_instead_of_named(laptop: Machine, server: Machine
         with laptop.at("invite") as here:
             here.expect("One-time code, as listen shows it: ")
             here.type("12345\n")
-            here.expect("The one-time code has six digits")
+            here.expect("This is not a one-time code")
             here.expect("One-time code, as listen shows it: ")
             here.type(f"{code[:3]}-{code[3:]}\n")
             there.expect("Verification code: ")
@@ -409,14 +409,14 @@ def test_nobody_comes(server: Machine, laptop: Machine, tmp_path: Path) -> None:
                 )
                 assert there.end() == 1
             with one.at("invite", code) as here:
-                here.expect("The relay does not know this code")
+                here.expect("The relay does not know this one-time code")
                 assert here.end() == 1
 
 
 def test_too_many_tries(laptop: Machine, tmp_path: Path) -> None:
     with serving(tmp_path / "own", TRIES_PER_MINUTE=1) as own:
         laptop.relay = address(own)
-        assert "does not know this code" in laptop.run("invite", "482916", "--yes").stderr
+        assert "does not know this one-time code" in laptop.run("invite", "482916", "--yes").stderr
         for words in (["invite", "482916", "--yes"], ["listen"]):
             done = laptop.run(*words)
             assert done.returncode == 1

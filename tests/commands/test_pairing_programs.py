@@ -300,8 +300,8 @@ def test_a_terminal_without_blocks(either: Machine) -> None:
         (["invite", "482916", "--no-input"], 1, "--no-input forbids asking"),
         (["invite", "--yes", "--no-input"], 1, "--no-input forbids asking"),
         (["listen", "--qr", "--json"], 2, "--qr draws for people"),
-        (["invite", "12345"], 1, "The one-time code has six digits"),
-        (["invite", "012345"], 1, "The one-time code has six digits"),
+        (["invite", "12345"], 1, "This is not a one-time code"),
+        (["invite", "012345"], 1, "This is not a one-time code"),
         (["listen", "--relay", "https://relay.example/"], 1, "The address of the relay is not valid"),
         (["invite", "482916", "--relay", "relay.example"], 1, "The address of the relay is not valid"),
         (["listen", "--replace", "am_nobody"], 1, "No trusted device has the device ID"),
@@ -326,7 +326,7 @@ def test_a_device_without_identity(either: Machine, tmp_path: Path) -> None:
 
 def test_no_input_goes_with_yes(laptop: Machine) -> None:
     done = laptop.run("invite", "482916", "--yes", "--no-input")
-    assert "The relay does not know this code" in done.stderr
+    assert "The relay does not know this one-time code" in done.stderr
 
 
 @pytest.mark.parametrize(
