@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -24,7 +23,7 @@ from authmesh.protocol.allow_list import DeviceEntry
 from tests.pairing.hostile_relay import HostileRelay
 from tests.pairing.pairing_people import MemoryDevice
 from tests.pairing.pairing_world import MemoryAllowList
-from tests.support import databases
+from tests.support import cheap_keys, databases
 from tests.support.front_ends import id_of, line_of
 from tests.support.services import ROOT
 from tests.support.terminal import Terminal, terminal
@@ -73,9 +72,7 @@ class Machine:
 
     def argv(self, *words: str) -> list[str]:
         name, *rest = words
-        if self.database is None:
-            return [sys.executable, "-m", "authmesh", name, *rest]
-        return [sys.executable, "-m", "django", f"amesh_{name.replace('-', '_')}", *rest]
+        return cheap_keys.argv(self.database is not None, name, *rest)
 
     @contextmanager
     def at(self, *words: str, **options: Any) -> Iterator[Terminal]:

@@ -13,7 +13,7 @@ import pytest
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.device import FileAllowList, LocalDevice
-from tests.support import databases
+from tests.support import cheap_keys, databases
 from tests.support.front_ends import HOSTILE, answering, id_of, line_of
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
@@ -29,9 +29,7 @@ class FrontEnd:
         self.env = env
 
     def argv(self, name: str, *words: str) -> list[str]:
-        if self.django:
-            return [sys.executable, "-m", "django", f"amesh_{name.replace('-', '_')}", *words]
-        return [sys.executable, "-m", "authmesh", name, *words]
+        return cheap_keys.argv(self.django, name, *words)
 
     def run(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.argv(name, *words), env=self.env, capture_output=True, text=True, input="", cwd=ROOT)

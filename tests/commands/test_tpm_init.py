@@ -30,7 +30,7 @@ from authmesh.protocol.errors import (
 )
 from authmesh.protocol.key_line import build_key_line
 from tests.keystore.tpms import Swtpm, forget, running_swtpm
-from tests.support import databases, services
+from tests.support import cheap_keys, databases, services
 from tests.support.directories import contents, make, mode
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
@@ -64,9 +64,7 @@ class FrontEnd:
         self.path = Path(env["AUTH_MESH_DIR"])
 
     def argv(self, name: str, *words: str | Path) -> list[str]:
-        if self.django:
-            return [sys.executable, "-m", "django", f"amesh_{name.replace('-', '_')}", *map(str, words)]
-        return [sys.executable, "-m", "authmesh", name, *map(str, words)]
+        return cheap_keys.argv(self.django, name, *words)
 
     def run(self, name: str, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import re
 import subprocess
 import sys
@@ -13,13 +12,13 @@ import pytest
 from django.core.management import call_command
 
 from tests.support.services import ROOT
-from tests.support.sources import PACKAGES, PYPROJECT, committed, modules, tree, without
+from tests.support.sources import PACKAGES, PYPROJECT, committed, modules, without
 
 pytestmark = [pytest.mark.process, pytest.mark.unversioned]
 
 MAX_LINES = 400
 #: The contracts of import-linter, so that none goes away unnoticed.
-CONTRACTS = {"app", "circles", "device", "front-ends", "ground", "no-django", "package", "relay"}
+CONTRACTS = {"app", "circles", "device", "front-ends", "ground", "no-django", "package", "relay", "trust"}
 
 #: What a device must run without: Django, and what needs it.
 DJANGO = {"amesh_django", "celery", "channels", "daphne", "django", "django_redis", "rest_framework", "twisted"}
@@ -42,20 +41,6 @@ OPTIONAL = {
     "Security",
     "urllib3",
 }
-#: Files that import inside a function something that needs no extra, with the reason.
-LATE_IMPORTS = {
-    "amesh_django/apps.py": "Django's app registry is not ready when this file is imported",
-    "amesh_django/management/commands/amesh_relay.py": "what it imports needs the extra relay",
-    "amesh_django/relay/hub/current.py": "a relay of one process does without redis",
-    "amesh_django/test/plugin.py": "pytest loads this file in projects without Django, too",
-    "cli/authmesh/client/signing.py": "a program that is never enrolled does not load the pairing",
-    "cli/authmesh/commands/app.py": "commands start without importlib.metadata, which --version needs",
-    "cli/authmesh/commands/doctor/command.py": "other commands start without httpx",
-    "cli/authmesh/commands/doctor/device.py": "other commands start without importlib.metadata, and without the files of a TPM key",
-    "cli/authmesh/commands/main.py": "what it imports needs the extra cli",
-    "cli/authmesh/commands/requests.py": "other commands start without httpx",
-    "cli/authmesh/commands/terminal/keyboard.py": "termios exists on Unix only",
-}
 #: Imports all modules of authmesh except those named.
 IMPORT_ALL = """
 import importlib, pkgutil, authmesh
@@ -74,26 +59,6 @@ def test_every_import_goes_down() -> None:
     # Not through `run`: its output, with the offending lines, is the message.
     done = subprocess.run([Path(sys.executable).with_name("lint-imports"), "--no-cache"], cwd=ROOT, capture_output=True)
     assert done.returncode == 0, done.stdout.decode() + done.stderr.decode()
-
-
-def test_imports_stand_at_the_top() -> None:
-    late = {
-        str(path.relative_to(ROOT))
-        for path in modules(*PACKAGES)
-        for function in ast.walk(tree(path))
-        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        for node in ast.walk(function)
-        if isinstance(node, ast.Import | ast.ImportFrom) and not _of_an_extra(node)
-    }
-    new = sorted(late - set(LATE_IMPORTS))
-    assert not new, f"move the imports in {new} to the top of the file, or give the reason in LATE_IMPORTS"
-    gone = sorted(set(LATE_IMPORTS) - late)
-    assert not gone, f"{gone} import at the top: remove them from LATE_IMPORTS"
-
-
-def _of_an_extra(node: ast.Import | ast.ImportFrom) -> bool:
-    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
-    return not getattr(node, "level", 0) and all(name.partition(".")[0] in OPTIONAL for name in names)
 
 
 def test_a_device_runs_without_django() -> None:

@@ -24,6 +24,19 @@ AMESH = [sys.executable, "-m", "tests.support.cheap_keys", "-m", "authmesh"]
 DJANGO = [sys.executable, "-m", "tests.support.cheap_keys", "-m", "django"]
 
 
+#: Commands that make a key. The others read the cost from its file, and are started as a person starts them.
+MAKING = ("init", "bootstrap")
+
+
+def argv(django: bool, name: str, *words: object) -> list[str]:
+    """Return the command line of a command of amesh, by one front end or the other."""
+    if django:
+        start = DJANGO if name in MAKING else [sys.executable, "-m", "django"]
+        return [*start, f"amesh_{name.replace('-', '_')}", *map(str, words)]
+    start = AMESH if name in MAKING else [sys.executable, "-m", "authmesh"]
+    return [*start, name, *map(str, words)]
+
+
 def use(cost: Argon2Cost) -> None:
     """Create key files with another cost of Argon2id from now on, in this process and its forks."""
     create = functools.partial(EncryptedFileKeyStore, cost=cost)

@@ -7,7 +7,6 @@ import json
 import os
 import ssl
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from typing import Any
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.device import FileAllowList, LocalDevice
-from tests.support import databases
+from tests.support import cheap_keys, databases
 from tests.support.front_ends import id_of, line_of
 from tests.support.services import ROOT
 
@@ -41,9 +40,7 @@ class FrontEnd:
         }
 
     def argv(self, name: str, *words: str | Path) -> list[str]:
-        if self.django:
-            return [sys.executable, "-m", "django", f"amesh_{name.replace('-', '_')}", *map(str, words)]
-        return [sys.executable, "-m", "authmesh", name, *map(str, words)]
+        return cheap_keys.argv(self.django, name, *words)
 
     def run(self, name: str, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(

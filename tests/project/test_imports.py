@@ -1,7 +1,7 @@
 """Imports inside functions: each has a reason, or it belongs at the top of its module.
 
 The reasons are in ``function_imports.json`` beside this file: ``"module:imported": "reason"``. After imports were moved, run
-``python -m tests.app.test_imports``: it removes stale entries and adds new ones without a reason, for which this test fails.
+``python -m tests.project.test_imports``: it removes stale entries and adds new ones without a reason, for which this test fails.
 """
 
 from __future__ import annotations
