@@ -58,7 +58,7 @@ class DatabaseAllowList(AllowList):
 
     @property
     def controller_limit(self) -> int:  # type: ignore[override]
-        """How many active controllers the list may have."""
+        """The maximum number of active controllers."""
         return controller_limit(self._device)
 
     def read(self) -> list[DeviceEntry]:

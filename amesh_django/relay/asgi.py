@@ -9,6 +9,8 @@ from .consumer import RelayConsumer
 from .hub.current import current_hub
 from .reports import Report
 
+__all__ = ["application"]
+
 _websocket = RelayConsumer.as_asgi()
 _NOT_FOUND = Report(
     404, "text/plain; charset=utf-8", b"Not found. This is an amesh relay; its WebSocket address ends in /ws.\n"

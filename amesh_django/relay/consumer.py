@@ -18,6 +18,8 @@ try:
 except ImportError:
     raise need_extra("channels") from None
 
+__all__ = ["RelayConsumer"]
+
 
 class RelayConsumer(AsyncConsumer):
     """The relay at ``/ws``. Mount it with :mod:`.routing`.

@@ -54,7 +54,7 @@ Theory of operation
     replaces the seal only if revision and HMAC are those that it read. The mark is stored on commit. If another change was committed
     meanwhile, all of it is tried again; inside an outer transaction that is possible only as long as the database reports no conflict.
 
-6.  Locks, in the order in which they are taken. Nobody waits for an earlier one while holding a later one.
+6.  Locks, in the order in which they are taken. No thread waits for an earlier one while it holds a later one.
 
     a.  ``keys._keys_lock``, ``owner._device_lock``, the lock of the device: filled once per process. They are released before (b) is
         taken, because unlocking a key may take a second.

@@ -65,7 +65,7 @@ class SealRow(NamedTuple):
 
     @property
     def mark(self) -> Mark:
-        """What this host remembers of the list."""
+        """The high-water mark of the list with this seal."""
         return Mark(self.revision, self.hmac)
 
 

@@ -38,7 +38,7 @@ _MAX_ATTEMPTS = 5
 
 
 class _Broken(NamedTuple):
-    """What is wrong with a seal, and until when that seal is not examined again (monotonic time)."""
+    """A seal that was rejected, the monotonic time until which it is not examined again, and the error."""
 
     row: SealRow | None
     until: float
