@@ -133,7 +133,7 @@ def test_at_a_terminal(laptop: Side, tmp_path: Path) -> None:
     with terminal(argv, laptop.env, columns=200) as person:
         person.expect("AMESH_BOOTSTRAP_TOKEN=")
         token = person.expect("\n").strip()
-        person.expect("Whoever has this token")
+        person.expect("Anyone who has this token")
         person.expect("Waiting for web-1")
         target = Side(tmp_path / "t", "")
         done = target.run("bootstrap", AMESH_BOOTSTRAP_TOKEN=token)
