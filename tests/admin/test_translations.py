@@ -51,10 +51,12 @@ class Marked:
 def marked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Activate a translation that encloses each text in brackets."""
     catalog = Marked()
-    monkeypatch.setattr(trans_real, "translation", lambda language: catalog)
-    monkeypatch.setattr(trans_real, "_default", catalog)
-    with translation.override("en"):
+    with monkeypatch.context() as patch:
+        patch.setattr(trans_real, "translation", lambda language: catalog)
+        patch.setattr(trans_real, "_default", catalog)
+        translation.activate("en")
         yield
+    translation.deactivate()  # only now: what is activated before stays the catalog above
 
 
 class Texts(HTMLParser):
