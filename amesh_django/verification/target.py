@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from urllib.parse import quote, unquote_to_bytes
 
 from django.conf import settings as django_settings
@@ -45,12 +46,19 @@ def raw_target(request: HttpRequest, settings: AmeshSettings) -> str:
 
 
 def query_has_one_reading(request: HttpRequest) -> bool:
-    """Return True if Django decodes the query as UTF-8.
+    """Return True if Django reads the query as it was signed: as UTF-8.
 
-    Django takes the charset from Content-Type, which is not signed: another charset would give a signed query another meaning.
+    Django takes the charset from Content-Type, which is not signed, and decodes the whole query with it, not only what is
+    percent-encoded: in ``utf-7``, ``+ACY-`` becomes ``&``, and in ``cp037``, ``&`` becomes another character. So a query in another
+    charset must have no percent-encoding, and must be the same text in that charset.
     """
-    charset = (request.content_params or {}).get("charset", "utf-8").lower().replace("_", "-")
-    return charset in ("utf-8", "utf8") or "%" not in request.META.get("QUERY_STRING", "")
+    charset, query = request.encoding or django_settings.DEFAULT_CHARSET, request.META.get("QUERY_STRING", "")
+    try:
+        if codecs.lookup(charset).name == "utf-8":
+            return True
+        return "%" not in query and query.encode("latin-1").decode(charset) == query
+    except (LookupError, ValueError):  # not an encoding of text, or the query is not valid in it
+        return False
 
 
 def is_routed_as_sent(request: HttpRequest) -> bool:

@@ -153,6 +153,32 @@ def test_a_query_in_another_charset_is_ambiguous(wire: Wire, wire_server: Server
         assert signed(wire_server, wire.laptop, "POST", f"{door}?a=%C3%A4", utf8).json["query"] == {"a": ["ä"]}
 
 
+#: Charsets in which Django reads a query without percent-encoding as another one.
+OTHER_READINGS = {
+    "utf-7": "?note=x+ACY-admin+AD0-1",
+    "cp037": "?admin=0",
+    "cp500": "?admin=0&x=1",
+    "utf-16": "?admin=0",
+}
+
+
+@pytest.mark.parametrize("charset", OTHER_READINGS)
+def test_a_charset_does_not_give_the_signed_query_another_meaning(
+    wire: Wire, wire_server: Server, charset: str
+) -> None:
+    for door in VIEWS:
+        headers = {"Content-Type": f"text/plain; charset={charset}"}
+        with said(wire_server) as log:
+            answer = signed(wire_server, wire.laptop, "POST", door + OTHER_READINGS[charset], headers)
+        assert (answer.status, answer.error) == (401, "unauthorized")
+        assert any("ambiguous_target (charset" in line for line in log), log
+        for same in ("utf8", "U8", "no-such-charset"):
+            answer = signed(
+                wire_server, wire.laptop, "POST", f"{door}?a=%C3%A4", {"Content-Type": f"text/plain; charset={same}"}
+            )
+            assert answer.json["query"] == {"a": ["ä"]}
+
+
 @pytest.mark.parametrize("name", ["Daphne-Root-Path", "SCRIPT_NAME", "Script-Name", "PATH_INFO"])
 def test_a_header_does_not_lead_to_another_view(wire: Wire, wire_server: Server, name: str) -> None:
     """daphne accepts the first one from anyone, gunicorn accepts the second one from a proxy on the same machine."""
