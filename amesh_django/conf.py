@@ -43,7 +43,7 @@ class AmeshSettings:
     NONCE_CACHE: str = "default"
     CLOCK_SKEW_SECONDS: int = 30
     NONCE_WINDOW_SECONDS: int = 60
-    MAX_BODY_BYTES: int = 256 * 1024 * 1024
+    MAX_BODY_BYTES: int = 32 * 1024 * 1024
     PROTECT: Sequence[str] = ("/",)
     EXEMPT: Sequence[str] = ()
     LAST_SEEN_SECONDS: int = 60

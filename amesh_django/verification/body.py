@@ -15,6 +15,8 @@ from authmesh.protocol.errors import BodyParserOrderingError, BodyStorageUnavail
 from . import private
 
 _CHUNK = 1 << 16
+#: Maximum size of a body that is read although the timestamp of the request is out of range.
+_LATE_BYTES = 1 << 16
 
 
 class _Spool(tempfile.SpooledTemporaryFile[bytes]):
@@ -59,6 +61,27 @@ def _too_large() -> PayloadTooLarge:
     return PayloadTooLarge(hint="Send a smaller body, or raise AMESH['MAX_BODY_BYTES'] on the server.")
 
 
+def late_body_hash(request: HttpRequest, limit: int) -> str:
+    """Return the hash of a small body, so that a device learns that its clock is wrong. Read no more than that.
+
+    Args:
+        request: Django's request, whose timestamp is out of range.
+        limit: as for :func:`body_hash`.
+
+    Raises:
+        Unauthorized: the body has more than 64 KiB.
+        RequestError: as for :func:`body_hash`.
+    """
+    if limit <= _LATE_BYTES:
+        return body_hash(request, limit)
+    try:
+        return body_hash(request, _LATE_BYTES)
+    except PayloadTooLarge as error:
+        if (_declared_length(request) or 0) > limit:
+            raise
+        raise Unauthorized(reason="timestamp_out_of_range (the body was not read)") from error
+
+
 def body_hash(request: HttpRequest, limit: int) -> str:
     """Return the SHA-256 of the raw body in lower-case hex. The parsers can still read the body afterwards.
 
@@ -93,7 +116,7 @@ def body_hash(request: HttpRequest, limit: int) -> str:
             max_size=django_settings.FILE_UPLOAD_MAX_MEMORY_SIZE, dir=django_settings.FILE_UPLOAD_TEMP_DIR or None
         )
     try:
-        while chunk := stream.read(_CHUNK):
+        while chunk := stream.read(min(_CHUNK, limit + 1 - length)):
             length += len(chunk)
             if length > limit:
                 raise _too_large()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -20,6 +21,7 @@ from tests.verification.wire import (
     head,
     multipart,
     resident_memory,
+    said,
     send,
     sha256,
     signed,
@@ -89,6 +91,25 @@ def test_a_declared_length_over_the_limit_is_rejected_before_the_body_arrives(wi
         headers = {"Authorization": wire.laptop.header("POST", door), "Content-Length": str(10**12)}
         answer = exchange(wire.server(kind).port, [head("POST", door, headers)], seconds=5)
         assert (answer.status, answer.error) == (413, "payload_too_large")
+
+
+def test_a_large_body_is_not_read_if_the_timestamp_is_out_of_range(wire: Wire) -> None:
+    """gunicorn, because the other servers read a body by themselves before or after the response."""
+    server, length = wire.server("gunicorn"), 1 << 17
+    chunk = b"%x\r\n" % (2 * length) + bytes(length)
+    for door in DOORS:
+        for more, part in (({"Content-Length": str(length)}, b""), ({"Transfer-Encoding": "chunked"}, chunk)):
+            stale = wire.laptop.header("POST", door, bytes(length), ts=int(time.time()) - 60)
+            with said(server) as log:
+                answer = exchange(server.port, [head("POST", door, {"Authorization": stale, **more}), part], seconds=5)
+            assert (answer.status, answer.error) == (401, "unauthorized")
+            assert any("timestamp_out_of_range (the body was not read)" in line for line in log), log
+
+
+def test_a_small_body_is_read_so_that_a_device_learns_that_its_clock_is_wrong(wire: Wire, wire_server: Server) -> None:
+    body = bytes(1 << 16)
+    stale = wire.laptop.header("POST", "/drf", body, ts=int(time.time()) - 60)
+    assert send(wire_server, "POST", "/drf", {"Authorization": stale}, body).error == "timestamp_out_of_range"
 
 
 # --- a client that declares a wrong length ----------------------------------------------------------------------------
