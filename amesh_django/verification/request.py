@@ -13,7 +13,7 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, Un
 from authmesh.protocol.header import SCHEME
 
 from . import activity, private
-from .body import body_hash, late_body_hash
+from .body import body_hash, check_before_lookup, late_body_hash
 from .lookup import default_verifier
 from .target import is_routed_as_sent, query_has_one_reading, raw_target
 from .types import VerifiedDevice
@@ -56,6 +56,7 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
             raw_target(request, settings),
             request.META.get("HTTP_AUTHORIZATION"),
             lambda: body_hash(request, settings.MAX_BODY_BYTES),
+            before_lookup=lambda: check_before_lookup(request, settings.MAX_BODY_BYTES),
             late_body_hash=lambda: late_body_hash(request, settings.MAX_BODY_BYTES),
         )
         if not query_has_one_reading(request):

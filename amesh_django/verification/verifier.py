@@ -76,6 +76,7 @@ class Verifier:
         body_hash: BodyHash,
         *,
         late_body_hash: BodyHash | None = None,
+        before_lookup: Callable[[], None] | None = None,
     ) -> VerifiedDevice:
         """Verify one request.
 
@@ -86,6 +87,8 @@ class Verifier:
             body_hash: returns the SHA-256 of the raw body in lower-case hex. Called only for a device in the allow list.
             late_body_hash: called instead of *body_hash* if the timestamp is out of range; raises an error if it would have to read
                 much. Defaults to *body_hash*.
+            before_lookup: raises an error if the request must be rejected whoever has signed it. Called before the key is looked up,
+                so that the response does not tell who is in the allow list.
 
         Raises:
             MissingHeader: there is no Authorization header.
@@ -94,7 +97,7 @@ class Verifier:
             Unauthorized: the request is not from a device that may authenticate. The reason for the log is ``unknown_device``,
                 ``device_revoked``, ``role_rejected``, ``ambiguous_target``, ``invalid_signature`` or ``replay_detected``.
             TimestampOutOfRange: the signature is valid, but the clocks of device and server differ too much.
-            RequestError: *body_hash*, the lookup or the nonce store raised it.
+            RequestError: *before_lookup*, *body_hash*, the lookup or the nonce store raised it.
         """
         if not authorization:
             raise MissingHeader()
@@ -102,6 +105,8 @@ class Verifier:
         scheme = SCHEMES.get(header.v)
         if scheme is None:
             raise UnsupportedVersion()
+        if before_lookup is not None:
+            before_lookup()
         public_key, device = self._controller(header)
         ambiguity = target_ambiguity(target)
         if ambiguity is not None:
