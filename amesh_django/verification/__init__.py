@@ -27,6 +27,7 @@ UnsupportedVersion         400    ``Verifier.verify``: no scheme has the version
 Unauthorized               401    ``Verifier.verify``: key, role, target, signature or nonce; ``body_hash``: the body is cut off
                                   or can't be read, or is too large and did not declare its length;
                                   ``authenticate``: Django would read the path or the query in another way than it was signed
+                                  ``raw_target``: the path lacks PROXY_ADDED_PREFIX, or the query was rewritten
 TimestampOutOfRange        401    ``Verifier.verify``: the signature is valid, but the clock of the device is wrong
 PayloadTooLarge            413    ``check_before_lookup``: the body is larger than ``AMESH["MAX_BODY_BYTES"]``
 AllowListIntegrityFailure  500    ``database_lookup``: the list does not match its seal, or the database, the identity or the key

@@ -61,9 +61,10 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
         )
         if not query_has_one_reading(request):
             raise Unauthorized(reason="ambiguous_target (charset of Content-Type)", device_id=device.device_id)
-        if not is_routed_as_sent(request):
+        if not is_routed_as_sent(request, settings):
             raise Unauthorized(
-                reason="ambiguous_target (script name, see FORCE_SCRIPT_NAME)", device_id=device.device_id
+                reason="ambiguous_target (script name, see FORCE_SCRIPT_NAME and PROXY_STRIPPED_PREFIX)",
+                device_id=device.device_id,
             )
     except RequestError as error:
         if error.status >= 500:
