@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.auth import get_user_model
-
 try:
     from rest_framework.authentication import BaseAuthentication
     from rest_framework.exceptions import APIException, ErrorDetail
@@ -21,8 +19,8 @@ from authmesh.protocol.header import SCHEME, is_amesh
 
 from .verification import VerifiedDevice
 from .verification.private import django_request
-from .verification.request import authenticate, logger
-from .verification.users import DeviceUser
+from .verification.request import authenticate, log_rejection
+from .verification.users import DeviceUser, mapped_user
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -66,21 +64,19 @@ class AmeshAuthentication(BaseAuthentication):
             device = authenticate(plain)
         except RequestError as error:
             raise AmeshRefused(error.code, error.status) from error
-        return self.get_user(device), device
+        try:
+            return self.get_user(device), device
+        except RequestError as error:
+            log_rejection(plain, error)
+            raise AmeshRefused(error.code, error.status) from error
 
     def get_user(self, device: VerifiedDevice) -> AbstractBaseUser | DeviceUser:
         """Return the user as whom the device acts. Override this method for a mapping of your own.
 
         Raises:
-            AmeshRefused: the mapped user is not active or does not exist.
+            RequestError: the mapped user is not active or does not exist. The request is rejected with its status and code.
         """
-        if device.user_id is None:
-            return DeviceUser(device)
-        user = get_user_model()._default_manager.filter(pk=device.user_id).first()
-        if user is None or not user.is_active:
-            logger.warning("unauthorized: user_inactive (device %s)", device.device_id)
-            raise AmeshRefused("unauthorized", 401)
-        return user
+        return mapped_user(device) or DeviceUser(device)
 
     def authenticate_header(self, request: Request) -> str:
         """Return the scheme, so that REST framework answers 401 instead of 403."""

@@ -1,11 +1,35 @@
-"""The user object of a device that is not mapped to a Django user."""
+"""The user as whom a device acts: the Django user that it is mapped to, or an object without a row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from django.contrib.auth import get_user_model
+
+from authmesh.protocol.errors import Unauthorized
 
 from .types import VerifiedDevice
+
+if TYPE_CHECKING:
+    from django.contrib.auth.models import AbstractBaseUser
+
+
+def mapped_user(device: VerifiedDevice) -> AbstractBaseUser | None:
+    """Return the Django user that a device is mapped to, or None if there is none.
+
+    Args:
+        device: the device that signed the request.
+
+    Raises:
+        Unauthorized: the user is not active, or does not exist any more.
+    """
+    if device.user_id is None:
+        return None
+    user = get_user_model()._default_manager.filter(pk=device.user_id).first()
+    if user is None or not user.is_active:
+        raise Unauthorized(reason="user_inactive", device_id=device.device_id)
+    return user
 
 
 class DeviceUser:
