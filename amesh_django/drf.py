@@ -57,6 +57,7 @@ class AmeshAuthentication(BaseAuthentication):
         Raises:
             AmeshRefused: the request has an AuthMesh header and is rejected.
         """
+        _vary(request)
         plain = django_request(request)
         if getattr(plain, "amesh", None) is None and not is_amesh(plain.META.get("HTTP_AUTHORIZATION", "")):
             return None
@@ -81,6 +82,18 @@ class AmeshAuthentication(BaseAuthentication):
     def authenticate_header(self, request: Request) -> str:
         """Return the scheme, so that REST framework answers 401 instead of 403."""
         return SCHEME
+
+
+def _vary(request: Request) -> None:
+    """Make caches keep the view's response for this caller only, signed or not.
+
+    REST framework adds ``view.headers`` to every response of the view, and joins what they say about ``Vary`` with what is there.
+    """
+    headers = getattr((getattr(request, "parser_context", None) or {}).get("view"), "headers", None)
+    if headers is not None:
+        words = [word.strip() for word in headers.get("Vary", "").split(",") if word.strip()]
+        if "authorization" not in (word.lower() for word in words):
+            headers["Vary"] = ", ".join([*words, "Authorization"])
 
 
 def _device(request: Any) -> VerifiedDevice | None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from django.contrib.auth import get_user_model
+from django.core.cache import caches
 from django.test import override_settings
 from django.urls import path
+from django.views.decorators.cache import cache_page
 from rest_framework.authentication import BasicAuthentication
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
@@ -52,6 +54,8 @@ urlpatterns = [
     path("trusted/", Who.as_view(permission_classes=[IsTrustedDevice])),
     path("shell/", Who.as_view(permission_classes=[IsTrustedDevice & HasDevicePermission("shell")])),
     path("no-shell/", Who.as_view(permission_classes=[~HasDevicePermission("shell")])),
+    path("anyone/", Who.as_view(permission_classes=[])),
+    path("cached/", cache_page(60)(Who.as_view(permission_classes=[]))),
     path("throttled/", Who.as_view(throttle_classes=[OnePerDevice])),
 ]
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
@@ -121,3 +125,31 @@ def test_behind_the_middleware_a_request_is_verified_once(amesh_trusted_device: 
         response = AmeshAPIClient(amesh_trusted_device).get("/who/")
         assert response.status_code == 200, response.content
         assert response.json()["same"]
+
+
+def test_responses_vary_by_the_authorization_header(amesh_api_client: AmeshAPIClient, amesh_server: Any) -> None:
+    """So that a cache keeps the response to a device from others, and the response to others from a device."""
+    for client, url, status in (
+        (amesh_api_client, "/anyone/", 200),
+        (APIClient(), "/anyone/", 200),
+        (APIClient(), "/who/", 401),
+        (AmeshAPIClient(EphemeralDevice()), "/who/", 401),
+        (amesh_api_client, "/shell/", 403),
+    ):
+        response = client.get(url)
+        assert response.status_code == status
+        words = [word.strip() for word in response["Vary"].split(",")]
+        assert words.count("Authorization") == 1, words
+        assert "Accept" in words
+
+
+@pytest.mark.parametrize("unsigned_first", [False, True])
+def test_a_cached_page_is_not_served_to_others(
+    amesh_trusted_device: EphemeralDevice, unsigned_first: bool, settings: Any
+) -> None:
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "vary"}}
+    caches["default"].clear()
+    clients = [AmeshAPIClient(amesh_trusted_device), APIClient()]
+    found = [client.get("/cached/").json()["device"] for client in (clients[::-1] if unsigned_first else clients)]
+    name = amesh_trusted_device.identity.friendly_name
+    assert found == ([None, name] if unsigned_first else [name, None])
