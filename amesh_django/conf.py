@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
 from django.conf import settings as django_settings
+from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.core.exceptions import ImproperlyConfigured
 
 from authmesh.protocol.pairing.token import is_relay_address
@@ -22,7 +23,8 @@ class AmeshSettings:
         DIR: device directory of this server. Defaults to ``AUTH_MESH_DIR``, or ``~/.amesh`` if it is not set.
         SEAL_KEY_FILE: file with the seal secret (32 random bytes as 64 hex characters) that several hosts with one database
             share. By default, the secret is derived from the key of this server.
-        NONCE_CACHE: name of the Django cache that stores nonces.
+        NONCE_CACHE: name of the Django cache that stores nonces, see :func:`nonce_cache`. Defaults to ``amesh`` if CACHES has it,
+            or ``default``.
         CLOCK_SKEW_SECONDS: maximum difference between the clock of a device and the clock of this server.
         NONCE_WINDOW_SECONDS: time for which a nonce is remembered; at least twice the clock skew.
         MAX_BODY_BYTES: maximum size of a body that is verified; a larger one is rejected with 413.
@@ -40,7 +42,7 @@ class AmeshSettings:
 
     DIR: str | None = None
     SEAL_KEY_FILE: str | None = None
-    NONCE_CACHE: str = "default"
+    NONCE_CACHE: str | None = None
     CLOCK_SKEW_SECONDS: int = 30
     NONCE_WINDOW_SECONDS: int = 60
     MAX_BODY_BYTES: int = 32 * 1024 * 1024
@@ -154,3 +156,16 @@ def amesh_settings() -> AmeshSettings:
     raw = getattr(django_settings, "AMESH", {})
     paths = {name: str(raw[name]) for name in ("DIR", "SEAL_KEY_FILE") if raw.get(name) is not None}
     return AmeshSettings(**{**raw, **paths})
+
+
+#: The cache that stores nonces if the settings name none and CACHES has it: a cache for nonces alone.
+OWN_CACHE = "amesh"
+
+
+def nonce_cache() -> str:
+    """Return the name of the Django cache that stores nonces.
+
+    Raises:
+        ImproperlyConfigured: as for :func:`amesh_settings`.
+    """
+    return amesh_settings().NONCE_CACHE or (OWN_CACHE if OWN_CACHE in django_settings.CACHES else DEFAULT_CACHE_ALIAS)

@@ -15,7 +15,6 @@ from django.db.migrations.executor import MigrationExecutor
 from django.urls import NoReverseMatch, reverse
 
 from amesh_django import checks, conf
-from amesh_django.conf import amesh_settings
 from amesh_django.models import Device
 from amesh_django.relay import conf as relay_conf
 from amesh_django.trust.database import database
@@ -67,7 +66,7 @@ def migrations() -> Iterator[Finding]:
 
 def nonce_cache() -> Iterator[Finding]:
     """Does the cache store nonces, and do all processes share it?"""
-    alias = amesh_settings().NONCE_CACHE
+    alias = conf.nonce_cache()
     cache = caches[alias]
     if isinstance(cache, LocMemCache):
         message = "Nonces are stored in the memory of each process. This is correct for one process, but several do not share them."
