@@ -31,12 +31,14 @@ from . import conf
 from .models import AllowListSeal, Device
 from .trust import triggers
 from .verification import nonces
+from .verification.eviction import eviction
 
 __all__ = [
     "SUPPORTED_DJANGO",
     "check_directory",
     "check_django",
     "check_nonce_cache",
+    "check_nonce_eviction",
     "check_settings",
     "check_triggers",
 ]
@@ -112,6 +114,25 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
             )
         ]
     return []
+
+
+@register(Tags.security, deploy=True)
+def check_nonce_eviction(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Ask the Redis of the nonces whether it deletes entries. Runs with ``check --deploy``, because it needs Redis.
+
+    - ``amesh.W008``: it deletes entries when its memory is full.
+    - ``amesh.W009``: it does not tell, because CONFIG and INFO are forbidden.
+    """
+    if conf.problems():
+        return []
+    alias = conf.nonce_cache()
+    try:
+        found = eviction(alias, caches[alias])
+    except Exception:  # there is no such cache (amesh.E004), or Redis can't be reached: doctor reports that
+        return []
+    if found is None:
+        return []
+    return [Warning(found.message, hint=found.hint, id="amesh.W009" if found.policy is None else "amesh.W008")]
 
 
 @register(Tags.security)

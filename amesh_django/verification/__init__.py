@@ -11,6 +11,7 @@ A request runs through this folder from the outside in:
 Beside this path:
 
 - :mod:`.nonces` stores nonces, in a Django cache or in memory; the verifier asks it last.
+- :mod:`.eviction` asks the Redis of the nonces whether it deletes entries.
 - :mod:`.activity` writes "last seen" of a device after the response.
 - :mod:`.users` is the user object of a device that is not mapped to a Django user.
 - :mod:`.types` has the types that pass between these modules: :class:`.VerifiedDevice`, :class:`.TrustedKey`, :class:`.NonceStore`.

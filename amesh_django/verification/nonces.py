@@ -14,6 +14,7 @@ from django.core.cache.backends.locmem import LocMemCache
 from authmesh.nonces import InMemoryNonceStore
 from authmesh.protocol.errors import NonceStoreUnavailable
 
+from .eviction import eviction
 from .types import NonceStore
 
 logger = logging.getLogger("amesh_django.verification")
@@ -107,6 +108,22 @@ class _PerThread:
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
+        self._asked = False
 
     def record(self, device_id: str, nonce: str, seconds: int) -> bool:
-        return CacheNonceStore(caches[self._alias]).record(device_id, nonce, seconds)
+        added = CacheNonceStore(caches[self._alias]).record(device_id, nonce, seconds)
+        if not self._asked:
+            self._asked = True
+            self._warn_of_eviction()
+        return added
+
+    def _warn_of_eviction(self) -> None:
+        try:
+            found = eviction(self._alias, caches[self._alias])
+        except Exception as error:  # a warning must not reject a request
+            logger.warning(
+                "Cannot read the maxmemory-policy of the nonce store %r: %s", self._alias, type(error).__name__
+            )
+            return
+        if found is not None:
+            logger.warning("%s %s", found.message, found.hint)
