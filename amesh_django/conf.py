@@ -35,6 +35,7 @@ class AmeshSettings:
         PROXY_STRIPPED_PREFIX: prefix that a proxy strips from the path before the request reaches this server: ``/api`` if a
             client signs ``/api/x`` and ``/x`` arrives.
         PROXY_ADDED_PREFIX: prefix that a proxy adds to the path.
+        REQUIRE_USER: True makes REST framework reject devices that are not mapped to a Django user (403 ``user_required``).
         BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``. Defaults to
             ``AMESH_BOOTSTRAP_RELAYS``, or any relay if it is not set.
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
@@ -52,6 +53,7 @@ class AmeshSettings:
     MAX_CONTROLLERS: int | None = None
     PROXY_STRIPPED_PREFIX: str = ""
     PROXY_ADDED_PREFIX: str = ""
+    REQUIRE_USER: bool = False
     BOOTSTRAP_RELAYS: Sequence[str] | None = None
     RELAY: Mapping[str, Any] | None = None
 
@@ -85,7 +87,7 @@ def key_problems(
 
 
 def type_problem(settings: type, name: str, value: Any, minimum: int) -> str | None:
-    """Return what is wrong with a value by the type of its field (text, integer, not None), or None.
+    """Return what is wrong with a value by the type of its field (text, integer, boolean, not None), or None.
 
     Args:
         settings: the dataclass of the settings.
@@ -98,6 +100,8 @@ def type_problem(settings: type, name: str, value: Any, minimum: int) -> str | N
         return None if type(None) in getattr(hint, "__args__", ()) else "must not be None"
     if hint in (str, str | None):
         return None if isinstance(value, str | os.PathLike) else "must be text"
+    if hint is bool:
+        return None if isinstance(value, bool) else "must be True or False"
     if hint in (int, int | None):
         if type(value) is not int or value < minimum:
             return f"must be an integer greater than or equal to {minimum}"

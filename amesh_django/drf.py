@@ -14,9 +14,10 @@ except ModuleNotFoundError:
         "amesh_django.drf needs Django REST framework, which is not installed. Run: pip install 'amesh-django[drf]'"
     ) from None
 
-from authmesh.protocol.errors import RequestError
+from authmesh.protocol.errors import RequestError, UserRequired
 from authmesh.protocol.header import SCHEME, is_amesh
 
+from .conf import amesh_settings
 from .verification import VerifiedDevice
 from .verification.private import django_request
 from .verification.request import authenticate, log_rejection
@@ -34,11 +35,14 @@ class AmeshRefused(APIException):
     Args:
         code: the public code, such as ``unauthorized``.
         status: HTTP status.
+        sentence: what the caller should know, as ``detail`` of the body; none by default.
     """
 
-    def __init__(self, code: str, status: int) -> None:
+    def __init__(self, code: str, status: int, sentence: str = "") -> None:
         super().__init__(code=code)
         self.detail = {"error": ErrorDetail(code, code)}
+        if sentence:
+            self.detail["detail"] = ErrorDetail(sentence, code)
         self.status_code = status
         if status == 401:
             self.auth_header = SCHEME
@@ -49,7 +53,13 @@ class AmeshAuthentication(BaseAuthentication):
 
     ``request.user`` is the Django user mapped to the device, or a :class:`.DeviceUser` if there is none. ``request.auth`` and
     ``request.amesh`` are the :class:`.VerifiedDevice`. A request without an AuthMesh header is left to the next class.
+
+    Attributes:
+        require_user: True rejects a device for which :meth:`get_user` returns a :class:`.DeviceUser`, with 403 ``user_required``.
+            None means ``AMESH["REQUIRE_USER"]``.
     """
+
+    require_user: bool | None = None
 
     def authenticate(self, request: Request) -> tuple[Any, VerifiedDevice] | None:
         """Return user and device of a signed request, or None if the request has no AuthMesh header.
@@ -66,10 +76,17 @@ class AmeshAuthentication(BaseAuthentication):
         except RequestError as error:
             raise AmeshRefused(error.code, error.status) from error
         try:
-            return self.get_user(device), device
+            user = self.get_user(device)
+            if isinstance(user, DeviceUser) and self._requires_user():
+                raise UserRequired(device_id=device.device_id)
         except RequestError as error:
             log_rejection(plain, error)
-            raise AmeshRefused(error.code, error.status) from error
+            sentence = str(error) if isinstance(error, UserRequired) else ""
+            raise AmeshRefused(error.code, error.status, sentence) from error
+        return user, device
+
+    def _requires_user(self) -> bool:
+        return amesh_settings().REQUIRE_USER if self.require_user is None else self.require_user
 
     def get_user(self, device: VerifiedDevice) -> AbstractBaseUser | DeviceUser:
         """Return the user as whom the device acts. Override this method for a mapping of your own.

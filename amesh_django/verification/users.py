@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import Group, Permission
+from django.db.models.manager import EmptyManager
 
 from authmesh.protocol.errors import Unauthorized
 
@@ -32,8 +34,13 @@ def mapped_user(device: VerifiedDevice) -> AbstractBaseUser | None:
     return user
 
 
+_NO_ROW = "A DeviceUser has no database row, so nothing was changed. Map the device to a Django user."
+
+
 class DeviceUser:
     """A user who is authenticated and active, but has no permissions and no database row.
+
+    It has every attribute of Django's AnonymousUser.
 
     Args:
         device: the device that signed the request.
@@ -81,6 +88,65 @@ class DeviceUser:
         """Return the empty set."""
         return set()
 
+    def get_user_permissions(self, obj: Any = None) -> set[str]:
+        """Return the empty set."""
+        return set()
+
+    def get_group_permissions(self, obj: Any = None) -> set[str]:
+        """Return the empty set."""
+        return set()
+
+    async def ahas_perm(self, perm: str, obj: Any = None) -> bool:
+        """Return False."""
+        return False
+
+    async def ahas_perms(self, perm_list: Iterable[str], obj: Any = None) -> bool:
+        """Return True only if no permission is asked for."""
+        return self.has_perms(perm_list, obj)
+
+    async def ahas_module_perms(self, app_label: str) -> bool:
+        """Return False."""
+        return False
+
+    async def aget_all_permissions(self, obj: Any = None) -> set[str]:
+        """Return the empty set."""
+        return set()
+
+    async def aget_user_permissions(self, obj: Any = None) -> set[str]:
+        """Return the empty set."""
+        return set()
+
+    async def aget_group_permissions(self, obj: Any = None) -> set[str]:
+        """Return the empty set."""
+        return set()
+
+    @property
+    def groups(self) -> EmptyManager[Group]:
+        """Return a manager without groups."""
+        return EmptyManager(Group)
+
+    @property
+    def user_permissions(self) -> EmptyManager[Permission]:
+        """Return a manager without permissions."""
+        return EmptyManager(Permission)
+
+    _groups, _user_permissions = groups, user_permissions
+
+    def __int__(self) -> int:
+        raise TypeError("A DeviceUser has no number. Map the device to a Django user, or use request.amesh.device_id.")
+
     def save(self, *args: Any, **kwargs: Any) -> None:
         """Raise TypeError: there is no row to save."""
-        raise TypeError("A DeviceUser has no database row, so nothing was saved. Map the device to a Django user.")
+        raise TypeError(_NO_ROW)
+
+    def delete(self) -> None:
+        """Raise TypeError: there is no row to delete."""
+        raise TypeError(_NO_ROW)
+
+    def set_password(self, raw_password: str | None) -> None:
+        """Raise TypeError: there is no row to change."""
+        raise TypeError(_NO_ROW)
+
+    def check_password(self, raw_password: str) -> bool:
+        """Return False: a device has no password."""
+        return False

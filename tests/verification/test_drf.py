@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
 from django.core.cache import caches
 from django.test import override_settings
 from django.urls import path
@@ -49,11 +51,21 @@ class Who(APIView):
     post = get
 
 
+class UserAuthentication(AmeshAuthentication):
+    require_user = True
+
+
+class OptionalAuthentication(AmeshAuthentication):
+    require_user = False
+
+
 urlpatterns = [
     path("who/", Who.as_view()),
     path("trusted/", Who.as_view(permission_classes=[IsTrustedDevice])),
     path("shell/", Who.as_view(permission_classes=[IsTrustedDevice & HasDevicePermission("shell")])),
     path("no-shell/", Who.as_view(permission_classes=[~HasDevicePermission("shell")])),
+    path("required/", Who.as_view(authentication_classes=[UserAuthentication])),
+    path("optional/", Who.as_view(authentication_classes=[OptionalAuthentication])),
     path("anyone/", Who.as_view(permission_classes=[])),
     path("cached/", cache_page(60)(Who.as_view(permission_classes=[]))),
     path("throttled/", Who.as_view(throttle_classes=[OnePerDevice])),
@@ -153,3 +165,31 @@ def test_a_cached_page_is_not_served_to_others(
     found = [client.get("/cached/").json()["device"] for client in (clients[::-1] if unsigned_first else clients)]
     name = amesh_trusted_device.identity.friendly_name
     assert found == ([None, name] if unsigned_first else [name, None])
+
+
+def test_a_device_user_has_all_that_an_anonymous_user_has(amesh_trusted_device: EphemeralDevice) -> None:
+    device = VerifiedDevice("am_x", "x", 0, "controller")
+    user = DeviceUser(device)
+    assert [name for name in dir(AnonymousUser()) if not hasattr(user, name)] == []
+    assert list(user.groups.all()) == list(user.user_permissions.all()) == []
+    assert user.get_group_permissions() == user.get_user_permissions() == set()
+    assert async_to_sync(user.ahas_perm)("amesh.view_device") is False
+    assert not user.check_password("")
+    for change in (user.save, user.delete, lambda: user.set_password("x"), lambda: int(user)):  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="Map the device to a Django user"):
+            change()
+
+
+def test_views_that_require_a_user(
+    amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice, settings: Any
+) -> None:
+    def status() -> list[int]:
+        return [amesh_api_client.get(url).status_code for url in ("/required/", "/who/", "/optional/")]
+
+    assert status() == [403, 200, 200]
+    body = amesh_api_client.get("/required/").json()
+    assert body["error"] == "user_required" and "is not mapped to one" in body["detail"]
+    settings.AMESH = {**settings.AMESH, "REQUIRE_USER": True}
+    assert status() == [403, 403, 200]
+    DatabaseAllowList().map_user(amesh_device.identity.device_id, get_user_model().objects.create_user("bob"))
+    assert status() == [200, 200, 200]
