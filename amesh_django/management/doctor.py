@@ -29,7 +29,7 @@ _REPORTED_OTHERWISE = frozenset({"amesh.E001", "amesh.E002", "amesh.E003", "ames
 
 
 def settings() -> Iterator[Finding]:
-    """Is ``AMESH`` valid?"""
+    """Examine whether ``AMESH`` is valid."""
     problems = [*conf.problems(), *relay_conf.problems()]
     for _, text in problems:
         yield Finding("settings", "problem", text)
@@ -38,7 +38,7 @@ def settings() -> Iterator[Finding]:
 
 
 def system_checks() -> Iterator[Finding]:
-    """What does ``manage.py check`` report about amesh?"""
+    """Examine what ``manage.py check`` reports about amesh."""
     messages: list[CheckMessage] = []
     for check in registry.get_checks():
         if check.__module__ == checks.__name__:
@@ -52,7 +52,7 @@ def system_checks() -> Iterator[Finding]:
 
 
 def migrations() -> Iterator[Finding]:
-    """Does the database have the tables of this version?"""
+    """Examine whether the database has the tables of this version."""
     connection = connections[database()]
     label = Device._meta.app_label
     executor = MigrationExecutor(connection)
@@ -66,7 +66,7 @@ def migrations() -> Iterator[Finding]:
 
 
 def nonce_cache() -> Iterator[Finding]:
-    """Does the cache store nonces, and do all processes share it?"""
+    """Examine whether the cache stores nonces, and whether all processes share it."""
     alias = conf.nonce_cache()
     cache = caches[alias]
     if isinstance(cache, LocMemCache):
@@ -107,7 +107,7 @@ def nonce_cache() -> Iterator[Finding]:
 
 
 def check_address() -> Iterator[Finding]:
-    """Does this project have the check address that ``doctor URL`` queries?"""
+    """Examine whether this project has the check address that ``doctor URL`` queries."""
     try:
         address = reverse("amesh_django:check")
     except NoReverseMatch:

@@ -20,11 +20,11 @@ from django.contrib.auth import get_user_model
 from django.db import connection
 from django.test import Client
 
-from amesh_django import verification
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.trust import current_list
 from amesh_django.trust.keys import seal_keys
 from amesh_django.verification import Verifier
+from amesh_django.verification import verifier as module
 from amesh_django.verification.lookup import database_lookup
 from amesh_django.verification.nonces import store_for
 from amesh_django.verification.types import NonceStore
@@ -182,7 +182,7 @@ def slowest(count: int) -> float:
 def strangers(count: int) -> float:
     """A request from each of *count* devices, none of which this process has seen before: their keys are not loaded."""
     requests = signed(_signers(count), count)
-    verification._loaded_key.cache_clear()
+    module._loaded_key.cache_clear()
     return _timed(_accept(_verifiers()["local nonces"]), requests)
 
 

@@ -1,4 +1,4 @@
-"""Two machines whose people pair at terminals: each with one of the two front ends, a device, and a list in a file or a database."""
+"""Two machines whose operators pair at terminals. Each has a front end, a device, and a list in a file or a database."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.services import ROOT
 from tests.support.terminal import Terminal, terminal
 
 T = TypeVar("T")
-#: A busy machine is no failure.
+#: A slow machine must not fail a test.
 PATIENT = Timeouts(connect=30, relay=30, peer=60, message=30, person=60, farewell=2)
 
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "socks_proxy", "ws_proxy", "wss_proxy")
@@ -39,7 +39,7 @@ STEERING = ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\u202e")
 
 @dataclass
 class Machine:
-    """One machine.
+    """A machine.
 
     Attributes:
         device: its identity.
@@ -67,7 +67,7 @@ class Machine:
         return id_of(self.device)
 
     def call(self, name: str) -> str:
-        """How a command is called there."""
+        """Return the spelling of a command on this machine."""
         return f"amesh {name}" if self.database is None else f"manage.py amesh_{name}"
 
     def argv(self, *words: str) -> list[str]:
@@ -76,12 +76,12 @@ class Machine:
 
     @contextmanager
     def at(self, *words: str, **options: Any) -> Iterator[Terminal]:
-        """Somebody types that command, on a terminal that is wide enough for every sentence."""
+        """Run a command on a terminal that is wide enough for every sentence."""
         with terminal(self.argv(*words), self.env, **{"columns": 300, **options}) as person:
             yield person
 
     def run(self, *words: str, given: str = "", **more: str) -> subprocess.CompletedProcess[str]:
-        """Without a terminal."""
+        """Run a command without a terminal."""
         return subprocess.run(
             self.argv(*words),
             env={**self.env, **more},
@@ -93,7 +93,7 @@ class Machine:
         )
 
     def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
-        """Without a terminal, and without waiting for its end."""
+        """Start a command without a terminal, and do not wait for its end."""
         return subprocess.Popen(
             self.argv(*words),
             **{
@@ -112,7 +112,7 @@ class Machine:
         assert done.returncode == 0, done.stderr
 
     def listed(self) -> dict[str, DeviceEntry]:
-        """Whom it trusts, as another process finds it."""
+        """Return the trusted devices, as another process reads them."""
         if self.database is None:
             entries = FileAllowList(LocalDevice(self.path, environ={})).read()
         else:
@@ -123,7 +123,7 @@ class Machine:
 
 
 def machine(folder: Path, name: str, relay: str, database: Mapping[str, str] | None = None, **identity: Any) -> Machine:
-    """A machine with a new device of that name."""
+    """Return a machine with a new device of that name."""
     device = EphemeralDevice(name)
     path = folder / f"device-{device.identity.device_id}"
     device.write(path, **identity)
@@ -131,7 +131,7 @@ def machine(folder: Path, name: str, relay: str, database: Mapping[str, str] | N
 
 
 def code_on(person: Terminal, title: str) -> str:
-    """The six digits that are shown under a title."""
+    """Return the six digits that are shown after a title."""
     person.expect(f"{title}  ")
     person.expect("\n")
     found = re.findall(rf"{title}  (\d{{3}}) (\d{{3}})\s", person.shown)
@@ -149,7 +149,7 @@ def verification_code(person: Terminal) -> str:
 
 
 def wrong(code: str) -> str:
-    """Another one."""
+    """Return another code."""
     return f"{(int(code) + 1) % 1_000_000:06d}"
 
 
@@ -157,7 +157,7 @@ def wrong(code: str) -> str:
 def introduced(
     target: Machine, controller: Machine, listen: Sequence[str] = (), invite: Sequence[str] = (), **options: Any
 ) -> Iterator[tuple[Terminal, Terminal, str]]:
-    """Both people at their terminals, up to where the target asks for the verification code, which is the third."""
+    """Yield the terminals of target and controller, and the verification code, when the target asks for it."""
     with target.at("listen", *listen, **options) as there:
         code = one_time_code(there)
         with controller.at("invite", code, *invite, **options) as here:
@@ -167,7 +167,7 @@ def introduced(
 
 
 def is_calm(person: Terminal) -> bool:
-    """Nothing on the terminal but colours and words; it is as it was found."""
+    """Return True if the terminal shows colors and words only, and has its original settings."""
     import termios
 
     flags = termios.tcgetattr(person.master)[3]
@@ -177,7 +177,7 @@ def is_calm(person: Terminal) -> bool:
 
 
 def rest(process: subprocess.Popen[str], given: str = "") -> tuple[str, str]:
-    """What comes on both streams until the end. `communicate` would lose what was read ahead with the last line."""
+    """Return what comes on both streams until the end. `communicate` would lose what was read ahead with the last line."""
     assert process.stdout and process.stderr
     if process.stdin is not None:
         with suppress(BrokenPipeError):
@@ -198,7 +198,7 @@ class Program:
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     def until(self, step: str) -> dict[str, Any]:
-        """The next step of that name; all steps are kept."""
+        """Return the next step of that name. All steps are kept."""
         assert self.process.stdout is not None
         while line := self.process.stdout.readline():
             self.steps.append(json.loads(line))
@@ -213,7 +213,7 @@ class Program:
         self.process.stdin.flush()
 
     def end(self) -> tuple[int, list[dict[str, Any]]]:
-        """The exit code, and what came on stderr."""
+        """Return the exit code, and the lines of stderr."""
         out, err = rest(self.process)
         self.steps += [json.loads(line) for line in out.splitlines()]
         return self.process.returncode, [json.loads(line) for line in err.splitlines()]
@@ -225,7 +225,7 @@ class Program:
 
 @contextmanager
 def program(on: Machine, *words: str) -> Iterator[Program]:
-    """Start a command with `--json`. A program that hangs is ended."""
+    """Start a command with `--json`. A program that hangs is killed."""
     process = on.start(*words, "--json")
     alarm = threading.Timer(120, process.kill)
     alarm.start()
@@ -239,7 +239,7 @@ def program(on: Machine, *words: str) -> Iterator[Program]:
 
 
 class Background:
-    """An event loop in a thread, with a relay: the other side of a command that runs in this process."""
+    """An event loop in a thread, with a relay: the other device of a command that runs in this process."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -263,7 +263,7 @@ class Background:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
     def other(self, name: str = "other", **options: Any) -> Pairing:
-        """A device that is nowhere, and how it pairs."""
+        """Return the pairing of a device that is only in memory."""
         return Pairing(
             relay=self.relay.url,
             device=cast("LocalDevice", MemoryDevice(name)),
@@ -273,7 +273,7 @@ class Background:
 
 
 async def shown(find: Callable[[], re.Match[str] | None]) -> str:
-    """The digits of what is shown sooner or later."""
+    """Return digits as soon as they are shown."""
     async with asyncio.timeout(60):
         while (match := find()) is None:
             await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""provision and bootstrap without a relay: options, lists, what is refused, and that the token shows up only where it was asked for."""
+"""provision and bootstrap without a relay: options, lists, refusals, and that the token appears only where it was asked for."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_an_identity_that_is_there_ignores_the_token_with_one_warning(
 def test_a_clock_that_is_set_after_the_first_request(
     laptop: Laptop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A machine that boots may be years behind until a time server answers."""
+    """The clock of a machine that boots may be years behind until a time server answers."""
     monkeypatch.setattr(first, "PAUSE_SECONDS", -1.0)
     text = laptop.json("provision", "--name", "web", "--no-wait", "--relay", RELAY)["token"]
     clock = Clock(-400)

@@ -24,7 +24,7 @@ AMESH = [sys.executable, "-m", "authmesh"]
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The directory of a device that takes one controller."""
+    """Return the directory of a device that accepts one controller."""
     path = tmp_path / "amesh"
     EphemeralDevice("server").write(path)
     monkeypatch.setenv("AUTH_MESH_DIR", str(path))
@@ -545,7 +545,7 @@ def test_characters_that_the_terminal_lacks_do_not_end_the_command(directory: Pa
 
 
 @pytest.mark.process
-def test_whoever_stops_reading_causes_no_complaint(directory: Path) -> None:
+def test_a_reader_that_stops_causes_no_message(directory: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run([*AMESH, "list"], stdout=writing, stderr=subprocess.PIPE, cwd=ROOT)

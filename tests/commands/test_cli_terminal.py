@@ -1,4 +1,4 @@
-"""Both front ends on a real pseudo-terminal: questions, Ctrl-C, colours, widths."""
+"""Both front ends on a real pseudo-terminal: questions, Ctrl-C, colors, widths."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.process
 
 
 class FrontEnd:
-    """One of the two front ends, with a device directory and whatever else it needs."""
+    """One of the two front ends, with a device directory and everything else that it needs."""
 
     def __init__(self, django: bool, env: dict[str, str]) -> None:
         self.django = django
@@ -140,12 +140,12 @@ def test_a_question_is_asked_with_json_too(front_end: FrontEnd) -> None:
         assert json.loads(person.shown.partition("[y/N] ")[2].partition("\n")[2])["refreshed"] is False
 
 
-def test_colours_where_there_is_a_terminal_and_nobody_objects(front_end: FrontEnd) -> None:
-    for env, coloured in (({}, True), ({"NO_COLOR": "1"}, False)):
+def test_colors_on_a_terminal_unless_no_color_is_set(front_end: FrontEnd) -> None:
+    for env, colored in (({}, True), ({"NO_COLOR": "1"}, False)):
         with terminal(front_end.argv("list"), {**front_end.env, **env}) as person:
             assert person.end() == 0
-            # NO_COLOR is about colours; bold and dim are none.
-            assert ("\x1b[" in person.raw) is coloured or "\x1b[3" not in person.raw
+            # NO_COLOR is about colors only, not about bold and dim.
+            assert ("\x1b[" in person.raw) is colored or "\x1b[3" not in person.raw
 
 
 def test_a_narrow_terminal_breaks_no_id_and_no_word(front_end: FrontEnd) -> None:
@@ -174,7 +174,7 @@ def test_hostile_names_and_bodies_do_not_steer_the_terminal(front_end: FrontEnd)
 
 
 def test_nothing_is_half_done_after_ctrl_c_in_init(tmp_path: Path) -> None:
-    """Wherever Ctrl-C comes: either there is an identity that works, or init can be run again."""
+    """Whenever Ctrl-C comes, there is an identity that works, or init can be run again."""
     for number, text in enumerate(["Looking", "secure-enclave", "keychain", "tpm2", "encrypted-file", "This device"]):
         path = tmp_path / str(number)
         argv = [sys.executable, "-m", "authmesh", "--dir", str(path), "init", "--name", "x"]

@@ -1,4 +1,4 @@
-"""`init --force`: who is affected is said before anybody is asked, and no is the default; both front ends, at a terminal."""
+"""`init --force`: the affected devices are shown before the question, and the default is no; both front ends, at a terminal."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def front_end(request: pytest.FixtureRequest, tmp_path: Path) -> FrontEnd:
 
 
 def asked(person: Terminal) -> str:
-    """All that is said before the question, on one line."""
+    """Return everything that is shown before the question, on one line."""
     return " ".join(person.expect(QUESTION).split())
 
 

@@ -1,4 +1,4 @@
-"""`manage.py amesh_*`: through the real argument parser, and as processes; the same words as `amesh`."""
+"""`manage.py amesh_*`: through the real argument parser, and as processes; with the same words as `amesh`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SERVER_COMMANDS = ("import", "export", "integrity")
 
 @dataclass
 class Done:
-    """What a command did: exit code and both streams."""
+    """The result of a command: exit code and both streams."""
 
     code: int
     out: str
@@ -60,12 +60,12 @@ class Done:
 
 
 def call(name: str, *words: str | Path) -> Done:
-    """A command by `call_command`, words parsed by its own parser."""
+    """Run a command with `call_command`. The command's own parser parses the words."""
     out, err = io.StringIO(), io.StringIO()
     try:
         call_command(f"amesh_{name.replace('-', '_')}", *[str(word) for word in words], stdout=out, stderr=err)
     except CommandError as error:
-        prefix = "" if str(error) == "Nothing was changed." else "Error: "  # a person's no is no mistake
+        prefix = "" if str(error) == "Nothing was changed." else "Error: "  # declining is not an error
         return Done(error.returncode, out.getvalue(), f"{err.getvalue()}{prefix}{error}\n")
     return Done(0, out.getvalue(), err.getvalue())
 
@@ -96,7 +96,7 @@ def tamper(device: EphemeralDevice, name: str = "forged") -> None:
 
 
 def options(parser: argparse.ArgumentParser) -> dict[tuple[str, ...], str]:
-    """The options of a parser, and the arguments by their names, with what the help says of each."""
+    """Return the help text of each option and argument of a parser."""
     return {tuple(action.option_strings or [action.dest]): action.help or "" for action in parser._actions}
 
 
@@ -117,7 +117,7 @@ def test_options_are_the_parameters_of_the_function(command: Command) -> None:
     command.arguments(parser)
     parameters = [name for name in inspect.signature(command.run).parameters if name != "context"]
     assert sorted(parameters) == sorted(action.dest for action in parser._actions)
-    if not command.steps:  # those ask what no --yes could answer
+    if not command.steps:  # --yes cannot answer the questions of pairing
         assert command.asks == (("--yes", "-y") in options(parser))
 
 
@@ -130,7 +130,7 @@ def test_every_command_of_amesh_is_one_of_manage_py_too() -> None:
 
 
 def same(text: str, directory: Path) -> str:
-    """Words without what must differ: how a command is called, where the directory is, what is made anew each time."""
+    """Return words without what must differ: the spelling of commands, the directory, and times."""
     text = re.sub(r"manage\.py amesh_(\w+)", lambda match: f"amesh {match[1].replace('_', '-')}", text)
     text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:[\d.]+Z| UTC)", "TIME", text.replace(str(directory), "DIR"))
     return re.sub(r"[\d.]+ ms, the first time \d+ ms", "MS", text)
@@ -241,7 +241,7 @@ def test_a_failure_is_a_command_error_with_its_code(listed: DatabaseAllowList) -
     assert caught.value.returncode == 2
 
 
-def test_ctrl_c_reaches_whoever_calls(listed: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_reaches_the_caller(listed: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch) -> None:
     class Leaving(io.StringIO):
         def readline(self, size: int | None = -1) -> str:
             raise KeyboardInterrupt
@@ -515,7 +515,7 @@ def test_wrong_settings_are_told(amesh_server: LocalDevice) -> None:
 
 @pytest.mark.process
 def test_what_the_project_logs_stays_out_of_the_words(manage: Any, tmp_path: Path) -> None:
-    """The shipped project logs to stderr; a command's warning must not come twice, nor spoil JSON."""
+    """The shipped project logs to stderr. A command's warning must not appear twice, nor break JSON."""
     (tmp_path / "amesh").chmod(0o755)
     (tmp_path / "data").mkdir(mode=0o700)
     env = {"DJANGO_SETTINGS_MODULE": "relay_project.settings", "DJANGO_DATA_DIR": str(tmp_path / "data")}

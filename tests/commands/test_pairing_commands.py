@@ -38,19 +38,19 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def laptop(tmp_path: Path, relay: str) -> Machine:
-    """It runs `amesh`."""
+    """Return a machine that runs `amesh`."""
     return machine(tmp_path, "laptop", relay)
 
 
 @pytest.fixture
 def server(tmp_path: Path, relay: str, sqlite_database: dict[str, str]) -> Machine:
-    """It runs `manage.py`."""
+    """Return a machine that runs `manage.py`."""
     return machine(tmp_path, "server", relay, sqlite_database)
 
 
 @pytest.fixture
 def desk(tmp_path: Path, relay: str) -> Machine:
-    """One more that runs `amesh`, where the front end does not matter."""
+    """Return another machine that runs `amesh`, for tests that do not depend on the front end."""
     return machine(tmp_path, "desk", relay)
 
 
@@ -71,11 +71,11 @@ def test_two_people_pair(target_is: str, version: str, server: Machine, laptop: 
     target, controller = (server, laptop) if target_is == "server" else (laptop, server)
     options = ["--v1"] if version == "v1" else []
     with introduced(target, controller, [*options, "--shell"], options) as (there, here, code):
-        # Both people see who the other one is, in full, before anything is stored.
+        # Both people see the whole device ID of the other device before anything is stored.
         for person, other in ((there, controller), (here, target)):
             assert re.search(rf"\n  Name +{other.device.identity.friendly_name}\n", person.shown)
             assert other.id in person.shown
-            assert ("Warning: Version 1 of pairing does not keep a malicious relay out" in person.shown) is bool(
+            assert ("Warning: Version 1 of pairing does not protect against a malicious relay" in person.shown) is bool(
                 options
             )
         assert f"amesh invite {code}" not in there.shown
@@ -84,7 +84,7 @@ def test_two_people_pair(target_is: str, version: str, server: Machine, laptop: 
         assert not target.listed() and not controller.listed()
 
         there.type(f"{code[:3]} {code[3:]}\n")
-        there.expect("Verified: the code is right.")
+        there.expect("Verified: the code is correct.")
         here.expect(VERIFIED)
         assert not controller.listed()
         here.type("y\n")
@@ -110,28 +110,28 @@ def test_the_code_is_large_and_the_time_runs(laptop: Machine, desk: Machine) -> 
         large = there.shown.partition("One-time code")[2]
         assert large.count("█") > 100
         assert max(len(line) for line in large.split("\n")) < 60
-        there.expect(" the code lives 60 s")
-        there.expect("\r the code lives 5")  # the same line again
+        there.expect(" the code is valid for 60 s")
+        there.expect("\r the code is valid for 5")  # the same line again
         with desk.at("invite", code) as here:
             verification_code(here)
-            here.expect(" waiting for the other machine, 90 s left")
-            there.expect("A device has come with the code.")
-            assert re.search(r"\r +\rA device has come", there.shown), "the countdown has left its line"
+            here.expect(" waiting for the other device, 90 s left")
+            there.expect("A device has used the code.")
+            assert re.search(r"\r +\rA device has used", there.shown), "the countdown has left its line"
 
 
 def test_a_narrow_terminal(laptop: Machine, desk: Machine) -> None:
     with introduced(laptop, desk, ["--qr"], columns=36) as (there, here, code):
         assert not {"█"} & set(there.shown + here.shown)
-        assert "The QR code needs a terminal of" in " ".join(there.shown.split())
+        assert "The QR code was not drawn: it needs a terminal of" in " ".join(there.shown.split())
         assert re.search(r"\n  amesh invite \d{6} --relay ws://\S+\n", there.shown), "to be copied in one piece"
-        assert f"Device id    {desk.id}\n" in there.shown
+        assert f"Device ID    {desk.id}\n" in there.shown
         there.type(f"{code}\n")
         here.expect("[y/N] ")
         here.type("y\n")
         assert (there.end(), here.end()) == (0, 0)
 
 
-def test_no_colours_where_nobody_wants_them(server: Machine, laptop: Machine) -> None:
+def test_no_color_is_respected(server: Machine, laptop: Machine) -> None:
     for target, controller in ((laptop, server), (server, laptop)):
         for one in (target, controller):
             one.more["NO_COLOR"] = "1"
@@ -148,10 +148,10 @@ def test_the_code_may_be_typed_instead_of_named(laptop: Machine, server: Machine
     with server.at("listen") as there:
         code = one_time_code(there)
         with laptop.at("invite") as here:
-            here.expect("One-time code, as listen shows it: ")
+            here.expect("One-time code that listen shows: ")
             here.type("12345\n")
-            here.expect("The one-time code has six digits")
-            here.expect("One-time code, as listen shows it: ")
+            here.expect("This is not a one-time code: it has six digits")
+            here.expect("One-time code that listen shows: ")
             here.type(f"{code[:3]}-{code[3:]}\n")
             there.expect("Verification code: ")
             there.type(f"{verification_code(here)}\n")
@@ -182,7 +182,7 @@ def test_a_known_peer_is_refreshed(server: Machine, laptop: Machine) -> None:
     pair(server, laptop, "--shell")
     with introduced(server, laptop) as (there, here, code):
         for person in (there, here):
-            assert "It is known already, added" in person.shown
+            assert "It is already trusted, added" in person.shown
         assert "Permissions  shell -> none" in there.shown
         there.type(f"{code}\n")
         here.expect(VERIFIED)
@@ -197,7 +197,7 @@ def test_a_revoked_peer_is_said_to_be_one(server: Machine, laptop: Machine) -> N
     server.trust(laptop.device)
     assert server.run("revoke", laptop.id, "--yes", "--reason", "left on a train").returncode == 0
     with introduced(server, laptop) as (there, here, code):
-        assert "It was revoked here" in there.shown and "left on a train" in there.shown
+        assert "It was revoked 2" in there.shown and "left on a train" in there.shown
         there.type(f"{code}\n")
         here.expect(VERIFIED)
         here.type("y\n")
@@ -211,8 +211,8 @@ def test_one_controller_too_many_is_asked_about(answer: str, server: Machine, la
     with introduced(server, laptop) as (there, here, code):
         there.type(f"{code}\n")
         there.expect(f"Revoke {desk.id} (desk) and trust {laptop.id} (laptop) in its place? [y/N] ")
-        # The other side is told nothing before that is answered.
-        assert "The other side says" not in here.shown
+        # The other device receives nothing before the question is answered.
+        assert "The other device reports" not in here.shown
         there.type(answer)
         if answer == "y\n":
             here.expect(VERIFIED)
@@ -234,7 +234,7 @@ def test_one_of_several_controllers_is_chosen(tmp_path: Path, relay: str, laptop
     with introduced(target, laptop) as (there, here, code):
         there.type(f"{code}\n")
         there.expect(f"{other.id} (other)\n")
-        there.expect("Which one is to be revoked")
+        there.expect("Which controller do you want to revoke")
         there.expect("[1-2, Enter for none] ")
         there.type("3\n")
         there.expect("Please answer with a number from 1 to 2")
@@ -249,7 +249,7 @@ def test_one_of_several_controllers_is_chosen(tmp_path: Path, relay: str, laptop
 def test_the_one_to_be_replaced_may_be_named(server: Machine, laptop: Machine, desk: Machine) -> None:
     server.trust(desk.device)
     with introduced(server, laptop, ["--replace", desk.id]) as (there, here, code):
-        assert f"In its place {desk.id} (desk) is revoked." in there.shown
+        assert f"{desk.id} (desk) will be revoked in its place." in there.shown
         there.type(f"{code}\n")
         here.expect(VERIFIED)
         here.type("y\n")
@@ -295,7 +295,7 @@ def test_what_is_no_code_is_asked_again(laptop: Machine, desk: Machine) -> None:
 def test_enter_alone_and_ctrl_d_are_no(server: Machine, laptop: Machine) -> None:
     for key, says in (
         ("\n", "Declined. Nothing was stored here."),
-        ("\x04", "Nobody is here to type the verification code"),
+        ("\x04", "The verification code of the other screen was not typed"),
     ):
         with introduced(server, laptop) as (there, here, _):
             there.type(key)
@@ -318,7 +318,7 @@ def test_the_controller_says_no(answer: str, server: Machine, laptop: Machine) -
 
 
 def test_what_was_typed_too_early_is_no_answer(laptop: Machine, desk: Machine) -> None:
-    """An Enter, or a y, from before the question could be read."""
+    """Keys pressed before the question was shown are discarded."""
     with introduced(laptop, desk) as (there, here, code):
         here.type("y\n\n")
         there.type(f"{code}\n")
@@ -336,7 +336,7 @@ def test_what_was_typed_too_early_is_no_answer(laptop: Machine, desk: Machine) -
 def test_the_other_side_is_killed_while_a_person_is_asked(
     target_is: str, who: str, server: Machine, laptop: Machine
 ) -> None:
-    """The message is there at once, and what was half typed does not end up in the shell."""
+    """The message is shown at once, and a partly typed answer does not reach the shell."""
     target, controller = (server, laptop) if target_is == "server" else (laptop, server)
     with introduced(target, controller) as (there, here, code):
         asked, other = (there, here) if who == "controller" else (here, there)
@@ -409,14 +409,14 @@ def test_nobody_comes(server: Machine, laptop: Machine, tmp_path: Path) -> None:
                 )
                 assert there.end() == 1
             with one.at("invite", code) as here:
-                here.expect("The relay does not know this code")
+                here.expect("The relay does not know this one-time code")
                 assert here.end() == 1
 
 
 def test_too_many_tries(laptop: Machine, tmp_path: Path) -> None:
     with serving(tmp_path / "own", TRIES_PER_MINUTE=1) as own:
         laptop.relay = address(own)
-        assert "does not know this code" in laptop.run("invite", "482916", "--yes").stderr
+        assert "does not know this one-time code" in laptop.run("invite", "482916", "--yes").stderr
         for words in (["invite", "482916", "--yes"], ["listen"]):
             done = laptop.run(*words)
             assert done.returncode == 1
@@ -428,7 +428,7 @@ def test_one_speaks_version_1_and_the_other_does_not(laptop: Machine, desk: Mach
         with laptop.at("listen", *listen) as there, desk.at("invite", one_time_code(there), *invite) as here:
             codes = there.end(), here.end()
             assert codes == (1, 1)
-            assert "--v1" in there.shown.partition("A device has come")[2]
+            assert "--v1" in there.shown.partition("A device has used")[2]
             assert "--v1" in here.shown.partition("The relay has found")[2]
     assert not laptop.listed() and not desk.listed()
 
@@ -441,7 +441,7 @@ GONE = "The other device has left: it was closed or interrupted, or its connecti
 @pytest.mark.parametrize("front_end", ["server", "laptop"])
 def test_ctrl_c_before_anybody_is_there(front_end: str, request: pytest.FixtureRequest) -> None:
     one: Machine = request.getfixturevalue(front_end)
-    for words, wait in ((["listen"], "Run this on the machine"), (["invite"], "as listen shows it: ")):
+    for words, wait in ((["listen"], "Run this command on the device"), (["invite"], "that listen shows: ")):
         with one.at(*words) as person:
             person.expect(wait)
             person.type("\x03")
@@ -455,7 +455,7 @@ def test_ctrl_c_before_anybody_is_there(front_end: str, request: pytest.FixtureR
 def test_ctrl_c_at_every_question_and_wait(
     place: str, target_is: str, server: Machine, laptop: Machine, desk: Machine
 ) -> None:
-    """One sentence that is true, the other side told, nothing stored."""
+    """The message is true, the other device learns of it, and nothing is stored."""
     target, controller = (server, laptop) if target_is == "server" else (laptop, server)
     before = {}
     if place == "replace":
@@ -465,7 +465,7 @@ def test_ctrl_c_at_every_question_and_wait(
         me, other = (there, here) if place in ("code", "replace", "answered") else (here, there)
         if place != "code" and place != "waiting":
             there.type(f"{code}\n")
-            there.expect("Verified: the code is right.")
+            there.expect("Verified: the code is correct.")
         if place == "replace":
             there.expect("[y/N] ")
         elif place in ("answered", "confirm"):
@@ -475,7 +475,7 @@ def test_ctrl_c_at_every_question_and_wait(
         assert is_calm(me)
         says = "Interrupted. Nothing was stored here."
         if place == "answered":
-            says += " The other device may list this one as its target; that lets nobody in."
+            says += " The other device may list this one as its target, which gives nobody access."
         assert " ".join(me.shown.split()).endswith(says), me.shown
         other.expect(GONE[:40])
         assert other.end() == 1
@@ -504,12 +504,12 @@ def test_a_server_of_postgresql_leaves_no_connection(
             def connections() -> object:
                 return watching.execute(count, [postgres_database["NAME"]]).fetchone()
 
-            # One connection for the command, and no transaction open while people take their time.
+            # The command has one connection, and no open transaction while it waits for people.
             assert connections() == (1, 0)
             here.type("y\n")
             assert (there.end(), here.end()) == (0, 0)
             deadline = time.monotonic() + 30
-            while connections() != (0, 0):  # PostgreSQL takes a moment to see that somebody left
+            while connections() != (0, 0):  # PostgreSQL takes a moment to notice that a client has left
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
     assert list(target.listed()) == [laptop.id]

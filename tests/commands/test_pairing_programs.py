@@ -1,4 +1,4 @@
-"""`listen` and `invite` without a person: driven by a program, through pipes and files, and where something is missing."""
+"""`listen` and `invite` without a person: driven by a program, through pipes and files, and with something missing."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def laptop(tmp_path: Path, relay: str) -> Machine:
-    """It runs `amesh`."""
+    """Return a machine that runs `amesh`."""
     return machine(tmp_path, "laptop", relay)
 
 
 @pytest.fixture
 def server(tmp_path: Path, relay: str, sqlite_database: dict[str, str]) -> Machine:
-    """It runs `manage.py`."""
+    """Return a machine that runs `manage.py`."""
     return machine(tmp_path, "server", relay, sqlite_database)
 
 
 @pytest.fixture(params=["amesh", "manage.py"])
 def either(request: pytest.FixtureRequest) -> Machine:
-    """Each front end in turn."""
+    """Return each front end in turn."""
     chosen: Machine = request.getfixturevalue("laptop" if request.param == "amesh" else "server")
     return chosen
 
@@ -176,7 +176,7 @@ def test_without_a_terminal_there_is_plain_text(either: Machine, tmp_path: Path,
     assert here.returncode == 0
     for text in (out, err):
         assert not {"\x1b", "\r", "█"} & set(text)
-    assert "The code lives 60 seconds.\n" in out
+    assert "The code is valid for 60 seconds.\n" in out
     assert f"One-time code  {found[1][:3]} {found[1][3:]}\n" in out
     assert "Verification code: " in err and other.id in err
     assert list(either.listed()) == [other.id]
@@ -184,7 +184,7 @@ def test_without_a_terminal_there_is_plain_text(either: Machine, tmp_path: Path,
 
 @pytest.mark.parametrize("source", ["/dev/null", "an empty file", "closed", "an empty pipe"])
 def test_nobody_at_stdin(source: str, either: Machine, tmp_path: Path, relay: str) -> None:
-    """The other side is told no at once."""
+    """The other device receives the refusal at once."""
     other = machine(tmp_path, "other", relay)
     (tmp_path / "empty").touch()
     redirect = {"/dev/null": "</dev/null", "an empty file": f"<{tmp_path}/empty", "closed": "<&-"}.get(source, "< <(:)")
@@ -203,7 +203,7 @@ def test_nobody_at_stdin(source: str, either: Machine, tmp_path: Path, relay: st
         assert (ended, [line["error"] for line in err]) == (1, ["peer_refused"])
         _, said = rest(here)
         assert here.returncode == 1
-        assert "Nobody is here to say whether the other screen says “Verified”, so the answer is no." in said
+        assert "The question whether the other screen says “Verified” was not answered, so the answer is no." in said
     assert not either.listed() and not other.listed()
 
 
@@ -231,7 +231,7 @@ def test_answers_from_a_file(either: Machine, tmp_path: Path, relay: str) -> Non
 
 
 def modules(drawing: list[str]) -> list[list[bool]]:
-    """The dark modules of a drawing, without the border."""
+    """Return the dark modules of a drawing, without the quiet zone."""
     halves = {" ": (False, False), "▀": (True, False), "▄": (False, True), "█": (True, True)}
     rows = []
     for line in drawing:
@@ -245,17 +245,17 @@ def modules(drawing: list[str]) -> list[list[bool]]:
 def test_the_qr_code_is_the_command(columns: int, either: Machine) -> None:
     if columns:
         with either.at("listen", "--qr", columns=columns) as there:
-            there.expect("the code lives")
+            there.expect("the code is valid for")
             there.type("\x03")
             assert there.end() == 130
             shown, raw = there.shown, there.raw
         drawing = re.findall(r"\x1b\[(?:97;40|37;40)m([▀▄█ ]+)\x1b\[0m", raw)
-        assert drawing, "light on dark, whatever the terminal's colours are"
+        assert drawing, "light on dark, whatever the colors of the terminal are"
     else:
         process = either.start("listen", "--qr", env={**either.env, "PYTHONIOENCODING": "utf-8"})
         assert process.stdout
         shown = ""
-        while "The code lives" not in shown:
+        while "The code is valid for" not in shown:
             shown += process.stdout.readline()
         process.send_signal(signal.SIGINT)
         rest(process)
@@ -266,7 +266,7 @@ def test_the_qr_code_is_the_command(columns: int, either: Machine) -> None:
     assert command
     expected = [[bool(dark) for dark in row] for row in segno.make_qr(command[1], error="m").matrix]
     assert modules(drawing) == expected
-    # The code itself is what stays on a small screen.
+    # The code itself comes last, so that it stays on a small screen.
     assert shown.index(drawing[-1]) < shown.index("One-time code")
 
 
@@ -282,11 +282,11 @@ def test_large_digits_differ() -> None:
 def test_a_terminal_without_blocks(either: Machine) -> None:
     either.more["PYTHONIOENCODING"] = "ascii:backslashreplace"
     with either.at("listen") as there:
-        there.expect("the code lives")
+        there.expect("the code is valid for")
         assert "##" in there.shown and "\\u" not in there.shown
     done = either.run("listen", "--qr")
     assert done.returncode == 1
-    assert "A QR code can't be drawn in the encoding of this terminal (ascii)." in done.stderr
+    assert "The encoding of this terminal (ascii) cannot show a QR code." in done.stderr
     assert done.stdout == ""
 
 
@@ -296,12 +296,12 @@ def test_a_terminal_without_blocks(either: Machine) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "says"),
     [
-        (["listen", "--no-input"], 1, "--no-input forbids asking"),
-        (["invite", "482916", "--no-input"], 1, "--no-input forbids asking"),
-        (["invite", "--yes", "--no-input"], 1, "--no-input forbids asking"),
+        (["listen", "--no-input"], 1, "--no-input was given"),
+        (["invite", "482916", "--no-input"], 1, "--no-input was given"),
+        (["invite", "--yes", "--no-input"], 1, "--no-input was given"),
         (["listen", "--qr", "--json"], 2, "--qr draws for people"),
-        (["invite", "12345"], 1, "The one-time code has six digits"),
-        (["invite", "012345"], 1, "The one-time code has six digits"),
+        (["invite", "12345"], 1, "This is not a one-time code: it has six digits"),
+        (["invite", "012345"], 1, "This is not a one-time code: it has six digits"),
         (["listen", "--relay", "https://relay.example/"], 1, "The address of the relay is not valid"),
         (["invite", "482916", "--relay", "relay.example"], 1, "The address of the relay is not valid"),
         (["listen", "--replace", "am_nobody"], 1, "No trusted device has the device ID"),
@@ -326,7 +326,7 @@ def test_a_device_without_identity(either: Machine, tmp_path: Path) -> None:
 
 def test_no_input_goes_with_yes(laptop: Machine) -> None:
     done = laptop.run("invite", "482916", "--yes", "--no-input")
-    assert "The relay does not know this code" in done.stderr
+    assert "The relay does not know this one-time code" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_a_missing_package_says_which_extra_has_it(name: str, words: list[str], 
 
 
 def test_nothing_secret_is_logged(either: Machine, tmp_path: Path, relay: str) -> None:
-    """One-time and verification codes are for the screen alone."""
+    """One-time and verification codes appear on the screen only."""
     other = machine(tmp_path, "other", relay)
     log = tmp_path / "log"
     debug = (

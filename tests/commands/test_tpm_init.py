@@ -1,4 +1,4 @@
-"""Devices whose key is in a TPM, from `init` to signed requests: both front ends, both lists, PINs, and what stays on the disk."""
+"""Devices with a key in a TPM, from `init` to signed requests: both front ends, both lists, PINs, and the files on disk."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_init_takes_the_tpm_by_itself(front_end: FrontEnd, swtpm: Swtpm) -> None
 
 
 def test_a_list_under_a_seal_of_the_tpm(front_end: FrontEnd) -> None:
-    """The file's and the database's: trusted, listed, changed behind, in a process each."""
+    """The list in the file and the list in the database: trusted, listed and changed, each in a process of its own."""
     front_end.done("init", "--name", "server", "--max-controllers", "3")
     device = EphemeralDevice("phone")
     line = build_key_line(device.identity.public_key, "phone")

@@ -20,9 +20,12 @@ from django.db import connection, connections, transaction
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.spelling import manage_py
 from amesh_django.test.devices import EphemeralDevice
-from authmesh.commands import INVITE, LISTEN, Context, Failure, attempt
-from authmesh.commands.pairing.meeting import Meeting
+from authmesh.commands.context import Context
+from authmesh.commands.home import FileHome
+from authmesh.commands.registry import INVITE, LISTEN
+from authmesh.commands.spec import Failure, attempt
 from authmesh.commands.terminal.keyboard import Keyboard
 from authmesh.commands.terminal.rich_console import RichConsole
 from authmesh.device import AllowList, LocalDevice
@@ -30,7 +33,6 @@ from authmesh.pairing import Paired, Timeouts
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import Run, StorageError
 from authmesh.protocol.pairing.errors import PairingError
-from authmesh.protocol.pairing.token_errors import TokenError
 from tests.commands.pairing_terminals import PROXIES, Background, Reading, Telling
 from tests.docs.test_docs import every_error
 from tests.pairing.pairing_world import MemoryAllowList
@@ -189,16 +191,20 @@ class Interrupting(MemoryAllowList):
         super().add(entry, replacing=replacing)
 
 
+class HomeWithList(FileHome):
+    """A device directory with another allow list."""
+
+    def __init__(self, directory: Path, allow_list: AllowList) -> None:
+        super().__init__(directory)
+        self._allow_list = allow_list
+
+    def allow_list(self) -> AllowList:
+        return self._allow_list
+
+
 def context_of(path: Path, allow_list: AllowList, **more: Any) -> Context:
-    device = EphemeralDevice("here").write(path)
-    return Context(
-        console=RichConsole(as_json=False),
-        directory=path,
-        device=lambda: device,
-        allow_list=lambda: allow_list,
-        command=lambda name: f"amesh {name}",
-        **more,
-    )
+    EphemeralDevice("here").write(path)
+    return Context(RichConsole(as_json=False), HomeWithList(path, allow_list), **more)
 
 
 def listen(context: Context, url: str, **more: Any) -> Failure | None:
@@ -227,8 +233,8 @@ def test_ctrl_c_during_the_write(
     else:
         entry = allow_list.entries[0]
         assert failure.message == (
-            f"Interrupted, but {entry.device_id} (other) is stored by now as controller: it may authenticate to this device. If that "
-            f"is not to be: amesh revoke {entry.device_id}"
+            f"Interrupted, but {entry.device_id} (other) is already stored as controller: it may authenticate to this device. To "
+            f"undo this, run amesh revoke {entry.device_id}."
         )
     with pytest.raises(PairingError):
         coming.result(60)
@@ -304,18 +310,23 @@ def test_a_clock_that_is_far_off(
 # --- sentences --------------------------------------------------------------------------------------------------------
 
 
-def test_messages_name_the_commands_of_the_front_end(tmp_path: Path) -> None:
-    context = context_of(tmp_path / "device", MemoryAllowList())
-    meeting = Meeting(
-        replace(context, command=lambda name: f"manage.py amesh_{name}"), "ws://x/ws", 2, "controller", {}
-    )
-    for kind in every_error(PairingError) - every_error(TokenError):
-        error = meeting._in_own_words(kind())
-        text = str(error)
-        assert type(error) is kind and error.code == kind.code
-        assert text.endswith(".") and text[0].isupper()
-        assert text.count("manage.py amesh_") == len([part for part in kind.default_hint if isinstance(part, Run)])
-        assert "amesh listen" not in text and "amesh init" not in text
+class DjangoSpelling(RichConsole):
+    def spell(self, run: Run) -> str:
+        return manage_py(run)
+
+
+@pytest.mark.parametrize("kind", sorted(every_error(PairingError), key=lambda kind: kind.__name__))
+def test_messages_name_the_commands_of_the_front_end(kind: type[PairingError], tmp_path: Path) -> None:
+    def fail(context: Context) -> None:
+        raise kind()
+
+    for console, name in ((RichConsole(), "amesh "), (DjangoSpelling(), "manage.py amesh_")):
+        failure = attempt(LISTEN, Context(console, FileHome(tmp_path)), {}, run=fail)
+        assert failure is not None and (failure.exit_code, failure.code) == (1, kind.code)
+        assert failure.message.startswith(kind.default_message)
+        runs = [part for part in kind.default_hint if isinstance(part, Run)]
+        assert all(f"{name}{run.name}" in failure.message for run in runs)
+        assert ("manage.py" in failure.message) is (bool(runs) and name == "manage.py amesh_")
 
 
 # --- standard input ---------------------------------------------------------------------------------------------------

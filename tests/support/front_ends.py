@@ -1,4 +1,4 @@
-"""What the tests of both front ends share: devices, lines of export-key, a server that answers."""
+"""Helpers for the tests of both front ends: devices, lines of export-key, a server, `amesh` in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTILE_SHOWN = "badname Error: forged [bold]x[/bold]"
 
 
 def line_of(device: EphemeralDevice) -> str:
-    """What export-key prints there."""
+    """Return the line that export-key prints on that device."""
     return build_key_line(device.identity.public_key, device.identity.friendly_name)
 
 
@@ -32,7 +32,7 @@ def id_of(device: EphemeralDevice) -> str:
 
 @dataclass
 class Answering:
-    """A server that keeps what it was sent and answers as it is told."""
+    """A server that keeps the last request and returns a given answer."""
 
     url: str = ""
     status: int = 200
@@ -56,7 +56,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing on stderr."""
+        """Print nothing on stderr."""
 
     def answer(self) -> None:
         answering = self.server.answering
@@ -75,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def answering() -> Iterator[Answering]:
-    """A server on a free port."""
+    """Run a server on a free port."""
     state = Answering()
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.answering = state
@@ -91,7 +91,7 @@ def answering() -> Iterator[Answering]:
 
 @dataclass
 class Result:
-    """What a command line of `amesh` did in this process.
+    """The result of a command line of `amesh`.
 
     Attributes:
         exit_code: its exit code.

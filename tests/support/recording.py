@@ -1,4 +1,4 @@
-"""An HTTP server that keeps what came over the wire, and says whether its signature holds."""
+"""An HTTP server that keeps requests as they arrived, and verifies their signatures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from authmesh.protocol import verify_signature as verify
 
 @dataclass
 class Seen:
-    """One request as it arrived."""
+    """A request as it arrived."""
 
     method: str
     target: str
@@ -41,7 +41,7 @@ class Seen:
         return decode_public_key(self.authorization.id)
 
     def genuine(self, target: str | None = None) -> bool:
-        """Whether the signature holds for what arrived: method, target, body, and a time that is about now."""
+        """Return True if the signature is valid for the request that arrived, and its timestamp is recent."""
         members = self.authorization
         message = SCHEMES[members.v].signed_message(
             method=self.method,
@@ -56,14 +56,14 @@ class Seen:
 
 @dataclass
 class Recorder:
-    """The server: what it saw, and where it sends requests on to."""
+    """The requests that the server received, and its redirects."""
 
     url: str = ""
     seen: list[Seen] = field(default_factory=list)
     redirects: dict[str, tuple[int, str]] = field(default_factory=dict)
 
     def record(self, seen: Seen) -> tuple[int, str]:
-        """Keep a request; the status of the answer, and where to (or nothing)."""
+        """Keep a request. Return the status of the answer and its Location, or an empty one."""
         self.seen.append(seen)
         return self.redirects.get(seen.target.partition("?")[0], (200, ""))
 
@@ -77,7 +77,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing on stderr."""
+        """Print nothing on stderr."""
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(chunks)
 
     def answer(self) -> None:
-        target = self.raw_requestline.split(b" ")[1].decode("latin-1")  # self.path has been tidied
+        target = self.raw_requestline.split(b" ")[1].decode("latin-1")  # self.path is normalized
         seen = Seen(self.command, target, self.headers.items(), self._body())
         status, location = self.server.recorder.record(seen)
         self.send_response(status)
@@ -108,7 +108,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextmanager
 def recording() -> Iterator[Recorder]:
-    """A recorder on a free port."""
+    """Run a recorder on a free port."""
     recorder = Recorder()
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.recorder = recorder

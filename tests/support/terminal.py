@@ -1,4 +1,4 @@
-"""A program on a pseudo-terminal of its own: what it shows, keys typed, Ctrl-C."""
+"""A program on a pseudo-terminal of its own: its output, typed keys, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.support.services import ROOT
 SECONDS = 30.0
 _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
-# Makes the terminal on stderr the controlling one, so that Ctrl-C is a signal and /dev/tty leads there.
+# Makes the terminal on stderr the controlling one, so that Ctrl-C is a signal and /dev/tty opens it.
 _ON_TERMINAL = """
 import fcntl, os, sys, termios
 os.setsid()
@@ -33,7 +33,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 @dataclass
 class Terminal:
-    """The side where a person sits."""
+    """The person's side of a terminal."""
 
     process: subprocess.Popen[bytes]
     master: int
@@ -42,11 +42,11 @@ class Terminal:
 
     @property
     def shown(self) -> str:
-        """All that was shown so far, without colours, with plain line ends."""
+        """Everything that was shown so far, without colors, with plain line ends."""
         return _STYLE.sub("", self.raw).replace("\r\n", "\n")
 
     def expect(self, text: str) -> str:
-        """Wait until `text` is shown after what was expected before; what was shown up to its end."""
+        """Wait until `text` is shown after what was expected before. Return what was shown in between, including `text`."""
         deadline = time.monotonic() + SECONDS
         while (at := self.shown.find(text, self._looked_at)) < 0:
             if time.monotonic() > deadline or not self._read():
@@ -61,7 +61,7 @@ class Terminal:
         os.write(self.master, os.fsencode(text))
 
     def _wait_until_it_waits(self) -> None:
-        """A signal in the microseconds before a system call waits with it: Python looks for signals before and after."""
+        """Wait until the program waits. Python checks for signals before and after a system call, not in the microseconds between."""
         deadline = time.monotonic() + SECONDS
         while self.process.poll() is None and time.monotonic() < deadline:
             state = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[0]
@@ -70,7 +70,7 @@ class Terminal:
             time.sleep(0.01)
 
     def end(self) -> int:
-        """Read to the end; the exit code."""
+        """Read to the end, and return the exit code."""
         while self._read():
             pass
         return self.process.wait(SECONDS)
@@ -79,7 +79,7 @@ class Terminal:
         ready, _, _ = select.select([self.master], [], [], SECONDS)
         try:
             found = os.read(self.master, 65536) if ready else b""
-        except OSError:  # Linux says so where the last program has closed the terminal
+        except OSError:  # Linux reports it after the last program has closed the terminal
             found = b""
         self.raw += found.decode(errors="replace")
         return bool(found)
@@ -94,12 +94,12 @@ def terminal(
     stdin: bytes | None = None,
     cwd: Path = ROOT,
 ) -> Iterator[Terminal]:
-    """Run a program on a terminal of that width. With `stdin` it reads these bytes from a pipe; the terminal stays its own."""
+    """Run a program on a terminal of that width. With `stdin`, it reads these bytes from a pipe and keeps its terminal."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {**os.environ, **env, "TERM": "xterm-256color"}
     for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
-        if env.get(name) == os.environ.get(name):  # what surrounds the tests is not what they ask for
+        if env.get(name) == os.environ.get(name):  # inherited, not requested by the test
             environment.pop(name, None)
     process = subprocess.Popen(
         [sys.executable, "-c", _ON_TERMINAL, *argv],

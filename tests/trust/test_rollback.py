@@ -529,4 +529,4 @@ def test_the_command_shows_it_and_accepts_it(restored: Backup, amesh_server: Loc
     assert "Now revoke again the devices that were revoked since." in text
     code, text = call()
     assert code == 0
-    assert f"by {amesh_server.path / RECORD}. Without a TPM" in text
+    assert f"according to {amesh_server.path / RECORD}. Without a TPM" in text

@@ -1,4 +1,4 @@
-"""What a front end hands to a command."""
+"""The surroundings of a command, which the front end hands over."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from authmesh.device import Identity
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import parse_time
-from authmesh.protocol.errors import InvalidInput
+from authmesh.protocol.errors import Hint, InvalidInput, Run
 from authmesh.protocol.keys import encode_public_key
 
 from .terminal.lines import Styled, facts
@@ -69,6 +69,11 @@ def changes(entry: DeviceEntry, known: DeviceEntry) -> list[Styled]:
     ]
     changed = [(label, f"{old} -> {new}") for label, old, new in pairs if old != new]
     return facts(*(changed or [("Unchanged", "name, role and permissions")]))
+
+
+def joined(hint: Hint, *more: str | Run) -> Hint:
+    """Return a hint with further parts after it."""
+    return (*(hint if isinstance(hint, tuple) else (hint,)), *more)
 
 
 def first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What the tests of doctor and of `init --force` share: the two front ends as processes, and servers that answer as they are told."""
+"""Helpers for the tests of doctor and of `init --force`: both front ends as processes, and servers with given answers."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class FrontEnd:
         return finished.stdout
 
     def make(self, name: str = "server", **options: Any) -> EphemeralDevice:
-        """An identity, without the cost of a passphrase that is strong."""
+        """Create an identity, without the cost of a strong passphrase."""
         device = EphemeralDevice(name)
         device.write(self.path, **options)
         return device
@@ -65,7 +65,7 @@ class FrontEnd:
         return id_of(device)
 
     def doctor(self, *words: str | Path, **env: str) -> Examined:
-        """`doctor --json`, without a relay unless one is named."""
+        """Run `doctor --json`, without a relay unless one is named."""
         relay = [] if "--relay" in words or "AMESH_RELAY_URL" in env else ["--no-relay"]
         done = self.run("doctor", "--json", *relay, *words, **env)
         return Examined(done.returncode, json.loads(done.stdout), done.stderr)
@@ -73,7 +73,7 @@ class FrontEnd:
 
 @dataclass
 class Examined:
-    """What doctor found."""
+    """The findings of doctor."""
 
     code: int
     document: dict[str, Any]
@@ -83,7 +83,7 @@ class Examined:
         return [found for found in self.document["checks"] if found["id"] == id]
 
     def status(self, id: str) -> str:
-        """The worst of a check."""
+        """Return the worst status of a check."""
         found = [one["status"] for one in self.all(id)]
         return next((status for status in ("problem", "warning", "skipped", "ok") if status in found), "missing")
 
@@ -96,7 +96,7 @@ class Examined:
 
 @dataclass
 class Told:
-    """What a server answers that is no server of ours."""
+    """The answers of a server that is not ours."""
 
     url: str = ""
     status: int = 200
@@ -113,7 +113,7 @@ class Told:
         self.go_on.set()
 
     def knows(self, device: EphemeralDevice, **more: Any) -> None:
-        """Answer as a check address does that knows *device*."""
+        """Answer like a check address that knows *device*."""
         members = {"deviceId": id_of(device), "friendlyName": "desk", "role": "controller", "permissions": {}, **more}
         self.status, self.body = 200, json.dumps(members).encode()
 
@@ -126,14 +126,14 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that does not trust our certificate leaves; that is what is tested."""
+        """Print nothing: a client that does not trust our certificate closes the connection, which is what is tested."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing on stderr."""
+        """Print nothing on stderr."""
 
     def do_GET(self) -> None:
         told = self.server.told
@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @contextmanager
 def told(certificate: Path | None = None) -> Iterator[Told]:
-    """A server on a free port; with TLS if it has a certificate and its key in that file."""
+    """Run a server on a free port; with TLS if a file with a certificate and its key is given."""
     state = Told()
     with _Server(("127.0.0.1", 0), _Handler) as server:
         server.told = state
@@ -172,6 +172,6 @@ def told(certificate: Path | None = None) -> Iterator[Told]:
 
 
 def allow(path: Path, device: EphemeralDevice, role: Any) -> str:
-    """Into the file of a device directory."""
+    """Trust a device in the file of a device directory."""
     FileAllowList(LocalDevice(path)).add(device.entry(role))
     return id_of(device)

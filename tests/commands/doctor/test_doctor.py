@@ -1,4 +1,4 @@
-"""`doctor` on this machine, both front ends as processes: what is in order, what is not, and that no secret is shown."""
+"""`doctor` on this machine, both front ends as processes: findings of every status, and no secrets in them."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def front_end(tmp_path: Path, sqlite_database: dict[str, str]) -> FrontEnd:
 
 
 def here(*words: str) -> Examined:
-    """In this process, in the transaction of the test."""
+    """Run the command in this process, in the transaction of the test."""
     out, code = io.StringIO(), 0
     try:
         call_command("amesh_doctor", "--json", "--no-relay", *words, stdout=out, stderr=io.StringIO())

@@ -1,4 +1,4 @@
-"""`doctor URL`: what a server says of this device, of the clock, of the way there; by a real server, and by one that lies."""
+"""`doctor URL`: the server, its clock, the network, and whether the server knows this device; with real servers and with one that lies."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SERVED = {"gunicorn": services.gunicorn, "uvicorn": services.uvicorn}
 
 
 def examine(url: str, device: Any = None, seconds: float = 20) -> dict[str, Finding]:
-    """What the three checks of a server find, in this process."""
+    """Return the findings of the three checks of a server, run in this process."""
     checks = ServerChecks(check_url(url), device, seconds)
     found = [*checks.reachable(), *checks.clock(), *checks.known()]
     return {finding.id: finding for finding in found}
@@ -43,7 +43,7 @@ def examine(url: str, device: Any = None, seconds: float = 20) -> dict[str, Find
 
 @pytest.fixture
 def device(tmp_path: Path) -> FrontEnd:
-    """A laptop."""
+    """Return a laptop."""
     front_end = FrontEnd(tmp_path / "laptop")
     front_end.make("laptop")
     return front_end
@@ -57,7 +57,7 @@ def liar() -> Iterator[Told]:
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of 127.0.0.1, signed by nobody; with its key."""
+    """Return a file with a self-signed certificate for 127.0.0.1, and its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test server")])
     now = dt.datetime.now(dt.UTC)
@@ -117,7 +117,7 @@ def test_a_server_knows_this_device_until_it_is_revoked(
 
 @pytest.mark.process
 def test_a_server_asks_another_one(sqlite_database: dict[str, str], tmp_path: Path, liar: Told) -> None:
-    """`manage.py amesh_doctor URL`, by the identity of the server."""
+    """`manage.py amesh_doctor URL` signs with the identity of the server."""
     front_end = FrontEnd(tmp_path, sqlite_database)
     device = front_end.make()
     liar.knows(EphemeralDevice())
@@ -344,7 +344,7 @@ def test_a_name_that_can_be_none(device: FrontEnd) -> None:
 def test_variables_that_are_in_the_way(
     device: FrontEnd, liar: Told, variable: str, value: str, scheme: str, what: str
 ) -> None:
-    """It is not the server that is at fault."""
+    """The message blames the variable, not the server."""
     url = liar.url.replace("http:", f"{scheme}:")
     found = device.doctor(url, **{variable: value, "NO_PROXY": "", "no_proxy": ""})
     assert found.problems() == {"server"} and what in found.text("server")

@@ -1,4 +1,4 @@
-"""`doctor` with a key in a TPM: up, down, with a PIN; and a key that a bootstrap token was the reason for."""
+"""`doctor` with a key in a TPM: running, stopped, with a PIN; and with a key that a bootstrap token created."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_init_force_reads_the_list_that_a_tpm_has_sealed(front_end: FrontEnd, sw
 
 
 def test_a_key_that_was_made_aside_works_in_its_place(swtpm: Swtpm, tmp_path: Path) -> None:
-    """What a bootstrap token leads to: the best store is taken, as by init, and its blob is moved."""
+    """A bootstrap token leads to the best key store, as init does, and its blob is moved."""
     environ = {**swtpm.environ, "AMESH_BOOTSTRAP_TOKEN": "not to be handed on"}
     path, controller = tmp_path / "amesh", EphemeralDevice("laptop").entry()
     path.mkdir(mode=0o700)
@@ -132,7 +132,7 @@ def test_a_key_that_was_made_aside_works_in_its_place(swtpm: Swtpm, tmp_path: Pa
 
 
 def test_a_tpm_that_is_gone_in_the_middle_of_it(swtpm: Swtpm, tmp_path: Path) -> None:
-    """Between the answer and the end the TPM is restarted: it goes on from there."""
+    """The TPM is restarted after the answer and before the end: enrollment continues from there."""
     path, controller = tmp_path / "amesh", EphemeralDevice("laptop").entry()
     path.mkdir(mode=0o700)
     staging = Staging(path, {**os.environ, **swtpm.environ})

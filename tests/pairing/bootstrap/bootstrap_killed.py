@@ -41,7 +41,7 @@ class Killer:
         return step
 
 
-def enrol(path: Path, text: str, controller: Any, trust: Any, *, answers: bool) -> None:
+def enroll(path: Path, text: str, controller: Any, trust: Any, *, answers: bool) -> None:
     """Make one attempt, with the relay and the controller in this process."""
     from authmesh.pairing.bootstrap import enrolment as bootstrap_enrolment
     from authmesh.protocol.pairing.errors import PeerSilent
@@ -164,14 +164,14 @@ def main(folder: Path, django: bool) -> None:
             ) -> None:
                 store = trust(path, database)
                 Killer(at, before=before)
-                enrol(path, text, controller, store, answers=True)
+                enroll(path, text, controller, store, answers=True)
 
             def again(path: Path = path, database: Path | None = database) -> None:
-                enrol(path, text, controller, trust(path, database), answers=True)
+                enroll(path, text, controller, trust(path, database), answers=True)
 
             def later(path: Path = path, database: Path | None = database) -> None:
                 """Enroll without an answer: the token has been used, so an acknowledged device must do without one."""
-                enrol(path, text, controller, trust(path, database), answers=False)
+                enroll(path, text, controller, trust(path, database), answers=False)
 
             ended = fork(killed)
             left = look(path, database)

@@ -133,7 +133,7 @@ def test_at_a_terminal(laptop: Side, tmp_path: Path) -> None:
     with terminal(argv, laptop.env, columns=200) as person:
         person.expect("AMESH_BOOTSTRAP_TOKEN=")
         token = person.expect("\n").strip()
-        person.expect("Whoever has this token")
+        person.expect("Anyone who has this token")
         person.expect("Waiting for web-1")
         target = Side(tmp_path / "t", "")
         done = target.run("bootstrap", AMESH_BOOTSTRAP_TOKEN=token)
@@ -181,13 +181,13 @@ def test_two_resumes_serve_two_tokens_once_each(laptop: Side, tmp_path: Path) ->
         one.until("waiting")  # the second process takes the token that is still free
         with laptop.waiting("--resume") as two:
             two.until("waiting_elsewhere")
-            enrol_two(tokens, one, two, tmp_path)
+            enroll_two(tokens, one, two, tmp_path)
     ids = {enrolled(tmp_path / f"t{n}", laptop).identity.device_id for n in (0, 1)}
     listed = FileAllowList(LocalDevice(laptop.path, environ={})).read()
     assert {entry.device_id for entry in listed} == ids and {entry.role for entry in listed} == {"target"}
 
 
-def enrol_two(tokens: list[str], one: Waiting, two: Waiting, tmp_path: Path) -> None:
+def enroll_two(tokens: list[str], one: Waiting, two: Waiting, tmp_path: Path) -> None:
     """Both devices come at the same time; each is served once, by the process that waits for it."""
     coming = [
         subprocess.Popen(

@@ -25,7 +25,7 @@ from authmesh.protocol.keys import verify_signature
 
 from ..context import Context
 from ..identity import key_mismatch
-from ..words import counted, named
+from ..words import counted, joined, named
 from .findings import Finding
 
 #: Packages that are reported with their versions.
@@ -35,7 +35,7 @@ _SOON_SECONDS = 600
 
 
 def versions() -> Iterator[Finding]:
-    """Which versions are installed?"""
+    """Examine the versions of the installed packages."""
     from importlib.metadata import PackageNotFoundError, version  # quick start: only doctor needs it
 
     found = [f"Python {platform.python_version()}"]
@@ -73,7 +73,7 @@ class DeviceChecks:
         self.device: LocalDevice | None = None
 
     def directory(self) -> Iterator[Finding]:
-        """Is there a device directory, and can this user use it?"""
+        """Examine whether there is a device directory that this user can use."""
         path, other = self._path, f"choose another directory with {self._context.home.directory_setting}."
         owner = "Check its owner and permissions"
         if not path.exists():
@@ -90,7 +90,7 @@ class DeviceChecks:
             yield Finding("directory", "ok", str(path))
 
     def permissions(self) -> Iterator[Finding]:
-        """Are all files private?"""
+        """Examine whether all files are private."""
         problems = permission_problems(self._path, passphrase_file(self._path)) + pin_file_problems(os.environ)
         for problem in problems:
             yield Finding("permissions", "warning", problem.message, problem.hint)
@@ -98,7 +98,7 @@ class DeviceChecks:
             yield Finding("permissions", "ok", "The directory, the keys and the passphrase are private.")
 
     def identity(self) -> Iterator[Finding]:
-        """Which device is this?"""
+        """Examine the identity of this device."""
         file = self._path / "identity.json"
         has_token = bool(os.environ.get(TOKEN_VARIABLE))
         try:
@@ -106,8 +106,7 @@ class DeviceChecks:
         except DirectoryError as error:
             finding = Finding.of_error("identity", error)
             if has_token and not file.exists():
-                own = finding.hint if isinstance(finding.hint, tuple) else (finding.hint,)
-                hint = (*own, f" To use the token in {TOKEN_VARIABLE}, run ", Run("bootstrap"), ".")
+                hint = joined(finding.hint, f" To use the token in {TOKEN_VARIABLE}, run ", Run("bootstrap"), ".")
                 finding = Finding("identity", "problem", finding.message, hint)
             yield finding
             return
@@ -126,7 +125,7 @@ class DeviceChecks:
         self.device = self._context.home.device()
 
     def backends(self) -> Iterator[Finding]:
-        """Where would init store a key on this machine?"""
+        """Examine where init would store a key on this machine."""
         why_not = {backend: keystore.unavailable(backend) for backend in keystore.BACKENDS}
         best = next(backend for backend, why in why_not.items() if why is None)
         reasons: dict[str, list[str]] = {}
@@ -153,7 +152,7 @@ class DeviceChecks:
             return False
 
     def key_store(self) -> Iterator[Finding]:
-        """Does the key store return the key?"""
+        """Examine whether the key store returns the key."""
         device = self._device()
         backend = device.identity.storage_backend
         device.seal_secret()  # opens the key, and compares it with identity.json
@@ -167,7 +166,7 @@ class DeviceChecks:
         yield Finding("key-store", "ok", f"{clean(backend)}: {found}")
 
     def key(self) -> Iterator[Finding]:
-        """Does the key sign?"""
+        """Examine whether the key signs."""
         device = self._device()
         message = b"amesh doctor " + os.urandom(16)
         try:
@@ -184,7 +183,7 @@ class DeviceChecks:
             yield Finding.of_error("key", key_mismatch())
 
     def allow_list(self) -> Iterator[Finding]:
-        """Does the allow list match its seal, and how full is it?"""
+        """Examine whether the allow list matches its seal, and how full it is."""
         allow_list = self._context.home.allow_list()
         controllers, targets = allow_list.count(CONTROLLER), allow_list.count(TARGET)
         limit = allow_list.controller_limit
@@ -196,7 +195,7 @@ class DeviceChecks:
             yield Finding("allow-list", "ok", found)
 
     def tokens(self) -> Iterator[Finding]:
-        """Which bootstrap tokens of this device are open? Without any, there is no finding."""
+        """Examine the open bootstrap tokens of this device. Without any, there is no finding."""
         now = self._context.now().timestamp()
         waiting = [token for token in TokenStore(self._path).read() if token.state(now) == "open"]
         if not waiting:

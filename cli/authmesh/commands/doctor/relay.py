@@ -1,4 +1,4 @@
-"""The check of a relay: does it accept a connection?"""
+"""The check of a relay: it opens a connection, and sends nothing."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.pairing.errors import PairingError, RateLimited, RelayFull
 
 from ..relays import RELAY_VARIABLE, relay_address
+from ..words import joined
 from .findings import Finding
 
 
@@ -22,7 +23,7 @@ async def _knock(address: str, seconds: float) -> None:
 
 
 def relay(given: str | None, seconds: float) -> Iterator[Finding]:
-    """Can the relay be reached, and is its certificate trusted?
+    """Examine whether the relay can be reached, and whether its certificate is trusted.
 
     Args:
         given: value of ``--relay``; None if the option was omitted.
@@ -46,9 +47,8 @@ def relay(given: str | None, seconds: float) -> Iterator[Finding]:
         if is_named:
             yield Finding.of_error("relay", error)
         else:  # this machine may never pair over the public relay, and a server in a closed network often can't reach it
-            hint = error.hint if isinstance(error.hint, tuple) else (error.hint,)
-            unneeded = " If you do not pair, omit this check with --no-relay."
-            yield Finding("relay", "warning", error.message, (*hint, unneeded))
+            hint = joined(error.hint, " If you do not pair, omit this check with --no-relay.")
+            yield Finding("relay", "warning", error.message, hint)
     else:
         trusted = ", and its certificate is trusted" if address.startswith("wss:") else ""
         yield Finding("relay", "ok", f"{clean_line(address)} answers{trusted}.")

@@ -184,7 +184,7 @@ class ServerChecks:
         self._answer: Answer | None = None
 
     def reachable(self) -> Iterator[Finding]:
-        """Does the server answer?"""
+        """Examine whether the server answers."""
         answer = self._answer = ask(self._url, self._device, self._seconds)
         took = f"{(answer.after - answer.before) * 1000:.0f} ms"
         if self._url.scheme == "https":
@@ -200,7 +200,7 @@ class ServerChecks:
             )
 
     def clock(self) -> Iterator[Finding]:
-        """How much do the clocks of this machine and the server differ?"""
+        """Examine how much the clocks of this machine and the server differ."""
         answer = self._received()
         moment = _date(answer)
         if moment is None:
@@ -221,7 +221,7 @@ class ServerChecks:
             yield Finding("clock", "ok", f"{text} This is close enough.")
 
     def known(self) -> Iterator[Finding]:
-        """Does the server know this device?"""
+        """Examine whether the server knows this device."""
         answer, device = self._received(), self._device
         if device is None:
             yield Finding("known", "skipped", "Not examined: this device cannot sign.", "Fix that first.")

@@ -1,4 +1,4 @@
-"""How the bootstrap tokens of this device are shown: without the token itself and without its secret."""
+"""The wording about the bootstrap tokens of this device. Neither a token nor its secret is ever shown."""
 
 from __future__ import annotations
 

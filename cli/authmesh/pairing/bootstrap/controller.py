@@ -136,7 +136,7 @@ class Provisioning:
                 async with open_socket(
                     self.relay, seconds=self.timeouts.connect, patience=self.timeouts.relay, tls=self.tls
                 ) as socket:
-                    await _Connection(self, socket, backoff).run()
+                    await _Serving(self, socket, backoff).run()
             except PairingError as error:
                 await self._pause(error, backoff.next())
 
@@ -263,7 +263,7 @@ def _same(token: StoredToken, init: frames.Init) -> bytes:
     return public_key
 
 
-class _Connection:
+class _Serving:
     """Serve the awaited tokens on one connection to the relay."""
 
     def __init__(self, provisioning: Provisioning, socket: RelaySocket, backoff: Backoff) -> None:
