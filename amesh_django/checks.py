@@ -30,12 +30,15 @@ from authmesh.protocol.errors import AmeshError, Run, spelled
 from . import conf
 from .models import AllowListSeal, Device
 from .trust import triggers
+from .verification import nonces
+from .verification.eviction import eviction
 
 __all__ = [
     "SUPPORTED_DJANGO",
     "check_directory",
     "check_django",
     "check_nonce_cache",
+    "check_nonce_eviction",
     "check_settings",
     "check_triggers",
 ]
@@ -69,33 +72,25 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     - ``amesh.E006``: it is a file cache.
     - ``amesh.W001``: it is a local-memory cache, and DEBUG is False.
     - ``amesh.W002``: it deletes entries when it is full.
+    - ``amesh.W007``: it is the default cache, because the settings name none, and DEBUG is False.
     """
     if conf.problems():
         return []
-    alias = conf.amesh_settings().NONCE_CACHE
-    redis = "Add a cache with django_redis.cache.RedisCache to CACHES, and set AMESH['NONCE_CACHE'] to its name."
+    alias, redis = conf.nonce_cache(), nonces.USE_REDIS
     try:
         cache = caches[alias]
     except (InvalidCacheBackendError, ImportError) as error:
         hint = f"{redis} To install the package, run pip install 'amesh-django[redis]'."
         return [Error(f"AMESH['NONCE_CACHE'] is {alias!r}, which cannot be used: {error}", hint=hint, id="amesh.E004")]
     if isinstance(cache, DummyCache):
-        return [Error("The nonce store is a dummy cache: any request could be replayed.", hint=redis, id="amesh.E005")]
+        return [Error(nonces.DUMMY, hint=redis, id="amesh.E005")]
     if isinstance(cache, FileBasedCache):
         return [
-            Error(
-                "The nonce store is a file cache, which is not atomic: a request could be replayed.",
-                hint=redis,
-                id="amesh.E006",
-            )
+            Error(nonces.FILE, hint=redis, id="amesh.E006"),
         ]
     if isinstance(cache, LocMemCache) and not django_settings.DEBUG:
         return [
-            Warning(
-                "Using in-memory nonce store: with more than one process, a request can be replayed to another process.",
-                hint=redis,
-                id="amesh.W001",
-            )
+            Warning(nonces.LOCAL_MEMORY, hint=redis, id="amesh.W001"),
         ]
     evicts = isinstance(cache, BaseMemcachedCache) or (
         isinstance(cache, DatabaseCache) and cache._max_entries < _MIN_ENTRIES
@@ -108,7 +103,36 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
                 id="amesh.W002",
             )
         ]
+    if conf.amesh_settings().NONCE_CACHE is None and alias != conf.OWN_CACHE and not django_settings.DEBUG:
+        return [
+            Warning(
+                f"Nonces are in the cache {alias!r}, which the project uses for other things, too: cache.clear() and another "
+                "KEY_PREFIX or VERSION make it forget live nonces, and a request could be replayed.",
+                hint=f"Add a cache {conf.OWN_CACHE!r} to CACHES for nonces alone, with another database of Redis. To keep using the "
+                f"cache {alias!r}, set AMESH['NONCE_CACHE'] to its name.",
+                id="amesh.W007",
+            )
+        ]
     return []
+
+
+@register(Tags.security, deploy=True)
+def check_nonce_eviction(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Ask the Redis of the nonces whether it deletes entries. Runs with ``check --deploy``, because it needs Redis.
+
+    - ``amesh.W008``: it deletes entries when its memory is full.
+    - ``amesh.W009``: it does not tell, because CONFIG and INFO are forbidden.
+    """
+    if conf.problems():
+        return []
+    alias = conf.nonce_cache()
+    try:
+        found = eviction(alias, caches[alias])
+    except Exception:  # there is no such cache (amesh.E004), or Redis can't be reached: doctor reports that
+        return []
+    if found is None:
+        return []
+    return [Warning(found.message, hint=found.hint, id="amesh.W009" if found.policy is None else "amesh.W008")]
 
 
 @register(Tags.security)

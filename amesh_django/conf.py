@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
 from django.conf import settings as django_settings
+from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.core.exceptions import ImproperlyConfigured
 
 from authmesh.protocol.pairing.token import is_relay_address
@@ -22,7 +23,8 @@ class AmeshSettings:
         DIR: device directory of this server. Defaults to ``AUTH_MESH_DIR``, or ``~/.amesh`` if it is not set.
         SEAL_KEY_FILE: file with the seal secret (32 random bytes as 64 hex characters) that several hosts with one database
             share. By default, the secret is derived from the key of this server.
-        NONCE_CACHE: name of the Django cache that stores nonces.
+        NONCE_CACHE: name of the Django cache that stores nonces, see :func:`nonce_cache`. Defaults to ``amesh`` if CACHES has it,
+            or ``default``.
         CLOCK_SKEW_SECONDS: maximum difference between the clock of a device and the clock of this server.
         NONCE_WINDOW_SECONDS: time for which a nonce is remembered; at least twice the clock skew.
         MAX_BODY_BYTES: maximum size of a body that is verified; a larger one is rejected with 413.
@@ -33,6 +35,7 @@ class AmeshSettings:
         PROXY_STRIPPED_PREFIX: prefix that a proxy strips from the path before the request reaches this server: ``/api`` if a
             client signs ``/api/x`` and ``/x`` arrives.
         PROXY_ADDED_PREFIX: prefix that a proxy adds to the path.
+        REQUIRE_USER: True makes REST framework reject devices that are not mapped to a Django user (403 ``user_required``).
         BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``. Defaults to
             ``AMESH_BOOTSTRAP_RELAYS``, or any relay if it is not set.
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
@@ -40,16 +43,17 @@ class AmeshSettings:
 
     DIR: str | None = None
     SEAL_KEY_FILE: str | None = None
-    NONCE_CACHE: str = "default"
+    NONCE_CACHE: str | None = None
     CLOCK_SKEW_SECONDS: int = 30
     NONCE_WINDOW_SECONDS: int = 60
-    MAX_BODY_BYTES: int = 256 * 1024 * 1024
+    MAX_BODY_BYTES: int = 32 * 1024 * 1024
     PROTECT: Sequence[str] = ("/",)
     EXEMPT: Sequence[str] = ()
     LAST_SEEN_SECONDS: int = 60
     MAX_CONTROLLERS: int | None = None
     PROXY_STRIPPED_PREFIX: str = ""
     PROXY_ADDED_PREFIX: str = ""
+    REQUIRE_USER: bool = False
     BOOTSTRAP_RELAYS: Sequence[str] | None = None
     RELAY: Mapping[str, Any] | None = None
 
@@ -83,7 +87,7 @@ def key_problems(
 
 
 def type_problem(settings: type, name: str, value: Any, minimum: int) -> str | None:
-    """Return what is wrong with a value by the type of its field (text, integer, not None), or None.
+    """Return what is wrong with a value by the type of its field (text, integer, boolean, not None), or None.
 
     Args:
         settings: the dataclass of the settings.
@@ -96,6 +100,8 @@ def type_problem(settings: type, name: str, value: Any, minimum: int) -> str | N
         return None if type(None) in getattr(hint, "__args__", ()) else "must not be None"
     if hint in (str, str | None):
         return None if isinstance(value, str | os.PathLike) else "must be text"
+    if hint is bool:
+        return None if isinstance(value, bool) else "must be True or False"
     if hint in (int, int | None):
         if type(value) is not int or value < minimum:
             return f"must be an integer greater than or equal to {minimum}"
@@ -154,3 +160,16 @@ def amesh_settings() -> AmeshSettings:
     raw = getattr(django_settings, "AMESH", {})
     paths = {name: str(raw[name]) for name in ("DIR", "SEAL_KEY_FILE") if raw.get(name) is not None}
     return AmeshSettings(**{**raw, **paths})
+
+
+#: The cache that stores nonces if the settings name none and CACHES has it: a cache for nonces alone.
+OWN_CACHE = "amesh"
+
+
+def nonce_cache() -> str:
+    """Return the name of the Django cache that stores nonces.
+
+    Raises:
+        ImproperlyConfigured: as for :func:`amesh_settings`.
+    """
+    return amesh_settings().NONCE_CACHE or (OWN_CACHE if OWN_CACHE in django_settings.CACHES else DEFAULT_CACHE_ALIAS)

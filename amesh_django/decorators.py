@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
@@ -21,26 +23,52 @@ def _vary(response: Any) -> Any:
     return response
 
 
+async def _vary_later(response: Awaitable[Any]) -> Any:
+    return _vary(await response)
+
+
+def _is_in_event_loop() -> bool:
+    """Return True if an event loop runs in this thread. Django calls a view there only if it is async."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
 def device_required(view: Callable[..., Any]) -> Callable[..., Any]:
     """Call a view only for signed requests of trusted devices. Other requests get the responses of protocol.md §3.
 
     The view needs no CSRF token. In the view, ``request.amesh`` is the :class:`~amesh_django.verification.VerifiedDevice`.
 
     Args:
-        view: a view function, sync or async.
+        view: a view function, sync or async. For a class-based view, sync or async, use
+            ``@method_decorator(device_required, name="dispatch")``.
     """
-    if iscoroutinefunction(view):
 
+    async def in_event_loop(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        rejection = await sync_to_async(accept)(request)
+        if rejection is not None:
+            return rejection
+        response = view(request, *args, **kwargs)
+        return _vary(await response if inspect.isawaitable(response) else response)
+
+    if iscoroutinefunction(view):
+        # `async def`, because servers and method_decorator() ask whether the view is a coroutine function.
         @functools.wraps(view)
         async def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-            rejection = await sync_to_async(accept)(request)
-            return rejection if rejection is not None else _vary(await view(request, *args, **kwargs))
+            return await in_event_loop(request, *args, **kwargs)
     else:
 
         @functools.wraps(view)
         def wrapper(request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+            if _is_in_event_loop():  # View.dispatch of a class with async handlers is a plain function
+                return in_event_loop(request, *args, **kwargs)
             rejection = accept(request)
-            return rejection if rejection is not None else _vary(view(request, *args, **kwargs))
+            if rejection is not None:
+                return rejection  # may be awaited, because Django awaits what a class with async handlers returns
+            response = view(request, *args, **kwargs)
+            return _vary_later(response) if inspect.isawaitable(response) else _vary(response)
 
     wrapper.csrf_exempt = True  # type: ignore[attr-defined]
     return wrapper

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django.contrib.auth import get_user_model
-
 try:
     from rest_framework.authentication import BaseAuthentication
     from rest_framework.exceptions import APIException, ErrorDetail
@@ -16,13 +14,14 @@ except ModuleNotFoundError:
         "amesh_django.drf needs Django REST framework, which is not installed. Run: pip install 'amesh-django[drf]'"
     ) from None
 
-from authmesh.protocol.errors import RequestError
+from authmesh.protocol.errors import RequestError, UserRequired
 from authmesh.protocol.header import SCHEME, is_amesh
 
+from .conf import amesh_settings
 from .verification import VerifiedDevice
 from .verification.private import django_request
-from .verification.request import authenticate, logger
-from .verification.users import DeviceUser
+from .verification.request import authenticate, log_rejection
+from .verification.users import DeviceUser, mapped_user
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -36,11 +35,14 @@ class AmeshRefused(APIException):
     Args:
         code: the public code, such as ``unauthorized``.
         status: HTTP status.
+        sentence: what the caller should know, as ``detail`` of the body; none by default.
     """
 
-    def __init__(self, code: str, status: int) -> None:
+    def __init__(self, code: str, status: int, sentence: str = "") -> None:
         super().__init__(code=code)
         self.detail = {"error": ErrorDetail(code, code)}
+        if sentence:
+            self.detail["detail"] = ErrorDetail(sentence, code)
         self.status_code = status
         if status == 401:
             self.auth_header = SCHEME
@@ -51,7 +53,13 @@ class AmeshAuthentication(BaseAuthentication):
 
     ``request.user`` is the Django user mapped to the device, or a :class:`.DeviceUser` if there is none. ``request.auth`` and
     ``request.amesh`` are the :class:`.VerifiedDevice`. A request without an AuthMesh header is left to the next class.
+
+    Attributes:
+        require_user: True rejects a device for which :meth:`get_user` returns a :class:`.DeviceUser`, with 403 ``user_required``.
+            None means ``AMESH["REQUIRE_USER"]``.
     """
+
+    require_user: bool | None = None
 
     def authenticate(self, request: Request) -> tuple[Any, VerifiedDevice] | None:
         """Return user and device of a signed request, or None if the request has no AuthMesh header.
@@ -59,6 +67,7 @@ class AmeshAuthentication(BaseAuthentication):
         Raises:
             AmeshRefused: the request has an AuthMesh header and is rejected.
         """
+        _vary(request)
         plain = django_request(request)
         if getattr(plain, "amesh", None) is None and not is_amesh(plain.META.get("HTTP_AUTHORIZATION", "")):
             return None
@@ -66,25 +75,42 @@ class AmeshAuthentication(BaseAuthentication):
             device = authenticate(plain)
         except RequestError as error:
             raise AmeshRefused(error.code, error.status) from error
-        return self.get_user(device), device
+        try:
+            user = self.get_user(device)
+            if isinstance(user, DeviceUser) and self._requires_user():
+                raise UserRequired(device_id=device.device_id)
+        except RequestError as error:
+            log_rejection(plain, error)
+            sentence = str(error) if isinstance(error, UserRequired) else ""
+            raise AmeshRefused(error.code, error.status, sentence) from error
+        return user, device
+
+    def _requires_user(self) -> bool:
+        return amesh_settings().REQUIRE_USER if self.require_user is None else self.require_user
 
     def get_user(self, device: VerifiedDevice) -> AbstractBaseUser | DeviceUser:
         """Return the user as whom the device acts. Override this method for a mapping of your own.
 
         Raises:
-            AmeshRefused: the mapped user is not active or does not exist.
+            RequestError: the mapped user is not active or does not exist. The request is rejected with its status and code.
         """
-        if device.user_id is None:
-            return DeviceUser(device)
-        user = get_user_model()._default_manager.filter(pk=device.user_id).first()
-        if user is None or not user.is_active:
-            logger.warning("unauthorized: user_inactive (device %s)", device.device_id)
-            raise AmeshRefused("unauthorized", 401)
-        return user
+        return mapped_user(device) or DeviceUser(device)
 
     def authenticate_header(self, request: Request) -> str:
         """Return the scheme, so that REST framework answers 401 instead of 403."""
         return SCHEME
+
+
+def _vary(request: Request) -> None:
+    """Make caches keep the view's response for this caller only, signed or not.
+
+    REST framework adds ``view.headers`` to every response of the view, and joins what they say about ``Vary`` with what is there.
+    """
+    headers = getattr((getattr(request, "parser_context", None) or {}).get("view"), "headers", None)
+    if headers is not None:
+        words = [word.strip() for word in headers.get("Vary", "").split(",") if word.strip()]
+        if "authorization" not in (word.lower() for word in words):
+            headers["Vary"] = ", ".join([*words, "Authorization"])
 
 
 def _device(request: Any) -> VerifiedDevice | None:

@@ -106,6 +106,7 @@ else:
 
 AMESH: dict[str, Any] = {
     "DIR": os.environ.get("AUTH_MESH_DIR") or None,
+    "NONCE_CACHE": "default",  # nothing else in this project uses a cache
     "SEAL_KEY_FILE": os.environ.get("AMESH_SEAL_KEY_FILE") or None,
     "PROTECT": ["/protected/"],
     "RELAY": {

@@ -62,7 +62,8 @@ DATABASES: dict[str, dict[str, Any]] = {
     }
 }
 if os.environ.get("TEST_REDIS_URL"):
-    CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": os.environ["TEST_REDIS_URL"]}}
+    _redis = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": os.environ["TEST_REDIS_URL"]}
+    CACHES = {"default": _redis, "amesh": _redis}
 else:
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 

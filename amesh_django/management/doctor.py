@@ -15,10 +15,10 @@ from django.db.migrations.executor import MigrationExecutor
 from django.urls import NoReverseMatch, reverse
 
 from amesh_django import checks, conf
-from amesh_django.conf import amesh_settings
 from amesh_django.models import Device
 from amesh_django.relay import conf as relay_conf
 from amesh_django.trust.database import database
+from amesh_django.verification.eviction import eviction
 from amesh_django.verification.nonces import CacheNonceStore
 from authmesh.commands.doctor.command import Further
 from authmesh.commands.doctor.findings import Finding, Status
@@ -67,7 +67,7 @@ def migrations() -> Iterator[Finding]:
 
 def nonce_cache() -> Iterator[Finding]:
     """Examine whether the cache stores nonces, and whether all processes share it."""
-    alias = amesh_settings().NONCE_CACHE
+    alias = conf.nonce_cache()
     cache = caches[alias]
     if isinstance(cache, LocMemCache):
         message = "Nonces are stored in the memory of each process. This is correct for one process, but several do not share them."
@@ -86,6 +86,16 @@ def nonce_cache() -> Iterator[Finding]:
         )
         return
     if answers == [True, False]:
+        try:
+            found = eviction(alias, cache)
+        except Exception as error:  # each client raises errors of its own
+            message = f"The cache {alias!r} did not tell its maxmemory-policy: {type(error).__name__}."
+            yield Finding("nonce-cache", "warning", message, "Run doctor again.")
+            return
+        if found is not None:
+            status: Status = "warning" if found.policy is None else "problem"
+            yield Finding("nonce-cache", status, found.message, found.hint)
+            return
         yield Finding("nonce-cache", "ok", f"The cache {alias!r} stores nonces, for all processes that use it.")
     else:
         yield Finding(

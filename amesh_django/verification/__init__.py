@@ -11,6 +11,7 @@ A request runs through this folder from the outside in:
 Beside this path:
 
 - :mod:`.nonces` stores nonces, in a Django cache or in memory; the verifier asks it last.
+- :mod:`.eviction` asks the Redis of the nonces whether it deletes entries.
 - :mod:`.activity` writes "last seen" of a device after the response.
 - :mod:`.users` is the user object of a device that is not mapped to a Django user.
 - :mod:`.types` has the types that pass between these modules: :class:`.VerifiedDevice`, :class:`.TrustedKey`, :class:`.NonceStore`.
@@ -24,13 +25,16 @@ error                      status raised by
 MissingHeader              400    ``Verifier.verify``: the request is not signed
 MalformedHeader            400    ``parse_authorization`` (authmesh.protocol.header), called by ``Verifier.verify``
 UnsupportedVersion         400    ``Verifier.verify``: no scheme has the version of the header
-Unauthorized               401    ``Verifier.verify``: key, role, target, signature or nonce; ``body_hash``: the body is cut off;
+Unauthorized               401    ``Verifier.verify``: key, role, target, signature or nonce; ``body_hash``: the body is cut off
+                                  or can't be read, or is too large and did not declare its length;
                                   ``authenticate``: Django would read the path or the query in another way than it was signed
+                                  ``raw_target``: the path lacks PROXY_ADDED_PREFIX, or the query was rewritten
 TimestampOutOfRange        401    ``Verifier.verify``: the signature is valid, but the clock of the device is wrong
-PayloadTooLarge            413    ``body_hash``: the body is larger than ``AMESH["MAX_BODY_BYTES"]``
+UserRequired               403    ``AmeshAuthentication``: the device is not mapped to a Django user, and a user is required
+PayloadTooLarge            413    ``check_before_lookup``: the body is larger than ``AMESH["MAX_BODY_BYTES"]``
 AllowListIntegrityFailure  500    ``database_lookup``: the list does not match its seal, or the database, the identity or the key
                                   can't be used; ``authenticate``: ``AMESH`` is wrong
-BodyParserOrderingError    500    ``body_hash``: something read the body before it was verified
+BodyParserOrderingError    500    ``check_before_lookup``: something read the body before it was verified
 BodyStorageUnavailable     503    ``body_hash``: no disk space for the body
 NonceStoreUnavailable      503    the nonce store, called by ``Verifier.verify``: it is full or can't be reached
 ========================== ====== =============================================================================================

@@ -6,7 +6,7 @@ import functools
 from contextlib import suppress
 
 from amesh_django import server
-from amesh_django.conf import amesh_settings
+from amesh_django.conf import amesh_settings, nonce_cache
 from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListIntegrityFailure, DirectoryError, IdentityMissing, KeyStoreError
 
@@ -50,7 +50,7 @@ def default_verifier() -> Verifier:
     settings = amesh_settings()
     return Verifier(
         lookup=database_lookup,
-        nonces=store_for(settings.NONCE_CACHE),
+        nonces=store_for(nonce_cache()),
         clock_skew=settings.CLOCK_SKEW_SECONDS,
         nonce_window=settings.NONCE_WINDOW_SECONDS,
     )

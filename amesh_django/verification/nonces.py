@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+
+from django.conf import settings as django_settings
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.dummy import DummyCache
+from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 
 from authmesh.nonces import InMemoryNonceStore
 from authmesh.protocol.errors import NonceStoreUnavailable
 
+from .eviction import eviction
 from .types import NonceStore
+
+logger = logging.getLogger("amesh_django.verification")
 
 
 class CacheNonceStore:
@@ -38,11 +46,20 @@ def _unavailable(detail: str) -> NonceStoreUnavailable:
     )
 
 
+#: What is wrong with a cache as a nonce store. The system checks say the same.
+DUMMY = "The nonce store is a dummy cache: any request could be replayed."
+FILE = "The nonce store is a file cache, which is not atomic: a request could be replayed."
+LOCAL_MEMORY = "Using in-memory nonce store: with more than one process, a request can be replayed to another process."
+#: What to do about each of them.
+USE_REDIS = "Add a cache with django_redis.cache.RedisCache to CACHES, and set AMESH['NONCE_CACHE'] to its name."
+
+
 def store_for(alias: str) -> NonceStore:
     """Return the nonce store for a Django cache.
 
     Django's own local-memory cache deletes a third of its entries when it has 300, even live nonces, so that a request could be
-    replayed. For such a cache, the nonces are stored in the memory of this process instead.
+    replayed. For such a cache, the nonces are stored in the memory of this process instead. A dummy cache and a file cache are no
+    nonce stores: each request is rejected. This is done here, and not only in the system checks, because no server runs those.
 
     Args:
         alias: name of the cache in ``CACHES``.
@@ -51,13 +68,34 @@ def store_for(alias: str) -> NonceStore:
         InvalidCacheBackendError: ``CACHES`` has no such cache.
     """
     cache = caches[alias]
+    if isinstance(cache, DummyCache):
+        return _Unfit(DUMMY, "nonce_store_unfit (dummy cache)")
+    if isinstance(cache, FileBasedCache):
+        return _Unfit(FILE, "nonce_store_unfit (file cache)")
     return _LocalMemory() if isinstance(cache, LocMemCache) else _PerThread(alias)
 
 
-class _LocalMemory(InMemoryNonceStore):
-    """A store in memory whose error names the setting of this app."""
+class _Unfit:
+    """A cache that can't store nonces: each request is rejected."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        self._message, self._reason = message, reason
 
     def record(self, device_id: str, nonce: str, seconds: int) -> bool:
+        message = f"{self._message} All signed requests are rejected."
+        raise NonceStoreUnavailable(message, hint=USE_REDIS, reason=self._reason)
+
+
+class _LocalMemory(InMemoryNonceStore):
+    """A store in memory that warns once, and whose error names the setting of this app."""
+
+    _warned = False
+
+    def record(self, device_id: str, nonce: str, seconds: int) -> bool:
+        if not self._warned:
+            self._warned = True
+            if not django_settings.DEBUG:  # no process knows of the others
+                logger.warning("%s %s", LOCAL_MEMORY, USE_REDIS)
         try:
             return super().record(device_id, nonce, seconds)
         except NonceStoreUnavailable as error:
@@ -70,6 +108,22 @@ class _PerThread:
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
+        self._asked = False
 
     def record(self, device_id: str, nonce: str, seconds: int) -> bool:
-        return CacheNonceStore(caches[self._alias]).record(device_id, nonce, seconds)
+        added = CacheNonceStore(caches[self._alias]).record(device_id, nonce, seconds)
+        if not self._asked:
+            self._asked = True
+            self._warn_of_eviction()
+        return added
+
+    def _warn_of_eviction(self) -> None:
+        try:
+            found = eviction(self._alias, caches[self._alias])
+        except Exception as error:  # a warning must not reject a request
+            logger.warning(
+                "Cannot read the maxmemory-policy of the nonce store %r: %s", self._alias, type(error).__name__
+            )
+            return
+        if found is not None:
+            logger.warning("%s %s", found.message, found.hint)

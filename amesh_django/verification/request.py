@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Generator
 
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse
@@ -13,10 +14,11 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, Un
 from authmesh.protocol.header import SCHEME
 
 from . import activity, private
-from .body import body_hash
+from .body import body_hash, check_before_lookup, late_body_hash
 from .lookup import default_verifier
 from .target import is_routed_as_sent, query_has_one_reading, raw_target
 from .types import VerifiedDevice
+from .users import mapped_user
 from .verifier import DRIFT_SECONDS
 
 logger = logging.getLogger("amesh_django.verification")
@@ -56,20 +58,18 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
             raw_target(request, settings),
             request.META.get("HTTP_AUTHORIZATION"),
             lambda: body_hash(request, settings.MAX_BODY_BYTES),
+            before_lookup=lambda: check_before_lookup(request, settings.MAX_BODY_BYTES),
+            late_body_hash=lambda: late_body_hash(request, settings.MAX_BODY_BYTES),
         )
         if not query_has_one_reading(request):
             raise Unauthorized(reason="ambiguous_target (charset of Content-Type)", device_id=device.device_id)
-        if not is_routed_as_sent(request):
+        if not is_routed_as_sent(request, settings):
             raise Unauthorized(
-                reason="ambiguous_target (script name, see FORCE_SCRIPT_NAME)", device_id=device.device_id
+                reason="ambiguous_target (script name, see FORCE_SCRIPT_NAME and PROXY_STRIPPED_PREFIX)",
+                device_id=device.device_id,
             )
     except RequestError as error:
-        if error.status >= 500:
-            logger.error("%s: %s (%s). %s", error.code, error.reason, _shown(request), error.text(manage_py))
-        else:
-            logger.warning(
-                "%s: %s (%s, device %s)", error.code, error.reason, _shown(request), error.device_id or "unknown"
-            )
+        log_rejection(request, error)
         raise
     if abs(device.clock_skew) > DRIFT_SECONDS:
         logger.warning("clock_drift_warning: device %s is off by %d s", device.device_id, device.clock_skew)
@@ -78,9 +78,32 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
     return device
 
 
+def log_rejection(request: HttpRequest, error: RequestError) -> None:
+    """Write one line to the log: why a request is rejected, and which.
+
+    Args:
+        request: Django's request.
+        error: the reason.
+    """
+    if error.status >= 500:
+        logger.error("%s: %s (%s). %s", error.code, error.reason, _shown(request), error.text(manage_py))
+    else:
+        logger.warning(
+            "%s: %s (%s, device %s)", error.code, error.reason, _shown(request), error.device_id or "unknown"
+        )
+
+
 def _shown(request: HttpRequest) -> str:
     """Return method and path for the log: without the query, which may hold secrets, and as one line."""
     return ascii(f"{request.method} {request.path[:200]}")
+
+
+class _Rejection(JsonResponse):
+    """A response that may also be awaited, which gives the response itself."""
+
+    def __await__(self) -> Generator[None, None, JsonResponse]:
+        yield from ()
+        return self
 
 
 def error_response(error: RequestError) -> JsonResponse:
@@ -89,7 +112,7 @@ def error_response(error: RequestError) -> JsonResponse:
     Args:
         error: the reason of the rejection. Only its code and its status reach the caller.
     """
-    response = JsonResponse({"error": error.code}, status=error.status, headers={"Cache-Control": "no-store"})
+    response = _Rejection({"error": error.code}, status=error.status, headers={"Cache-Control": "no-store"})
     if error.status == 401:
         response.headers["WWW-Authenticate"] = SCHEME
     return response
@@ -98,6 +121,8 @@ def error_response(error: RequestError) -> JsonResponse:
 def accept(request: HttpRequest) -> JsonResponse | None:
     """Verify a request for the middleware or the decorator. An accepted request needs no CSRF token.
 
+    A device that is mapped to a Django user who is not active is rejected, as by the REST framework class.
+
     Args:
         request: Django's request.
 
@@ -105,8 +130,14 @@ def accept(request: HttpRequest) -> JsonResponse | None:
         None if the request is accepted, otherwise the response that rejects it.
     """
     try:
-        authenticate(request)
+        device = authenticate(request)
     except RequestError as error:
+        return error_response(error)
+    try:
+        mapped_user(device)
+    except RequestError as error:
+        log_rejection(request, error)
+        request.amesh = None  # type: ignore[attr-defined]
         return error_response(error)
     private.skip_csrf_check(request)
     return None

@@ -68,7 +68,16 @@ class Verifier:
         # A timestamp is valid until the end of its last second.
         self._remember = nonce_window + 1
 
-    def verify(self, method: str, target: str, authorization: str | None, body_hash: BodyHash) -> VerifiedDevice:
+    def verify(
+        self,
+        method: str,
+        target: str,
+        authorization: str | None,
+        body_hash: BodyHash,
+        *,
+        late_body_hash: BodyHash | None = None,
+        before_lookup: Callable[[], None] | None = None,
+    ) -> VerifiedDevice:
         """Verify one request.
 
         Args:
@@ -76,6 +85,10 @@ class Verifier:
             target: the raw request target: the path as on the wire, ``?`` and query.
             authorization: value of the Authorization header; None or empty if there is none.
             body_hash: returns the SHA-256 of the raw body in lower-case hex. Called only for a device in the allow list.
+            late_body_hash: called instead of *body_hash* if the timestamp is out of range; raises an error if it would have to read
+                much. Defaults to *body_hash*.
+            before_lookup: raises an error if the request must be rejected whoever has signed it. Called before the key is looked up,
+                so that the response does not tell who is in the allow list.
 
         Raises:
             MissingHeader: there is no Authorization header.
@@ -84,7 +97,7 @@ class Verifier:
             Unauthorized: the request is not from a device that may authenticate. The reason for the log is ``unknown_device``,
                 ``device_revoked``, ``role_rejected``, ``ambiguous_target``, ``invalid_signature`` or ``replay_detected``.
             TimestampOutOfRange: the signature is valid, but the clocks of device and server differ too much.
-            RequestError: *body_hash*, the lookup or the nonce store raised it.
+            RequestError: *before_lookup*, *body_hash*, the lookup or the nonce store raised it.
         """
         if not authorization:
             raise MissingHeader()
@@ -92,10 +105,15 @@ class Verifier:
         scheme = SCHEMES.get(header.v)
         if scheme is None:
             raise UnsupportedVersion()
+        if before_lookup is not None:
+            before_lookup()
         public_key, device = self._controller(header)
         ambiguity = target_ambiguity(target)
         if ambiguity is not None:
             raise Unauthorized(reason=f"ambiguous_target ({ambiguity})", device_id=device.device_id)
+        # Before the body is read: anyone who recorded a header once could make the server store bodies forever.
+        if late_body_hash is not None and abs(int(header.ts) - int(self._clock())) > self._skew:
+            body_hash = late_body_hash
         try:
             message = scheme.signed_message(
                 method=method, target=target, timestamp=header.ts, nonce=header.nonce, body_hash=body_hash()
@@ -105,6 +123,7 @@ class Verifier:
             genuine = False
         if not genuine:
             raise Unauthorized(reason="invalid_signature", device_id=device.device_id)
+        # Once more: a body that arrives slowly must not outlive the memory of its nonce.
         now = int(self._clock())
         skew = int(header.ts) - now
         if abs(skew) > self._skew:

@@ -11,7 +11,7 @@ from django.core.checks import Error, run_checks
 from django.core.exceptions import ImproperlyConfigured
 
 from amesh_django import checks
-from amesh_django.conf import amesh_settings
+from amesh_django.conf import amesh_settings, nonce_cache
 from authmesh.device import LocalDevice
 from tests.support.sources import PYPROJECT
 
@@ -29,7 +29,7 @@ def ids(**options: Any) -> dict[str, str]:
 
 @pytest.fixture(autouse=True)
 def _healthy(amesh_server: LocalDevice, settings: Any) -> None:
-    settings.CACHES = {"default": DJANGO_REDIS}
+    settings.CACHES = {"default": DJANGO_REDIS, "amesh": DJANGO_REDIS}
 
 
 def test_a_correct_project_has_no_messages() -> None:
@@ -82,8 +82,23 @@ def test_unfit_nonce_stores(settings: Any, cache: dict[str, str], expected: str)
 
 def test_a_large_database_cache_is_accepted(settings: Any) -> None:
     options = {"MAX_ENTRIES": 100_000}
-    settings.CACHES = {"default": {"BACKEND": f"{BACKENDS}.db.DatabaseCache", "LOCATION": "n", "OPTIONS": options}}
+    settings.CACHES = {"amesh": {"BACKEND": f"{BACKENDS}.db.DatabaseCache", "LOCATION": "n", "OPTIONS": options}}
     assert ids() == {}
+
+
+def test_nonces_in_the_cache_of_the_project(settings: Any) -> None:
+    settings.CACHES = {"default": DJANGO_REDIS}
+    assert nonce_cache() == "default"
+    found = ids()
+    assert list(found) == ["amesh.W007"]
+    assert "cache.clear()" in found["amesh.W007"] and "KEY_PREFIX" in found["amesh.W007"]
+    settings.AMESH = {**settings.AMESH, "NONCE_CACHE": "default"}
+    assert ids() == {}
+    settings.AMESH = {name: value for name, value in settings.AMESH.items() if name != "NONCE_CACHE"}
+    settings.DEBUG = True
+    assert ids() == {}
+    settings.DEBUG, settings.CACHES = False, {"default": DJANGO_REDIS, "amesh": DJANGO_REDIS}
+    assert (nonce_cache(), ids()) == ("amesh", {})
 
 
 def test_a_cache_that_does_not_exist(settings: Any) -> None:

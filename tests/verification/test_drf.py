@@ -6,9 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib.auth import get_user_model
+from django.contrib.auth.models import AnonymousUser
+from django.core.cache import caches
 from django.test import override_settings
 from django.urls import path
+from django.views.decorators.cache import cache_page
 from rest_framework.authentication import BasicAuthentication
 from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
@@ -47,11 +51,23 @@ class Who(APIView):
     post = get
 
 
+class UserAuthentication(AmeshAuthentication):
+    require_user = True
+
+
+class OptionalAuthentication(AmeshAuthentication):
+    require_user = False
+
+
 urlpatterns = [
     path("who/", Who.as_view()),
     path("trusted/", Who.as_view(permission_classes=[IsTrustedDevice])),
     path("shell/", Who.as_view(permission_classes=[IsTrustedDevice & HasDevicePermission("shell")])),
     path("no-shell/", Who.as_view(permission_classes=[~HasDevicePermission("shell")])),
+    path("required/", Who.as_view(authentication_classes=[UserAuthentication])),
+    path("optional/", Who.as_view(authentication_classes=[OptionalAuthentication])),
+    path("anyone/", Who.as_view(permission_classes=[])),
+    path("cached/", cache_page(60)(Who.as_view(permission_classes=[]))),
     path("throttled/", Who.as_view(throttle_classes=[OnePerDevice])),
 ]
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
@@ -121,3 +137,59 @@ def test_behind_the_middleware_a_request_is_verified_once(amesh_trusted_device: 
         response = AmeshAPIClient(amesh_trusted_device).get("/who/")
         assert response.status_code == 200, response.content
         assert response.json()["same"]
+
+
+def test_responses_vary_by_the_authorization_header(amesh_api_client: AmeshAPIClient, amesh_server: Any) -> None:
+    """So that a cache keeps the response to a device from others, and the response to others from a device."""
+    for client, url, status in (
+        (amesh_api_client, "/anyone/", 200),
+        (APIClient(), "/anyone/", 200),
+        (APIClient(), "/who/", 401),
+        (AmeshAPIClient(EphemeralDevice()), "/who/", 401),
+        (amesh_api_client, "/shell/", 403),
+    ):
+        response = client.get(url)
+        assert response.status_code == status
+        words = [word.strip() for word in response["Vary"].split(",")]
+        assert words.count("Authorization") == 1, words
+        assert "Accept" in words
+
+
+@pytest.mark.parametrize("unsigned_first", [False, True])
+def test_a_cached_page_is_not_served_to_others(
+    amesh_trusted_device: EphemeralDevice, unsigned_first: bool, settings: Any
+) -> None:
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "LOCATION": "vary"}}
+    caches["default"].clear()
+    clients = [AmeshAPIClient(amesh_trusted_device), APIClient()]
+    found = [client.get("/cached/").json()["device"] for client in (clients[::-1] if unsigned_first else clients)]
+    name = amesh_trusted_device.identity.friendly_name
+    assert found == ([None, name] if unsigned_first else [name, None])
+
+
+def test_a_device_user_has_all_that_an_anonymous_user_has(amesh_trusted_device: EphemeralDevice) -> None:
+    device = VerifiedDevice("am_x", "x", 0, "controller")
+    user = DeviceUser(device)
+    assert [name for name in dir(AnonymousUser()) if not hasattr(user, name)] == []
+    assert list(user.groups.all()) == list(user.user_permissions.all()) == []
+    assert user.get_group_permissions() == user.get_user_permissions() == set()
+    assert async_to_sync(user.ahas_perm)("amesh.view_device") is False
+    assert not user.check_password("")
+    for change in (user.save, user.delete, lambda: user.set_password("x"), lambda: int(user)):  # type: ignore[call-overload]
+        with pytest.raises(TypeError, match="Map the device to a Django user"):
+            change()
+
+
+def test_views_that_require_a_user(
+    amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice, settings: Any
+) -> None:
+    def status() -> list[int]:
+        return [amesh_api_client.get(url).status_code for url in ("/required/", "/who/", "/optional/")]
+
+    assert status() == [403, 200, 200]
+    body = amesh_api_client.get("/required/").json()
+    assert body["error"] == "user_required" and "is not mapped to one" in body["detail"]
+    settings.AMESH = {**settings.AMESH, "REQUIRE_USER": True}
+    assert status() == [403, 403, 200]
+    DatabaseAllowList().map_user(amesh_device.identity.device_id, get_user_model().objects.create_user("bob"))
+    assert status() == [200, 200, 200]

@@ -57,6 +57,30 @@ def test_a_local_memory_cache_is_replaced_by_one_that_does_not_cull() -> None:
     assert isinstance(store_for("default"), InMemoryNonceStore)
 
 
+@pytest.mark.parametrize(
+    ("backend", "words"), [("dummy.DummyCache", "dummy cache"), ("filebased.FileBasedCache", "file cache")]
+)
+@pytest.mark.django_db
+def test_a_cache_that_cannot_store_nonces_rejects_every_request(
+    amesh_client: Any, settings: Any, backend: str, words: str, caplog: pytest.LogCaptureFixture, tmp_path: Any
+) -> None:
+    """At the first use, because no server runs the system checks."""
+    settings.CACHES = {"default": {"BACKEND": f"django.core.cache.backends.{backend}", "LOCATION": str(tmp_path)}}
+    for _ in range(2):
+        response = amesh_client.get("/amesh/check")
+        assert (response.status_code, response.json()) == (503, {"error": "nonce_store_unavailable"})
+    assert f"nonce_store_unfit ({words})" in caplog.text and "All signed requests are rejected." in caplog.text
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_local_memory_warns_once_in_a_process(settings: Any, debug: bool, caplog: pytest.LogCaptureFixture) -> None:
+    settings.DEBUG = debug
+    store = store_for("default")
+    assert not caplog.records
+    assert store.record("am_a", "1", 61) and store.record("am_a", "2", 61)
+    assert caplog.text.count("Using in-memory nonce store: with more than one process") == (0 if debug else 1)
+
+
 @pytest.mark.parametrize("backend", [DJANGO_REDIS, "django.core.cache.backends.redis.RedisCache"])
 def test_redis(redis: Redis, settings: Any, backend: str) -> None:
     settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": redis.url}}

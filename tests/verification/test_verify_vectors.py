@@ -23,7 +23,7 @@ from amesh_django.verification import request as http
 from amesh_django.verification.lookup import database_lookup
 from amesh_django.verification.types import Lookup
 from authmesh.nonces import InMemoryNonceStore
-from authmesh.protocol import CONTROLLER, DeviceEntry, InvalidInput, RequestError, open_document
+from authmesh.protocol import CONTROLLER, DeviceEntry, InvalidInput, RequestError, TimestampOutOfRange, open_document
 from tests.support.directories import VECTORS
 
 DOCUMENT: dict[str, Any] = json.loads((VECTORS / "verify.json").read_text("utf-8"))
@@ -136,6 +136,22 @@ def test_verifier(tag: str) -> None:
                     "verifiedAt": device.verified_at,
                 }
                 assert found == request["expected"]["auth_mesh"]
+
+
+def test_a_body_that_arrives_slowly_does_not_outlive_the_memory_of_its_nonce() -> None:
+    """The timestamp is looked at again after the body was read: the same request, held open, would be a replay."""
+    tag = next(tag for tag in CASES if tag not in ONLY_DJANGO and expected(tag) == [GOOD])
+    (request,) = CASES[tag]["requests"]
+    clock = Clock()
+    ours = verifier(clock, file_lookup())
+    clock.now = request["now"]
+
+    def slow_hash() -> str:
+        clock.now += 120
+        return hash_of(base64.b64decode(request["body_b64"]))()
+
+    with pytest.raises(TimestampOutOfRange):
+        ours.verify(request["method"], request["url"], request["authorization"], slow_hash)
 
 
 def test_a_window_shorter_than_the_skew_is_an_error() -> None:

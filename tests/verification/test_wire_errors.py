@@ -105,6 +105,36 @@ def test_signed_requests_are_accepted(wire: Wire, wire_server: Server, door: str
         assert (answer.json["device"], answer.json["method"]) == (expected, method)
 
 
+@pytest.mark.parametrize("door", ["/decorator/async-class", "/decorator/sync-class"])
+def test_class_based_views_under_method_decorator(wire: Wire, wire_server: Server, door: str) -> None:
+    answer = signed(wire_server, wire.phone, "POST", door, {"Content-Type": "text/plain"}, b"hello")
+    assert (answer.status, answer.json["device"]["id"]) == (200, wire.phone.device_id)
+    assert "Authorization" in answer.headers["Vary"]
+    refused(signed(wire_server, wire.stranger, "POST", door, body=b"hello"), 401, "unauthorized")
+    refused(send(wire_server, "GET", door), 400, "missing_header")
+
+
+def test_a_device_of_a_user_who_is_not_active_is_rejected(world: World) -> None:
+    from django.contrib.auth import get_user_model
+
+    with world.allow_list() as devices:
+        user = get_user_model()._default_manager.get(username="anna")
+        devices.map_user(world.phone.device_id, user)
+        with world.serve("uvicorn") as server:
+            for active in (True, False):
+                get_user_model()._default_manager.filter(pk=user.pk).update(is_active=active)
+                for door in DOORS:
+                    with said(server) as log:
+                        answer = signed(server, world.phone, "GET", door)
+                    if active:
+                        assert answer.status == 200, door
+                    else:
+                        refused(answer, 401, "unauthorized")
+                        lines = [line for line in log if " amesh_django.verification " in line]
+                        assert len(lines) == 1 and "user_inactive" in lines[0] and world.phone.device_id in lines[0]
+                    assert signed(server, world.laptop, "GET", door).status == 200
+
+
 def test_paths_that_the_middleware_does_not_protect(wire: Wire, wire_server: Server) -> None:
     for path in ("/open", "/middleware/open", "/middleware/open/below"):
         assert send(wire_server, "GET", path).json["device"] is None

@@ -153,6 +153,32 @@ def test_a_query_in_another_charset_is_ambiguous(wire: Wire, wire_server: Server
         assert signed(wire_server, wire.laptop, "POST", f"{door}?a=%C3%A4", utf8).json["query"] == {"a": ["ä"]}
 
 
+#: Charsets in which Django reads a query without percent-encoding as another one.
+OTHER_READINGS = {
+    "utf-7": "?note=x+ACY-admin+AD0-1",
+    "cp037": "?admin=0",
+    "cp500": "?admin=0&x=1",
+    "utf-16": "?admin=0",
+}
+
+
+@pytest.mark.parametrize("charset", OTHER_READINGS)
+def test_a_charset_does_not_give_the_signed_query_another_meaning(
+    wire: Wire, wire_server: Server, charset: str
+) -> None:
+    for door in VIEWS:
+        headers = {"Content-Type": f"text/plain; charset={charset}"}
+        with said(wire_server) as log:
+            answer = signed(wire_server, wire.laptop, "POST", door + OTHER_READINGS[charset], headers)
+        assert (answer.status, answer.error) == (401, "unauthorized")
+        assert any("ambiguous_target (charset" in line for line in log), log
+        for same in ("utf8", "U8", "no-such-charset"):
+            answer = signed(
+                wire_server, wire.laptop, "POST", f"{door}?a=%C3%A4", {"Content-Type": f"text/plain; charset={same}"}
+            )
+            assert answer.json["query"] == {"a": ["ä"]}
+
+
 @pytest.mark.parametrize("name", ["Daphne-Root-Path", "SCRIPT_NAME", "Script-Name", "PATH_INFO"])
 def test_a_header_does_not_lead_to_another_view(wire: Wire, wire_server: Server, name: str) -> None:
     """daphne accepts the first one from anyone, gunicorn accepts the second one from a proxy on the same machine."""
@@ -193,3 +219,54 @@ def test_mounted_below_a_path(world: World, kind: str) -> None:
             headers = {"Authorization": world.laptop.header("GET", target), name: "/mesh/middleware/sync"}
             answer = send(server, "GET", target if sent.startswith("/mesh") else target.removeprefix("/mesh"), headers)
             assert answer.status == 401 or "user" not in answer.json
+
+
+def test_one_signature_does_not_fit_two_views(world: World) -> None:
+    """A proxy on the same machine passes a header SCRIPT_NAME on, which gunicorn accepts and Django routes by."""
+    settings = {"TEST_SCRIPT_NAME": "/middleware/sync", "SCRIPT_NAME": "/middleware/sync"}
+    target = "/middleware/sync/drf"
+    with world.serve("gunicorn", **settings) as server:
+        assert signed(server, world.laptop, "GET", target).json["user"] == world.laptop.device_id
+        for name in ("/", "/middleware", "/middleware/sync/drf"):
+            answer = signed(server, world.laptop, "GET", target, {"SCRIPT_NAME": name})
+            assert answer.status in (401, 404), name
+    with world.serve("gunicorn", TEST_SCRIPT_NAME="/middleware/sync") as server:
+        answer = signed(server, world.laptop, "GET", target)
+        assert (answer.status, answer.error) == (401, "unauthorized")
+        answer = signed(server, world.laptop, "GET", target, {"SCRIPT_NAME": "/middleware/sync"})
+        assert answer.json["user"] == world.laptop.device_id
+
+
+def test_a_stripped_prefix_below_a_path(world: World) -> None:
+    settings = {"TEST_SCRIPT_NAME": "/mesh", "TEST_STRIPPED_PREFIX": "/mesh"}
+    with world.serve("gunicorn", **settings) as server:
+        headers = {"Authorization": world.laptop.header("GET", "/mesh/drf/a%2Fb?x=1")}
+        assert send(server, "GET", "/drf/a%2Fb?x=1", headers).json["query"] == {"x": ["1"]}
+        headers = {"Authorization": world.laptop.header("GET", "/mesh/mesh/drf"), "SCRIPT_NAME": "/mesh"}
+        assert send(server, "GET", "/mesh/drf", headers).status == 401
+
+
+def test_a_request_that_lacks_the_added_prefix_is_rejected(world: World) -> None:
+    with world.serve("uvicorn", TEST_ADDED_PREFIX="/drf") as server:
+        headers = {"Authorization": world.laptop.header("GET", "/a?b=c")}
+        assert send(server, "GET", "/drf/a?b=c", headers).json["query"] == {"b": ["c"]}
+        for path in ("/drfx", "/drf", "/open", "/decorator/sync"):
+            for signer in (world.laptop, world.stranger):
+                with said(server) as log:
+                    answer = signed(server, signer, "GET", path)
+                assert answer.status in (401, 404) or path == "/open", (path, answer.status)
+                if path in ("/drf", "/decorator/sync"):
+                    assert any("lacks PROXY_ADDED_PREFIX" in line for line in log), log
+
+
+def test_the_query_that_django_reads_is_that_of_the_request_line(world: World) -> None:
+    """Rewriting in front of a WSGI application changes QUERY_STRING, and not REQUEST_URI."""
+    with services.serve(
+        services.gunicorn("tests.verification.wire_rewriting:application"), world.environment()
+    ) as server:
+        assert signed(server, world.laptop, "GET", "/drf?a=1").status == 200
+        for target in ("/drf?a=1", "/drf"):
+            with said(server) as log:
+                answer = signed(server, world.laptop, "GET", target, {"X-Rewrite": "admin=1"})
+            assert (answer.status, answer.error) == (401, "unauthorized")
+            assert any("is not QUERY_STRING" in line for line in log), log

@@ -20,6 +20,10 @@ AMESH: dict[str, Any] = {
     "EXEMPT": ["/middleware/open"],
     "MAX_BODY_BYTES": int(os.environ.get("TEST_AMESH_MAX_BODY", 256 * 1024 * 1024)),
 }
+if os.environ.get("TEST_STRIPPED_PREFIX"):
+    AMESH["PROXY_STRIPPED_PREFIX"] = os.environ["TEST_STRIPPED_PREFIX"]
+if os.environ.get("TEST_ADDED_PREFIX"):
+    AMESH["PROXY_ADDED_PREFIX"] = os.environ["TEST_ADDED_PREFIX"]
 if "sqlite" in DATABASES["default"]["ENGINE"]:
     DATABASES["default"]["OPTIONS"] = {"timeout": 20}
 if os.environ.get("TEST_REDIS_URL"):

@@ -10,6 +10,8 @@ from typing import IO, Any
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.http import HttpRequest, HttpResponseRedirect, JsonResponse
 from django.urls import URLPattern, re_path
+from django.utils.decorators import method_decorator
+from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 from rest_framework.authentication import BasicAuthentication
 from rest_framework.permissions import IsAuthenticated
@@ -70,6 +72,26 @@ def decorated(request: HttpRequest) -> JsonResponse:
 @device_required
 async def decorated_async(request: HttpRequest) -> JsonResponse:
     return JsonResponse(await sync_to_async(describe)(request))
+
+
+@method_decorator(device_required, name="dispatch")
+class AsyncClass(View):
+    """A class-based view with async handlers: its `dispatch` is a plain function that returns a coroutine."""
+
+    async def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> JsonResponse:
+        return JsonResponse(await sync_to_async(describe)(request))
+
+    post = get
+
+
+@method_decorator(device_required, name="dispatch")
+class SyncClass(View):
+    """A class-based view with sync handlers."""
+
+    def get(self, request: HttpRequest, *args: Any, **kwargs: Any) -> JsonResponse:
+        return JsonResponse(describe(request))
+
+    post = get
 
 
 class Rest(APIView):
@@ -146,6 +168,8 @@ def doors() -> list[URLPattern]:
         "middleware/moved": moved,
         "decorator/sync": decorated,
         "decorator/async": decorated_async,
+        "decorator/async-class": AsyncClass.as_view(),
+        "decorator/sync-class": SyncClass.as_view(),
         "drf": Rest.as_view(),
         "open": csrf_exempt(plain),
     }

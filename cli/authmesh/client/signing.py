@@ -126,7 +126,11 @@ def sign_request(
     """
     ambiguity = target_ambiguity(target)
     if ambiguity:
-        logger.warning("Servers reject this target because parsers can disagree about it (%s): %r", ambiguity, target)
+        logger.warning(
+            "Servers reject this target because parsers can disagree about it (%s): %r",
+            ambiguity,
+            target.partition("?")[0],
+        )
     nonce = nonce or b64url_encode(os.urandom(NONCE_BYTES))
     timestamp = int(now)
     message = SCHEMES[VERSION].signed_message(

@@ -266,6 +266,17 @@ class TimestampOutOfRange(RequestError):
     default_hint = "Synchronize both clocks with NTP."
 
 
+class UserRequired(RequestError):
+    """The device is trusted, but is not mapped to a Django user, which the address requires."""
+
+    code = "user_required"
+    status = 403
+    default_message = (
+        "This address requires a device that is mapped to a Django user, and this device is not mapped to one."
+    )
+    default_hint = "On the server, map the device to a user in the admin."
+
+
 class PayloadTooLarge(RequestError):
     """The request body exceeds the size limit of the server."""
 

@@ -30,6 +30,10 @@ _CODES: dict[str, Meaning] = {
         "The server knows this device, and rejects the request because the two clocks differ too much.",
         "Synchronize both clocks with NTP: timedatectl set-ntp true, or start chrony or systemd-timesyncd.",
     ),
+    "user_required": (
+        "The server knows this device, and rejects the request because the device is not mapped to a Django user.",
+        "On the server, map the device to a user in the admin.",
+    ),
     "payload_too_large": (
         "The server rejects a request without a body as too large.",
         "On the server, check the setting MAX_BODY_BYTES, and what proxies add to a request.",
