@@ -34,7 +34,8 @@ __all__ = ["DatabaseAllowList"]
 #: Keys that one query looks up.
 _MAX_KEYS = 500
 
-_NOT_REVOKED: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": ""}
+#: Columns of a device that is trusted again after it was revoked.
+_TRUSTED_AGAIN: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
 
 
 class DatabaseAllowList(AllowList):
@@ -87,7 +88,10 @@ class DatabaseAllowList(AllowList):
         return sum(known.role == role and not known.revoked for known in list(found.by_key.values()))
 
     def add(self, entry: DeviceEntry, *, replacing: str | None = None) -> None:
-        """Trust a device, even one that was revoked. Its mapped user stays."""
+        """Trust a device, even one that was revoked.
+
+        A device that is trusted keeps its mapped user. One that was revoked loses it: to act as a user again is a decision of its own.
+        """
         limit = self.controller_limit
 
         def work(pending: Change) -> None:
@@ -230,7 +234,9 @@ def _put(pending: Change, entry: DeviceEntry) -> None:
     public_key = encode_public_key(entry.public_key)
     row = pending.rows().filter(public_key=public_key).first()
     if row is not None and decode_public_key(row.public_key) == entry.public_key:
-        pending.update(row, AllowListChange.Action.ADDED, **_columns(entry), **_NOT_REVOKED)
+        pending.update(
+            row, AllowListChange.Action.ADDED, **_columns(entry), **(_TRUSTED_AGAIN if row.is_revoked else {})
+        )
     else:
         pending.insert([Device(**_columns(entry))])
 

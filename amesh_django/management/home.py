@@ -9,6 +9,7 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
 from amesh_django.models import Device
 from amesh_django.server import server_enrolment
+from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from amesh_django.trust.owner import open_device, server_directory
 from authmesh.commands.home import Home
@@ -55,16 +56,35 @@ class DatabaseHome(ServerHome):
             ".",
         )
 
-    def revocation(self, public_key: bytes) -> str | None:
-        row = Device.objects.using(database()).filter(public_key=encode_public_key(public_key)).first()
-        if row is None or row.revoked_at is None:
+    def remarks(self, public_key: bytes) -> str | None:
+        rows = Device.objects.using(database()).select_related("user")
+        found = current_list().verified(lambda: list(rows.filter(public_key=encode_public_key(public_key))))
+        if not found:
             return None
+        row = found[0]
+        user = _named_user(row)
+        if row.revoked_at is None:
+            return f"In REST framework views, it acts as {user}, as before." if user else None
         by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
         why = f": {clean(row.revoke_reason)}" if row.revoke_reason else ""
-        return f"It was revoked {when(format_time(row.revoked_at))}{by}{why}. Trusting it undoes the revocation."
+        return f"It was revoked {when(format_time(row.revoked_at))}{by}{why}. Trusting it undoes the revocation.{_lost(user)}"
 
     def enrolment(self, **options: Any) -> Enrolment:
         return server_enrolment(**options)
+
+
+def _named_user(row: Device) -> str:
+    """Return the user whom a device is mapped to, in words; empty if there is none."""
+    if row.user is None:
+        return ""
+    rank = "the superuser" if getattr(row.user, "is_superuser", False) else "the user"
+    return f"{rank} {clean(row.user.get_username())}"
+
+
+def _lost(user: str) -> str:
+    if not user:
+        return ""
+    return f" It acted as {user}, and no longer will: to map it again, use the admin."
 
 
 class UnconfiguredHome(ServerHome):

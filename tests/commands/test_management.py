@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command, load_command_class
 from django.db import connection
 from django.test import override_settings
@@ -221,6 +222,24 @@ def test_trust_tells_of_a_revocation(
     assert done.code == 1
     assert call("trust", line_of(phone), "--role", "controller", "--yes").code == 0
     assert listed.get(id_of(phone)).role == "controller"
+
+
+def test_a_device_that_is_trusted_again_does_not_act_as_its_old_user(
+    phone: EphemeralDevice, listed: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = get_user_model().objects.create_superuser("root")
+    listed.map_user(id_of(phone), user)
+    answer(monkeypatch, "n\n")
+    done = call("trust", line_of(phone), "--role", "controller")  # refreshed
+    assert "it acts as the superuser root, as before." in " ".join(done.err.split())
+    assert call("trust", line_of(phone), "--role", "controller", "--yes").code == 0
+    assert DeviceRow.objects.get(device_id=id_of(phone)).user == user
+    listed.revoke(id_of(phone))
+    answer(monkeypatch, "n\n")
+    done = call("trust", line_of(phone), "--role", "controller")
+    assert "It acted as the superuser root, and no longer will" in " ".join(done.err.split())
+    assert call("trust", line_of(phone), "--role", "controller", "--yes").code == 0
+    assert DeviceRow.objects.get(device_id=id_of(phone)).user is None
 
 
 def test_keywords_work_as_words_do(listed: DatabaseAllowList) -> None:

@@ -47,8 +47,11 @@ class Home(ABC):
     def list_after_replacement(self) -> Hint:
         """Return what happens to the allow list when the identity is replaced: sentences about its controllers."""
 
-    def revocation(self, public_key: bytes) -> str | None:
-        """Return sentences about the revocation of a device, or None if this home knows of none."""
+    def remarks(self, public_key: bytes) -> str | None:
+        """Return sentences about what comes with trusting a device: an earlier revocation, a user as whom it acts.
+
+        None if nothing does.
+        """
         return None
 
     def enrolment(self, **options: Any) -> Enrolment:

@@ -46,7 +46,7 @@ def trust(context: Context, *, line: str, role: Role, shell: bool, replace: str 
         permissions={"shell": True} if shell else {},
     )
     known = allow_list.find(entry.public_key)
-    about = _about(entry, known, context.home.revocation(entry.public_key))
+    about = _about(entry, known, context.home.remarks(entry.public_key))
     replaced: DeviceEntry | None
     if replace is not None:
         replaced = _named_replacement(allow_list, entry, replace)
@@ -76,7 +76,7 @@ def _read_line(console: Console, line: str) -> KeyLine:
     return parse_key_line(console.read_stdin().decode("utf-8", "replace"))
 
 
-def _about(entry: DeviceEntry, known: DeviceEntry | None, revocation: str | None) -> list[Shown]:
+def _about(entry: DeviceEntry, known: DeviceEntry | None, remarks: str | None) -> list[Shown]:
     """Return what a person must know before trusting a device: its identity, its permissions, its history."""
     lines: list[Shown] = [
         Styled("The device to trust", "title"),
@@ -94,8 +94,8 @@ def _about(entry: DeviceEntry, known: DeviceEntry | None, revocation: str | None
             f"It is already trusted, added {when(known.added_at)}, and will be refreshed:",
             *changes(entry, known),
         ]
-    elif revocation is not None:
-        lines += ["", Styled(revocation, "warning")]
+    if remarks is not None:
+        lines += ["", Styled(remarks, "warning")]
     return [*lines, "", "Compare the device ID with the one that export-key or list shows on that device."]
 
 

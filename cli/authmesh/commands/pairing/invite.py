@@ -61,13 +61,13 @@ class _Controller(Meeting, ControllerOperator):
         self.count_down(self.context.timeouts.person, " waiting for the other device, {left} s left")
 
     async def confirm_verified(self, met: Met) -> bool:
-        revocation = await self.revocation(met)
+        remarks = await self.remarks(met)
         if self.is_sure:
             return True
         self.ask_json("verified")
         return await self.prompts.confirm(
             "Does the other screen say “Verified”?",
-            about=[*revocation, "Look at the other screen: a malicious relay could have sent this report."],
+            about=[*remarks, "Look at the other screen: a malicious relay could have sent this report."],
             unanswered=_nobody(),
         )
 

@@ -89,7 +89,7 @@ class _Target(Meeting, TargetOperator):
         self.meet(met)
         about: list[Shown] = ["That is not six digits."]
         if not again:
-            about = [*self.peer_lines(met), *await self.revocation(met), ""]
+            about = [*self.peer_lines(met), *await self.remarks(met), ""]
             if self.replaced is not None:
                 about += [Styled(f"{named(self.replaced)} will be revoked in its place.", "warning"), ""]
             about += [

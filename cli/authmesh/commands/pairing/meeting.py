@@ -191,16 +191,14 @@ class Meeting:
             lines += ["", known, *changes(entry, met.known)]
         return lines
 
-    async def revocation(self, met: Met) -> list[Shown]:
-        """Return the lines about an earlier revocation of the other device."""
-        revocation = None
-        if met.known is None:
-            revocation = await self.context.blocking(self.context.home.revocation, met.peer.public_key)
-        if revocation is None:
+    async def remarks(self, met: Met) -> list[Shown]:
+        """Return the lines about what comes with trusting the other device: an earlier revocation, a user as whom it acts."""
+        remarks = await self.context.blocking(self.context.home.remarks, met.peer.public_key)
+        if remarks is None:
             return []
         if self.console.as_json:
-            self.console.warn(revocation)
-        return [Styled(revocation, "warning")]
+            self.console.warn(remarks)
+        return [Styled(remarks, "warning")]
 
     def conclude(self, paired: Paired, next_steps: Iterable[tuple[str, Hint]]) -> None:
         """Show what each device may do now."""
