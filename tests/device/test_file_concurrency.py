@@ -5,12 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
 from amesh_django.test import EphemeralDevice
-from authmesh.device import FileAllowList
+from authmesh.device import FileAllowList, LocalDevice, file_list
+from authmesh.keystore import encrypted_file
 from tests.support.services import ROOT
 
 pytestmark = pytest.mark.process
@@ -161,3 +163,22 @@ def test_kill_9_at_any_moment_leaves_the_old_or_the_new_state(tmp_path: Path, wh
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("killed 40 ")
+
+
+def test_the_key_is_unlocked_before_the_lock_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = EphemeralDevice("owner").write(tmp_path / "d")
+    order: list[str] = []
+    true_hash, true_lock = encrypted_file.hash_secret_raw, file_list.locked
+
+    def hash_secret(*arguments: object, **options: object) -> bytes:
+        order.append("argon2")
+        return true_hash(*arguments, **options)  # type: ignore[arg-type]
+
+    def lock(folder: Path) -> AbstractContextManager[None]:
+        order.append("lock")
+        return true_lock(folder)
+
+    monkeypatch.setattr(encrypted_file, "hash_secret_raw", hash_secret)
+    monkeypatch.setattr(file_list, "locked", lock)
+    FileAllowList(LocalDevice(device.path, environ={})).add(EphemeralDevice("new").entry("target"))
+    assert order == ["argon2", "lock"]

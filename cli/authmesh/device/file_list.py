@@ -68,6 +68,7 @@ class FileAllowList(AllowList):
         atomic_write(self._path, json_text(document))
 
     def _change(self, change: Callable[[list[DeviceEntry]], tuple[list[DeviceEntry], T]]) -> T:
+        self._device.seal_secret()  # unlocking the key may take a second: not while others wait for the lock
         with locked(self._device.path):
             entries, _ = self._load()
             changed, result = change(entries)
