@@ -9,7 +9,6 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
 from amesh_django.models import Device
 from amesh_django.server import server_enrolment
-from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from amesh_django.trust.owner import open_device, server_directory
 from authmesh.commands.home import Home
@@ -58,10 +57,9 @@ class DatabaseHome(ServerHome):
 
     def remarks(self, public_key: bytes) -> str | None:
         rows = Device.objects.using(database()).select_related("user")
-        found = current_list().verified(lambda: list(rows.filter(public_key=encode_public_key(public_key))))
-        if not found:
+        row = rows.filter(public_key=encode_public_key(public_key)).first()
+        if row is None:
             return None
-        row = found[0]
         user = _named_user(row)
         if row.revoked_at is None:
             return f"In REST framework views, it acts as {user}, as before." if user else None
