@@ -51,6 +51,7 @@ def test_defaults_are_safe(tmp_path: Path) -> None:
     assert found["DATABASES"]["default"]["NAME"] == str(tmp_path / "data/db.sqlite3")
     assert "locmem" in found["CACHES"]["default"]["BACKEND"]
     relay = {"ALLOWED_ORIGINS": []}
+    assert found["AMESH"].pop("NONCE_CACHE") == "default"
     assert found["AMESH"] == {"DIR": None, "SEAL_KEY_FILE": None, "PROTECT": ["/protected/"], "RELAY": relay}
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert len(found["SECRET_KEY"]) >= 50
