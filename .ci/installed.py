@@ -50,8 +50,10 @@ TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP
 USE_TZ = True
 ROOT_URLCONF = "urls"
 AMESH = {"DIR": str(Path(__file__).with_name("server-identity"))}
+LOCAL_MEMORY = {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+CACHES = {"default": LOCAL_MEMORY, "amesh": LOCAL_MEMORY}
 if "REDIS_URL" in os.environ:
-    CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": os.environ["REDIS_URL"]}}
+    CACHES["amesh"] = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": os.environ["REDIS_URL"]}
 """
 URLS = """
 from django.urls import include, path
