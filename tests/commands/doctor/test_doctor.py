@@ -9,9 +9,12 @@ import threading
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from amesh_django.test.devices import PASSPHRASE, EphemeralDevice
+from authmesh.commands import relays
+from authmesh.commands.doctor import relay as doctor_relay
 from authmesh.commands.doctor.findings import CheckTimedOut, Examination, Finding, bounded
 from authmesh.commands.terminal.console import Console
 from authmesh.commands.terminal.lines import Tone
@@ -91,6 +94,8 @@ def test_wrong_usage_is_2(front_end: FrontEnd) -> None:
         ["--timeout", "inf"],
         ["--relay", "http://relay"],
         ["--relay", "ws://relay/ws", "--no-relay"],
+        ["--relay", "ws://relay/ws", "--public-relay"],
+        ["--public-relay", "--no-relay"],
         ["--nonsense"],
     ):
         done = front_end.run("doctor", *words)
@@ -222,6 +227,35 @@ def test_a_relay_that_never_answers(tmp_path: Path) -> None:
     assert found.problems() == {"relay"} and "does not answer" in found.text("relay")
     found = front_end.doctor(AMESH_RELAY_URL="http://not-a-relay")
     assert found.problems() == {"relay"}
+
+
+def test_the_public_relay_is_contacted_only_on_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It learns the address of everyone who connects, and a person who asks why something fails has not asked for that."""
+    monkeypatch.delenv("AMESH_RELAY_URL", raising=False)
+    with relay_world.serving(tmp_path) as server:
+        monkeypatch.setattr(doctor_relay, "DEFAULT_RELAY", relay_world.address(server))
+        monkeypatch.setattr(relays, "DEFAULT_RELAY", relay_world.address(server))
+
+        def connections() -> float:
+            text = httpx.get(server.url + "/metrics").text
+            return sum(
+                float(line.split()[1])
+                for line in text.splitlines()
+                if "connections_opened_total " in line and "#" not in line
+            )
+
+        (found,) = doctor_relay.relay(None, 10)
+        assert (found.status, connections()) == ("skipped", 0)
+        (found,) = doctor_relay.relay(None, 10, public=True)
+        assert (found.status, connections()) == ("ok", 1)
+    (found,) = doctor_relay.relay(None, 10, public=True)
+    assert found.status == "problem"
+
+
+def test_no_relay_is_named(front_end: FrontEnd) -> None:
+    front_end.make()
+    found = front_end.doctor(AMESH_RELAY_URL="")
+    assert found.status("relay") == "skipped" and "--public-relay" in found.text("relay")
 
 
 def test_without_websockets_the_relay_is_not_asked(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AmeshError
 
 from ..context import Context
-from ..relays import add_relay, relay_address
+from ..relays import DEFAULT_RELAY, RELAY_VARIABLE, relay_address
 from ..spec import Command
 from ..terminal.errors import Unanswered, UsageProblem
 from ..terminal.lines import Styled
@@ -65,13 +65,22 @@ class FrontEnd:
     prepare: Callable[[], None] = lambda: None
 
 
-def doctor(context: Context, *, url: str | None, relay: str | None, no_relay: bool, timeout: float) -> None:
+def doctor(
+    context: Context, *, url: str | None, relay: str | None, public_relay: bool, no_relay: bool, timeout: float
+) -> None:
     """Run all checks."""
-    examine(context, FrontEnd(), url=url, relay=relay, no_relay=no_relay, timeout=timeout)
+    examine(context, FrontEnd(), url=url, relay=relay, public_relay=public_relay, no_relay=no_relay, timeout=timeout)
 
 
 def examine(
-    context: Context, front_end: FrontEnd, *, url: str | None, relay: str | None, no_relay: bool, timeout: float
+    context: Context,
+    front_end: FrontEnd,
+    *,
+    url: str | None,
+    relay: str | None,
+    public_relay: bool,
+    no_relay: bool,
+    timeout: float,
 ) -> None:
     """Run all checks, and those of a front end.
 
@@ -84,8 +93,12 @@ def examine(
     address = check_url(url) if url is not None else None
     if not 0 < timeout < math.inf:
         raise UsageProblem("--timeout must be a number of seconds greater than 0. Nothing was examined.")
-    if no_relay and relay is not None:
-        raise UsageProblem("--relay and --no-relay exclude each other. Nothing was examined.", hint="Omit one of them.")
+    given = (("--relay", relay is not None), ("--public-relay", public_relay), ("--no-relay", no_relay))
+    chosen = [option for option, is_given in given if is_given]
+    if len(chosen) > 1:
+        raise UsageProblem(
+            f"{chosen[0]} and {chosen[1]} exclude each other. Nothing was examined.", hint="Omit one of them."
+        )
     if relay is not None:
         try:
             relay_address(relay)
@@ -101,7 +114,7 @@ def examine(
             look(one.id, one.check, of=one.of)
         patience = timeout + _GRACE_SECONDS
         if not no_relay:
-            look("relay", partial(relay_check, relay, timeout), seconds=patience)
+            look("relay", partial(relay_check, relay, timeout, public=public_relay), seconds=patience)
         if address is not None:
             server = ServerChecks(address, signer, timeout)
             if look("server", server.reachable, seconds=patience):
@@ -175,8 +188,17 @@ def _arguments(parser: ArgumentParser) -> None:
         nargs="?",
         help="A server to ask whether it knows this device: the root of the site, or its check address.",
     )
-    add_relay(parser)
-    parser.add_argument("--no-relay", action="store_true", help="Do not examine the relay.")
+    parser.add_argument(
+        "--relay",
+        metavar="URL",
+        help=f"Address of a relay to examine. Defaults to {RELAY_VARIABLE}. If that is not set, no relay is contacted.",
+    )
+    parser.add_argument(
+        "--public-relay",
+        action="store_true",
+        help=f"Examine the public relay, {DEFAULT_RELAY}. It learns your address.",
+    )
+    parser.add_argument("--no-relay", action="store_true", help="Do not examine a relay.")
     parser.add_argument(
         "--timeout",
         type=float,

@@ -11,8 +11,7 @@ from authmesh.pairing.wire.link import open_socket
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.pairing.errors import PairingError, RateLimited, RelayFull
 
-from ..relays import RELAY_VARIABLE, relay_address
-from ..words import joined
+from ..relays import DEFAULT_RELAY, RELAY_VARIABLE, relay_address
 from .findings import Finding
 
 
@@ -22,14 +21,24 @@ async def _knock(address: str, seconds: float) -> None:
         pass
 
 
-def relay(given: str | None, seconds: float) -> Iterator[Finding]:
+def relay(given: str | None, seconds: float, *, public: bool = False) -> Iterator[Finding]:
     """Examine whether the relay can be reached, and whether its certificate is trusted.
+
+    The public relay learns the address of everyone who connects, so it is contacted only if a person asks for it.
 
     Args:
         given: value of ``--relay``; None if the option was omitted.
         seconds: time limit.
+        public: True to contact the public relay.
     """
-    is_named = given is not None or bool(os.environ.get(RELAY_VARIABLE, "").strip())
+    if given is None and not public and not os.environ.get(RELAY_VARIABLE, "").strip():
+        yield Finding(
+            "relay",
+            "skipped",
+            "Not examined: no relay is named, and the public one is contacted only if you ask for it.",
+            f"To examine a relay, use --relay URL or {RELAY_VARIABLE}. To examine {DEFAULT_RELAY}, use --public-relay.",
+        )
+        return
     if importlib.util.find_spec("websockets") is None:
         yield Finding(
             "relay",
@@ -39,16 +48,12 @@ def relay(given: str | None, seconds: float) -> Iterator[Finding]:
         )
         return
     try:
-        address = relay_address(given)
+        address = DEFAULT_RELAY if public else relay_address(given)
         asyncio.run(_knock(address, seconds))
     except (RateLimited, RelayFull) as error:
         yield Finding("relay", "warning", f"It answers, but accepts no connection now: {error.message}", error.hint)
     except PairingError as error:
-        if is_named:
-            yield Finding.of_error("relay", error)
-        else:  # this machine may never pair over the public relay, and a server in a closed network often can't reach it
-            hint = joined(error.hint, " If you do not pair, omit this check with --no-relay.")
-            yield Finding("relay", "warning", error.message, hint)
+        yield Finding.of_error("relay", error)
     else:
         trusted = ", and its certificate is trusted" if address.startswith("wss:") else ""
         yield Finding("relay", "ok", f"{clean_line(address)} answers{trusted}.")
