@@ -87,6 +87,7 @@ USES = [
     ("postgres", "psycopg", DJANGO + "import django.db.backends.postgresql.base", "psycopg"),
     ("drf", "rest_framework", "import amesh_django.drf", ""),
     ("drf", "rest_framework", "from amesh_django.test import AmeshAPIClient", ""),
+    ("openapi", "drf_spectacular", "import amesh_django.openapi", ""),
     ("redis", "django_redis", CHECK, ""),
     ("relay", "channels", DJANGO + "import amesh_django.relay.routing", ""),
     ("relay", "daphne", DJANGO + "from django.core.management import call_command; call_command('amesh_relay')", ""),
