@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 
-from django.http import HttpRequest, JsonResponse
+from django.http import JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_http_methods
 
 from authmesh.protocol.check import CheckAnswer
 
 from .decorators import device_required
-from .verification import VerifiedDevice
+from .verification import DeviceHttpRequest
 
 __all__ = ["check"]
 
@@ -20,9 +20,9 @@ __all__ = ["check"]
 @never_cache
 @device_required
 @require_http_methods(["GET", "HEAD", "POST"])
-def check(request: HttpRequest) -> JsonResponse:
+def check(request: DeviceHttpRequest) -> JsonResponse:
     """Return how this server knows the device that signed the request: device ID, name, role and permissions."""
-    device: VerifiedDevice = request.amesh  # type: ignore[attr-defined]
+    device = request.amesh
     answer = CheckAnswer(
         device.device_id, device.friendly_name, device.role, device.permissions, dt.datetime.now(dt.UTC)
     )
