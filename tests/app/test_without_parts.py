@@ -98,6 +98,7 @@ USES = [
         "print(asyncio.run(reports.metrics(None)).body.decode())",
         "",
     ),
+    ("aiohttp", "aiohttp", "from authmesh import AmeshAiohttpMiddleware; AmeshAiohttpMiddleware()", ""),
     ("requests", "requests", "from authmesh import AmeshRequestsAuth; AmeshRequestsAuth()", ""),
     ("cli", "rich", AMESH.format(words=["--help"]), ""),
     ("tpm", "tpm2_pytss", "from authmesh.keystore.tpm.place import load_library; load_library()", ""),
