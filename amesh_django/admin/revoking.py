@@ -25,7 +25,7 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import DeviceNotFound, Run
 
 from . import shown
-from .trouble import CHANGE_ERRORS, explain
+from .trouble import CHANGE_ERRORS, explain, verify_shown
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Device]
@@ -126,7 +126,8 @@ class RevokingAdmin(ModelAdmin):
     def _ask(
         self, request: HttpRequest, devices: Sequence[Device], form: ReasonForm, *, too_many: bool = False
     ) -> HttpResponse:
-        trusted = [device for device in devices if not device.is_revoked]
+        verify_shown(devices)
+        trusted = [device for device in devices if not shown.is_revoked(device)]
         if too_many or len(devices) > MAX_DEVICES:
             self.message_user(
                 request,
@@ -151,7 +152,7 @@ class RevokingAdmin(ModelAdmin):
             "form": form,
             "trusted": trusted,
             "names": ",".join(device.device_id for device in trusted),
-            "skipped": [device for device in devices if device.is_revoked],
+            "skipped": [device for device in devices if shown.is_revoked(device)],
             "only": devices[0] if len(devices) == 1 else None,
         }
         return TemplateResponse(request, "admin/amesh/device/revoke.html", context)
@@ -164,8 +165,6 @@ class RevokingAdmin(ModelAdmin):
             allow_list = DatabaseAllowList(by=request.user.get_username())
             for device in devices:
                 try:
-                    if device.is_revoked:
-                        raise DeviceNotFound
                     allow_list.revoke(device.device_id, reason=reason)
                 except DeviceNotFound:  # another request has revoked it meanwhile
                     outcome.skipped.append(device)

@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from amesh_django.models import Device
 from amesh_django.spelling import manage_py
 from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Run
@@ -99,6 +100,27 @@ def trouble() -> Trouble | None:
     except ImproperlyConfigured as error:
         return Trouble(_NO_KEYS, str(error), _NO_KEYS_ADVICE)
     return None
+
+
+def verify_shown(devices: Sequence[Device]) -> None:
+    """Compare rows that a page is about to show with the verified list, and take their state from there.
+
+    If a row differs, the list is not trusted any more, and the banner of the page says so.
+    """
+    sealed = current_list()
+    try:
+        found = sealed.snapshot()
+        has_changed = False
+        for device in devices:
+            known = found.known(device.pk)
+            has_changed |= not found.matches(sealed, device)
+            if known is not None and known.device_id == device.device_id:
+                device.amesh_revoked = known.revoked  # type: ignore[attr-defined]
+        if has_changed:  # outside Django, or by another process just now
+            pks = [device.pk for device in devices]
+            sealed.verified(lambda: list(Device.objects.using(sealed.using).filter(pk__in=pks)))
+    except (AmeshError, ImproperlyConfigured):
+        pass
 
 
 def explain(error: Exception, site: str = "admin") -> str:

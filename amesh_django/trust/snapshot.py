@@ -9,13 +9,15 @@ import copy
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F
 from django.utils.translation import gettext as _
 
-from amesh_django.models import AllowListSeal
+from amesh_django.models import AllowListSeal, Device
 from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure
@@ -23,7 +25,7 @@ from authmesh.protocol.errors import AllowListIntegrityFailure
 from .high_water import is_older
 from .rollback import GuardedRows
 from .sealing import SealRow
-from .verified import Snapshot, failure
+from .verified import UNREADABLE, Basis, Snapshot, failure
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -97,16 +99,97 @@ class VerifiedList(GuardedRows):
             self._snapshot = None
         self._lock = threading.Lock()
 
+    # --- rows that are handed out or shown ---
+
+    def verified(
+        self,
+        read: Callable[[], Sequence[Device]],
+        is_complete: Callable[[Snapshot, Sequence[Device]], bool] = lambda found, devices: True,
+    ) -> Sequence[Device]:
+        """Return the rows that *read* reads, each compared with the snapshot. Costs one hash for each of them.
+
+        Args:
+            read: reads rows with all columns; called again if the list was changed meanwhile.
+            is_complete: returns False if a row of the snapshot is missing.
+
+        Raises:
+            AllowListIntegrityFailure: a row is not the one that was verified. The snapshot is forgotten. Otherwise as for
+                :meth:`snapshot`.
+            IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+        """
+        connection = connections[self.using]
+
+        def attempt(found: Snapshot) -> Sequence[Device] | None:
+            try:
+                devices = read()
+            except UNREADABLE:
+                return None
+            is_good = all(found.matches(self, device) for device in devices) and is_complete(found, devices)
+            return devices if is_good else None
+
+        for _attempt in range(_MAX_ATTEMPTS):
+            found = self.snapshot()
+            row = found.row
+            devices = attempt(found)
+            if devices is not None:
+                return devices
+            now = self.read_seal()
+            if now != row and connection.in_atomic_block:  # it may see the list before the newest change
+                devices = attempt(Snapshot.build(self, now))
+                if devices is not None:
+                    return devices
+            if now == row:
+                break
+        else:
+            with transaction.atomic(using=self.using):
+                list(AllowListSeal.objects.using(self.using).select_for_update().filter(pk=1))
+                devices = attempt(self.snapshot())
+            if devices is not None:
+                return devices
+        self.distrust()
+        raise _logged(failure("rows_mismatch"))
+
+    def distrust(self) -> None:
+        """Forget the snapshot, because a row differs from it, and let every other process verify all rows, too.
+
+        A lock is not needed: the next request verifies all rows, whatever a thread does with the old snapshot meanwhile.
+        """
+        self._snapshot = None
+        connection = connections[self.using]
+        connection.__dict__.pop("_amesh_transient", None)
+        if connection.in_atomic_block:  # it may be rolled back
+            return
+        try:
+            AllowListSeal.objects.using(self.using).filter(pk=1).update(touched=F("touched") + 1)
+        except DatabaseError as error:
+            logger.error("The other processes were not told to verify all rows: %s", type(error).__name__)
+
+    def basis(self, row: SealRow) -> Basis:
+        """Return the verified rows under a genuine seal, for a change that has locked it.
+
+        Raises:
+            AllowListIntegrityFailure: the rows do not match *row*.
+        """
+        _owner, transient = connections[self.using].__dict__.get("_amesh_transient", (None, None))
+        kept = self._snapshot
+        for one in (kept, transient if _owner is self else None):
+            if one is not None and one.row == row:
+                return Basis(one)
+        newer = kept.newer(self, row) if kept is not None and kept.revision < row.revision else None
+        if kept is not None and newer is not None:
+            return Basis(kept, newer)
+        return Basis(self.verify_rows(row))
+
     # --- for changes and reports, which hold the lock of the seal row ---
 
-    def verify_rows(self, row: SealRow | None) -> None:
-        """Verify all rows against *row*, without keeping anything.
+    def verify_rows(self, row: SealRow | None) -> Snapshot:
+        """Verify all rows against *row*, without keeping anything in the process.
 
         Raises:
             AllowListIntegrityFailure: they do not match.
         """
         try:
-            Snapshot.build(self, row)
+            return Snapshot.build(self, row)
         except AllowListIntegrityFailure as error:
             raise _logged(error) from None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from django.contrib.admin.models import LogEntry
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
@@ -93,3 +95,18 @@ def test_a_server_without_its_key_warns_and_advises_against_resealing(
     assert "AMESH['NO_SUCH'] is not a setting" in text_of(root.get(LIST))
     assert "AMESH['NO_SUCH'] is not a setting" in text_of(revoke(root, device))
     assert not Device.objects.get(pk=device.pk).is_revoked
+
+
+@pytest.mark.parametrize("page", ["list", "device", "revoke"])
+def test_a_forged_row_is_noticed_when_it_is_shown(trust: Trust, root: Client, page: str) -> None:
+    """The triggers report nothing. The row says that the device was revoked already, so that nobody revokes it."""
+    device = trust()
+    urls = {"list": LIST, "device": page_of(device), "revoke": f"{REVOKE}?devices={device.device_id}"}
+    root.get(LIST)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE amesh_device SET revoked_at = added_at")
+        cursor.execute("UPDATE amesh_allowlistseal SET touched = 0")
+    shown = root.get(urls[page])
+    assert 'class="amesh-banner" role="alert"' in shown.content.decode()
+    assert "amesh-revoked" not in shown.content.decode()
+    assert "Already revoked" not in text_of(shown)
