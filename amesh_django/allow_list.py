@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from authmesh.device import AllowList, LocalDevice
 from authmesh.device.allow_list import limit_reached, not_found
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
 from authmesh.protocol.encoding import parse_time
-from authmesh.protocol.errors import AllowListError, InvalidInput
+from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
 
 __all__ = ["DatabaseAllowList"]
+
+logger = logging.getLogger("amesh_django.allow_list")
 
 #: Keys that one query looks up.
 _MAX_KEYS = 500
@@ -142,9 +145,35 @@ class DatabaseAllowList(AllowList):
         return self._sealed.change(self._by, work)
 
     def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
-        """Stop trusting a device. Its row stays, with when, who and why, until :meth:`purge` removes it."""
+        """Stop trusting a device. Its row stays, with when, who and why, until :meth:`purge` removes it.
+
+        This works even if the list does not match its seal. ``trouble`` then says what else is wrong.
+        """
         by = by or self._by
-        return self._sealed.change(by, lambda pending: _revoke(pending, device_id, reason, by).to_entry())
+        self.trouble = None
+        try:
+            self._sealed.snapshot()  # also detects an older list that was restored, unlike the change
+            return self._sealed.change(by, lambda pending: _revoke(pending, device_id, reason, by).to_entry())
+        except AllowListIntegrityFailure as error:
+            if error.reason == "allow_list_unavailable":
+                raise
+            row, is_good = self._sealed.revoke_anyway(device_id, reason=reason, by=by)
+            self.trouble = None if is_good else error
+            logger.warning("%s was revoked in a list that did not match its seal.", device_id)
+            return row.to_entry()
+
+    def revocable(self, device_id: str) -> DeviceEntry:
+        try:
+            return self.get(device_id)
+        except AllowListIntegrityFailure as error:
+            if error.reason == "allow_list_unavailable":
+                raise
+            row = self._sealed.sealed_device(device_id)
+            if row is None:
+                row = Device.objects.using(self._using).filter(device_id=device_id).first()
+            if row is None:
+                raise not_found(device_id) from None
+            return row.to_entry()
 
     def update_permissions(
         self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]

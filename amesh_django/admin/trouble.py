@@ -50,8 +50,8 @@ class Trouble:
 
 _BROKEN = _("The allow list does not match its seal. All signed requests are rejected.")
 _BROKEN_ADVICE = _(
-    "Do not trust what this page shows: it may not be what was sealed. Until the list is fixed, no device can be revoked or "
-    "mapped here. On the server, run:"
+    "Do not trust what this page shows: it may not be what was sealed. Devices can be revoked. Until the list is fixed, none "
+    "can be mapped to a user. On the server, run:"
 )
 _BROKEN_STEPS = (
     (Run("integrity"), _("shows which devices were changed, added or removed outside Django.")),
@@ -62,8 +62,8 @@ _BROKEN_STEPS = (
 )
 _OLD = _("The allow list may not be the newest one. All signed requests are rejected.")
 _OLD_ADVICE = _(
-    "This page shows the list that was restored: devices that were revoked after it was saved are shown as trusted. Until a "
-    "person accepts the list, no device can be revoked or mapped here. On the server, run:"
+    "This page shows the list that was restored: devices that were revoked after it was saved are shown as trusted. Devices can be "
+    "revoked. Until a person accepts the list, none can be mapped to a user. On the server, run:"
 )
 _OLD_STEPS = (
     (Run("integrity"), _("shows why the list may be old, and which devices it trusts.")),

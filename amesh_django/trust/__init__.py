@@ -6,6 +6,7 @@ the keys. Each file adds one layer to it, and imports only from files below:
 
     current     current_list()      the list of this process, one for each database alias
     integrity   SealedList          report(), reseal()
+    revoking    RevocableList       revoke_anyway(), sealed_device(): revoking in a list that is rejected (6)
     change      ChangeableList      change(), and the lock of the seal row
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()
@@ -61,6 +62,11 @@ Theory of operation
     journal, and replaces the seal only if revision and HMAC are those that it read. The mark is stored on commit. If another change was
     committed meanwhile, all of it is tried again; inside an outer transaction that is possible only as long as the database reports no
     conflict.
+
+    Revoking works in a list that is rejected, too. The row is written as the journal says it was sealed, and revoked. The new seal is
+    the one before with this row replaced, so every other row that does not match is still detected, and ``touched`` makes all processes
+    verify all rows. The revision of an old list is not incremented, and no seal is written over one that is missing or forged: both
+    stay rejected.
 
 7.  Locks, in the order in which they are taken. No thread waits for an earlier one while it holds a later one.
 

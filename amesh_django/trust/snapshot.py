@@ -149,15 +149,18 @@ class VerifiedList(GuardedRows):
         self.distrust()
         raise _logged(failure("rows_mismatch"))
 
-    def distrust(self) -> None:
+    def distrust(self, *, tell: bool = True) -> None:
         """Forget the snapshot, because a row differs from it, and let every other process verify all rows, too.
 
         A lock is not needed: the next request verifies all rows, whatever a thread does with the old snapshot meanwhile.
+
+        Args:
+            tell: False if the other processes will verify all rows anyway.
         """
         self._snapshot = None
         connection = connections[self.using]
         connection.__dict__.pop("_amesh_transient", None)
-        if connection.in_atomic_block:  # it may be rolled back
+        if not tell or connection.in_atomic_block:  # it may be rolled back
             return
         try:
             AllowListSeal.objects.using(self.using).filter(pk=1).update(touched=F("touched") + 1)
