@@ -86,7 +86,6 @@ def test_a_process_that_starts_later_refuses_it(
     assert look(default_database, amesh_server.path) == "rolled_back"
     for change in (
         lambda: devices.add(entry(2)),
-        lambda: devices.revoke(entry(1).device_id),
         lambda: devices.set_permissions(entry(1).device_id, {}),
     ):
         with pytest.raises(AllowListIntegrityFailure, match="older"):
