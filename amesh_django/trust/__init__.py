@@ -78,7 +78,8 @@ Theory of operation
         ends. A reader takes it only if the list was changed five times while it was being read. A thread that holds it does not wait
         for (b), because it reads for itself (4a). One exception: MySQL keeps the lock when a savepoint is rolled back.
     d.  The lock of the device directory, between processes of this host: guards the file of the marks and the counter in the TPM. A
-        process waits for it five seconds at most. Then it reads without it, or writes later.
+        process that has committed a change or reseals waits for it, five seconds at most. A request never does: it reads without
+        the lock, and the mark is written a second later.
     e.  The TPM's own lock.
 
 8.  Threads share the object. While one applies a change to the snapshot, another that reads it sees each device as before or as after

@@ -31,6 +31,8 @@ logger = logging.getLogger("amesh_django.allow_list")
 
 #: Seconds between two looks at what other processes have seen: a list may be restored to the very revision that an idle process knows.
 _LOOK_SECONDS = 10.0
+#: Seconds after which a mark that could not be stored is tried again.
+_NOTE_SECONDS = 1.0
 #: Seconds for which a database without a list is not compared with its high-water mark again.
 _EMPTY_SECONDS = 1.0
 #: A list that did not match its seal is verified again after this many times the duration of the check, at least after a second.
@@ -347,9 +349,9 @@ class VerifiedList(GuardedRows):
     def _note(self, row: SealRow) -> None:
         """Store that this verified list is the newest, unless another process has stored it. Needs the lock."""
         if not self._is_noted:
-            self._is_noted = self.remember(row)
+            self._is_noted = self.remember(row, seconds=0)  # requests wait for our lock
             self._stamp = self._mark_stamp()
-        self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._look_at = time.monotonic() + (_LOOK_SECONDS if self._is_noted else _NOTE_SECONDS)
 
     def _pause(self, row: SealRow | None, started: float, error: AllowListIntegrityFailure) -> None:
         """Do not examine this seal at each request. Needs the lock."""
