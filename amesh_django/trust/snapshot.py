@@ -22,7 +22,7 @@ from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure
 
-from .high_water import is_older
+from .high_water import is_older, is_other, other_list
 from .rollback import GuardedRows
 from .sealing import SealRow
 from .verified import UNREADABLE, Basis, Snapshot, failure
@@ -70,8 +70,8 @@ class VerifiedList(GuardedRows):
 
         Raises:
             AllowListIntegrityFailure: the rows do not match the seal (``seal_mismatch``, ``seal_missing``, ``rows_mismatch``), an
-                older list was restored (``rolled_back``, ``revision_lost``), or the list cannot be read
-                (``allow_list_unavailable``).
+                older list or another one was restored (``rolled_back``, ``other_epoch``, ``revision_lost``), or the list cannot be
+                read (``allow_list_unavailable``).
             IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
         """
         connection = connections[self.using]
@@ -247,11 +247,15 @@ class VerifiedList(GuardedRows):
         broken = self._broken
         if broken is not None and row == broken.row and time.monotonic() < broken.until:
             raise copy.copy(broken.error)
-        if before is not None and known is not None and is_older(row.mark if row is not None else None, known.mark):
+        if before is not None and known is not None:
+            mark = row.mark if row is not None else None
             # It was read after the newer one was adopted. A transaction that began earlier may see it, a fresh read may not.
-            if connection.in_atomic_block:
+            if is_older(mark, known.mark) and connection.in_atomic_block:
                 return before
-            raise _logged(failure("rolled_back"))
+            if is_other(mark, known.mark):
+                raise _logged(other_list())
+            if is_older(mark, known.mark):
+                raise _logged(failure("rolled_back"))
         self.unlock()
         with self._lock:
             started = time.monotonic()
@@ -283,6 +287,8 @@ class VerifiedList(GuardedRows):
         if kept is not None and row is not None:
             if kept.row == row or kept.revision > row.revision:
                 return kept
+            if kept.row is not None and is_other(row.mark, kept.row.mark):
+                raise _logged(other_list())
             if kept.row is not None and is_older(row.mark, kept.row.mark):
                 raise _logged(failure("rolled_back"))
         newest = self._check_age(row)
