@@ -110,6 +110,29 @@ def test_ctrl_c_while_something_runs_is_one_line(front_end: FrontEnd) -> None:
         server.delay.set()
 
 
+def test_fetch_on_a_terminal_says_what_a_rejection_means(front_end: FrontEnd) -> None:
+    with answering() as server:
+        server.status, server.body = 401, b'{"error": "unauthorized"}'
+        root = server.url.partition("/path")[0]
+        doctor = "manage.py amesh_doctor" if front_end.django else "amesh doctor"
+        with terminal(front_end.argv("fetch", server.url), front_end.env) as person:
+            person.expect('{"error": "unauthorized"}\n')
+            person.expect("The server rejects this device")
+            assert person.end() == 0
+            assert f"To find the cause, run {doctor} {root}." in " ".join(person.shown.split())
+        server.redirects = {"/near": server.url, "/far": "http://127.0.0.1:1/x"}
+        for path, text in (
+            ("/near", f"The server redirects to {server.url}."),
+            ("/far", "The server redirects to http://127.0.0.1:1/x, which is another origin."),
+        ):
+            with terminal(front_end.argv("fetch", root + path), front_end.env) as person:
+                person.expect(text)
+                assert person.end() == 0
+        with terminal(front_end.argv("fetch", "-L", f"{root}/near"), front_end.env) as person:
+            person.expect(f"Redirected to {server.url}, signed again.")
+            assert person.end() == 0
+
+
 def test_a_line_from_a_pipe_leaves_the_question_to_the_terminal(front_end: FrontEnd) -> None:
     device = EphemeralDevice()
     argv = front_end.argv("trust", "-", "--role", "target")
