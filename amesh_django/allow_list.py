@@ -103,7 +103,17 @@ class DatabaseAllowList(AllowList):
 
         self._sealed.change(self._by, work)
 
-    def add_all(self, entries: Sequence[DeviceEntry]) -> list[DeviceEntry]:
+    def devices(self) -> list[Device]:
+        """Return the rows of all devices, trusted and revoked, oldest first, each with its user and its activity.
+
+        Raises:
+            AllowListIntegrityFailure: the list does not match its seal.
+        """
+        self._sealed.snapshot()
+        rows = Device.objects.using(self._using).select_related("user", "activity").order_by("added_at", "id")
+        return list(rows)
+
+    def add_all(self, entries: Sequence[DeviceEntry], *, even_revoked: bool = False) -> list[DeviceEntry]:
         limit = self.controller_limit
         unique = {encode_public_key(entry.public_key): entry for entry in entries}
 
@@ -115,8 +125,10 @@ class DatabaseAllowList(AllowList):
                 part = pending.rows().filter(public_key__in=names[start : start + _MAX_KEYS])
                 known.update((row.public_key, row) for row in part)
             for name, row in known.items():
-                if row.is_revoked:
+                if row.is_revoked and not even_revoked:
                     skipped.append(unique[name])
+                elif row.is_revoked:
+                    pending.update(row, AllowListChange.Action.ADDED, **_columns(unique[name]), **_TRUSTED_AGAIN)
                 else:
                     pending.update(row, **_columns(unique[name]))
             pending.insert(Device(**_columns(entry)) for name, entry in unique.items() if name not in known)
@@ -131,13 +143,25 @@ class DatabaseAllowList(AllowList):
         by = by or self._by
         return self._sealed.change(by, lambda pending: _revoke(pending, device_id, reason, by).to_entry())
 
+    def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
+        by = by or self._by
+        return self._sealed.change(
+            by, lambda pending: [_revoke(pending, one, reason, by).to_entry() for one in device_ids]
+        )
+
     def update_permissions(
         self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> DeviceEntry:
-        def work(pending: Change) -> DeviceEntry:
-            row = _active(pending, device_id)
-            permissions = canonical_json(dict(update(row.to_entry().permissions))).decode()
-            return pending.update(row, permissions_json=permissions).to_entry()
+        (entry,) = self.update_permissions_of([device_id], update)
+        return entry
+
+    def update_permissions_of(
+        self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> list[DeviceEntry]:
+        def work(pending: Change) -> list[DeviceEntry]:
+            rows = [_active(pending, device_id) for device_id in device_ids]
+            new = [canonical_json(dict(update(row.to_entry().permissions))).decode() for row in rows]
+            return [pending.update(row, permissions_json=text).to_entry() for row, text in zip(rows, new, strict=True)]
 
         return self._sealed.change(self._by, work)
 
