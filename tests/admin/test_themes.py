@@ -130,6 +130,14 @@ def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser:
     assert not looking.wrong, f"screenshots are in {tmp_path}:\n" + "\n".join(looking.wrong)
     page.goto("/admin/")
     expect(page.get_by_text("The allow list does not match its seal")).to_have_count(1)
+
+    page.goto(site.device(0))  # revoking works, and says what else is wrong
+    page.get_by_role("link", name="Revoke").click()
+    page.get_by_label("Reason").fill("stolen")
+    page.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_text("Revoked: ").first).to_be_visible()
+    expect(page.get_by_text("do not match their seal").first).to_be_visible()
+    assert aside(lambda: Device.objects.exclude(revoked_at=None).count()) == 2
     aside(lambda: DatabaseAllowList(by="operator").reseal())
     page.goto(LIST)
     expect(page.locator(".amesh-banner")).to_have_count(0)

@@ -6,7 +6,7 @@ from argparse import ArgumentParser, BooleanOptionalAction
 
 from authmesh.protocol.allow_list import CONTROLLER, ROLES, DeviceEntry
 from authmesh.protocol.display import clean
-from authmesh.protocol.errors import AllowListError, Run
+from authmesh.protocol.errors import AllowListError, AmeshError, Run
 from authmesh.protocol.keys import encode_public_key
 
 from .context import Context
@@ -76,12 +76,21 @@ def revoke(context: Context, *, device_id: str, reason: str, yes: bool) -> None:
     """Stop trusting a device."""
     context.own_device()
     allow_list = context.home.allow_list()
-    entry = allow_list.get(device_id)
+    entry = allow_list.revocable(device_id)
     context.console.confirm(f"Revoke {named(entry)}?", about=device_lines(entry), yes=yes)
     entry = allow_list.revoke(device_id, reason=reason, by=context.home.actor)
     effect = "Its next request is rejected." if entry.role == CONTROLLER else "This device no longer trusts it."
     context.console.say(Styled(f"Revoked: {named(entry)}. {effect}", "good"))
-    context.console.result({"revoked": entry.to_json(), "reason": reason})
+    trouble = allow_list.trouble
+    if trouble is not None:
+        context.console.warn(("The device was revoked, but that is not all. ", *_parts(trouble)))
+    problem = {"problem": trouble.message} if trouble is not None else {}
+    context.console.result({"revoked": entry.to_json(), "reason": reason, **problem})
+
+
+def _parts(error: AmeshError) -> tuple[str | Run, ...]:
+    hint = (error.hint,) if isinstance(error.hint, str) else error.hint
+    return (error.message, " ", *hint)
 
 
 def _revoke_arguments(parser: ArgumentParser) -> None:
