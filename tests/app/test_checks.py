@@ -155,3 +155,12 @@ def test_a_version_of_django_that_is_not_supported(
 def test_the_supported_versions_of_django_are_those_of_the_distribution() -> None:
     oldest, too_new = (".".join(map(str, version)) for version in checks.SUPPORTED_DJANGO)
     assert f"django>={oldest},<{too_new}" in PYPROJECT["project"]["optional-dependencies"]["django"]
+
+
+def test_metrics_without_their_library(settings: Any, monkeypatch: Any) -> None:
+    settings.AMESH = {"METRICS": True}
+    assert checks.check_metrics(None) == []
+    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    assert [message.id for message in checks.check_metrics(None)] == ["amesh.E008"]
+    settings.AMESH = {}
+    assert checks.check_metrics(None) == []
