@@ -155,8 +155,6 @@ class DatabaseAllowList(AllowList):
             self._sealed.snapshot()  # also detects an older list that was restored, unlike the change
             return self._sealed.change(by, lambda pending: _revoke(pending, device_id, reason, by).to_entry())
         except AllowListIntegrityFailure as error:
-            if error.reason == "allow_list_unavailable":
-                raise
             row, is_good = self._sealed.revoke_anyway(device_id, reason=reason, by=by)
             self.trouble = None if is_good else error
             logger.warning("%s was revoked in a list that did not match its seal.", device_id)
@@ -165,9 +163,7 @@ class DatabaseAllowList(AllowList):
     def revocable(self, device_id: str) -> DeviceEntry:
         try:
             return self.get(device_id)
-        except AllowListIntegrityFailure as error:
-            if error.reason == "allow_list_unavailable":
-                raise
+        except AllowListIntegrityFailure:
             row = self._sealed.sealed_device(device_id)
             if row is None:
                 row = Device.objects.using(self._using).filter(device_id=device_id).first()

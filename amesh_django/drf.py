@@ -20,7 +20,7 @@ from authmesh.protocol.header import SCHEME, is_amesh
 from .conf import amesh_settings
 from .verification import VerifiedDevice
 from .verification.private import django_request
-from .verification.request import authenticate, log_rejection
+from .verification.request import RETRY_AFTER_SECONDS, authenticate, log_rejection
 from .verification.users import DeviceUser, mapped_user
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class AmeshRefused(APIException):
         self.status_code = status
         if status == 401:
             self.auth_header = SCHEME
+        if status == 503:
+            self.wait = RETRY_AFTER_SECONDS  # REST framework's name for Retry-After
 
 
 class AmeshAuthentication(BaseAuthentication):
