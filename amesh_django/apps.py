@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
+from django.apps import AppConfig, apps
 from django.core.signals import request_finished, setting_changed
 from django.db.models.signals import post_migrate
 
@@ -23,6 +23,9 @@ class AmeshConfig(AppConfig):
             lifecycle,
         )
         from .verification import activity
+
+        if apps.is_installed("drf_spectacular"):
+            from . import openapi  # noqa: F401 -- drf-spectacular finds the subclasses of its extensions
 
         post_migrate.connect(lifecycle.after_migrate, sender=self, dispatch_uid="amesh_triggers")
         request_finished.connect(activity.flush_after_request, dispatch_uid="amesh_last_seen")

@@ -24,7 +24,9 @@ OURS = {"amesh_django", "authmesh", "relay_project", "tests"}
 #: Which extras a folder or file may import from, beside what every device has. A file goes by all entries that it lies in.
 EXTRAS_OF = {
     "amesh_django": {"django"},
+    "amesh_django/checks.py": {"drf"},
     "amesh_django/drf.py": {"drf"},
+    "amesh_django/openapi.py": {"openapi"},
     "amesh_django/relay": {"metrics", "relay"},
     "amesh_django/test/drf.py": {"drf"},
     "cli/authmesh/client/requests_auth.py": {"requests"},
