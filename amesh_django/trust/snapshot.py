@@ -140,6 +140,9 @@ class VerifiedList(GuardedRows):
         else:
             with transaction.atomic(using=self.using):
                 list(AllowListSeal.objects.using(self.using).select_for_update().filter(pk=1))
+                read_for_itself(
+                    connection
+                )  # not under our lock, for which another thread may have to wait for this one
                 devices = attempt(self.snapshot())
             if devices is not None:
                 return devices
