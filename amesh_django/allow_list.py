@@ -169,9 +169,7 @@ class DatabaseAllowList(AllowList):
     def revocable(self, device_id: str) -> DeviceEntry:
         try:
             return self.get(device_id)
-        except AllowListIntegrityFailure as error:
-            if error.reason == "allow_list_unavailable":
-                raise
+        except AllowListIntegrityFailure:
             row = self._sealed.sealed_device(device_id)
             if row is None:
                 row = Device.objects.using(self._using).filter(device_id=device_id).first()
@@ -191,8 +189,6 @@ class DatabaseAllowList(AllowList):
             self._sealed.snapshot()  # also detects an older list that was restored, unlike the change
             return self._sealed.change(by, work)
         except AllowListIntegrityFailure as error:
-            if error.reason == "allow_list_unavailable":
-                raise
             trouble: AllowListIntegrityFailure | None = error
         revoked = []
         for device_id in device_ids:
