@@ -268,16 +268,17 @@ class DatabaseAllowList(AllowList):
         """
         return self._sealed.memory()
 
-    def reseal(self, *, by: str = "") -> None:
+    def reseal(self, *, by: str = "", digest: str | None = None) -> None:
         """Accept the rows as they are, and seal them. A person decides that, after :meth:`verify`.
 
         Args:
             by: who decided it. Defaults to *by* of this list.
+            digest: of the report that the person has read. None seals whatever the rows are now.
 
         Raises:
-            AllowListError: a row is not a device; nothing was changed.
+            AllowListError: a row is not a device, or the rows are not those of *digest* any more; nothing was changed.
         """
-        self._sealed.reseal(by or self._by)
+        self._sealed.reseal(by or self._by, digest)
 
 
 def _any(pending: Change, device_id: str) -> Device:
