@@ -9,6 +9,7 @@ try:
     from rest_framework.exceptions import APIException, ErrorDetail
     from rest_framework.permissions import BasePermission, OperationHolderMixin
     from rest_framework.request import Request
+    from rest_framework.throttling import UserRateThrottle
 except ModuleNotFoundError:
     raise ImportError(
         "amesh_django.drf needs Django REST framework, which is not installed. Run: pip install 'amesh-django[drf]'"
@@ -20,13 +21,13 @@ from authmesh.protocol.header import SCHEME, is_amesh
 from .conf import amesh_settings
 from .verification import VerifiedDevice
 from .verification.private import django_request
-from .verification.request import authenticate, log_rejection
+from .verification.request import authenticate, refused
 from .verification.users import DeviceUser, mapped_user
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
 
-__all__ = ["AmeshAuthentication", "AmeshRefused", "HasDevicePermission", "IsTrustedDevice"]
+__all__ = ["AmeshAuthentication", "AmeshRefused", "DeviceRateThrottle", "HasDevicePermission", "IsTrustedDevice"]
 
 
 class AmeshRefused(APIException):
@@ -78,9 +79,9 @@ class AmeshAuthentication(BaseAuthentication):
         try:
             user = self.get_user(device)
             if isinstance(user, DeviceUser) and self._requires_user():
-                raise UserRequired(device_id=device.device_id)
+                raise UserRequired(device_id=device.device_id, device_name=device.friendly_name)
         except RequestError as error:
-            log_rejection(plain, error)
+            refused(plain, error)
             sentence = str(error) if isinstance(error, UserRequired) else ""
             raise AmeshRefused(error.code, error.status, sentence) from error
         return user, device
@@ -118,6 +119,18 @@ def _device(request: Any) -> VerifiedDevice | None:
     if not isinstance(found, VerifiedDevice):
         found = getattr(django_request(request), "amesh", None)
     return found if isinstance(found, VerifiedDevice) else None
+
+
+class DeviceRateThrottle(UserRateThrottle):
+    """Counts by device, and by user or address for other requests: the rate is ``DEFAULT_THROTTLE_RATES["device"]``."""
+
+    scope = "device"
+
+    def get_cache_key(self, request: Request, view: Any) -> str | None:
+        device = _device(request)
+        if device is None:
+            return super().get_cache_key(request, view)
+        return self.cache_format % {"scope": self.scope, "ident": device.device_id}
 
 
 class IsTrustedDevice(BasePermission):

@@ -8,6 +8,7 @@ from typing import Any
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.exceptions import NotRegistered
+from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AutocompleteSelect, ForeignKeyRawIdWidget
 from django.contrib.auth import get_user_model
 from django.db import models, transaction
@@ -34,12 +35,21 @@ from . import mapping, shown
 from .filters import LastSeenFilter, StateFilter, UserFilter
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
-from .trouble import CHANGE_ERRORS, explain, trouble
+from .trouble import CHANGE_ERRORS, explain, trouble, verify_shown
 
 _ROLES = {
     CONTROLLER: _("controller: it may authenticate to this server"),
     TARGET: _("target: this server may authenticate to it, but it may not authenticate to this server"),
 }
+
+
+class VerifiedChangeList(ChangeList):
+    """A page of the list. Its rows are compared with the verified list before they are shown."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list = list(self.result_list)
+        verify_shown(self.result_list)
 
 
 @admin.register(Device)
@@ -102,6 +112,17 @@ class DeviceAdmin(RevokingAdmin):
         devices = Device.objects.using(database()).select_related("user", "activity")
         return devices.annotate(last_seen_at=F("activity__last_seen_at")).order_by(*self.ordering)
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return the list, whose rows are compared with the verified ones."""
+        return VerifiedChangeList
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Device | None:
+        """Return the device, compared with the verified one."""
+        device = super().get_object(request, object_id, from_field)
+        if device is not None:
+            verify_shown([device])
+        return device
+
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
         """Return the columns that are searched, with the username field of the project's user model."""
         return ("device_id", "friendly_name", "public_key", f"user__{get_user_model().USERNAME_FIELD}")
@@ -154,7 +175,7 @@ class DeviceAdmin(RevokingAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Device | None = None) -> Any:
         """Return the sealed fields, and the mapped user."""
         trust = ["added_in_full", "shown_added_by_alone", "seen_in_full"]
-        if obj is not None and obj.is_revoked:
+        if obj is not None and shown.is_revoked(obj):
             trust += ["revoked_in_full", "revoked_by_whom", "why_revoked"]
         return [
             (None, {"fields": ["shown_id", "shown_name", "state", "role_in_words", "shown_permissions", "shown_key"]}),
@@ -170,7 +191,7 @@ class DeviceAdmin(RevokingAdmin):
     @admin.display(description=_("role"))
     def role_in_words(self, device: Device) -> str:
         """Return what the role means, as long as the device is trusted."""
-        if device.is_revoked or device.role not in _ROLES:
+        if shown.is_revoked(device) or device.role not in _ROLES:
             return shown.choice(device.get_role_display())
         return str(_ROLES[device.role])
 
@@ -222,7 +243,7 @@ class DeviceAdmin(RevokingAdmin):
             context |= {
                 "amesh_history": lines,
                 "amesh_history_max": MAX_LINES if older else None,
-                "amesh_may_revoke": not obj.is_revoked and self.has_revoke_permission(request, obj),
+                "amesh_may_revoke": not shown.is_revoked(obj) and self.has_revoke_permission(request, obj),
                 "amesh_revision_field": mapping.REVISION_FIELD,
             }
         return super().render_change_form(request, context, add, change, form_url, obj)

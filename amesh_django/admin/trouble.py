@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from amesh_django.models import Device
 from amesh_django.spelling import manage_py
 from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Run
@@ -49,8 +50,8 @@ class Trouble:
 
 _BROKEN = _("The allow list does not match its seal. All signed requests are rejected.")
 _BROKEN_ADVICE = _(
-    "Do not trust what this page shows: it may not be what was sealed. Until the list is fixed, no device can be revoked or "
-    "mapped here. On the server, run:"
+    "Do not trust what this page shows: it may not be what was sealed. Devices can be revoked. Until the list is fixed, none "
+    "can be mapped to a user. On the server, run:"
 )
 _BROKEN_STEPS = (
     (Run("integrity"), _("shows which devices were changed, added or removed outside Django.")),
@@ -61,8 +62,8 @@ _BROKEN_STEPS = (
 )
 _OLD = _("The allow list may not be the newest one. All signed requests are rejected.")
 _OLD_ADVICE = _(
-    "This page shows the list that was restored: devices that were revoked after it was saved are shown as trusted. Until a "
-    "person accepts the list, no device can be revoked or mapped here. On the server, run:"
+    "This page shows the list that was restored: devices that were revoked after it was saved are shown as trusted. Devices can be "
+    "revoked. Until a person accepts the list, none can be mapped to a user. On the server, run:"
 )
 _OLD_STEPS = (
     (Run("integrity"), _("shows why the list may be old, and which devices it trusts.")),
@@ -99,6 +100,27 @@ def trouble() -> Trouble | None:
     except ImproperlyConfigured as error:
         return Trouble(_NO_KEYS, str(error), _NO_KEYS_ADVICE)
     return None
+
+
+def verify_shown(devices: Sequence[Device]) -> None:
+    """Compare rows that a page is about to show with the verified list, and take their state from there.
+
+    If a row differs, the list is not trusted any more, and the banner of the page says so.
+    """
+    sealed = current_list()
+    try:
+        found = sealed.snapshot()
+        has_changed = False
+        for device in devices:
+            known = found.known(device.pk)
+            has_changed |= not found.matches(sealed, device)
+            if known is not None and known.device_id == device.device_id:
+                device.amesh_revoked = known.revoked  # type: ignore[attr-defined]
+        if has_changed:  # outside Django, or by another process just now
+            pks = [device.pk for device in devices]
+            sealed.verified(lambda: list(Device.objects.using(sealed.using).filter(pk__in=pks)))
+    except (AmeshError, ImproperlyConfigured):
+        pass
 
 
 def explain(error: Exception, site: str = "admin") -> str:

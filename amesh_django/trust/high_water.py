@@ -139,7 +139,7 @@ class HighWater:
         except AllowListIntegrityFailure:
             pass
         try:  # another process may be between writing the file and incrementing the counter
-            with self._locked():
+            with self._locked(0):
                 return self._settled()[0]
         except (StorageError, AllowListBusy):  # this process may not write there, or others do all the time
             return self._load_unlocked()
@@ -250,8 +250,13 @@ class HighWater:
 
     # --- writing ---
 
-    def remember(self, database: str, mark: Mark) -> tuple[Marks, Marks]:
+    def remember(self, database: str, mark: Mark, seconds: float = LOCK_SECONDS) -> tuple[Marks, Marks]:
         """Store the mark of a database, unless the same or a newer one is stored. Return the marks before and after.
+
+        Args:
+            database: its name.
+            mark: the newest list that was seen in it.
+            seconds: how long to wait for another process that writes the file.
 
         Raises:
             AllowListIntegrityFailure: as for :meth:`load`.
@@ -259,7 +264,7 @@ class HighWater:
             AllowListBusy: another process held the lock too long.
             KeyStoreError: the TPM cannot be used.
         """
-        with self._locked():
+        with self._locked(seconds):
             marks, value = self._settled()
             known = marks.lists.get(database)
             if known is not None and known.revision >= mark.revision:
@@ -281,9 +286,9 @@ class HighWater:
             return self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         make_private_directory(self._folder)
-        with locked(self._folder, LOCK_SECONDS):
+        with locked(self._folder, seconds):
             yield
 
     def _settled(self) -> tuple[Marks, int | None]:

@@ -18,7 +18,7 @@ from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, 
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
-from .change import ChangeableList
+from .revoking import RevocableList
 from .sealing import COLUMNS, SealRow, is_active_controller, journal_row, now
 from .verified import UNREADABLE
 
@@ -49,7 +49,7 @@ class IntegrityReport:
     trusted: list[str] = field(default_factory=list)
 
 
-class SealedList(ChangeableList):
+class SealedList(RevocableList):
     """The sealed allow list in one database. It adds the report about differences, and resealing, to the layers below it.
 
     :func:`amesh_django.trust.current_list` returns the one of this process. See :mod:`amesh_django.trust` for how it works.
@@ -131,9 +131,9 @@ class SealedList(ChangeableList):
                 "The seal was not made with this server's key: it was forged, or the list was last changed with another identity "
                 "(AMESH['DIR']) or another AMESH['SEAL_KEY_FILE']."
             )
-            if next(self.journal(), None) is not None and not self._sealed_rows()[0]:
+            if next(self.journal(), None) is not None and not self.sealed_rows()[0]:
                 return  # nor was the journal made with this key: to name each row and line would only hide that
-        sealed, forged = self._sealed_rows(seal.revision if seal is not None and reason == "rows_mismatch" else None)
+        sealed, forged = self.sealed_rows(seal.revision if seal is not None and reason == "rows_mismatch" else None)
         for values in rows:
             found = json.loads(journal_row(values))
             expected = sealed.pop(found["device_id"], None)
@@ -157,23 +157,6 @@ class SealedList(ChangeableList):
                 forged,
             ) % {"count": forged}
 
-    def _sealed_rows(self, revision: int | None = None) -> tuple[dict[str, dict[str, str]], int]:
-        """Return the rows as they were sealed, by device ID, and how many lines of the journal are forged.
-
-        Args:
-            revision: ignore lines of later revisions; None reads all lines.
-        """
-        newest: dict[str, dict[str, str]] = {}
-        forged = 0
-        for line in self.journal() if revision is None else self.journal(revision__lte=revision):
-            if not self.is_genuine_line(line):
-                forged += 1
-            elif line.action == AllowListChange.Action.PURGED:
-                newest.pop(line.device_id, None)
-            else:
-                newest[line.device_id] = json.loads(line.row)
-        return newest, forged
-
     # --- resealing ---
 
     def _reseal(self, by: str) -> None:
@@ -182,7 +165,7 @@ class SealedList(ChangeableList):
             AllowListSeal.objects.using(self.using).filter(pk=1).delete()
             before = None
         before = before or self._first_seal()
-        sealed, _forged = self._sealed_rows()
+        sealed, _forged = self.sealed_rows()
         revision = self._revision_above(before)
         try:
             rows = list(self.rows())

@@ -16,12 +16,15 @@ from authmesh.keystore.tpm.counter import TpmCounter
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, AmeshError, StorageError
 
-from .high_water import HighWater, Marks, is_older, reseal_hint
+from .high_water import LOCK_SECONDS, HighWater, Marks, is_older, reseal_hint
 from .keys import SHARED_OWNER
 from .owner import own_identity, server_directory
 from .sealing import SealedRows, SealRow
 
 logger = logging.getLogger("amesh_django.allow_list")
+
+#: How often in a row the mark may find the lock taken, a second apart, before that is logged.
+_MAX_BUSY = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class GuardedRows(SealedRows):
     def __init__(self, using: str, *, device: LocalDevice | None = None) -> None:
         super().__init__(using, device=device)
         self._has_warned = False
+        self._times_busy = 0
 
     def check_age(self, row: SealRow | None) -> tuple[SealRow | None, bool]:
         """Compare a list with the high-water mark.
@@ -76,8 +80,13 @@ class GuardedRows(SealedRows):
                 raise error
         return row, marks.lists.get(name) == (row.mark if row is not None else None)
 
-    def remember(self, row: SealRow) -> bool:
+    def remember(self, row: SealRow, seconds: float = LOCK_SECONDS) -> bool:
         """Store the mark of a verified list. Return False if the mark could not be written and must be tried again.
+
+        Args:
+            row: the seal of the list.
+            seconds: how long to wait for another process of this host that holds the lock of the device directory. 0 in a request,
+                which is accepted without the mark.
 
         Raises:
             AllowListIntegrityFailure, KeyStoreError: as for :meth:`check_age`.
@@ -87,9 +96,11 @@ class GuardedRows(SealedRows):
             return True
         file, name = place
         try:
-            before, after = file.remember(name, row.mark)
+            before, after = file.remember(name, row.mark, seconds)
         except (StorageError, AllowListBusy) as error:
-            if not self._has_warned:
+            self._times_busy += isinstance(error, AllowListBusy)
+            is_passing = isinstance(error, AllowListBusy) and not seconds and self._times_busy < _MAX_BUSY
+            if not is_passing and not self._has_warned:
                 self._has_warned = True
                 logger.warning(
                     "Cannot record the newest list revision: %s A process that starts later cannot detect that an older list was "
@@ -97,6 +108,7 @@ class GuardedRows(SealedRows):
                     error.text(manage_py),
                 )
             return False
+        self._times_busy = 0
         if name not in before.lists:
             _announce(file, name, before, after)
         objection = _objection(after, name, row)

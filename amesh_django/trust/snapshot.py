@@ -9,13 +9,15 @@ import copy
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F
 from django.utils.translation import gettext as _
 
-from amesh_django.models import AllowListSeal
+from amesh_django.models import AllowListSeal, Device
 from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure
@@ -23,12 +25,14 @@ from authmesh.protocol.errors import AllowListIntegrityFailure
 from .high_water import is_older
 from .rollback import GuardedRows
 from .sealing import SealRow
-from .verified import Snapshot, failure
+from .verified import UNREADABLE, Basis, Snapshot, failure
 
 logger = logging.getLogger("amesh_django.allow_list")
 
 #: Seconds between two looks at what other processes have seen: a list may be restored to the very revision that an idle process knows.
 _LOOK_SECONDS = 10.0
+#: Seconds after which a mark that could not be stored is tried again.
+_NOTE_SECONDS = 1.0
 #: Seconds for which a database without a list is not compared with its high-water mark again.
 _EMPTY_SECONDS = 1.0
 #: A list that did not match its seal is verified again after this many times the duration of the check, at least after a second.
@@ -97,16 +101,100 @@ class VerifiedList(GuardedRows):
             self._snapshot = None
         self._lock = threading.Lock()
 
+    # --- rows that are handed out or shown ---
+
+    def verified(
+        self,
+        read: Callable[[], Sequence[Device]],
+        is_complete: Callable[[Snapshot, Sequence[Device]], bool] = lambda found, devices: True,
+    ) -> Sequence[Device]:
+        """Return the rows that *read* reads, each compared with the snapshot. Costs one hash for each of them.
+
+        Args:
+            read: reads rows with all columns; called again if the list was changed meanwhile.
+            is_complete: returns False if a row of the snapshot is missing.
+
+        Raises:
+            AllowListIntegrityFailure: a row is not the one that was verified. The snapshot is forgotten. Otherwise as for
+                :meth:`snapshot`.
+            IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+        """
+        connection = connections[self.using]
+
+        def attempt(found: Snapshot) -> Sequence[Device] | None:
+            try:
+                devices = read()
+            except UNREADABLE:
+                return None
+            is_good = all(found.matches(self, device) for device in devices) and is_complete(found, devices)
+            return devices if is_good else None
+
+        for _attempt in range(_MAX_ATTEMPTS):
+            found = self.snapshot()
+            row = found.row
+            devices = attempt(found)
+            if devices is not None:
+                return devices
+            now = self.read_seal()
+            if now != row and connection.in_atomic_block:  # it may see the list before the newest change
+                devices = attempt(Snapshot.build(self, now))
+                if devices is not None:
+                    return devices
+            if now == row:
+                break
+        else:
+            with transaction.atomic(using=self.using):
+                list(AllowListSeal.objects.using(self.using).select_for_update().filter(pk=1))
+                devices = attempt(self.snapshot())
+            if devices is not None:
+                return devices
+        self.distrust()
+        raise _logged(failure("rows_mismatch"))
+
+    def distrust(self, *, tell: bool = True) -> None:
+        """Forget the snapshot, because a row differs from it, and let every other process verify all rows, too.
+
+        A lock is not needed: the next request verifies all rows, whatever a thread does with the old snapshot meanwhile.
+
+        Args:
+            tell: False if the other processes will verify all rows anyway.
+        """
+        self._snapshot = None
+        connection = connections[self.using]
+        connection.__dict__.pop("_amesh_transient", None)
+        if not tell or connection.in_atomic_block:  # it may be rolled back
+            return
+        try:
+            AllowListSeal.objects.using(self.using).filter(pk=1).update(touched=F("touched") + 1)
+        except DatabaseError as error:
+            logger.error("The other processes were not told to verify all rows: %s", type(error).__name__)
+
+    def basis(self, row: SealRow) -> Basis:
+        """Return the verified rows under a genuine seal, for a change that has locked it.
+
+        Raises:
+            AllowListIntegrityFailure: the rows do not match *row*.
+        """
+        _owner, transient = connections[self.using].__dict__.get("_amesh_transient", (None, None))
+        kept = self._snapshot
+        for one in (kept, transient if _owner is self else None):
+            if one is not None and one.row == row:
+                return Basis(one)
+        newer = kept.newer(self, row) if kept is not None and kept.revision < row.revision else None
+        if kept is not None and newer is not None:
+            return Basis(kept, newer)
+        return Basis(self.verify_rows(row))
+
     # --- for changes and reports, which hold the lock of the seal row ---
 
-    def verify_rows(self, row: SealRow | None) -> None:
-        """Verify all rows against *row*, without keeping anything.
+    def verify_rows(self, row: SealRow | None) -> Snapshot:
+        """Verify all rows against *row*, without keeping anything in the process.
 
         Raises:
             AllowListIntegrityFailure: they do not match.
         """
         try:
-            Snapshot.build(self, row)
+            return Snapshot.build(self, row)
         except AllowListIntegrityFailure as error:
             raise _logged(error) from None
 
@@ -261,9 +349,9 @@ class VerifiedList(GuardedRows):
     def _note(self, row: SealRow) -> None:
         """Store that this verified list is the newest, unless another process has stored it. Needs the lock."""
         if not self._is_noted:
-            self._is_noted = self.remember(row)
+            self._is_noted = self.remember(row, seconds=0)  # requests wait for our lock
             self._stamp = self._mark_stamp()
-        self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._look_at = time.monotonic() + (_LOOK_SECONDS if self._is_noted else _NOTE_SECONDS)
 
     def _pause(self, row: SealRow | None, started: float, error: AllowListIntegrityFailure) -> None:
         """Do not examine this seal at each request. Needs the lock."""

@@ -96,7 +96,7 @@ def test_init_takes_the_tpm_by_itself(front_end: FrontEnd, swtpm: Swtpm) -> None
     for text in (
         "secure-enclave  no: It needs macOS.",
         "tpm2            yes",
-        "Back end     tpm2\n",
+        "Backend      tpm2\n",
         "protected by hardware",
     ):
         assert text in shown

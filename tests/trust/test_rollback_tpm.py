@@ -141,7 +141,7 @@ def test_a_record_that_is_written_while_it_is_read_and_can_t_be_locked(counter: 
     writer.remember("database", Mark(1, "seal"))
 
     class Reader(HighWater):
-        def _locked(self) -> Any:
+        def _locked(self, seconds: float = 0) -> Any:
             raise AllowListBusy("Another process holds the lock.")
 
         def _read_file(self) -> Marks:

@@ -18,24 +18,23 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.test import APIClient
-from rest_framework.throttling import UserRateThrottle
 from rest_framework.views import APIView
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.drf import AmeshAuthentication, HasDevicePermission, IsTrustedDevice
+from amesh_django.drf import AmeshAuthentication, DeviceRateThrottle, HasDevicePermission, IsTrustedDevice
 from amesh_django.test.devices import EphemeralDevice
 from amesh_django.test.drf import AmeshAPIClient
 from amesh_django.verification import VerifiedDevice
 from amesh_django.verification.users import DeviceUser
 
 
-class OnePerDevice(UserRateThrottle):
+class OnePerDevice(DeviceRateThrottle):
     rate = "1/min"
 
 
 class Who(APIView):
     authentication_classes = (AmeshAuthentication, BasicAuthentication)
-    permission_classes: Any = (IsAuthenticated,)
+    permission_classes: Any = (IsTrustedDevice | IsAuthenticated,)
 
     def get(self, request: Request) -> Response:
         device = request.auth if isinstance(request.auth, VerifiedDevice) else None
@@ -66,6 +65,7 @@ urlpatterns = [
     path("no-shell/", Who.as_view(permission_classes=[~HasDevicePermission("shell")])),
     path("required/", Who.as_view(authentication_classes=[UserAuthentication])),
     path("optional/", Who.as_view(authentication_classes=[OptionalAuthentication])),
+    path("people/", Who.as_view(permission_classes=[IsAuthenticated])),
     path("anyone/", Who.as_view(permission_classes=[])),
     path("cached/", cache_page(60)(Who.as_view(permission_classes=[]))),
     path("throttled/", Who.as_view(throttle_classes=[OnePerDevice])),
@@ -126,8 +126,15 @@ def test_permissions(amesh_trust: Trust) -> None:
 
 
 def test_throttles_count_by_device(amesh_trust: Trust) -> None:
-    clients = [AmeshAPIClient(amesh_trust()) for _ in range(2)]
-    assert [client.get("/throttled/").status_code for client in clients * 2] == [200, 200, 429, 429]
+    """Two devices of one user, at one address, count on their own, and so does a person."""
+    bob = get_user_model().objects.create_user("bob")
+    devices = [amesh_trust() for _ in range(2)]
+    for device in devices:
+        DatabaseAllowList().map_user(device.identity.device_id, bob)
+    person = APIClient()
+    person.force_authenticate(bob)
+    clients = [*(AmeshAPIClient(device) for device in devices), person]
+    assert [client.get("/throttled/").status_code for client in clients * 2] == [200, 200, 200, 429, 429, 429]
 
 
 def test_behind_the_middleware_a_request_is_verified_once(amesh_trusted_device: EphemeralDevice) -> None:
@@ -193,3 +200,16 @@ def test_views_that_require_a_user(
     assert status() == [403, 403, 200]
     DatabaseAllowList().map_user(amesh_device.identity.device_id, get_user_model().objects.create_user("bob"))
     assert status() == [200, 200, 200]
+
+
+def test_views_for_people_reject_devices_by_default(
+    amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice, settings: Any
+) -> None:
+    """Only views that name devices accept them. A device that is mapped to a user is that user."""
+    assert amesh_api_client.get("/people/").status_code == 403
+    assert amesh_api_client.get("/trusted/").status_code == 200
+    settings.AMESH = {**settings.AMESH, "DEVICES_ARE_USERS": True}
+    assert amesh_api_client.get("/people/").status_code == 200
+    settings.AMESH = {**settings.AMESH, "DEVICES_ARE_USERS": False}
+    DatabaseAllowList().map_user(amesh_device.identity.device_id, get_user_model().objects.create_user("bob"))
+    assert amesh_api_client.get("/people/").status_code == 200

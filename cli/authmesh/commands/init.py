@@ -129,7 +129,7 @@ def _show_identity(console: Console, directory: Path, identity: Identity, store:
             ("Name", clean(identity.friendly_name)),
             ("Device ID", identity.device_id),
             ("Public key", encode_public_key(identity.public_key)),
-            ("Back end", backend),
+            ("Backend", backend),
             ("Directory", str(directory)),
             ("Controllers", f"{identity.controller_limit} at a time (maxControllers in identity.json)"),
         ),
