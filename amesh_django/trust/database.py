@@ -14,12 +14,14 @@ def database() -> str:
 
 
 def close_stale(connection: BaseDatabaseWrapper) -> bool:
-    """Close a connection that was open, had an error, and does not work any more. Return True if that was so.
+    """Close a connection that was open and does not work any more. Return True if that was so.
 
     The server has closed it while it was idle: it was restarted, or it or a firewall ended the session. A connection in a
     transaction is left alone, because what the transaction has done is lost.
     """
     if connection.connection is None or connection.in_atomic_block or not connection.autocommit:
         return False
-    connection.close_if_unusable_or_obsolete()
-    return connection.connection is None
+    if connection.is_usable():
+        return False
+    connection.close()
+    return True
