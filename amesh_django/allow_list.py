@@ -121,7 +121,19 @@ class DatabaseAllowList(AllowList):
 
         self._sealed.change(self._by, work)
 
-    def add_all(self, entries: Sequence[DeviceEntry]) -> list[DeviceEntry]:
+    def devices(self) -> list[Device]:
+        """Return the rows of all devices, trusted and revoked, oldest first, each with its user and its activity.
+
+        Raises:
+            AllowListIntegrityFailure: the list does not match its seal.
+        """
+        rows = Device.objects.using(self._using).select_related("user", "activity").order_by("added_at", "id")
+        found = self._sealed.verified(
+            lambda: list(rows.all()), lambda known, devices: len(devices) == len(known.by_key)
+        )
+        return list(found)
+
+    def add_all(self, entries: Sequence[DeviceEntry], *, even_revoked: bool = False) -> list[DeviceEntry]:
         limit = self.controller_limit
         unique = {encode_public_key(entry.public_key): entry for entry in entries}
 
@@ -133,8 +145,10 @@ class DatabaseAllowList(AllowList):
                 part = pending.select(public_key__in=names[start : start + _MAX_KEYS])
                 known.update((row.public_key, row) for row in part)
             for name, row in known.items():
-                if row.is_revoked:
+                if row.is_revoked and not even_revoked:
                     skipped.append(unique[name])
+                elif row.is_revoked:
+                    pending.update(row, AllowListChange.Action.ADDED, **_columns(unique[name]), **_TRUSTED_AGAIN)
                 else:
                     pending.update(row, **_columns(unique[name]))
             pending.insert(Device(**_columns(entry)) for name, entry in unique.items() if name not in known)
@@ -149,16 +163,8 @@ class DatabaseAllowList(AllowList):
 
         This works even if the list does not match its seal. ``trouble`` then says what else is wrong.
         """
-        by = by or self._by
-        self.trouble = None
-        try:
-            self._sealed.snapshot()  # also detects an older list that was restored, unlike the change
-            return self._sealed.change(by, lambda pending: _revoke(pending, device_id, reason, by).to_entry())
-        except AllowListIntegrityFailure as error:
-            row, is_good = self._sealed.revoke_anyway(device_id, reason=reason, by=by)
-            self.trouble = None if is_good else error
-            logger.warning("%s was revoked in a list that did not match its seal.", device_id)
-            return row.to_entry()
+        (entry,) = self.revoke_all([device_id], reason=reason, by=by)
+        return entry
 
     def revocable(self, device_id: str) -> DeviceEntry:
         try:
@@ -171,13 +177,41 @@ class DatabaseAllowList(AllowList):
                 raise not_found(device_id) from None
             return row.to_entry()
 
+    def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
+        """Stop trusting several devices, as :meth:`revoke` does. In a list that does not match its seal, one after the other."""
+        by = by or self._by
+        self.trouble = None
+
+        def work(pending: Change) -> list[DeviceEntry]:
+            return [_revoke(pending, device_id, reason, by).to_entry() for device_id in device_ids]
+
+        try:
+            self._sealed.snapshot()  # also detects an older list that was restored, unlike the change
+            return self._sealed.change(by, work)
+        except AllowListIntegrityFailure as error:
+            trouble: AllowListIntegrityFailure | None = error
+        revoked = []
+        for device_id in device_ids:
+            row, is_good = self._sealed.revoke_anyway(device_id, reason=reason, by=by)
+            trouble = None if is_good else trouble
+            logger.warning("%s was revoked in a list that did not match its seal.", device_id)
+            revoked.append(row.to_entry())
+        self.trouble = trouble
+        return revoked
+
     def update_permissions(
         self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> DeviceEntry:
-        def work(pending: Change) -> DeviceEntry:
-            row = _active(pending, device_id)
-            permissions = canonical_json(dict(update(row.to_entry().permissions))).decode()
-            return pending.update(row, permissions_json=permissions).to_entry()
+        (entry,) = self.update_permissions_of([device_id], update)
+        return entry
+
+    def update_permissions_of(
+        self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> list[DeviceEntry]:
+        def work(pending: Change) -> list[DeviceEntry]:
+            rows = [_active(pending, device_id) for device_id in device_ids]
+            new = [canonical_json(dict(update(row.to_entry().permissions))).decode() for row in rows]
+            return [pending.update(row, permissions_json=text).to_entry() for row, text in zip(rows, new, strict=True)]
 
         return self._sealed.change(self._by, work)
 
@@ -234,16 +268,17 @@ class DatabaseAllowList(AllowList):
         """
         return self._sealed.memory()
 
-    def reseal(self, *, by: str = "") -> None:
+    def reseal(self, *, by: str = "", digest: str | None = None) -> None:
         """Accept the rows as they are, and seal them. A person decides that, after :meth:`verify`.
 
         Args:
             by: who decided it. Defaults to *by* of this list.
+            digest: of the report that the person has read. None seals whatever the rows are now.
 
         Raises:
-            AllowListError: a row is not a device; nothing was changed.
+            AllowListError: a row is not a device, or the rows are not those of *digest* any more; nothing was changed.
         """
-        self._sealed.reseal(by or self._by)
+        self._sealed.reseal(by or self._by, digest)
 
 
 def _any(pending: Change, device_id: str) -> Device:

@@ -29,7 +29,7 @@ from authmesh.files.storage import expanded
 from authmesh.pairing.bootstrap import background as bootstrap_first
 from authmesh.protocol.errors import AmeshError, Run, spelled
 
-from . import conf
+from . import conf, metrics
 from .models import AllowListSeal, Device
 from .trust import triggers
 from .verification import nonces
@@ -40,6 +40,7 @@ __all__ = [
     "check_default_authentication",
     "check_directory",
     "check_django",
+    "check_metrics",
     "check_nonce_cache",
     "check_nonce_eviction",
     "check_settings",
@@ -181,6 +182,23 @@ def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
 def _failure(error: AmeshError, check_id: str) -> CheckMessage:
     hint = spelled(error.hint, manage_py)
     return Warning(f"{error.message} {_REJECTED}", hint=hint or None, id=check_id)
+
+
+@register(Tags.compatibility)
+def check_metrics(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Check that the library for ``AMESH["METRICS"]`` is there.
+
+    - ``amesh.E008``: it is not installed.
+    """
+    if conf.problems() or not conf.amesh_settings().METRICS or metrics.is_installed():
+        return []
+    return [
+        Error(
+            "AMESH['METRICS'] is True, and prometheus_client is not installed: nothing is counted.",
+            hint="Run: pip install 'amesh-django[metrics]'",
+            id="amesh.E008",
+        )
+    ]
 
 
 @register(Tags.database)

@@ -38,6 +38,7 @@ class AmeshSettings:
         REQUIRE_USER: True makes REST framework reject devices that are not mapped to a Django user (403 ``user_required``).
         DEVICES_ARE_USERS: True makes ``is_authenticated`` of a device that is not mapped to a Django user True, so that
             ``IsAuthenticated`` accepts it. By default, only views that name devices do.
+        METRICS: True counts requests, and serves ``amesh/metrics`` for Prometheus. Needs the extra ``metrics``.
         BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``. Defaults to
             ``AMESH_BOOTSTRAP_RELAYS``, or any relay if it is not set.
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
@@ -57,6 +58,7 @@ class AmeshSettings:
     PROXY_ADDED_PREFIX: str = ""
     REQUIRE_USER: bool = False
     DEVICES_ARE_USERS: bool = False
+    METRICS: bool = False
     BOOTSTRAP_RELAYS: Sequence[str] | None = None
     RELAY: Mapping[str, Any] | None = None
 

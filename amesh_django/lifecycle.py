@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import trust
+from . import health, metrics, trust
 from .conf import amesh_settings
 from .trust import current, triggers
 from .verification import activity, lookup
@@ -19,6 +19,8 @@ def reset() -> None:
     trust.reset()
     lookup.reset()
     activity.reset()
+    health.reset()
+    metrics.connect()
 
 
 def after_migrate(using: str, **kwargs: Any) -> None:

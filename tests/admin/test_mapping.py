@@ -51,9 +51,13 @@ def test_nothing_sealed_comes_from_the_form(trust: Trust, root: Client) -> None:
     assert Device.objects.count() == 1
 
 
+#: The permissions of a staff user who may map devices.
+MAPPER = ("change_device", "auth.view_user", "auth.change_user")
+
+
 def test_nobody_grants_permissions_that_they_do_not_have(trust: Trust) -> None:
     device = trust()
-    client = logged_in(staff("staff", "change_device", "auth.view_user"))
+    client = logged_in(staff("staff", *MAPPER))
     for user, expected in (
         (staff("boss", is_superuser=True), "boss is a superuser"),
         (staff("more", "change_device", "auth.delete_user"), "more has permissions that you do not have"),
@@ -65,9 +69,23 @@ def test_nobody_grants_permissions_that_they_do_not_have(trust: Trust) -> None:
         assert expected in text_of(assign(client, device, None))
         assert mapped(device) == user
         DatabaseAllowList().map_user(device.device_id, None)
-    for user in (staff("same", "change_device", "auth.view_user"), staff("less", "change_device"), staff("none")):
+    for user in (staff("same", *MAPPER), staff("less", "change_device"), staff("none")):
         assign(client, device, user)
         assert mapped(device) == user
+
+
+@pytest.mark.parametrize("permissions", [(), ("auth.view_user",), ("auth.change_user",)])
+def test_mapping_needs_the_permissions_to_view_and_change_users(trust: Trust, permissions: tuple[str, ...]) -> None:
+    """A customer has no permissions in the admin, so a clerk has all of them: to compare permissions is not enough."""
+    device, customer = trust(), staff("customer", is_staff=False)
+    clerk = logged_in(staff("clerk", "change_device", *permissions))
+    assert "You may not view and change users (auth.view_user, auth.change_user)" in text_of(
+        assign(clerk, device, customer)
+    )
+    assert mapped(device) is None
+    DatabaseAllowList().map_user(device.device_id, customer)
+    assert "Ask a superuser to change this mapping" in text_of(assign(clerk, device, None))
+    assert mapped(device) == customer
 
 
 def test_a_superuser_maps_to_every_active_user(trust: Trust, root: Client) -> None:

@@ -111,6 +111,7 @@ def test_what_the_reference_wrote_is_written_again_byte_for_byte(tmp_path: Path,
     assert after == case["file"].encode() or case["tag"] in SPELLED_DIFFERENTLY
 
 
+@pytest.mark.slow
 def test_a_directory_of_the_reference_lists_and_signs(tmp_path: Path) -> None:
     """Key file and entries come from the reference. The seal is made with the secret that the vector has for the key."""
     entries = [

@@ -45,8 +45,12 @@ class AllowList(ABC):
         """
 
     @abstractmethod
-    def add_all(self, entries: Sequence[DeviceEntry]) -> list[DeviceEntry]:
-        """Trust several devices in one step, either all or none. Devices that were revoked in this list stay revoked.
+    def add_all(self, entries: Sequence[DeviceEntry], *, even_revoked: bool = False) -> list[DeviceEntry]:
+        """Trust several devices in one step, either all or none.
+
+        Args:
+            entries: the devices.
+            even_revoked: True trusts devices again that were revoked in this list. Otherwise they stay revoked.
 
         Returns:
             the entries that were skipped because their devices were revoked in this list.
@@ -77,6 +81,13 @@ class AllowList(ABC):
         return self.get(device_id)
 
     @abstractmethod
+    def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
+        """Stop trusting several devices in one step, either all or none. Return their entries, in the order of the IDs.
+
+        The arguments and errors are those of :meth:`revoke`.
+        """
+
+    @abstractmethod
     def update_permissions(
         self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> DeviceEntry:
@@ -88,6 +99,15 @@ class AllowList(ABC):
 
         Raises:
             DeviceNotFound: the device is not in the list.
+        """
+
+    @abstractmethod
+    def update_permissions_of(
+        self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> list[DeviceEntry]:
+        """Change the permissions of several devices in one step, either all or none. Return the new entries.
+
+        The arguments and errors are those of :meth:`update_permissions`.
         """
 
     def set_permissions(self, device_id: str, permissions: Mapping[str, Any]) -> DeviceEntry:

@@ -57,6 +57,17 @@ _CODES: dict[str, Meaning] = {
 }
 
 
+def rejects(status: int, body: Any) -> bool:
+    """Return True if an answer is a rejection by amesh.
+
+    Args:
+        status: HTTP status.
+        body: its JSON, or None.
+    """
+    code = body.get("error") if isinstance(body, dict) else None
+    return isinstance(code, str) and (code in _CODES or (status == 401 and code == "unauthorized"))
+
+
 def meaning(status: int, headers: Mapping[str, str], body: Any, *, own: str) -> Meaning:
     """Return what an answer means, and what to do.
 
