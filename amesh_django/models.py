@@ -135,6 +135,9 @@ class AllowListSeal(models.Model):
     controllers = models.BigIntegerField()
     mask = models.CharField(max_length=64)
     hmac = models.CharField(max_length=64)
+    #: The random name of this list, and those of the lists that it continues, the latest first. Empty in a list of version 0.1.
+    epoch = models.CharField(max_length=32, default="", db_default="")
+    continues = models.CharField(max_length=255, default="", db_default="")
     #: Incremented by database triggers when a device row changes, and set to 0 by each sealed change. A hint, not sealed.
     touched = models.BigIntegerField(default=0, db_default=0)
 

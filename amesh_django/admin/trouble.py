@@ -92,7 +92,7 @@ def trouble() -> Trouble | None:
         return Trouble(_UNREADABLE, _translated(error.message), _UNREADABLE_ADVICE)
     except AllowListIntegrityFailure as error:
         # The steps replace the hint of the error: they say more.
-        if error.reason in ("rolled_back", "revision_lost"):
+        if error.reason in ("rolled_back", "other_epoch", "revision_lost"):
             return Trouble(_OLD, _translated(error.message), _OLD_ADVICE, _OLD_STEPS)
         return Trouble(_BROKEN, _translated(error.message), _BROKEN_ADVICE, _BROKEN_STEPS)
     except AmeshError as error:

@@ -19,9 +19,14 @@ the keys. Each file adds one layer to it, and imports only from files below:
 
 Theory of operation
 
-1.  What is stored. The database holds the device rows, one seal row (revision, digest of all rows, counts, HMAC) and a journal, each
-    line with its own MAC. The device directory holds the high-water mark of each database: the newest list that this host has seen.
-    The process holds a snapshot in memory: rows that matched their seal.
+1.  What is stored. The database holds the device rows, one seal row (revision, epoch, digest of all rows, counts, HMAC) and a journal,
+    each line with its own MAC. The device directory holds the high-water mark of each database: the newest list that this host has
+    seen. The process holds a snapshot in memory: rows that matched their seal.
+
+    The epoch is the random name of a list. It is made with the first seal and kept by every change, so a list that the same key sealed
+    in another database has another one. Resealing makes a new epoch, and stores with it which epochs the list continues: that of the
+    mark, and that of the list that a person accepted. A list is another one, and is rejected, if it neither has the epoch of the
+    snapshot or mark nor continues it. So it is enough to reseal on one host.
 
 2.  A request reads the seal row. If it equals the seal of the snapshot, the snapshot is the list: no other query, no lock, no hash.
     Every ten seconds, one such call also checks whether another process of this host has stored a mark, and compares the list with
@@ -49,7 +54,7 @@ Theory of operation
     b.  Any other transaction shares the state of the process. If it still sees an older seal than that of the snapshot (REPEATABLE
         READ), it gets the snapshot, so that a revocation counts there too. If there is no newer snapshot but a newer mark, and the
         list that is committed now agrees with the mark, the list that the transaction sees is verified and returned, but not kept.
-    c.  Outside a transaction, a seal that is older than one read before is a rollback and is rejected.
+    c.  Outside a transaction, a seal that is older than one read before, or of another list, is rejected.
 
 5.  The triggers are a hint, and anyone who can write both tables can undo what they count. So a row that is handed out, shown or
     changed is compared with the snapshot: one hash for each row. A row that the snapshot has and the database has not counts as

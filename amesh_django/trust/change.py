@@ -21,7 +21,7 @@ from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .database import is_conflict, read_for_itself
-from .sealing import BATCH_SIZE, SealRow, is_active_controller, journal_row, now, row_values
+from .sealing import BATCH_SIZE, Epoch, SealRow, is_active_controller, journal_row, now, row_values
 from .snapshot import VerifiedList
 from .verified import UNREADABLE, Basis, failure, hash_of
 
@@ -131,7 +131,9 @@ class ChangeableList(VerifiedList):
         Raises:
             ConcurrentChange: another process did so just now.
         """
-        seal = self.make_seal(revision=0, total=0, count=0, controllers=0, r=secrets.token_bytes(MASK_BYTES))
+        seal = self.make_seal(
+            Epoch.new(), revision=0, total=0, count=0, controllers=0, r=secrets.token_bytes(MASK_BYTES)
+        )
         try:
             with transaction.atomic(using=self.using):
                 AllowListSeal.objects.using(self.using).create(id=1, **seal._asdict())
@@ -289,6 +291,7 @@ class Change:
         """
         self._sealed.write_journal(self._journal)
         after = self._sealed.make_seal(
+            self._sealed.epoch_after(self._before),
             revision=self.revision,
             total=self._total % MODULUS,
             count=self._count,

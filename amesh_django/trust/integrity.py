@@ -21,7 +21,7 @@ from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
 from .revoking import RevocableList
-from .sealing import COLUMNS, SealRow, is_active_controller, journal_row, now, row_texts
+from .sealing import COLUMNS, Epoch, SealRow, is_active_controller, journal_row, now, row_texts
 from .verified import UNREADABLE
 
 Row = tuple[Any, ...]
@@ -178,6 +178,7 @@ class SealedList(RevocableList):
         if before is not None and not before.is_well_formed:
             AllowListSeal.objects.using(self.using).filter(pk=1).delete()
             before = None
+        genuine = before if before is not None and self.is_genuine(before) else None
         before = before or self._first_seal()
         sealed, _forged = self.sealed_rows()
         revision = self._revision_above(before)
@@ -210,6 +211,7 @@ class SealedList(RevocableList):
             ]
         )
         after = self.make_seal(
+            self._epoch_after(genuine),
             revision=revision,
             total=total % MODULUS,
             count=count,
@@ -219,11 +221,28 @@ class SealedList(RevocableList):
         self.replace_seal(before, after)
         self.accept_on_commit(after)
 
+    def _epoch_after(self, seal: SealRow | None) -> Epoch:
+        """Return a new epoch. The list continues the one that this host knows, and the one that a person accepts.
+
+        So hosts that know either of them take the new list for a later state of theirs, and need not reseal it again.
+        """
+        known = self.newest()
+        names = [
+            text
+            for mark in (known, seal.mark if seal is not None else None)
+            if mark
+            for text in (mark.epoch, mark.continues)
+        ]
+        return Epoch.new(*names)
+
     def _revision_above(self, seal: SealRow) -> int:
         """Return a revision above all that were seen."""
         lines = AllowListChange.objects.using(self.using)
         highest = lines.aggregate(found=Max("revision"))["found"] or 0
-        return max(1 + max(highest, seal.revision, self.newest_revision()), time.time_ns() // 1_000_000)
+        known = self.newest()
+        return max(
+            1 + max(highest, seal.revision, known.revision if known is not None else 0), time.time_ns() // 1_000_000
+        )
 
 
 def _shown(row: dict[str, str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, KeyStoreError
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .change import ChangeableList
-from .high_water import is_older
+from .high_water import is_older, is_other
 from .sealing import COLUMNS, SealRow, actor, is_active_controller, journal_row, now, row_values, storable
 from .verified import Snapshot
 
@@ -123,7 +123,7 @@ class RevocableList(ChangeableList):
 
     def _is_old(self, row: SealRow, known: SealRow | None) -> bool:
         """Return True if the list is not known to be the newest. Then it must not become the newest."""
-        if known is not None and is_older(row.mark, known.mark):
+        if known is not None and (is_older(row.mark, known.mark) or is_other(row.mark, known.mark)):
             return True
         try:
             self.check_age(row)
@@ -160,6 +160,7 @@ class RevocableList(ChangeableList):
     def _reseal_one(self, before: SealRow, revision: int, total: int, controllers: int, is_old: bool) -> bool:
         """Replace the seal by one that differs by one row. Return True if the rows match it."""
         after = self.make_seal(
+            self.epoch_after(before),
             revision=revision,
             total=(self.sealed_total(before) + total) % MODULUS,
             count=before.count,

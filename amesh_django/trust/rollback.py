@@ -16,7 +16,17 @@ from authmesh.keystore.tpm.counter import TpmCounter
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, AmeshError, StorageError
 
-from .high_water import LOCK_SECONDS, HighWater, Marks, is_older, reseal_hint
+from .high_water import (
+    LOCK_SECONDS,
+    HighWater,
+    Mark,
+    Marks,
+    is_older,
+    is_other,
+    other_list,
+    own_directory,
+    reseal_hint,
+)
 from .keys import SHARED_OWNER
 from .owner import own_identity, server_directory
 from .sealing import SealedRows, SealRow
@@ -64,7 +74,8 @@ class GuardedRows(SealedRows):
             the seal that is good: *row*, or a newer one that was committed after *row* was read; and True if that is the mark.
 
         Raises:
-            AllowListIntegrityFailure: the list is older (``rolled_back``), or the newest list is not known (``revision_lost``).
+            AllowListIntegrityFailure: the list is another one (``other_epoch``) or older (``rolled_back``), or the newest list is not
+                known (``revision_lost``).
             KeyStoreError: the TPM cannot be used.
         """
         place = self._place()
@@ -112,7 +123,7 @@ class GuardedRows(SealedRows):
         if name not in before.lists:
             _announce(file, name, before, after)
         objection = _objection(after, name, row)
-        if objection is not None and after.lists[name].revision == row.revision:
+        if objection is not None and (after.lists[name].revision == row.revision or objection.reason == "other_epoch"):
             raise objection
         return True
 
@@ -151,17 +162,15 @@ class GuardedRows(SealedRows):
 
         transaction.on_commit(accept, using=self.using)
 
-    def newest_revision(self) -> int:
-        """Return the revision of the newest list that this host has seen, or 0 if that is not known."""
+    def newest(self) -> Mark | None:
+        """Return the high-water mark, or None if it is not known."""
         place = self._place()
         if place is None:
-            return 0
+            return None
         file, name = place
-        try:
-            known = file.load().lists.get(name)
-        except AllowListIntegrityFailure:
-            return 0
-        return known.revision if known is not None else 0
+        with contextlib.suppress(AllowListIntegrityFailure):
+            return file.load().lists.get(name)
+        return None
 
     def memory(self) -> Memory:
         """Return the high-water mark, and where it is kept.
@@ -230,6 +239,8 @@ def _objection(marks: Marks, name: str, row: SealRow | None) -> AllowListIntegri
             hint=reseal_hint(),
             reason="rolled_back",
         )
+    if is_other(row.mark if row is not None else None, known):
+        return other_list()
     if not is_older(row.mark if row is not None else None, known):
         return None
     if row is None:
@@ -244,11 +255,7 @@ def _objection(marks: Marks, name: str, row: SealRow | None) -> AllowListIntegri
         )
     return AllowListIntegrityFailure(
         message % {"found": row.revision if row is not None else 0, "known": known.revision},
-        hint=reseal_hint(
-            last=_(
-                "If two servers have databases of the same name, give each server its own device directory (AMESH['DIR'])."
-            )
-        ),
+        hint=reseal_hint(last=own_directory()),
         reason="rolled_back",
     )
 
@@ -263,7 +270,8 @@ def _announce(file: HighWater, name: str, before: Marks, after: Marks) -> None:
     if others:
         logger.warning(
             "This server has seen lists in other databases (%s), and sees the one of %s for the first time. If it is a copy of one "
-            "of them, devices that were revoked after it was made are trusted again: check the list.",
+            "of them, devices that were revoked after it was made are trusted again: check the list. If another server uses the other "
+            "database, such as one for tests, give each server its own device directory (AMESH['DIR']) and its own secret of the seal.",
             ", ".join(others),
             name,
         )

@@ -23,10 +23,9 @@ from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable
 
 from .database import close_stale, read_for_itself, reads_for_itself, without_writers
-from .high_water import is_older
 from .rollback import GuardedRows
 from .sealing import SealRow
-from .verified import UNREADABLE, Basis, Snapshot, failure
+from .verified import UNREADABLE, Basis, Snapshot, failure, objection
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -71,7 +70,7 @@ class VerifiedList(GuardedRows):
 
         Raises:
             AllowListIntegrityFailure: the rows do not match the seal (``seal_mismatch``, ``seal_missing``, ``rows_mismatch``), an
-                older list was restored (``rolled_back``, ``revision_lost``).
+                older list or another one was restored (``rolled_back``, ``other_epoch``, ``revision_lost``).
             AllowListUnavailable: the list cannot be read from the database.
             IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
         """
@@ -263,11 +262,13 @@ class VerifiedList(GuardedRows):
         broken = self._broken
         if broken is not None and row == broken.row and time.monotonic() < broken.until:
             raise copy.copy(broken.error)
-        if before is not None and known is not None and is_older(row.mark if row is not None else None, known.mark):
+        if before is not None and known is not None:
+            error = objection(row, known)
             # It was read after the newer one was adopted. A transaction that began earlier may see it, a fresh read may not.
-            if connection.in_atomic_block:
+            if error is not None and error.reason == "rolled_back" and connection.in_atomic_block:
                 return before
-            raise _logged(failure("rolled_back"))
+            if error is not None:
+                raise _logged(error)
         self.unlock()
         with self._lock:
             started = time.monotonic()
@@ -295,8 +296,9 @@ class VerifiedList(GuardedRows):
         if kept is not None and row is not None:
             if kept.row == row or kept.revision > row.revision:
                 return kept
-            if kept.row is not None and is_older(row.mark, kept.row.mark):
-                raise _logged(failure("rolled_back"))
+            error = objection(row, kept.row) if kept.row is not None else None
+            if error is not None:
+                raise _logged(error)
         newest = self._check_age(row)
         # A transaction that began before the newest change goes on seeing the list before it. That list is not kept.
         is_past = newest != row and connections[self.using].in_atomic_block and self.read_seal() == row

@@ -18,7 +18,7 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
 
-from .high_water import reseal_hint
+from .high_water import is_older, is_other, other_list, reseal_hint
 from .sealing import SealedRows, SealRow, is_active_controller, row_values
 
 #: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
@@ -231,3 +231,11 @@ def failure(reason: str) -> AllowListIntegrityFailure:
     return AllowListIntegrityFailure(
         str(_MESSAGES[reason]), hint=reseal_hint() if reason == "rolled_back" else look, reason=reason
     )
+
+
+def objection(found: SealRow | None, known: SealRow) -> AllowListIntegrityFailure | None:
+    """Return the error for a list that is older than one that is known, or another one; None for a later state of it."""
+    mark = found.mark if found is not None else None
+    if is_other(mark, known.mark):
+        return other_list()
+    return failure("rolled_back") if is_older(mark, known.mark) else None

@@ -60,7 +60,12 @@ def noted(device: LocalDevice) -> dict[str, Any]:
 
 def is_newest(device: LocalDevice) -> bool:
     seal = AllowListSeal.objects.get()
-    return noted(device) == {"revision": seal.revision, "seal": seal.hmac}
+    return noted(device) == {
+        "revision": seal.revision,
+        "seal": seal.hmac,
+        "epoch": seal.epoch,
+        "continues": seal.continues,
+    }
 
 
 @pytest.fixture

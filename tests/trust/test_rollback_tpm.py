@@ -206,7 +206,8 @@ def record(path: Path) -> dict[str, Any]:
 def is_newest(path: Path) -> bool:
     seal, found = AllowListSeal.objects.get(), record(path)
     (seen,) = found["lists"].values()
-    return bool(seen == {"revision": seal.revision, "seal": seal.hmac} and found["counter"] == counter_of(path).read())
+    mark = {"revision": seal.revision, "seal": seal.hmac, "epoch": seal.epoch, "continues": seal.continues}
+    return bool(seen == mark and found["counter"] == counter_of(path).read())
 
 
 def reason() -> str:

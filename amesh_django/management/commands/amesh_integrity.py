@@ -93,7 +93,7 @@ def _trusted(found: IntegrityReport) -> list[Shown]:
 
 
 def _problem(found: IntegrityReport) -> str:
-    if found.reason in ("rolled_back", "revision_lost"):
+    if found.reason in ("rolled_back", "other_epoch", "revision_lost"):
         return "The list is not known to be the newest that this server has seen"
     return "The list does not match its seal"
 
