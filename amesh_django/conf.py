@@ -82,6 +82,7 @@ class AmeshDict(TypedDict, total=False):
     PROXY_ADDED_PREFIX: str
     REQUIRE_USER: bool
     DEVICES_ARE_USERS: bool
+    METRICS: bool
     BOOTSTRAP_RELAYS: Sequence[str] | None
     RELAY: Mapping[str, Any] | None
 
