@@ -22,7 +22,7 @@ class AmeshSettings:
     """The keys of ``AMESH``.
 
     Attributes:
-        DIR: device directory of this server. Defaults to ``AUTH_MESH_DIR``, or ``~/.amesh`` if it is not set.
+        DIR: device directory of this server. Defaults to ``AMESH_DIR`` or ``AUTH_MESH_DIR``, or ``~/.amesh`` if neither is set.
         SEAL_KEY_FILE: file with the seal secret (32 random bytes as 64 hex characters) that several hosts with one database
             share. By default, the secret is derived from the key of this server.
         NONCE_CACHE: name of the Django cache that stores nonces, see :func:`nonce_cache`. Defaults to ``amesh`` if CACHES has it,
