@@ -141,15 +141,17 @@ def check_nonce_eviction(app_configs: Sequence[AppConfig] | None, **kwargs: Any)
     return [Warning(found.message, hint=found.hint, id="amesh.W009" if found.policy is None else "amesh.W008")]
 
 
-@register(Tags.security)
-def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Check the device directory of this server.
+@register(Tags.database)
+def check_directory(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check the device directory of this server. Runs with ``check --database`` and ``migrate``: a build has neither it nor the list.
 
     - ``amesh.W003``: it has no identity, or can't be read.
     - ``amesh.W004``: other users can read it or write to it.
     - ``amesh.W006``: the file of ``AMESH["SEAL_KEY_FILE"]`` can't be used.
     """
-    if conf.problems():
+    if conf.problems() or database() not in (databases or ()):
         return []
     shared = conf.amesh_settings().SEAL_KEY_FILE
     if shared is not None:
