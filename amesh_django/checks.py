@@ -143,15 +143,17 @@ def check_nonce_eviction(app_configs: Sequence[AppConfig] | None, **kwargs: Any)
     return [Warning(found.message, hint=found.hint, id="amesh.W009" if found.policy is None else "amesh.W008")]
 
 
-@register(Tags.security)
-def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Check the device directory of this server.
+@register(Tags.database)
+def check_directory(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check the device directory of this server. Runs with ``check --database`` and ``migrate``: a build has neither it nor the list.
 
     - ``amesh.W003``: it has no identity, or can't be read.
     - ``amesh.W004``: other users can read it or write to it.
     - ``amesh.W006``: a file of ``AMESH["SEAL_KEY_FILE"]`` or ``AMESH["SEAL_KEY_FILES"]`` can't be used.
     """
-    if conf.problems():
+    if conf.problems() or database() not in (databases or ()):
         return []
     for shared in filter(None, conf.amesh_settings().seal_secrets):
         try:
@@ -275,8 +277,9 @@ def _open_to_devices(patterns: Sequence[Any]) -> Iterator[str]:
     )
     from rest_framework.views import APIView
 
-    from .drf import AmeshAuthentication, HasDevicePermission, IsTrustedDevice
+    from .drf import AmeshAuthentication, IsTrustedDevice
 
+    login = (IsAuthenticated, IsAuthenticatedOrReadOnly, DjangoModelPermissions)
     default = APIView.authentication_classes
     if not any(issubclass(found, AmeshAuthentication) for found in default):
         return
@@ -293,25 +296,20 @@ def _open_to_devices(patterns: Sequence[Any]) -> Iterator[str]:
         permissions = options.get("permission_classes", view.permission_classes)
         parts = [part for permission in permissions for part in _parts(permission)]
         if (
-            any(_is(part, IsAuthenticated, IsAuthenticatedOrReadOnly, DjangoModelPermissions) for part in parts)
-            and not any(_is(part, IsTrustedDevice, HasDevicePermission) for part in parts)
-            and not any(_is(permission, IsAdminUser) for permission in permissions)
+            any(issubclass(part, login) for part in parts)
+            and not any(issubclass(part, IsTrustedDevice) for part in parts)
+            and IsAdminUser not in permissions
         ):
             yield f"{view.__module__}.{view.__name__}"
 
 
-def _parts(permission: Any) -> Iterator[Any]:
-    """Yield the permissions that a composed permission of REST framework, such as ``A | B``, consists of."""
+def _parts(permission: Any) -> Iterator[type]:
+    """Yield the classes that a member of ``permission_classes``, such as ``A | B``, consists of."""
     operands = [getattr(permission, name) for name in ("op1_class", "op2_class") if hasattr(permission, name)]
     for operand in operands:
         yield from _parts(operand)
-    if not operands:
+    if isinstance(permission, type):
         yield permission
-
-
-def _is(permission: Any, *classes: type) -> bool:
-    """Return True if a member of ``permission_classes`` is, or is an object of, one of the classes."""
-    return issubclass(permission if isinstance(permission, type) else type(permission), classes)
 
 
 @register(Tags.database)

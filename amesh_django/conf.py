@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any, TypedDict, get_type_hints
 
 from django.conf import settings as django_settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
@@ -14,13 +14,15 @@ from django.core.exceptions import ImproperlyConfigured
 
 from authmesh.protocol.pairing.token import is_relay_address
 
+__all__ = ["AmeshDict"]
+
 
 @dataclass(frozen=True, slots=True)
 class AmeshSettings:
     """The keys of ``AMESH``.
 
     Attributes:
-        DIR: device directory of this server. Defaults to ``AUTH_MESH_DIR``, or ``~/.amesh`` if it is not set.
+        DIR: device directory of this server. Defaults to ``AMESH_DIR`` or ``AUTH_MESH_DIR``, or ``~/.amesh`` if neither is set.
         SEAL_KEY_FILE: file with the seal secret (32 random bytes as 64 hex characters) that several hosts with one database
             share. By default, the secret is derived from the key of this server.
         SEAL_KEY_FILES: used in place of SEAL_KEY_FILE while the secret is being replaced: the new file, then the old one. None
@@ -69,6 +71,28 @@ class AmeshSettings:
     def seal_secrets(self) -> tuple[str | None, ...]:
         """The files with the secret of the seal, the new one first. None stands for the key of this server."""
         return tuple(self.SEAL_KEY_FILES) if self.SEAL_KEY_FILES is not None else (self.SEAL_KEY_FILE,)
+
+
+class AmeshDict(TypedDict, total=False):
+    """The type of ``AMESH``: the keys of :class:`AmeshSettings`, each of which may be missing."""
+
+    DIR: str | os.PathLike[str] | None
+    SEAL_KEY_FILE: str | os.PathLike[str] | None
+    NONCE_CACHE: str | None
+    CLOCK_SKEW_SECONDS: int
+    NONCE_WINDOW_SECONDS: int
+    MAX_BODY_BYTES: int
+    PROTECT: Sequence[str]
+    EXEMPT: Sequence[str]
+    LAST_SEEN_SECONDS: int
+    MAX_CONTROLLERS: int | None
+    PROXY_STRIPPED_PREFIX: str
+    PROXY_ADDED_PREFIX: str
+    REQUIRE_USER: bool
+    DEVICES_ARE_USERS: bool
+    METRICS: bool
+    BOOTSTRAP_RELAYS: Sequence[str] | None
+    RELAY: Mapping[str, Any] | None
 
 
 #: Minimum values of the integer settings whose minimum is not 1.

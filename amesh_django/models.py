@@ -11,6 +11,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
+from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.keys import decode_public_key
 
@@ -92,7 +93,7 @@ class Device(models.Model):
     save = asave = delete = adelete = _refuse
 
     def __str__(self) -> str:
-        return f"{self.device_id}"
+        return f"{clean(self.friendly_name)} ({clean_line(self.device_id)})"
 
     @property
     def permissions(self) -> dict[str, Any]:

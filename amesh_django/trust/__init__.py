@@ -17,7 +17,7 @@ the keys. Each file adds one layer to it, and imports only from files below:
     owner       open_device()       the device whose secret they are derived from
     high_water  HighWater       the marks of this host: a file and, with a TPM, a counter
     marks       Mark                a high-water mark, and the errors for older and other lists
-    database, triggers              which database, and its stale connections; what counts changes from outside Django
+    database, triggers              which database, and its transactions; what counts changes from outside Django
 
 Theory of operation
 
@@ -83,8 +83,9 @@ Theory of operation
     b.  ``VerifiedList._lock``, between threads: guards the snapshot and the other states of (3). A request that finds an unchanged
         list does not take it. Forgetting the snapshot (5) does not need it.
     c.  The lock of the seal row (on SQLite, the write lock of the database), between hosts: held by a change until its transaction
-        ends. A reader takes it only if the list was changed five times while it was being read. A thread that holds it does not wait
-        for (b), because it reads for itself (4a). One exception: MySQL keeps the lock when a savepoint is rolled back.
+        ends. A reader takes it only if the list was changed five times while it was being read, and again if the database reports a
+        conflict (REPEATABLE READ). A thread that holds it does not wait for (b), because it reads for itself (4a). One exception: MySQL
+        keeps the lock when a savepoint is rolled back.
     d.  The lock of the device directory, between processes of this host: guards the file of the marks and the counter in the TPM. A
         process that has committed a change or reseals waits for it, five seconds at most. A request never does: it reads without
         the lock, and the mark is written a second later.

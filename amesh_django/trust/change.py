@@ -20,8 +20,9 @@ from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
+from .database import is_conflict, read_for_itself
 from .sealing import BATCH_SIZE, Epoch, SealRow, is_active_controller, journal_row, now, row_values
-from .snapshot import VerifiedList, read_for_itself
+from .snapshot import VerifiedList
 from .verified import UNREADABLE, Basis, failure, hash_of
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class ChangeableList(VerifiedList):
             except ConcurrentChange:
                 pass
             except OperationalError as error:
-                if not _is_conflict(error):
+                if not is_conflict(error):
                     raise
                 if is_nested:  # the outer transaction must be tried again, and only its owner can do that
                     break
@@ -300,11 +301,3 @@ class Change:
         )
         self._sealed.replace_seal(self._before, after)
         self._sealed.remember_on_commit(after)
-
-
-def _is_conflict(error: OperationalError) -> bool:
-    """Return True for an error that a second attempt may not meet: a lock, a deadlock, a serialization failure."""
-    cause = error.__cause__
-    code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
-    text = str(error).lower()
-    return code in ("40001", "40P01", "55P03") or "locked" in text or "deadlock" in text or "lock wait" in text

@@ -119,14 +119,15 @@ def test_a_cache_that_does_not_exist(settings: Any) -> None:
 
 def test_no_identity(settings: Any, tmp_path: Path) -> None:
     settings.AMESH = {"DIR": str(tmp_path)}
-    found = ids()
+    assert ids() == {}  # in a build
+    found = ids(databases=["default"])
     assert list(found) == ["amesh.W003"]
     assert "amesh_init" in found["amesh.W003"]
 
 
 def test_a_directory_open_to_others(amesh_server: LocalDevice) -> None:
     amesh_server.path.chmod(0o755)
-    assert "chmod 700" in ids()["amesh.W004"]
+    assert "chmod 700" in ids(databases=["default"])["amesh.W004"]
 
 
 def test_missing_triggers() -> None:
@@ -140,7 +141,7 @@ def test_missing_triggers() -> None:
 
 def test_a_seal_key_file_that_cannot_be_used(settings: Any, tmp_path: Path) -> None:
     settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILE": str(tmp_path / "missing")}
-    assert "openssl rand" in ids()["amesh.W006"]
+    assert "openssl rand" in ids(databases=["default"])["amesh.W006"]
 
 
 @pytest.mark.parametrize(

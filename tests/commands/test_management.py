@@ -486,6 +486,17 @@ def test_every_command_prints_one_json_document(manage: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.process
+def test_the_directory_of_a_server_has_two_variables(manage: Any, tmp_path: Path) -> None:
+    done = manage("list", AMESH_DIR=str(tmp_path / "amesh"))
+    assert done.code == 0
+    done = manage("list", AMESH_DIR=str(tmp_path / "other"))
+    assert (done.code, done.out) == (1, "")
+    assert "The variables AMESH_DIR and AUTH_MESH_DIR are both set, and differ." in done.err
+    done = manage("list", AMESH_DIR=str(tmp_path / "amesh"), AUTH_MESH_DIR="")
+    assert "server" in done.out
+
+
+@pytest.mark.process
 def test_errors_go_to_stderr_with_their_exit_codes(manage: Any) -> None:
     done = manage("revoke", "am_nobody", "--yes")
     assert (done.code, done.out) == (1, "")

@@ -19,7 +19,8 @@ from tests.support.sources import PACKAGES, PYPROJECT, committed, lies_in, modul
 PROJECT = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 GROUPS: dict[str, list[Any]] = PYPROJECT["dependency-groups"]
-OURS = {"amesh_django", "authmesh", "relay_project", "tests"}
+#: ``mysite`` is the project of the documentation, in tests/docs/typed.
+OURS = {"amesh_django", "authmesh", "mysite", "relay_project", "tests"}
 
 #: Which extras a folder or file may import from, beside what every device has. A file goes by all entries that it lies in.
 EXTRAS_OF = {
