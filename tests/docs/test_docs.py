@@ -375,6 +375,45 @@ def test_variables_extras_and_targets_exist(path: Path) -> None:
         assert f"\n{''.join(target)}:" in text("Makefile"), f"{path.name}: make {''.join(target)}"
 
 
+#: Variables of the table in docs/settings.md that libraries read: httpx, and the TLS of Python.
+OF_LIBRARIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+
+
+def variables(name: str, tree: ast.Module) -> Iterator[str]:
+    """Yield the environment variables that a module reads, by a literal or by a constant."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and re.fullmatch(r"(AUTH_MESH|AMESH)_[A-Z_]*[A-Z]", str(node.value)):
+            yield str(node.value)
+        key: ast.expr | None = None
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("environ"):
+            key = node.slice
+        if isinstance(node, ast.Call) and re.search(r"environ\.(get|pop)$", ast.unparse(node.func)):
+            key = node.args[0]
+        if isinstance(key, ast.Constant):
+            yield str(key.value)
+        elif isinstance(key, ast.Name) and key.id.isupper():
+            yield getattr(importlib.import_module(name), key.id)
+
+
+def test_every_environment_variable_is_in_the_table() -> None:
+    of_wsgi = {"QUERY_STRING", "PATH_INFO", "REQUEST_METHOD", "HTTP_AUTHORIZATION", "wsgi.input"}
+    ours = {name: source for name, source in SOURCE.items() if not name.startswith("relay_project")}
+    read = {found for name, source in ours.items() for found in variables(name, ast.parse(source))} - of_wsgi
+    assert {"AMESH_RELAY_URL", "AMESH_DIR", "NO_COLOR", "AMESH_TPM_TCTI"} <= read
+    table = text("docs/settings.md").partition("\n## Environment variables\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == read | OF_LIBRARIES
+
+
+def test_every_variable_of_the_shipped_project_is_at_the_top_of_its_settings() -> None:
+    source = SOURCE["relay_project.settings"]
+    read = set(re.findall(r"""(?:flag|words|environ\.get)\(f?"([A-Z_]+)|environ\["([A-Z_]+)""", source))
+    top = ast.get_docstring(ast.parse(source)) or ""
+    top = top.replace(", _", ", DJANGO_DB_")  # DJANGO_DB_ENGINE, _NAME, …
+    missing = {name for pair in read for name in pair if name and name.rstrip("_") not in top}
+    assert not missing
+
+
 def test_the_changelog_lists_the_extras() -> None:
     table = text("CHANGELOG.md").partition("| Extra | For |")[2].partition("\n\n")[0]
     listed = {name for row in table.split("\n")[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
