@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import os
 import re
@@ -19,6 +20,7 @@ from django.core.management import get_commands, load_command_class
 from amesh_django.conf import AmeshSettings
 from amesh_django.relay.conf import RelaySettings
 from amesh_django.test import plugin
+from amesh_django.test.devices import EphemeralDevice
 from authmesh.commands.app import parsers
 from authmesh.protocol import device_id
 from authmesh.protocol.errors import AmeshError
@@ -93,13 +95,25 @@ def test_examples_of_settings(tmp_path: Path) -> None:
         Stage(tmp_path).play(block)
 
 
+def test_the_session_in_the_python_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    EphemeralDevice("laptop").write(tmp_path / "amesh")
+    monkeypatch.setenv("AMESH_DIR", str(tmp_path / "amesh"))
+    page = ROOT / "docs" / "repl.md"
+    session = "\n".join(block.text for block in blocks(page) if block.kind == "repl")
+    examples = doctest.DocTestParser().get_doctest(session, {}, page.name, str(page), 0)
+    assert len(examples.examples) > 25
+    report: list[str] = []
+    failed = doctest.DocTestRunner().run(examples, out=report.append).failed
+    assert not failed, "".join(report)
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_block_is_run_or_says_why_not(path: Path) -> None:
     for block in blocks(path):
         if str(path.relative_to(ROOT)) in PLAYED:
             assert block.kind, f"{block} has no comment above it that says how it is run"
         else:
-            assert block.kind in ("settings", "not run"), f"{block} is in a document that no test plays"
+            assert block.kind in ("settings", "repl", "not run"), f"{block} is in a document that no test plays"
         assert block.kind != "not run" or len(block.words) > 5, f"{block} does not say why it is not run"
 
 
