@@ -227,6 +227,20 @@ def test_a_broken_list_is_shown_to_nobody(directory: Path) -> None:
         assert json.loads(done.stderr)["error"] == "allow_list_integrity_failure"
 
 
+def test_a_broken_list_without_a_backup_is_begun_again(directory: Path) -> None:
+    device = EphemeralDevice("phone")
+    allow(directory, device)
+    file = directory / "allow_list.json"
+    file.write_text(file.read_text().replace("phone", "other"))
+    done = call("list")
+    assert f"Restore {file} from a backup. If there is none, rename the file: the list is empty then." in done.stderr
+    assert "trust it with amesh trust, after you have compared its device ID" in done.stderr
+    assert call("sign-test").exit_code == 0  # requests that it sends need only its key
+    file.rename(directory / "allow_list.rejected.json")
+    assert call("trust", line_of(device), "--role", "controller", "--yes").exit_code == 0
+    assert [known["deviceId"] for known in json.loads(call("list", "--json").stdout)["devices"]] == [id_of(device)]
+
+
 def test_what_is_open_to_others_is_reported(directory: Path) -> None:
     directory.chmod(0o755)
     (directory / "identity.json").chmod(0o644)

@@ -389,12 +389,13 @@ def test_import_keeps_to_the_limit(listed: DatabaseAllowList, tmp_path: Path) ->
 # --- integrity --------------------------------------------------------------------------------------------------------
 
 
-def test_integrity_of_a_sound_list(phone: EphemeralDevice) -> None:
+def test_integrity_of_a_sound_list(phone: EphemeralDevice, listed: DatabaseAllowList) -> None:
     assert "matches its seal: 1 row" in call("integrity").out
     assert json.loads(call("integrity", "--json").out) == {
         "ok": True,
         "devices": 1,
         "problems": [],
+        "digest": listed.verify().digest,
         "resealed": False,
         "newest": {"revision": None, "kept": "none"},  # a database in memory
     }

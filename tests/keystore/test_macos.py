@@ -393,6 +393,7 @@ def test_threads_look_the_key_up_once(mac: Security, store: MacKeyStore, tmp_pat
     assert mac.calls.count("SecItemCopyMatching") == 1
 
 
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_gets_its_own_key(mac: Security, store: MacKeyStore) -> None:
     """The replacement rejects references of another process. The lock may be held while the parent forks."""

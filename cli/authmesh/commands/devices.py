@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from authmesh.protocol.allow_list import CONTROLLER, ROLES, DeviceEntry
 from authmesh.protocol.display import clean
-from authmesh.protocol.errors import AllowListError, Run
+from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, AmeshError, Run
 from authmesh.protocol.keys import encode_public_key
 
 from .context import Context
@@ -118,25 +118,41 @@ def revoke(context: Context, *, devices: Sequence[str], reason: str, yes: bool) 
     """Stop trusting devices."""
     own = context.own_device().identity
     allow_list, console = context.home.allow_list(), context.console
-    trusted = [device for device in context.home.devices() if not device.revoked_at]
-    chosen = [entry.device_id for entry in select([device.entry for device in trusted], devices)]
-    about = [line for device in trusted if device.entry.device_id in chosen for line in device_lines(device)]
-    if len(chosen) == 1:
-        (one,) = [device.entry for device in trusted if device.entry.device_id in chosen]
-        question = f"Revoke {named(one)}?"
-    else:
-        question = f"Revoke these {len(chosen)} devices?"
-    console.confirm(question, about=about, yes=yes)
-    revoked = allow_list.revoke_all(chosen, reason=reason, by=context.home.actor)
+    chosen = _revocable(context, devices)
+    question = f"Revoke {named(chosen[0].entry)}?" if len(chosen) == 1 else f"Revoke these {len(chosen)} devices?"
+    console.confirm(question, about=[line for device in chosen for line in device_lines(device)], yes=yes)
+    ids = [device.entry.device_id for device in chosen]
+    revoked = allow_list.revoke_all(ids, reason=reason, by=context.home.actor)
     for entry in revoked:
         effect = "Its next request is rejected." if entry.role == CONTROLLER else "This device no longer trusts it."
         console.say(Styled(f"Revoked: {named(entry)}. {effect}", "good"))
+    trouble = allow_list.trouble
+    if trouble is not None:
+        what = "The device was revoked" if len(revoked) == 1 else "The devices were revoked"
+        console.warn((f"{what}, but that is not all. ", *_parts(trouble)))
     there = "the other device" if len(revoked) == 1 else "each of the other devices"
     console.say(
         f"If {there} also trusts this one, revoke this device there:",
         *facts((f"  on {there}", f"amesh revoke {own.device_id}")),
     )
-    console.result({"devices": [entry.to_json() for entry in revoked], "reason": reason})
+    problem = {"problem": trouble.message} if trouble is not None else {}
+    console.result({"devices": [entry.to_json() for entry in revoked], "reason": reason, **problem})
+
+
+def _revocable(context: Context, words: Sequence[str]) -> list[Listed]:
+    """Return the devices that the words of the command mean. If the list does not match its seal, only device IDs do."""
+    try:
+        trusted = [device for device in context.home.devices() if not device.revoked_at]
+    except AllowListIntegrityFailure:
+        allow_list = context.home.allow_list()
+        return [Listed(allow_list.revocable(word)) for word in dict.fromkeys(words)]
+    by_id = {device.entry.device_id: device for device in trusted}
+    return [by_id[entry.device_id] for entry in select([device.entry for device in trusted], words)]
+
+
+def _parts(error: AmeshError) -> tuple[str | Run, ...]:
+    hint = (error.hint,) if isinstance(error.hint, str) else error.hint
+    return (error.message, " ", *hint)
 
 
 def _revoke_arguments(parser: ArgumentParser) -> None:

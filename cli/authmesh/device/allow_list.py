@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from authmesh.protocol.allow_list import DeviceEntry, Role
-from authmesh.protocol.errors import ControllerLimitReached, DeviceNotFound, Run
+from authmesh.protocol.errors import AllowListError, ControllerLimitReached, DeviceNotFound, Run
 
 
 class AllowList(ABC):
@@ -17,9 +17,11 @@ class AllowList(ABC):
 
     Attributes:
         controller_limit: active controllers that the list may have (``maxControllers``).
+        trouble: what is wrong with the list although the last :meth:`revoke` worked; None if nothing is.
     """
 
     controller_limit: int
+    trouble: AllowListError | None = None
 
     @abstractmethod
     def read(self) -> list[DeviceEntry]:
@@ -69,6 +71,14 @@ class AllowList(ABC):
         Raises:
             DeviceNotFound: the device is not in the list.
         """
+
+    def revocable(self, device_id: str) -> DeviceEntry:
+        """Return the device that :meth:`revoke` would revoke. A list that can revoke although its seal is broken names it, too.
+
+        Raises:
+            DeviceNotFound: the device is not in the list.
+        """
+        return self.get(device_id)
 
     @abstractmethod
     def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
