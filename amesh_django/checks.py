@@ -21,15 +21,16 @@ from django.urls import URLResolver, get_resolver
 
 from amesh_django.relay import conf as relay_conf
 from amesh_django.spelling import manage_py
-from amesh_django.trust import keys
+from amesh_django.trust import current_list, keys
 from amesh_django.trust.database import database
+from amesh_django.trust.verified import other_secret
 from authmesh.device import default_directory, permission_problems, read_identity
 from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.storage import expanded
 from authmesh.pairing.bootstrap import background as bootstrap_first
 from authmesh.protocol.errors import AmeshError, Run, spelled
 
-from . import conf
+from . import conf, metrics
 from .models import AllowListSeal, Device
 from .trust import triggers
 from .verification import nonces
@@ -40,8 +41,10 @@ __all__ = [
     "check_default_authentication",
     "check_directory",
     "check_django",
+    "check_metrics",
     "check_nonce_cache",
     "check_nonce_eviction",
+    "check_seal_secret",
     "check_settings",
     "check_triggers",
 ]
@@ -140,18 +143,19 @@ def check_nonce_eviction(app_configs: Sequence[AppConfig] | None, **kwargs: Any)
     return [Warning(found.message, hint=found.hint, id="amesh.W009" if found.policy is None else "amesh.W008")]
 
 
-@register(Tags.security)
-def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Check the device directory of this server.
+@register(Tags.database)
+def check_directory(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check the device directory of this server. Runs with ``check --database`` and ``migrate``: a build has neither it nor the list.
 
     - ``amesh.W003``: it has no identity, or can't be read.
     - ``amesh.W004``: other users can read it or write to it.
-    - ``amesh.W006``: the file of ``AMESH["SEAL_KEY_FILE"]`` can't be used.
+    - ``amesh.W006``: a file of ``AMESH["SEAL_KEY_FILE"]`` or ``AMESH["SEAL_KEY_FILES"]`` can't be used.
     """
-    if conf.problems():
+    if conf.problems() or database() not in (databases or ()):
         return []
-    shared = conf.amesh_settings().SEAL_KEY_FILE
-    if shared is not None:
+    for shared in filter(None, conf.amesh_settings().seal_secrets):
         try:
             keys.read_seal_key_file(expanded(shared))
         except AmeshError as error:
@@ -181,6 +185,23 @@ def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> l
 def _failure(error: AmeshError, check_id: str) -> CheckMessage:
     hint = spelled(error.hint, manage_py)
     return Warning(f"{error.message} {_REJECTED}", hint=hint or None, id=check_id)
+
+
+@register(Tags.compatibility)
+def check_metrics(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Check that the library for ``AMESH["METRICS"]`` is there.
+
+    - ``amesh.E008``: it is not installed.
+    """
+    if conf.problems() or not conf.amesh_settings().METRICS or metrics.is_installed():
+        return []
+    return [
+        Error(
+            "AMESH['METRICS'] is True, and prometheus_client is not installed: nothing is counted.",
+            hint="Run: pip install 'amesh-django[metrics]'",
+            id="amesh.E008",
+        )
+    ]
 
 
 @register(Tags.database)
@@ -289,6 +310,34 @@ def _parts(permission: Any) -> Iterator[type]:
         yield from _parts(operand)
     if isinstance(permission, type):
         yield permission
+
+
+@register(Tags.database)
+def check_seal_secret(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check whether this server has the secret of the seal. Runs with ``check --database`` and ``migrate``.
+
+    - ``amesh.W016``: the allow list was sealed with another secret.
+    """
+    using = database()
+    if using not in (databases or ()) or conf.problems():
+        return []
+    try:
+        sealed = current_list(using)
+        row = sealed.read_seal()
+        if row is None or sealed.is_genuine(row):
+            return []
+    except (AmeshError, DatabaseError):  # reported by amesh.W003 and amesh.W006, or not migrated
+        return []
+    return [
+        Warning(
+            f"The allow list in the database {using!r} was sealed with another secret than this server has: another host that uses "
+            f"the database sealed it, or this server has another identity than before. {_REJECTED}",
+            hint=f"{other_secret()} If this is the only host, restore the right device directory (AMESH['DIR']) or seal key file.",
+            id="amesh.W016",
+        )
+    ]
 
 
 @register(Tags.compatibility)

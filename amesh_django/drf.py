@@ -21,7 +21,7 @@ from authmesh.protocol.header import SCHEME, is_amesh
 from .conf import amesh_settings
 from .verification import DeviceHttpRequest, VerifiedDevice
 from .verification.private import django_request
-from .verification.request import authenticate, log_rejection
+from .verification.request import RETRY_AFTER_SECONDS, authenticate, refused
 from .verification.signed import signing_device
 from .verification.users import DeviceUser, mapped_user
 
@@ -66,6 +66,8 @@ class AmeshRefused(APIException):
         self.status_code = status
         if status == 401:
             self.auth_header = SCHEME
+        if status == 503:
+            self.wait = RETRY_AFTER_SECONDS  # REST framework's name for Retry-After
 
 
 class AmeshAuthentication(BaseAuthentication):
@@ -98,9 +100,9 @@ class AmeshAuthentication(BaseAuthentication):
         try:
             user = self.get_user(device)
             if isinstance(user, DeviceUser) and self._requires_user():
-                raise UserRequired(device_id=device.device_id)
+                raise UserRequired(device_id=device.device_id, device_name=device.friendly_name)
         except RequestError as error:
-            log_rejection(plain, error)
+            refused(plain, error)
             sentence = str(error) if isinstance(error, UserRequired) else ""
             raise AmeshRefused(error.code, error.status, sentence) from error
         return user, device

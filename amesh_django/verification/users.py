@@ -31,7 +31,7 @@ def mapped_user(device: VerifiedDevice) -> AbstractBaseUser | None:
         return None
     user = get_user_model()._default_manager.filter(pk=device.user_id).first()
     if user is None or not user.is_active:
-        raise Unauthorized(reason="user_inactive", device_id=device.device_id)
+        raise Unauthorized(reason="user_inactive", device_id=device.device_id, device_name=device.friendly_name)
     return user
 
 

@@ -19,7 +19,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from amesh_django import checks
+from amesh_django import checks, metrics
 from amesh_django.conf import amesh_settings, nonce_cache
 from amesh_django.drf import AmeshAuthentication, HasDevicePermission, IsTrustedDevice
 from authmesh.device import LocalDevice
@@ -119,14 +119,15 @@ def test_a_cache_that_does_not_exist(settings: Any) -> None:
 
 def test_no_identity(settings: Any, tmp_path: Path) -> None:
     settings.AMESH = {"DIR": str(tmp_path)}
-    found = ids()
+    assert ids() == {}  # in a build
+    found = ids(databases=["default"])
     assert list(found) == ["amesh.W003"]
     assert "amesh_init" in found["amesh.W003"]
 
 
 def test_a_directory_open_to_others(amesh_server: LocalDevice) -> None:
     amesh_server.path.chmod(0o755)
-    assert "chmod 700" in ids()["amesh.W004"]
+    assert "chmod 700" in ids(databases=["default"])["amesh.W004"]
 
 
 def test_missing_triggers() -> None:
@@ -140,7 +141,7 @@ def test_missing_triggers() -> None:
 
 def test_a_seal_key_file_that_cannot_be_used(settings: Any, tmp_path: Path) -> None:
     settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILE": str(tmp_path / "missing")}
-    assert "openssl rand" in ids()["amesh.W006"]
+    assert "openssl rand" in ids(databases=["default"])["amesh.W006"]
 
 
 @pytest.mark.parametrize(
@@ -220,3 +221,12 @@ def test_many_views_that_every_device_may_use(settings: Any, monkeypatch: pytest
     settings.ROOT_URLCONF = tuple(path(f"{n}/", view.as_view()) for n, view in enumerate(views))
     message = ids()["amesh.W010"]
     assert "View09, and 2 more." in message and "View10" not in message
+
+
+def test_metrics_without_their_library(settings: Any, monkeypatch: Any) -> None:
+    settings.AMESH = {"METRICS": True}
+    assert checks.check_metrics(None) == []
+    monkeypatch.setattr(metrics, "is_installed", lambda: False)
+    assert [message.id for message in checks.check_metrics(None)] == ["amesh.E008"]
+    settings.AMESH = {}
+    assert checks.check_metrics(None) == []

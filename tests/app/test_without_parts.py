@@ -99,6 +99,13 @@ USES = [
         "",
     ),
     ("aiohttp", "aiohttp", "from authmesh import AmeshAiohttpMiddleware; AmeshAiohttpMiddleware()", ""),
+    (
+        "metrics",
+        "prometheus_client",
+        DJANGO + "from amesh_django.checks import check_metrics\nfrom django.test import override_settings\n"
+        "with override_settings(AMESH={'METRICS': True}): print(*(found.hint for found in check_metrics(None)))",
+        "",
+    ),
     ("requests", "requests", "from authmesh import AmeshRequestsAuth; AmeshRequestsAuth()", ""),
     ("cli", "rich", AMESH.format(words=["--help"]), ""),
     ("tpm", "tpm2_pytss", "from authmesh.keystore.tpm.place import load_library; load_library()", ""),

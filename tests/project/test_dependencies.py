@@ -27,6 +27,7 @@ EXTRAS_OF = {
     "amesh_django": {"django"},
     "amesh_django/checks.py": {"drf"},
     "amesh_django/drf.py": {"drf"},
+    "amesh_django/metrics.py": {"metrics"},
     "amesh_django/openapi.py": {"openapi"},
     "amesh_django/relay": {"metrics", "relay"},
     "amesh_django/test/drf.py": {"drf"},
@@ -49,8 +50,10 @@ FROM_GROUPS = {
 #: Libraries that are used without being imported: a file that uses each, and the words that show it.
 USED_BY_NAME = {
     "autobahn": ("amesh_django/relay/private.py", "from daphne.ws_protocol import WebSocketProtocol"),  # its base class
+    "django-jazzmin": ("tests/admin/test_themes.py", '"jazzmin"'),
     "django-redis": ("relay_project/settings.py", "django_redis.cache.RedisCache"),
     "django-stubs": ("pyproject.toml", "mypy_django_plugin.main"),
+    "django-unfold": ("tests/admin/test_themes.py", '"unfold"'),
     "djangorestframework-stubs": ("pyproject.toml", "mypy_drf_plugin.main"),
     "gunicorn": ("tests/support/services.py", '"gunicorn"'),
     "import-linter": ("Makefile", "lint-imports"),
