@@ -21,8 +21,9 @@ from django.urls import URLResolver, get_resolver
 
 from amesh_django.relay import conf as relay_conf
 from amesh_django.spelling import manage_py
-from amesh_django.trust import keys
+from amesh_django.trust import current_list, keys
 from amesh_django.trust.database import database
+from amesh_django.trust.verified import other_secret
 from authmesh.device import default_directory, permission_problems, read_identity
 from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.storage import expanded
@@ -43,6 +44,7 @@ __all__ = [
     "check_metrics",
     "check_nonce_cache",
     "check_nonce_eviction",
+    "check_seal_secret",
     "check_settings",
     "check_triggers",
 ]
@@ -149,12 +151,11 @@ def check_directory(
 
     - ``amesh.W003``: it has no identity, or can't be read.
     - ``amesh.W004``: other users can read it or write to it.
-    - ``amesh.W006``: the file of ``AMESH["SEAL_KEY_FILE"]`` can't be used.
+    - ``amesh.W006``: a file of ``AMESH["SEAL_KEY_FILE"]`` or ``AMESH["SEAL_KEY_FILES"]`` can't be used.
     """
     if conf.problems() or database() not in (databases or ()):
         return []
-    shared = conf.amesh_settings().SEAL_KEY_FILE
-    if shared is not None:
+    for shared in filter(None, conf.amesh_settings().seal_secrets):
         try:
             keys.read_seal_key_file(expanded(shared))
         except AmeshError as error:
@@ -309,6 +310,34 @@ def _parts(permission: Any) -> Iterator[type]:
         yield from _parts(operand)
     if isinstance(permission, type):
         yield permission
+
+
+@register(Tags.database)
+def check_seal_secret(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check whether this server has the secret of the seal. Runs with ``check --database`` and ``migrate``.
+
+    - ``amesh.W016``: the allow list was sealed with another secret.
+    """
+    using = database()
+    if using not in (databases or ()) or conf.problems():
+        return []
+    try:
+        sealed = current_list(using)
+        row = sealed.read_seal()
+        if row is None or sealed.is_genuine(row):
+            return []
+    except (AmeshError, DatabaseError):  # reported by amesh.W003 and amesh.W006, or not migrated
+        return []
+    return [
+        Warning(
+            f"The allow list in the database {using!r} was sealed with another secret than this server has: another host that uses "
+            f"the database sealed it, or this server has another identity than before. {_REJECTED}",
+            hint=f"{other_secret()} If this is the only host, restore the right device directory (AMESH['DIR']) or seal key file.",
+            id="amesh.W016",
+        )
+    ]
 
 
 @register(Tags.compatibility)

@@ -4,6 +4,7 @@ DJANGO_DATA_DIR: folder of the SQLite database and the secret key. Defaults to `
 DJANGO_SECRET_KEY: secret key. Defaults to a key that is generated and kept in the data folder, with mode 0600.
 DJANGO_DEBUG: 1 for development. Defaults to 0.
 DJANGO_ALLOWED_HOSTS: host names of this server, separated by commas. Defaults to those of this machine only.
+DJANGO_CSRF_TRUSTED_ORIGINS: origins whose forms the admin accepts, such as https://relay.example, separated by commas. Defaults to none.
 DJANGO_HTTPS: 1 if people use https, so that cookies are never sent without it. Defaults to 1 if other host names are allowed.
 DJANGO_BEHIND_PROXY: 1 if a proxy speaks https for this server and always sets X-Forwarded-Proto. Defaults to 0.
 DJANGO_DB_ENGINE, _NAME, _USER, _PASSWORD, _HOST, _PORT: a database other than SQLite.

@@ -124,8 +124,7 @@ def test_options_are_the_parameters_of_the_function(command: Command) -> None:
 
 def test_every_command_of_amesh_is_one_of_manage_py_too() -> None:
     folder = ROOT / "amesh_django" / "management" / "commands"
-    _, amesh = parsers()
-    for name in (*amesh, *SERVER_COMMANDS):
+    for name in (*[command.name for command in COMMANDS], *SERVER_COMMANDS):
         assert (folder / f"amesh_{name.replace('-', '_')}.py").exists()
         assert issubclass(type(load_command_class("amesh_django", f"amesh_{name.replace('-', '_')}")), AmeshCommand)
 
