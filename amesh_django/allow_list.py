@@ -169,9 +169,7 @@ class DatabaseAllowList(AllowList):
     def revocable(self, device_id: str) -> DeviceEntry:
         try:
             return self.get(device_id)
-        except AllowListIntegrityFailure as error:
-            if error.reason == "allow_list_unavailable":
-                raise
+        except AllowListIntegrityFailure:
             row = self._sealed.sealed_device(device_id)
             if row is None:
                 row = Device.objects.using(self._using).filter(device_id=device_id).first()
@@ -191,8 +189,6 @@ class DatabaseAllowList(AllowList):
             self._sealed.snapshot()  # also detects an older list that was restored, unlike the change
             return self._sealed.change(by, work)
         except AllowListIntegrityFailure as error:
-            if error.reason == "allow_list_unavailable":
-                raise
             trouble: AllowListIntegrityFailure | None = error
         revoked = []
         for device_id in device_ids:
@@ -272,16 +268,17 @@ class DatabaseAllowList(AllowList):
         """
         return self._sealed.memory()
 
-    def reseal(self, *, by: str = "") -> None:
+    def reseal(self, *, by: str = "", digest: str | None = None) -> None:
         """Accept the rows as they are, and seal them. A person decides that, after :meth:`verify`.
 
         Args:
             by: who decided it. Defaults to *by* of this list.
+            digest: of the report that the person has read. None seals whatever the rows are now.
 
         Raises:
-            AllowListError: a row is not a device; nothing was changed.
+            AllowListError: a row is not a device, or the rows are not those of *digest* any more; nothing was changed.
         """
-        self._sealed.reseal(by or self._by)
+        self._sealed.reseal(by or self._by, digest)
 
 
 def _any(pending: Change, device_id: str) -> Device:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import django
@@ -30,7 +29,7 @@ from authmesh.files.storage import expanded
 from authmesh.pairing.bootstrap import background as bootstrap_first
 from authmesh.protocol.errors import AmeshError, Run, spelled
 
-from . import conf
+from . import conf, metrics
 from .models import AllowListSeal, Device
 from .trust import triggers
 from .verification import nonces
@@ -193,7 +192,7 @@ def check_metrics(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> lis
 
     - ``amesh.E008``: it is not installed.
     """
-    if conf.problems() or not conf.amesh_settings().METRICS or find_spec("prometheus_client"):
+    if conf.problems() or not conf.amesh_settings().METRICS or metrics.is_installed():
         return []
     return [
         Error(

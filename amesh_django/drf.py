@@ -21,7 +21,7 @@ from authmesh.protocol.header import SCHEME, is_amesh
 from .conf import amesh_settings
 from .verification import VerifiedDevice
 from .verification.private import django_request
-from .verification.request import authenticate, refused
+from .verification.request import RETRY_AFTER_SECONDS, authenticate, refused
 from .verification.users import DeviceUser, mapped_user
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ class AmeshRefused(APIException):
         self.status_code = status
         if status == 401:
             self.auth_header = SCHEME
+        if status == 503:
+            self.wait = RETRY_AFTER_SECONDS  # REST framework's name for Retry-After
 
 
 class AmeshAuthentication(BaseAuthentication):

@@ -24,7 +24,7 @@ from authmesh.protocol.errors import AmeshError, NonceStoreUnavailable, RequestE
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
-__all__ = ["connect", "page"]
+__all__ = ["connect", "is_installed", "page"]
 
 #: Upper bounds in seconds: from a fast verification to a database that hardly answers.
 _BUCKETS = (0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
@@ -65,6 +65,15 @@ class _Counters:
 @functools.cache
 def _counters() -> _Counters:
     return _Counters()
+
+
+def is_installed() -> bool:
+    """Return True if the extra ``metrics`` is installed."""
+    try:
+        import prometheus_client  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def connect() -> None:

@@ -17,7 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from amesh_django.models import Device
 from amesh_django.spelling import manage_py
 from amesh_django.trust import current_list
-from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Run
+from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable, AmeshError, Run
 
 #: The errors that a change of the list may raise. The admin shows each as a message.
 CHANGE_ERRORS = (AmeshError, AnyDatabaseError, ImproperlyConfigured)
@@ -88,10 +88,10 @@ def trouble() -> Trouble | None:
     """Return the reason why the list can't be verified, or None if it matches its seal. Costs one read of the seal row."""
     try:
         current_list().snapshot()
+    except AllowListUnavailable as error:
+        return Trouble(_UNREADABLE, _translated(error.message), _UNREADABLE_ADVICE)
     except AllowListIntegrityFailure as error:
         # The steps replace the hint of the error: they say more.
-        if error.reason == "allow_list_unavailable":
-            return Trouble(_UNREADABLE, _translated(error.message), _UNREADABLE_ADVICE)
         if error.reason in ("rolled_back", "revision_lost"):
             return Trouble(_OLD, _translated(error.message), _OLD_ADVICE, _OLD_STEPS)
         return Trouble(_BROKEN, _translated(error.message), _BROKEN_ADVICE, _BROKEN_STEPS)

@@ -29,6 +29,7 @@ class ServerHome(Home):
 
     directory_setting = "AMESH['DIR']"
     limit_setting = "AMESH['MAX_CONTROLLERS'], or maxControllers in identity.json"
+    is_server = True
 
 
 class DatabaseHome(ServerHome):

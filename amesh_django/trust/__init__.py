@@ -15,7 +15,7 @@ the keys. Each file adds one layer to it, and imports only from files below:
     keys        seal_keys()         the keys of seal, rows, journal and marks
     owner       open_device()       the device whose secret they are derived from
     high_water  HighWater       the marks of this host: a file and, with a TPM, a counter
-    database, triggers              which database; what counts changes from outside Django
+    database, triggers              which database, and its stale connections; what counts changes from outside Django
 
 Theory of operation
 
@@ -25,7 +25,8 @@ Theory of operation
 
 2.  A request reads the seal row. If it equals the seal of the snapshot, the snapshot is the list: no other query, no lock, no hash.
     Every ten seconds, one such call also checks whether another process of this host has stored a mark, and compares the list with
-    the mark if so: the list may have been restored to the very revision that this process knows.
+    the mark if so: the list may have been restored to the very revision that this process knows. If the server has closed the
+    connection while it was idle, the connection is closed and the list is read once more, unless a transaction is open.
 
 3.  The states of a process. They are kept in the object; the snapshot is replaced only by one that matched its seal.
 

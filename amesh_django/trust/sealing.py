@@ -131,8 +131,11 @@ class SealedRows:
         return rows.iterator(chunk_size=_CHUNK_SIZE)
 
     def journal(self, **conditions: Any) -> Iterator[AllowListChange]:
-        """Yield all lines of the journal, or those that meet *conditions*, the oldest first."""
-        lines = AllowListChange.objects.using(self.using).filter(**conditions).order_by("id")
+        """Yield all lines of the journal, or those that meet *conditions*, the oldest first.
+
+        The revision of a line is under its MAC and its primary key is not, so a copy of an old line does not become the newest.
+        """
+        lines = AllowListChange.objects.using(self.using).filter(**conditions).order_by("revision", "id")
         return lines.iterator(chunk_size=_CHUNK_SIZE)
 
     # --- the device rows and their seal ---

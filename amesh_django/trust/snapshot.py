@@ -20,8 +20,9 @@ from django.utils.translation import gettext as _
 from amesh_django.models import AllowListSeal, Device
 from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
-from authmesh.protocol.errors import AllowListIntegrityFailure
+from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable
 
+from .database import close_stale
 from .high_water import is_older
 from .rollback import GuardedRows
 from .sealing import SealRow
@@ -70,29 +71,23 @@ class VerifiedList(GuardedRows):
 
         Raises:
             AllowListIntegrityFailure: the rows do not match the seal (``seal_mismatch``, ``seal_missing``, ``rows_mismatch``), an
-                older list was restored (``rolled_back``, ``revision_lost``), or the list cannot be read
-                (``allow_list_unavailable``).
+                older list was restored (``rolled_back``, ``revision_lost``).
+            AllowListUnavailable: the list cannot be read from the database.
             IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
         """
         connection = connections[self.using]
-        before = self._snapshot
-        known = before.row if before is not None else None  # another thread may apply a change while this one reads
         try:
-            row = self.read_seal()
-            if before is not None and row is not None and row == before.row and not _reads_for_itself(connection):
-                if time.monotonic() <= self._look_at or self._look_again(row):
-                    return before
-                row = self.read_seal()
-            _check_form(row)
-            if _reads_for_itself(connection):
-                return self._transient(connection, row)
-            return self._advance(connection, before, known, row)
+            try:
+                return self._read(connection)
+            except (DatabaseError, InterfaceError):
+                if not close_stale(connection):
+                    raise
+                return self._read(connection)
         except (DatabaseError, InterfaceError) as error:
             logger.error("The allow list cannot be read from the database: %s", type(error).__name__)
-            raise AllowListIntegrityFailure(
+            raise AllowListUnavailable(
                 _("The allow list cannot be read: the database is down, or not migrated."),
                 hint=_("Check that the database runs, then run: manage.py migrate"),
-                reason="allow_list_unavailable",
             ) from error
 
     def after_fork(self) -> None:
@@ -145,6 +140,9 @@ class VerifiedList(GuardedRows):
         else:
             with transaction.atomic(using=self.using):
                 list(AllowListSeal.objects.using(self.using).select_for_update().filter(pk=1))
+                read_for_itself(
+                    connection
+                )  # not under our lock, for which another thread may have to wait for this one
                 devices = attempt(self.snapshot())
             if devices is not None:
                 return devices
@@ -214,6 +212,24 @@ class VerifiedList(GuardedRows):
             raise _logged(error) from None
 
     # --- the states ---
+
+    def _read(self, connection: BaseDatabaseWrapper) -> Snapshot:
+        """Read the seal, and return the snapshot, brought up to date.
+
+        Raises:
+            django.db.Error: the database is down or not migrated.
+        """
+        before = self._snapshot
+        known = before.row if before is not None else None  # another thread may apply a change while this one reads
+        row = self.read_seal()
+        if before is not None and row is not None and row == before.row and not _reads_for_itself(connection):
+            if time.monotonic() <= self._look_at or self._look_again(row):
+                return before
+            row = self.read_seal()
+        _check_form(row)
+        if _reads_for_itself(connection):
+            return self._transient(connection, row)
+        return self._advance(connection, before, known, row)
 
     def _transient(self, connection: BaseDatabaseWrapper, row: SealRow | None) -> Snapshot:
         """Return the list as an open transaction sees it. It is kept with the connection, never with the process."""

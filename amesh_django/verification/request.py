@@ -29,6 +29,9 @@ logger = logging.getLogger("amesh_django.verification")
 #: Where a WSGI server finds the device ID for its access log. A client can't set it: headers begin with ``HTTP_``.
 ENVIRON_KEY = "amesh.device_id"
 
+#: Seconds after which a client may try again if a part of the server is down.
+RETRY_AFTER_SECONDS = 5
+
 
 def _settings() -> AmeshSettings:
     try:
@@ -142,7 +145,7 @@ class _Rejection(JsonResponse):
 
 
 def error_response(error: RequestError) -> JsonResponse:
-    """Return the response of protocol.md §3 to a rejected request. A 401 names the scheme (RFC 9110 §11.6.1).
+    """Return the response of protocol.md §3 to a rejected request. A 401 names the scheme (RFC 9110 §11.6.1), a 503 when to try again.
 
     Args:
         error: the reason of the rejection. Only its code and its status reach the caller.
@@ -150,6 +153,8 @@ def error_response(error: RequestError) -> JsonResponse:
     response = _Rejection({"error": error.code}, status=error.status, headers={"Cache-Control": "no-store"})
     if error.status == 401:
         response.headers["WWW-Authenticate"] = SCHEME
+    if error.status == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 
 

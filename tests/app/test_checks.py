@@ -19,7 +19,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
-from amesh_django import checks
+from amesh_django import checks, metrics
 from amesh_django.conf import amesh_settings, nonce_cache
 from amesh_django.drf import AmeshAuthentication, HasDevicePermission, IsTrustedDevice
 from authmesh.device import LocalDevice
@@ -226,7 +226,7 @@ def test_many_views_that_every_device_may_use(settings: Any, monkeypatch: pytest
 def test_metrics_without_their_library(settings: Any, monkeypatch: Any) -> None:
     settings.AMESH = {"METRICS": True}
     assert checks.check_metrics(None) == []
-    monkeypatch.setattr(checks, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics, "is_installed", lambda: False)
     assert [message.id for message in checks.check_metrics(None)] == ["amesh.E008"]
     settings.AMESH = {}
     assert checks.check_metrics(None) == []

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from amesh_django.test.devices import EphemeralDevice
+from authmesh.commands import init as init_command
 from authmesh.device import FileAllowList, LocalDevice, read_identity
+from authmesh.keystore import BACKENDS
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.header import parse_authorization
 from tests.support.front_ends import HOSTILE, HOSTILE_SHOWN, Result, answering, id_of, invoke, line_of
@@ -57,8 +59,8 @@ def test_init_makes_an_identity_and_says_all_about_it(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     identity = read_identity(tmp_path / "new")
     for text in (
-        "secure-enclave  no: It needs macOS.",
-        "encrypted-file  yes",
+        "amesh export-key",
+        "manage.py amesh_trust LINE --role controller",
         identity.device_id,
         "laptop",
         "Warning: The key is protected by software only.",
@@ -69,6 +71,23 @@ def test_init_makes_an_identity_and_says_all_about_it(tmp_path: Path) -> None:
         assert text in done.stdout
     assert identity.max_controllers == 3
     assert not done.stderr
+
+
+def test_init_begins_with_the_place_of_the_key_and_explains_it_if_asked(tmp_path: Path) -> None:
+    done = call("--dir", tmp_path / "one", "init", "--name", "laptop")
+    first = "The key goes into an encrypted file in the device directory (encrypted-file)"
+    assert done.stdout.startswith(f"{first}, the best place on this machine. --explain shows what was tried.\n")
+    assert "secure-enclave" not in done.stdout
+    done = call("--dir", tmp_path / "two", "init", "--name", "laptop", "--explain")
+    shown = done.stdout.splitlines()
+    assert shown[:2] == ["Looking for the best place for the key", "  secure-enclave  no: It needs macOS."]
+    assert "  encrypted-file  yes" in shown and f"{first}." in shown
+    done = call("--dir", tmp_path / "three", "init", "--name", "laptop", "--backend", "encrypted-file")
+    assert done.stdout.startswith(f"{first}, as --backend or the option for a PIN says.\n")
+
+
+def test_every_back_end_has_its_place_in_words() -> None:
+    assert set(init_command._PLACES) == set(BACKENDS)
 
 
 def test_init_shows_no_secret(tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_nothing_is_half_done_after_ctrl_c_in_init(tmp_path: Path) -> None:
     """Whenever Ctrl-C comes, there is an identity that works, or init can be run again."""
     for number, text in enumerate(["Looking", "secure-enclave", "keychain", "tpm2", "encrypted-file", "This device"]):
         path = tmp_path / str(number)
-        argv = [sys.executable, "-m", "authmesh", "--dir", str(path), "init", "--name", "x"]
+        argv = [sys.executable, "-m", "authmesh", "--dir", str(path), "init", "--name", "x", "--explain"]
         with terminal(argv, {}) as person:
             person.expect(text)
             person.type("\x03", at_once=True)

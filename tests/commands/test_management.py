@@ -194,6 +194,9 @@ def test_init_uses_the_directory_of_the_settings(db: None, tmp_path: Path) -> No
         done = call("init", "--name", "server", "--max-controllers", "4")
         assert done.code == 0
         assert "manage.py amesh_listen" in done.out
+        steps = done.out.partition("Next steps")[2]
+        assert re.search(r"on the device +amesh export-key\n", steps)
+        assert re.search(r"on this server +manage\.py amesh_trust LINE --role controller\n", steps)
         assert server.server_device().identity == read_identity(tmp_path / "new")
         assert DatabaseAllowList().controller_limit == 4
         assert not done.err
@@ -387,12 +390,13 @@ def test_import_keeps_to_the_limit(listed: DatabaseAllowList, tmp_path: Path) ->
 # --- integrity --------------------------------------------------------------------------------------------------------
 
 
-def test_integrity_of_a_sound_list(phone: EphemeralDevice) -> None:
+def test_integrity_of_a_sound_list(phone: EphemeralDevice, listed: DatabaseAllowList) -> None:
     assert "matches its seal: 1 row" in call("integrity").out
     assert json.loads(call("integrity", "--json").out) == {
         "ok": True,
         "devices": 1,
         "problems": [],
+        "digest": listed.verify().digest,
         "resealed": False,
         "newest": {"revision": None, "kept": "none"},  # a database in memory
     }

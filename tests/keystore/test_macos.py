@@ -492,7 +492,7 @@ def test_opening_asks_nothing(mac: Security, tmp_path: Path) -> None:
 def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitled: bool) -> None:
     mac = install(monkeypatch, Security(entitled=entitled))
     monkeypatch.setenv("AUTH_MESH_DIR", str(tmp_path / "amesh"))
-    done = invoke(["init", "--name", "laptop"])
+    done = invoke(["init", "--name", "laptop", "--explain"])
     assert done.exit_code == 0, done.output
     identity = read_identity(tmp_path / "amesh")
     if entitled:

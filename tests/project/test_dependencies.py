@@ -26,6 +26,7 @@ EXTRAS_OF = {
     "amesh_django": {"django"},
     "amesh_django/checks.py": {"drf"},
     "amesh_django/drf.py": {"drf"},
+    "amesh_django/metrics.py": {"metrics"},
     "amesh_django/openapi.py": {"openapi"},
     "amesh_django/relay": {"metrics", "relay"},
     "amesh_django/test/drf.py": {"drf"},

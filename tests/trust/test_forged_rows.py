@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ from django.db import connection
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal, Device
-from amesh_django.trust import current, current_list
+from amesh_django.trust import current, current_list, snapshot
 from amesh_django.trust.verified import Snapshot
 from authmesh.protocol import DeviceEntry
 from authmesh.protocol.errors import AllowListIntegrityFailure
@@ -103,6 +104,33 @@ def test_rows_that_others_change_meanwhile_are_no_forgery(
         return rows
 
     assert len(sealed.verified(busy)) == 2
+
+
+def test_rows_that_are_read_with_writers_locked_out_do_not_wait_for_a_thread_that_verifies(
+    devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That thread may wait for the lock of the seal, which this one holds."""
+    monkeypatch.setattr(snapshot, "_MAX_ATTEMPTS", 1)
+    sealed, waited = current_list(), []
+
+    def give_up() -> None:
+        waited.append(True)
+        sealed._lock.release()
+
+    other_thread = threading.Timer(3, give_up)
+
+    def read() -> list[Device]:
+        if not other_thread.ident:
+            devices.set_permissions(entry(1).device_id, {"n": 1})
+            sealed._lock.acquire()  # as the other thread
+            other_thread.start()
+        return list(Device.objects.all())
+
+    try:
+        assert [row.permissions for row in sealed.verified(read)] == [{"n": 1}, {}]
+        assert not waited
+    finally:
+        other_thread.cancel()
 
 
 def test_a_change_knows_what_was_changed_since_the_snapshot(devices: DatabaseAllowList) -> None:

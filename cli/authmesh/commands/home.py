@@ -56,10 +56,12 @@ class Home(ABC):
     Attributes:
         directory_setting: how a person chooses another device directory.
         limit_setting: where a person changes the limit of controllers.
+        is_server: True for a server, which other devices call; False for a device that usually calls.
     """
 
     directory_setting = "--dir or AUTH_MESH_DIR"
     limit_setting = "maxControllers in identity.json"
+    is_server = False
 
     def __init__(self, directory: Path, actor: str = "") -> None:
         self.directory = directory

@@ -306,6 +306,15 @@ class AllowListIntegrityFailure(RequestError, AllowListError):
     default_hint = ("To see what differs, run ", Run("integrity"), ".")
 
 
+class AllowListUnavailable(RequestError, AllowListError):
+    """The allow list can't be read, because the database is down: all requests are rejected until it can."""
+
+    code = "allow_list_unavailable"
+    status = 503
+    default_message = "The allow list cannot be read. All requests are rejected until it can be read again."
+    default_hint = "Check the database of the server."
+
+
 class BodyParserOrderingError(RequestError):
     """Something consumed the raw body before it was verified."""
 

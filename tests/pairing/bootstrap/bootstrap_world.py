@@ -68,6 +68,9 @@ class Notes(Watcher):
     def enrolled(self, token: StoredToken, entry: DeviceEntry) -> None:
         self._say("enrolled", entry)
 
+    def stored(self, token: StoredToken, entry: DeviceEntry) -> None:
+        self._say("stored", entry)
+
     def ended(self, token: StoredToken) -> None:
         self._say("ended", token.jti)
 

@@ -42,6 +42,10 @@ _CODES: dict[str, Meaning] = {
         "The server cannot verify its allow list, so it rejects all requests.",
         "On the server, read the log, then run the management commands amesh_doctor and amesh_integrity.",
     ),
+    "allow_list_unavailable": (
+        "The server cannot reach the database with its allow list, so it rejects all requests.",
+        "On the server, start the database, then run the management commands migrate and amesh_doctor.",
+    ),
     "body_parser_ordering_error": (
         "On the server, something reads the body before amesh does.",
         "On the server, put AmeshMiddleware before every middleware that reads the body.",
