@@ -34,10 +34,11 @@ from . import conf, metrics
 from .models import AllowListSeal, Device
 from .trust import triggers
 from .verification import nonces
-from .verification.eviction import eviction
+from .verification.eviction import eviction, forgets, forgetting
 
 __all__ = [
     "SUPPORTED_DJANGO",
+    "check_connections",
     "check_default_authentication",
     "check_directory",
     "check_django",
@@ -126,21 +127,47 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
 
 @register(Tags.security, deploy=True)
 def check_nonce_eviction(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Ask the Redis of the nonces whether it deletes entries. Runs with ``check --deploy``, because it needs Redis.
+    """Ask the Redis of the nonces whether it deletes or forgets entries. Runs with ``check --deploy``, because it needs Redis.
 
     - ``amesh.W008``: it deletes entries when its memory is full.
     - ``amesh.W009``: it does not tell, because CONFIG and INFO are forbidden.
+    - ``amesh.W014``: it forgets them when it ends.
     """
     if conf.problems():
         return []
     alias = conf.nonce_cache()
     try:
-        found = eviction(alias, caches[alias])
+        found, is_forgetful = eviction(alias, caches[alias]), forgets(caches[alias])
     except Exception:  # there is no such cache (amesh.E004), or Redis can't be reached: doctor reports that
         return []
-    if found is None:
+    messages: list[CheckMessage] = []
+    if found is not None:
+        check_id = "amesh.W009" if found.policy is None else "amesh.W008"
+        messages.append(Warning(found.message, hint=found.hint, id=check_id))
+    if is_forgetful:
+        message, hint = forgetting(alias)
+        messages.append(Warning(message, hint=hint, id="amesh.W014"))
+    return messages
+
+
+@register(Tags.security, deploy=True)
+def check_connections(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Check the connections to PostgreSQL. Runs with ``check --deploy``, and does not connect.
+
+    - ``amesh.W015``: each request makes a new one.
+    """
+    using = database()
+    options = connections[using].settings_dict
+    if connections[using].vendor != "postgresql" or options["CONN_MAX_AGE"] != 0 or options["OPTIONS"].get("pool"):
         return []
-    return [Warning(found.message, hint=found.hint, id="amesh.W009" if found.policy is None else "amesh.W008")]
+    return [
+        Warning(
+            f"Each request makes a new connection to the database {using!r}, because it has neither persistent connections nor a pool.",
+            hint="For a WSGI server such as gunicorn, set CONN_MAX_AGE to 60 and CONN_HEALTH_CHECKS to True in DATABASES. For an ASGI "
+            "server, leave CONN_MAX_AGE at 0, and set OPTIONS['pool'].",
+            id="amesh.W015",
+        )
+    ]
 
 
 @register(Tags.database)
