@@ -1,4 +1,7 @@
-"""The URLs of the app: ``path("", include("amesh_django.urls"))`` adds the check address that ``amesh doctor URL`` requests."""
+"""The URLs of the app, for ``path("", include("amesh_django.urls"))``.
+
+``amesh doctor URL`` requests the check address, a load balancer the addresses of health, and Prometheus the metrics.
+"""
 
 from __future__ import annotations
 
@@ -11,4 +14,9 @@ from . import views
 __all__ = ["app_name", "urlpatterns"]
 
 app_name = "amesh_django"
-urlpatterns = [path(CHECK_PATH.lstrip("/"), views.check, name="check")]
+urlpatterns = [
+    path(CHECK_PATH.lstrip("/"), views.check, name="check"),
+    path("amesh/health", views.ready, name="ready"),
+    path("amesh/health/live", views.live, name="live"),
+    path("amesh/metrics", views.metrics, name="metrics"),
+]

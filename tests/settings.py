@@ -28,6 +28,11 @@ INSTALLED_APPS = [
     "rest_framework",
     "amesh_django",
 ]
+# A theme of the admin replaces the templates of Django's own admin, so it comes first.
+if os.environ.get("TEST_ADMIN_THEME"):
+    INSTALLED_APPS.insert(0, os.environ["TEST_ADMIN_THEME"])
+    JAZZMIN_SETTINGS = {"use_google_fonts_cdn": False}
+    JAZZMIN_UI_TWEAKS = {"default_theme_mode": "auto"}
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -70,3 +75,5 @@ else:
 AMESH: dict[str, Any] = {}
 if os.environ.get("TEST_SEAL_KEY_FILE"):
     AMESH["SEAL_KEY_FILE"] = os.environ["TEST_SEAL_KEY_FILE"]
+if os.environ.get("TEST_SEAL_KEY_FILES"):  # separated by commas; "own" is the key of this server
+    AMESH["SEAL_KEY_FILES"] = [None if path == "own" else path for path in os.environ["TEST_SEAL_KEY_FILES"].split(",")]

@@ -149,8 +149,7 @@ def test_no_color_is_respected(server: Machine, laptop: Machine) -> None:
             here.expect(VERIFIED)
             here.type("y\n")
             assert (there.end(), here.end()) == (0, 0)
-            assert "\x1b[3" not in there.raw + here.raw
-            assert "\x1b[9" not in there.raw + here.raw
+            assert "\x1b" not in there.raw + here.raw
 
 
 def test_the_code_may_be_typed_instead_of_named(laptop: Machine, server: Machine) -> None:

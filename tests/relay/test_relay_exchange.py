@@ -58,6 +58,17 @@ class Local:
 
 
 Make = Callable[..., Exchange]
+#: Makes all that a Redis holds older. Redis has its own clock, by which keys end and the scripts of the relay count.
+OLDER = """
+for _, key in ipairs(redis.call('KEYS', '*')) do
+    local left = redis.call('PTTL', key)
+    if redis.call('TYPE', key).ok == 'zset' then
+        for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -ARGV[1], member) end
+    end
+    if left >= 0 then redis.call('PEXPIRE', key, left - ARGV[1]) end
+end
+return 1
+"""
 
 
 @dataclass
@@ -65,16 +76,12 @@ class Kind:
     """A kind of exchange: how to make one, and how to let a moment pass."""
 
     make: Make
+    pass_seconds: Callable[[int], None]
     #: Seconds: long enough for what is to happen within it, on a machine that has much else to do.
-    moment: int
-    clock: Clock | None = None
+    moment: int = 60
 
     async def passes(self) -> None:
-        """Let a moment pass: on the clock of the test, or really, because Redis has its own clock."""
-        if self.clock is not None:
-            self.clock.now += self.moment
-        else:
-            await asyncio.sleep(self.moment + 0.05)
+        self.pass_seconds(self.moment)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -82,9 +89,13 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     """Makes exchanges; those in Redis belong to one relay."""
     if request.param == "memory":
         clock = Clock()
-        return Kind(lambda **settings: MemoryExchange(RelaySettings(**settings), clock), 60, clock)
-    url = request.getfixturevalue("redis").url
-    return Kind(lambda **settings: RedisExchange(RelaySettings(**settings), url), 3)
+        return Kind(lambda **settings: MemoryExchange(RelaySettings(**settings), clock), clock.advance)
+    redis = request.getfixturevalue("redis")
+
+    def pass_seconds(seconds: int) -> None:
+        assert redis.command("EVAL", OLDER, "0", str(1000 * seconds)) == ":1"
+
+    return Kind(lambda **settings: RedisExchange(RelaySettings(**settings), redis.url), pass_seconds)
 
 
 @pytest.fixture
@@ -668,7 +679,8 @@ async def test_two_relays_in_one_redis(redis: services.Redis) -> None:
 
 
 @asynchronous
-async def test_redis_that_never_was_there() -> None:
+async def test_redis_that_never_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amesh_django.relay.exchange.redis_link._START_PATIENCE", 0.2)
     exchange = RedisExchange(RelaySettings(), f"redis://127.0.0.1:{services.free_port()}/0")
     async with running(exchange):
         started = time.monotonic()

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from tests.settings import *  # noqa: F403 -- the same project, with the middleware on
+from tests.settings import AMESH as SHARED
 from tests.settings import CACHES, DATABASES, MIDDLEWARE
 
 MIDDLEWARE = [
@@ -15,10 +16,12 @@ MIDDLEWARE = [
     *MIDDLEWARE,
 ]
 AMESH: dict[str, Any] = {
+    **SHARED,
     "DIR": os.environ.get("TEST_AMESH_DIR"),
     "PROTECT": ["/middleware/"],
     "EXEMPT": ["/middleware/open"],
     "MAX_BODY_BYTES": int(os.environ.get("TEST_AMESH_MAX_BODY", 256 * 1024 * 1024)),
+    "METRICS": "PROMETHEUS_MULTIPROC_DIR" in os.environ,
 }
 if os.environ.get("TEST_STRIPPED_PREFIX"):
     AMESH["PROXY_STRIPPED_PREFIX"] = os.environ["TEST_STRIPPED_PREFIX"]
