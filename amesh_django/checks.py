@@ -21,8 +21,9 @@ from django.urls import URLResolver, get_resolver
 
 from amesh_django.relay import conf as relay_conf
 from amesh_django.spelling import manage_py
-from amesh_django.trust import keys
+from amesh_django.trust import current_list, keys
 from amesh_django.trust.database import database
+from amesh_django.trust.verified import other_secret
 from authmesh.device import default_directory, permission_problems, read_identity
 from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.storage import expanded
@@ -33,16 +34,18 @@ from . import conf, metrics
 from .models import AllowListSeal, Device
 from .trust import triggers
 from .verification import nonces
-from .verification.eviction import eviction
+from .verification.eviction import eviction, forgets, forgetting
 
 __all__ = [
     "SUPPORTED_DJANGO",
+    "check_connections",
     "check_default_authentication",
     "check_directory",
     "check_django",
     "check_metrics",
     "check_nonce_cache",
     "check_nonce_eviction",
+    "check_seal_secret",
     "check_settings",
     "check_triggers",
 ]
@@ -124,21 +127,47 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
 
 @register(Tags.security, deploy=True)
 def check_nonce_eviction(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Ask the Redis of the nonces whether it deletes entries. Runs with ``check --deploy``, because it needs Redis.
+    """Ask the Redis of the nonces whether it deletes or forgets entries. Runs with ``check --deploy``, because it needs Redis.
 
     - ``amesh.W008``: it deletes entries when its memory is full.
     - ``amesh.W009``: it does not tell, because CONFIG and INFO are forbidden.
+    - ``amesh.W014``: it forgets them when it ends.
     """
     if conf.problems():
         return []
     alias = conf.nonce_cache()
     try:
-        found = eviction(alias, caches[alias])
+        found, is_forgetful = eviction(alias, caches[alias]), forgets(caches[alias])
     except Exception:  # there is no such cache (amesh.E004), or Redis can't be reached: doctor reports that
         return []
-    if found is None:
+    messages: list[CheckMessage] = []
+    if found is not None:
+        check_id = "amesh.W009" if found.policy is None else "amesh.W008"
+        messages.append(Warning(found.message, hint=found.hint, id=check_id))
+    if is_forgetful:
+        message, hint = forgetting(alias)
+        messages.append(Warning(message, hint=hint, id="amesh.W014"))
+    return messages
+
+
+@register(Tags.security, deploy=True)
+def check_connections(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Check the connections to PostgreSQL. Runs with ``check --deploy``, and does not connect.
+
+    - ``amesh.W015``: each request makes a new one.
+    """
+    using = database()
+    options = connections[using].settings_dict
+    if connections[using].vendor != "postgresql" or options["CONN_MAX_AGE"] != 0 or options["OPTIONS"].get("pool"):
         return []
-    return [Warning(found.message, hint=found.hint, id="amesh.W009" if found.policy is None else "amesh.W008")]
+    return [
+        Warning(
+            f"Each request makes a new connection to the database {using!r}, because it has neither persistent connections nor a pool.",
+            hint="For a WSGI server such as gunicorn, set CONN_MAX_AGE to 60 and CONN_HEALTH_CHECKS to True in DATABASES. For an ASGI "
+            "server, leave CONN_MAX_AGE at 0, and set OPTIONS['pool'].",
+            id="amesh.W015",
+        )
+    ]
 
 
 @register(Tags.database)
@@ -149,12 +178,11 @@ def check_directory(
 
     - ``amesh.W003``: it has no identity, or can't be read.
     - ``amesh.W004``: other users can read it or write to it.
-    - ``amesh.W006``: the file of ``AMESH["SEAL_KEY_FILE"]`` can't be used.
+    - ``amesh.W006``: a file of ``AMESH["SEAL_KEY_FILE"]`` or ``AMESH["SEAL_KEY_FILES"]`` can't be used.
     """
     if conf.problems() or database() not in (databases or ()):
         return []
-    shared = conf.amesh_settings().SEAL_KEY_FILE
-    if shared is not None:
+    for shared in filter(None, conf.amesh_settings().seal_secrets):
         try:
             keys.read_seal_key_file(expanded(shared))
         except AmeshError as error:
@@ -309,6 +337,34 @@ def _parts(permission: Any) -> Iterator[type]:
         yield from _parts(operand)
     if isinstance(permission, type):
         yield permission
+
+
+@register(Tags.database)
+def check_seal_secret(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check whether this server has the secret of the seal. Runs with ``check --database`` and ``migrate``.
+
+    - ``amesh.W016``: the allow list was sealed with another secret.
+    """
+    using = database()
+    if using not in (databases or ()) or conf.problems():
+        return []
+    try:
+        sealed = current_list(using)
+        row = sealed.read_seal()
+        if row is None or sealed.is_genuine(row):
+            return []
+    except (AmeshError, DatabaseError):  # reported by amesh.W003 and amesh.W006, or not migrated
+        return []
+    return [
+        Warning(
+            f"The allow list in the database {using!r} was sealed with another secret than this server has: another host that uses "
+            f"the database sealed it, or this server has another identity than before. {_REJECTED}",
+            hint=f"{other_secret()} If this is the only host, restore the right device directory (AMESH['DIR']) or seal key file.",
+            id="amesh.W016",
+        )
+    ]
 
 
 @register(Tags.compatibility)

@@ -9,6 +9,7 @@ DJANGO_HTTPS: 1 if people use https, so that cookies are never sent without it. 
 DJANGO_BEHIND_PROXY: 1 if a proxy speaks https for this server and always sets X-Forwarded-Proto. Defaults to 0.
 DJANGO_DB_ENGINE, _NAME, _USER, _PASSWORD, _HOST, _PORT: a database other than SQLite.
 REDIS_URL: Redis for the cache, the nonces and the relay; needed for more than one process. Defaults to local memory.
+    Set appendonly to yes and maxmemory-policy to noeviction in its configuration: `manage.py check --deploy` reports it.
 AMESH_DIR or AUTH_MESH_DIR: device directory of this server. Defaults to ``~/.amesh``.
 AMESH_SEAL_KEY_FILE: the seal secret that several hosts share. Defaults to a secret from this server's own key.
 AMESH_TRUST_PROXY: number of trusted proxies in front of the relay (X-Forwarded-For). Defaults to 0.
@@ -98,10 +99,26 @@ else:
     DATABASES["default"] |= {
         name: os.environ.get(f"DJANGO_DB_{name}", "") for name in ("USER", "PASSWORD", "HOST", "PORT")
     }
+if _ENGINE.endswith("postgresql"):
+    # A pool fits every server; CONN_MAX_AGE would leave connections open under ASGI. A connection is tested before it is used.
+    DATABASES["default"] |= {
+        "CONN_HEALTH_CHECKS": True,
+        "OPTIONS": {
+            "pool": {"min_size": 1, "max_size": 10, "timeout": 10},
+            "connect_timeout": 5,
+            "options": "-c statement_timeout=30000",  # milliseconds
+        },
+    }
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 if os.environ.get("REDIS_URL"):
-    CACHES = {"default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": os.environ["REDIS_URL"]}}
+    CACHES = {
+        "default": {
+            "BACKEND": "django_redis.cache.RedisCache",
+            "LOCATION": os.environ["REDIS_URL"],
+            "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 2, "SOCKET_TIMEOUT": 2},
+        }
+    }
 else:
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -47,6 +47,10 @@ class ChangeAdmin(ModelAdmin):
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Return the list. Its title asks nobody to select a line: the lines lead nowhere."""
+        return super().changelist_view(request, {"title": gettext("Journal"), **(extra_context or {})})
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[AllowListChange]:
         """Return the journal of the database that is written to: a replica may lag behind."""

@@ -16,7 +16,7 @@ from django.db.models import F, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, reverse
 from django.utils.decorators import method_decorator
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
 from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
@@ -122,10 +122,9 @@ class DeviceAdmin(RevokingAdmin):
         request.__dict__["_amesh_warned"] = True
         found = trouble()
         if found is not None:
-            message = format_html("amesh: {} {}", found.title, found.why)
-            if found.commands:
-                commands = format_html_join("; ", "<code>{}</code>", ((command,) for command, _about in found.commands))
-                message = format_html("{} {}", message, format_html(gettext("On the server, run: {}."), commands))
+            page = reverse("admin:amesh_device_changelist", current_app=self.admin_site.name)
+            link = format_html('<a href="{}">{}</a>', page, gettext("See what to do"))
+            message = format_html("amesh: {} {} {}.", found.title, found.why, link)
             messages.error(request, message, fail_silently=True)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
@@ -281,7 +280,8 @@ class DeviceAdmin(RevokingAdmin):
     ) -> type[forms.ModelForm[Device]]:
         """Return the form, which knows the user who is logged in."""
         form = type("DeviceForm", (mapping.MappingForm,), {"actor": request.user})
-        return super().get_form(request, obj, change, **{"form": form, "help_texts": {"user": mapping.HELP}, **kwargs})
+        help_text = mapping.HELP if self.has_change_permission(request, obj) else ""
+        return super().get_form(request, obj, change, **{"form": form, "help_texts": {"user": help_text}, **kwargs})
 
     def formfield_for_dbfield(
         self, db_field: models.Field[Any, Any], request: HttpRequest, **kwargs: Any

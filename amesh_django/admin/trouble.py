@@ -85,6 +85,11 @@ _OLD_STEPS = (
         ),
     ),
 )
+_FOREIGN = _("The allow list was sealed with another key. All signed requests are rejected.")
+_FOREIGN_ADVICE = _(
+    "If several hosts use this database, set AMESH['SEAL_KEY_FILE'] to the same file on each of them. Do not reseal the list in that "
+    "case: the other hosts would reject it. If this is the only host, do not trust what this page shows. On the server, run:"
+)
 _UNREADABLE = _("The allow list cannot be read. All signed requests are rejected.")
 _UNREADABLE_ADVICE = _("Check that the database is running and migrated, then load this page again.")
 _NO_KEYS = _("The seal of the allow list cannot be verified. All signed requests are rejected.")
@@ -108,6 +113,8 @@ def trouble(*, in_full: bool = False) -> Trouble | None:
         # The steps replace the hint of the error: they say more.
         if error.reason in ("rolled_back", "other_epoch", "revision_lost"):
             return Trouble(_OLD, _translated(error.message), _OLD_ADVICE, _OLD_STEPS)
+        if error.reason == "seal_mismatch":
+            return Trouble(_FOREIGN, _translated(error.message), _FOREIGN_ADVICE, _BROKEN_STEPS)
         found = _differences() if in_full else []
         named = [clean_line(sentence) for sentence in found[:_MAX_NAMED]]
         why = _translated(error.message)

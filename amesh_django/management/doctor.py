@@ -18,7 +18,7 @@ from amesh_django import checks, conf
 from amesh_django.models import Device
 from amesh_django.relay import conf as relay_conf
 from amesh_django.trust.database import database
-from amesh_django.verification.eviction import eviction
+from amesh_django.verification.eviction import eviction, forgets, forgetting
 from amesh_django.verification.nonces import CacheNonceStore
 from authmesh.commands.doctor.command import Further
 from authmesh.commands.doctor.findings import Finding, Status
@@ -87,14 +87,17 @@ def nonce_cache() -> Iterator[Finding]:
         return
     if answers == [True, False]:
         try:
-            found = eviction(alias, cache)
+            found, is_forgetful = eviction(alias, cache), forgets(cache)
         except Exception as error:  # each client raises errors of its own
-            message = f"The cache {alias!r} did not tell its maxmemory-policy: {type(error).__name__}."
+            message = f"The cache {alias!r} did not tell its configuration: {type(error).__name__}."
             yield Finding("nonce-cache", "warning", message, "Run doctor again.")
             return
         if found is not None:
             status: Status = "warning" if found.policy is None else "problem"
             yield Finding("nonce-cache", status, found.message, found.hint)
+            return
+        if is_forgetful:
+            yield Finding("nonce-cache", "warning", *forgetting(alias))
             return
         yield Finding("nonce-cache", "ok", f"The cache {alias!r} stores nonces, for all processes that use it.")
     else:

@@ -6,15 +6,17 @@ the keys. Each file adds one layer to it, and imports only from files below:
 
     current     current_list()      the list of this process, one for each database alias
     integrity   SealedList          report(), reseal()
+    rekeying    RekeyableList       rekey(): another secret of the seal
     revoking    RevocableList       revoke_anyway(), sealed_device(): revoking in a list that is rejected (6)
     change      ChangeableList      change(), and the lock of the seal row
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()
     rollback    GuardedRows         check_age(), remember(), memory(): the high-water mark of one database
-    sealing     SealedRows          read_seal(), rows(), hash_row(), make_seal(), the journal
+    sealing     SealedRows          read_seal(), rows(), under(), hash_row(), make_seal(), the journal
     keys        seal_keys()         the keys of seal, rows, journal and marks
     owner       open_device()       the device whose secret they are derived from
     high_water  HighWater       the marks of this host: a file and, with a TPM, a counter
+    marks       Mark                a high-water mark, and the errors for older and other lists
     database, triggers              which database, and its transactions; what counts changes from outside Django
 
 Theory of operation
@@ -101,6 +103,12 @@ Theory of operation
 
 11. A device that is not in place yet, during enrolment, is handed to ``SealedList(using, device=device)``. That object has its own keys
     and its own state, and has no high-water mark.
+
+12. While the secret of the seal is being replaced, there are several keys. Each seal row, each line of the journal, and the file of the
+    marks fits one of them, and ``under(row)`` returns the rows with the keys of a seal: a hash is compared only with hashes under the
+    same keys. A change keeps the keys of the seal before. Rekeying verifies the list with the old keys and seals rows and journal with
+    the first; a snapshot under the old keys does not lead to that seal, so each process verifies all rows once. The file of the marks
+    follows when a process of its host stores the mark of a list under the first keys.
 """
 
 from __future__ import annotations

@@ -163,13 +163,14 @@ class Change:
 
     def __init__(self, sealed: ChangeableList, before: SealRow, by: str) -> None:
         self._sealed = sealed
+        self._keyed = sealed.under(before)
         self._before = before
         self._by = by
         self._journal: list[AllowListChange] = []
         self._count = before.count
         #: What was written in this change: primary key → hash of the row; None for a row that was removed.
         self._written: dict[int, int | None] = {}
-        self._total = sealed.sealed_total(before)
+        self._total = self._keyed.sealed_total(before)
         self.revision = before.revision + 1
         self.controllers = before.controllers
         self.changed = False
@@ -210,7 +211,7 @@ class Change:
 
     def _check(self, device: Device) -> None:
         expected = self._written[device.pk] if device.pk in self._written else self._basis.row_hash(device.pk)
-        if expected is None or hash_of(self._sealed, device) != expected:
+        if expected is None or hash_of(self._keyed, device) != expected:
             raise self._tampered()
 
     def _tampered(self) -> AllowListIntegrityFailure:
@@ -228,7 +229,7 @@ class Change:
 
     def _account(self, device: Device, sign: int) -> None:
         values = row_values(device)
-        row_hash = self._sealed.hash_row(values)
+        row_hash = self._keyed.hash_row(values)
         self._written[device.pk] = row_hash if sign > 0 else None
         self._total += sign * row_hash
         self._count += sign
@@ -237,7 +238,7 @@ class Change:
 
     def _record(self, device: Device, action: str) -> None:
         self._journal.append(
-            self._sealed.journal_line(
+            self._keyed.journal_line(
                 revision=self.revision,
                 device_id=device.device_id,
                 action=action,
@@ -290,8 +291,8 @@ class Change:
             ConcurrentChange: the seal is not the one that this change began with.
         """
         self._sealed.write_journal(self._journal)
-        after = self._sealed.make_seal(
-            self._sealed.epoch_after(self._before),
+        after = self._keyed.make_seal(
+            self._keyed.epoch_after(self._before),
             revision=self.revision,
             total=self._total % MODULUS,
             count=self._count,

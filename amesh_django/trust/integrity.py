@@ -20,7 +20,7 @@ from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, 
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
-from .revoking import RevocableList
+from .rekeying import RekeyableList
 from .sealing import COLUMNS, Epoch, SealRow, is_active_controller, journal_row, now, row_texts
 from .verified import UNREADABLE
 
@@ -50,7 +50,7 @@ class IntegrityReport:
     digest: str = ""
 
 
-class SealedList(RevocableList):
+class SealedList(RekeyableList):
     """The sealed allow list in one database. It adds the report about differences, and resealing, to the layers below it.
 
     :func:`amesh_django.trust.current_list` returns the one of this process. See :mod:`amesh_django.trust` for how it works.
@@ -131,8 +131,8 @@ class SealedList(RevocableList):
             yield _("The seal itself is missing.")
         elif reason == "seal_mismatch":
             yield _(
-                "The seal was not made with this server's key: it was forged, or the list was last changed with another identity "
-                "(AMESH['DIR']) or another AMESH['SEAL_KEY_FILE']."
+                "The seal was not made with this server's key: the list was last changed with another AMESH['SEAL_KEY_FILE'] or another "
+                "identity (AMESH['DIR']), perhaps by another host, or the seal was forged."
             )
             if next(self.journal(), None) is not None and not self.sealed_rows()[0]:
                 # Nor was the journal made with this key. To name each row and line would only hide that.
@@ -179,6 +179,7 @@ class SealedList(RevocableList):
             AllowListSeal.objects.using(self.using).filter(pk=1).delete()
             before = None
         genuine = before if before is not None and self.is_genuine(before) else None
+        keyed = self.under(genuine)
         before = before or self._first_seal()
         sealed, _forged = self.sealed_rows()
         revision = self._revision_above(before)
@@ -195,7 +196,7 @@ class SealedList(RevocableList):
         changes: list[tuple[str, str, str]] = []
         for values in rows:
             _check_row(values)
-            total += self.hash_row(values)
+            total += keyed.hash_row(values)
             count += 1
             controllers += is_active_controller(values)
             row = journal_row(values)
@@ -206,11 +207,11 @@ class SealedList(RevocableList):
         moment = now()
         self.write_journal(
             [
-                self.journal_line(revision=revision, device_id=name, action=action, row=row, by=by, at=moment)
+                keyed.journal_line(revision=revision, device_id=name, action=action, row=row, by=by, at=moment)
                 for name, action, row in changes
             ]
         )
-        after = self.make_seal(
+        after = keyed.make_seal(
             self._epoch_after(genuine),
             revision=revision,
             total=total % MODULUS,

@@ -16,18 +16,9 @@ from authmesh.keystore.tpm.counter import TpmCounter
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, AmeshError, StorageError
 
-from .high_water import (
-    LOCK_SECONDS,
-    HighWater,
-    Mark,
-    Marks,
-    is_older,
-    is_other,
-    other_list,
-    own_directory,
-    reseal_hint,
-)
-from .keys import SHARED_OWNER
+from .high_water import LOCK_SECONDS, HighWater, Marks
+from .keys import SHARED_OWNER, SealKeys
+from .marks import Mark, is_older, is_other, other_list, own_directory, reseal_hint
 from .owner import own_identity, server_directory
 from .sealing import SealedRows, SealRow
 
@@ -82,7 +73,11 @@ class GuardedRows(SealedRows):
         if place is None:
             return row, True
         file, name = place
-        marks = file.load()
+        try:
+            marks = file.load()
+        except AllowListBusy:  # another process has just moved the marks to the new secret
+            file, name = self._place() or place
+            marks = file.load()
         error = _objection(marks, name, row)
         if error is not None:
             # A mark is stored after its commit. Unless an old list was restored, what is committed now is not older.
@@ -108,6 +103,7 @@ class GuardedRows(SealedRows):
         file, name = place
         try:
             before, after = file.remember(name, row.mark, seconds)
+            self._follow(file, row, seconds)
         except (StorageError, AllowListBusy) as error:
             self._times_busy += isinstance(error, AllowListBusy)
             is_passing = isinstance(error, AllowListBusy) and not seconds and self._times_busy < _MAX_BUSY
@@ -155,6 +151,7 @@ class GuardedRows(SealedRows):
         def accept() -> None:
             try:
                 file.accept(name, row.mark)
+                self._follow(file, row, LOCK_SECONDS)
             except (StorageError, AllowListBusy) as error:
                 if file.has_counter:  # the list would be rejected as before
                     raise
@@ -200,10 +197,26 @@ class GuardedRows(SealedRows):
         if self._device is not None:
             return None
         name = database_name(self.using)
-        return None if name is None else (self._high_water_file(), name)
+        return None if name is None else (self._current_file(), name)
 
-    def _high_water_file(self) -> HighWater:
-        keys, identity = self.keys, own_identity()
+    def _current_file(self) -> HighWater:
+        """Return the file of the marks under the keys that it was written with: the old ones until the list has the new ones."""
+        files = [self._high_water_file(keys) for keys in self.all_keys]
+        if len(files) == 1:
+            return files[0]
+        for file in files:
+            file.others = tuple(other for other in files if other is not file)
+        return next((file for file in files if file.is_ours), files[-1])
+
+    def _follow(self, file: HighWater, row: SealRow, seconds: float) -> None:
+        """Write the marks with the first keys once the list is sealed with them."""
+        if len(self.all_keys) > 1 and self.under(row) is self:
+            first = self._high_water_file(self.keys)
+            if not first.is_ours:
+                file.move_to(first, seconds)
+
+    def _high_water_file(self, keys: SealKeys | None = None) -> HighWater:
+        keys, identity = keys or self.keys, own_identity()
         owner = keys.owner
         if owner == SHARED_OWNER:  # hosts that share a secret have a file each, and none is valid for another host
             owner = f"{SHARED_OWNER} {identity.device_id if identity else ''}"

@@ -19,8 +19,8 @@ from amesh_django.models import AllowListChange, AllowListSeal, Device
 from authmesh.device import LocalDevice
 from authmesh.protocol.multiset import MODULUS, encode_row, mask, row_hash
 
-from .high_water import Mark
-from .keys import SealKeys, seal_keys
+from .keys import SealKeys, all_seal_keys
+from .marks import Mark
 
 #: Sealed columns, in the order in which they are hashed. Appending one is a new format: it changes every digest.
 COLUMNS = (
@@ -109,21 +109,47 @@ class SealedRows:
         self._device = device
 
     @functools.cached_property
-    def keys(self) -> SealKeys:
-        """The keys. They are read at first use, so that a list can be made without them.
+    def all_keys(self) -> tuple[SealKeys, ...]:
+        """The keys that the list may be sealed with. They are read at first use, so that a list can be made without them.
 
         Raises:
-            IdentityMissing, DirectoryError, KeyStoreError: as for :func:`~amesh_django.trust.keys.seal_keys`.
+            IdentityMissing, DirectoryError, KeyStoreError: as for :func:`~amesh_django.trust.keys.all_seal_keys`.
         """
-        return seal_keys(self._device)
+        return all_seal_keys(self._device)
+
+    @property
+    def keys(self) -> SealKeys:
+        """The first of the keys, which hash rows and seal lists. While the secret is being replaced, see :meth:`under`."""
+        return self.all_keys[0]
+
+    @functools.cached_property
+    def _older(self) -> tuple[SealedRows, ...]:
+        return tuple(self._with(keys) for keys in self.all_keys[1:])
+
+    def _with(self, keys: SealKeys) -> SealedRows:
+        rows = SealedRows(self.using, device=self._device)
+        rows.all_keys = (keys,)
+        return rows
+
+    def under(self, row: SealRow | None) -> SealedRows:
+        """Return these rows with the keys that made a seal, so that a change keeps the secret. Only a rekey replaces it.
+
+        Args:
+            row: a genuine seal; with any other, the first keys are used.
+        """
+        if row is not None:
+            for rows in self._older:
+                if rows.is_genuine(row):
+                    return rows
+        return self
 
     def unlock(self) -> None:
         """Read the keys now. To be called before a lock is taken, because unlocking a key may take a second.
 
         Raises:
-            IdentityMissing, DirectoryError, KeyStoreError: as for :attr:`keys`.
+            IdentityMissing, DirectoryError, KeyStoreError: as for :attr:`all_keys`.
         """
-        _keys = self.keys
+        _keys = self.all_keys
 
     # --- reading ---
 
@@ -188,10 +214,12 @@ class SealedRows:
         return row._replace(hmac=self._seal_hmac(row))
 
     def is_genuine(self, row: SealRow) -> bool:
-        """Return True if the seal row was made with our key. Takes constant time."""
-        return row.is_well_formed and hmac.compare_digest(
-            self._seal_hmac(row).encode(), str(row.hmac).encode("utf-8", "replace")
-        )
+        """Return True if the seal row was made with one of our keys. Takes constant time for each."""
+        if not row.is_well_formed:
+            return False
+        found = str(row.hmac).encode("utf-8", "replace")
+        is_ours = hmac.compare_digest(self._seal_hmac(row).encode(), found)
+        return is_ours or any(rows.is_genuine(row) for rows in self._older)
 
     def epoch_after(self, row: SealRow) -> Epoch:
         """Return the epoch of the list after a change. A list of version 0.1 gets one."""
@@ -228,7 +256,7 @@ class SealedRows:
             by: who made the change; cleaned here.
         """
         line = AllowListChange(revision=revision, device_id=device_id, action=action, at=at, by=actor(by), row=row)
-        line.mac = self._journal_mac(line)
+        line.mac = self.journal_mac(line)
         return line
 
     def write_journal(self, lines: Sequence[AllowListChange]) -> None:
@@ -236,10 +264,11 @@ class SealedRows:
         AllowListChange.objects.using(self.using).bulk_create(lines, batch_size=BATCH_SIZE)
 
     def is_genuine_line(self, line: AllowListChange) -> bool:
-        """Return True if amesh wrote the line of the journal, with our key. Takes constant time."""
-        return hmac.compare_digest(self._journal_mac(line).encode(), line.mac.encode("utf-8", "replace"))
+        """Return True if amesh wrote the line of the journal, with one of our keys. Takes constant time for each."""
+        is_ours = hmac.compare_digest(self.journal_mac(line).encode(), line.mac.encode("utf-8", "replace"))
+        return is_ours or any(rows.is_genuine_line(line) for rows in self._older)
 
-    def _journal_mac(self, line: AllowListChange) -> str:
+    def journal_mac(self, line: AllowListChange) -> str:
         """Return the HMAC-SHA256, in hex, over every column but the primary key, including who and when."""
         columns = row_texts((line.revision, line.device_id, line.action, line.at, line.by, line.row))
         return hmac.digest(self.keys.journal, encode_row(*columns), "sha256").hex()

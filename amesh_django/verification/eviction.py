@@ -1,4 +1,4 @@
-"""Does the Redis behind a cache delete entries when its memory is full? A live nonce that is deleted allows a replay."""
+"""Does the Redis behind a cache delete entries when its memory is full, or forget them when it ends? Both allow a replay."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def eviction(alias: str, cache: BaseCache) -> Eviction | None:
     client = _client(cache)
     if client is None:
         return None
-    policy = _policy(client)
+    policy = _option(client, _OPTION, "memory", "maxmemory_policy")
     if policy == _SAFE:
         return None
     if policy is None:
@@ -57,6 +57,27 @@ def eviction(alias: str, cache: BaseCache) -> Eviction | None:
     )
 
 
+def forgets(cache: BaseCache) -> bool:
+    """Return True if the Redis behind a cache does not write each change to its append-only file.
+
+    False is returned for any other cache, and if Redis does not tell, which :func:`eviction` reports.
+
+    Raises:
+        Exception: Redis can't be reached. Each client raises errors of its own.
+    """
+    client = _client(cache)
+    return client is not None and _option(client, "appendonly", "persistence", "aof_enabled") in ("no", "0")
+
+
+def forgetting(alias: str) -> tuple[str, str]:
+    """Return message and hint about a Redis that forgets."""
+    return (
+        f"The Redis of the nonce store {alias!r} does not write nonces to a file (appendonly is no): if it ends and is started again, it "
+        "has forgotten live nonces, and a request could be replayed.",
+        "Set appendonly to yes in the configuration of this Redis.",
+    )
+
+
 def _client(cache: BaseCache) -> Any:
     """Return the redis-py client of a cache, or None if the cache is not in Redis."""
     if isinstance(cache, RedisCache):
@@ -65,14 +86,15 @@ def _client(cache: BaseCache) -> Any:
     return get_client(write=True) if callable(get_client) else None
 
 
-def _policy(client: Any) -> str | None:
+def _option(client: Any, name: str, section: str, member: str) -> str | None:
+    """Return an option of Redis from CONFIG, or from a section of INFO; None if both are forbidden."""
     try:
-        return _text(client.config_get(_OPTION)[_OPTION])
+        return _text(client.config_get(name)[name])
     except Exception as error:
         if not _is_refusal(error):
             raise
     try:  # INFO is often allowed if CONFIG is forbidden, as by providers of a managed Redis
-        return _text(client.info("memory")["maxmemory_policy"])
+        return _text(client.info(section)[member])
     except Exception as error:
         if not _is_refusal(error):
             raise

@@ -97,5 +97,8 @@ def test_the_journal_shows_names_and_finds_them(trust: Trust, root: Client) -> N
 def test_the_journal_needs_a_permission_of_its_own(trust: Trust) -> None:
     device = trust()
     client = logged_in(staff("auditor", "view_allowlistchange"))
-    assert device.device_id in text_of(client.get(JOURNAL))
+    page = text_of(client.get(JOURNAL))
+    assert device.device_id in page
+    assert page.startswith("Journal | ")
+    assert "Select journal line" not in page
     assert logged_in(staff("viewer", "view_device")).get(JOURNAL).status_code == 403

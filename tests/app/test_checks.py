@@ -23,6 +23,7 @@ from amesh_django import checks, metrics
 from amesh_django.conf import amesh_settings, nonce_cache
 from amesh_django.drf import AmeshAuthentication, HasDevicePermission, IsTrustedDevice
 from authmesh.device import LocalDevice
+from tests.support import databases
 from tests.support.sources import PYPROJECT
 
 pytestmark = pytest.mark.django_db
@@ -137,6 +138,28 @@ def test_missing_triggers() -> None:
         cursor.execute("DROP TRIGGER amesh_django_touched_insert")
     assert list(ids(databases=["default"])) == ["amesh.W005"]
     assert ids() == {}
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, ["amesh.W015"]),
+        ({"CONN_MAX_AGE": 60}, []),
+        ({"CONN_MAX_AGE": None}, []),
+        ({"OPTIONS": {"pool": True}}, []),
+        ({"OPTIONS": {"pool": {"max_size": 10}}}, []),
+        ({"OPTIONS": {"pool": False}}, ["amesh.W015"]),
+        ({"ENGINE": "django.db.backends.sqlite3"}, []),
+    ],
+)
+def test_connections_that_each_request_makes(options: dict[str, Any], expected: list[str]) -> None:
+    with databases.as_default({"ENGINE": "django.db.backends.postgresql", "NAME": "notes", **options}):
+        assert list(ids()) == []
+        found = ids(include_deployment_checks=True)
+    assert list(found) == expected
+    if expected:
+        assert "CONN_MAX_AGE to 60" in found[expected[0]] and "OPTIONS['pool']" in found[expected[0]]
 
 
 def test_a_seal_key_file_that_cannot_be_used(settings: Any, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 from django.core.exceptions import ImproperlyConfigured
 
 from relay_project.environment import flag, secret_key, words
-from tests.support.services import ROOT
+from tests.support import cheap_keys
+from tests.support.services import ROOT, run, running_redis
 
 pytestmark = pytest.mark.process
 
@@ -26,6 +27,18 @@ names = "DEBUG ALLOWED_HOSTS SESSION_COOKIE_SECURE CSRF_COOKIE_SECURE SECURE_HST
 found = {name: getattr(settings, name) for name in names}
 found["redirect"] = getattr(settings, "SECURE_SSL_REDIRECT", False)
 print(json.dumps(found))
+"""
+
+SHOW_CONNECTION = """
+import django
+django.setup()
+from django.db import connection
+with connection.cursor() as cursor:
+    cursor.execute("SHOW statement_timeout")
+    print(*cursor.fetchone())
+connection.close()
+assert connection.pool.get_stats()["requests_num"] == 1, "not from the pool"
+connection.close_pool()
 """
 
 
@@ -84,6 +97,7 @@ def test_what_the_environment_says(tmp_path: Path) -> None:
     assert found["CACHES"]["default"] == {
         "BACKEND": "django_redis.cache.RedisCache",
         "LOCATION": "redis://127.0.0.1:1/0",
+        "OPTIONS": {"SOCKET_CONNECT_TIMEOUT": 2, "SOCKET_TIMEOUT": 2},
     }
     database = found["DATABASES"]["default"]
     assert (database["ENGINE"], database["NAME"], database["HOST"]) == ("django.db.backends.postgresql", "mesh", "db")
@@ -150,3 +164,22 @@ def test_the_project_passes_its_own_checks(tmp_path: Path) -> None:
         "security.W005",
         "security.W021",
     }
+
+
+def test_the_project_has_what_production_needs(tmp_path: Path, postgres_database: dict[str, str]) -> None:
+    """With PostgreSQL and Redis, no check has anything to say, and the database ends a statement that takes too long."""
+    with running_redis(appendonly="yes") as own:
+        environment = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "relay_project.settings",
+            "DJANGO_DATA_DIR": str(tmp_path / "data"),
+            "AUTH_MESH_DIR": str(tmp_path / "device"),
+            "DJANGO_ALLOWED_HOSTS": "mesh.example",
+            "DJANGO_BEHIND_PROXY": "1",
+            "REDIS_URL": own.url,
+            **{f"DJANGO_DB_{name}": str(value) for name, value in postgres_database.items()},
+        }
+        run(cheap_keys.argv(True, "init", "--name", "server", "--backend", "encrypted-file"), env=environment)
+        check = [sys.executable, "-W", "error", "manage.py", "check", "--deploy", "--database", "default"]
+        assert "amesh." not in run(check, env=environment)
+        assert "30s" in run([sys.executable, "-W", "error", "-c", SHOW_CONNECTION], env=environment).split()

@@ -15,6 +15,7 @@ from typing import Any
 from django.test import override_settings
 
 from tests.support import services
+from tests.support.databases import as_default
 from tests.support.documents_pairing import play_pairing
 from tests.support.services import ROOT
 from tests.support.terminal import Terminal, terminal
@@ -306,10 +307,14 @@ def _loose(text: str) -> str:
 
 
 def _check_settings(text: str) -> None:
-    from amesh_django import conf  # after Django is set up
+    from amesh_django import checks, conf  # after Django is set up
 
     found: dict[str, Any] = {"BASE_DIR": Path("/nowhere")}
     exec(text, found)  # noqa: S102 -- our own documents
+    if "DATABASES" in found:
+        with as_default(found["DATABASES"]["default"]):
+            assert not checks.check_connections(None)
+        return
     with override_settings(AMESH=found["AMESH"]):
         assert not conf.problems(), conf.problems()
 

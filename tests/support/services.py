@@ -211,11 +211,11 @@ class Redis(Server):
 
 
 @contextmanager
-def running_redis() -> Iterator[Redis]:
+def running_redis(appendonly: str = "no") -> Iterator[Redis]:
     binary = program("redis-server", "valkey-server", package="redis-server")
     folder = Path(tempfile.mkdtemp(prefix="amesh-redis-"))
     port = free_port()
-    options = {"port": str(port), "bind": HOST, "save": "", "appendonly": "no", "dir": str(folder)}
+    options = {"port": str(port), "bind": HOST, "save": "", "appendonly": appendonly, "dir": str(folder)}
     argv = [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
     redis = Redis(argv=argv, port=port, log=folder / "output.log", cwd=folder)
     try:

@@ -238,15 +238,15 @@ def test_keys_that_are_derived_while_all_is_forgotten(
     amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither thread waits for the other forever."""
-    forget, secret = threading.Thread(target=lifecycle.reset, daemon=True), keys._seal_secret
+    forget, secret = threading.Thread(target=lifecycle.reset, daemon=True), keys._seal_secrets
     derive = threading.Thread(target=keys.seal_keys, daemon=True)
 
-    def late(device: LocalDevice | None = None) -> tuple[bytes, str]:
+    def late(device: LocalDevice | None = None) -> list[tuple[bytes, str]]:
         forget.start()
         forget.join(0.1)  # it has come as far as it can
         return secret(device)
 
-    monkeypatch.setattr(keys, "_seal_secret", late)
+    monkeypatch.setattr(keys, "_seal_secrets", late)
     derive.start()
     derive.join(10)
     forget.join(10)

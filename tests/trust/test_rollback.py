@@ -511,6 +511,7 @@ def test_a_second_database_is_begun_with_a_warning(
     current.reset()
     current_list().snapshot()
     assert "sees the one of postgresql:copy for the first time" in caplog.text
+    assert "give each server its own device directory (AMESH['DIR']) and its own secret of the seal" in caplog.text
     assert len(record(amesh_server)["lists"]) == 2
 
 

@@ -1,7 +1,8 @@
-"""A Redis that deletes live nonces is reported by a check, by doctor, and in the log at the first use."""
+"""A Redis that deletes or forgets live nonces is reported by a check, by doctor, and, if it deletes them, in the log at the first use."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +32,7 @@ def reports(request: pytest.FixtureRequest, own_redis: Redis, settings: Any, cap
     user = "amesh:secret@"
     own_redis.command("ACL", "SETUSER", "amesh", "reset", "on", ">secret", "~*", "&*", "+@all")
     own_redis.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    own_redis.command("CONFIG", "SET", "appendonly", "yes")
     location = own_redis.url.replace("redis://", f"redis://{user}")
     settings.CACHES = {"amesh": {"BACKEND": request.param, "LOCATION": location}}
 
@@ -38,7 +40,7 @@ def reports(request: pytest.FixtureRequest, own_redis: Redis, settings: Any, cap
         checked = " ".join(
             f"{message.id} {message.msg} {message.hint}"
             for message in run_checks(include_deployment_checks=True)
-            if str(message.id) in ("amesh.W008", "amesh.W009")
+            if str(message.id) in ("amesh.W008", "amesh.W009", "amesh.W014")
         )
         (finding,) = doctor.nonce_cache()
         caplog.clear()
@@ -75,3 +77,28 @@ def test_a_redis_that_does_not_tell(reports: Any, own_redis: Redis) -> None:
     assert checked.startswith("amesh.W009") and finding.startswith("warning")
     for text in (checked, finding, first):
         assert "CONFIG and INFO are forbidden" in text
+
+
+@pytest.mark.parametrize("denied", [(), ("-config",)], ids=["CONFIG", "INFO"])
+def test_a_redis_that_forgets(reports: Any, own_redis: Redis, denied: tuple[str, ...]) -> None:
+    own_redis.command("CONFIG", "SET", "appendonly", "no")
+    if denied:
+        own_redis.command("ACL", "SETUSER", "amesh", *denied)
+    checked, finding, _ = reports()
+    assert checked.startswith("amesh.W014") and finding.startswith("warning")
+    for text in (checked, finding):
+        assert "appendonly is no" in text and "could be replayed" in text
+
+
+@pytest.mark.parametrize("appendonly", ["yes", "no"])
+def test_what_a_killed_redis_remembers(settings: Any, appendonly: str) -> None:
+    """Why ``appendonly``: Redis writes a nonce to the file before it answers, so a kill loses none."""
+    with running_redis(appendonly) as own:
+        settings.CACHES = {"amesh": {"BACKEND": BACKENDS[1], "LOCATION": own.url}}
+        store = store_for("amesh")
+        assert all(store.record("am_a", str(number), 61) for number in range(100))
+        own.stop(signal.SIGKILL)
+        own.start()
+        replayed = sum(store.record("am_a", str(number), 61) for number in range(100))
+        assert replayed == (0 if appendonly == "yes" else 100)
+        caches["amesh"].close()

@@ -1,11 +1,13 @@
 """What calls the server, and what a person types into a shell, as in docs/guide.md and docs/integration.md."""
 
+import aiohttp
 import httpx
 import requests
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.server import server_device
 from authmesh import (
+    AmeshAiohttpMiddleware,
     AmeshAuth,
     AmeshRequestsAuth,
     InMemoryNonceStore,
@@ -30,6 +32,15 @@ def deliver(client: httpx.Client, url: str, event: dict[str, str]) -> httpx.Resp
 async def read() -> int:
     async with httpx.AsyncClient(auth=AmeshAuth()) as client:
         return (await client.get("/internal/report/")).status_code
+
+
+async def send() -> int:
+    middlewares = [AmeshAiohttpMiddleware(LocalDevice(".amesh-client"))]
+    async with (
+        aiohttp.ClientSession("http://127.0.0.1:8000", middlewares=middlewares) as session,
+        session.post("/api/notes/", json={"text": "milk"}) as response,
+    ):
+        return response.status
 
 
 def call() -> None:
