@@ -60,7 +60,8 @@ def test_init_makes_an_identity_and_says_all_about_it(tmp_path: Path) -> None:
     identity = read_identity(tmp_path / "new")
     for text in (
         "amesh export-key",
-        "manage.py amesh_trust LINE --role controller",
+        "amesh trust LINE --role controller",
+        "the management command amesh_trust",
         identity.device_id,
         "laptop",
         "Warning: The key is protected by software only.",

@@ -65,7 +65,7 @@ def test_defaults_are_safe(tmp_path: Path) -> None:
     assert "locmem" in found["CACHES"]["default"]["BACKEND"]
     relay = {"ALLOWED_ORIGINS": []}
     assert found["AMESH"].pop("NONCE_CACHE") == "default"
-    assert found["AMESH"] == {"DIR": None, "SEAL_KEY_FILE": None, "PROTECT": ["/protected/"], "RELAY": relay}
+    assert found["AMESH"] == {"SEAL_KEY_FILE": None, "PROTECT": ["/protected/"], "RELAY": relay}
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert len(found["SECRET_KEY"]) >= 50
 
@@ -101,7 +101,8 @@ def test_what_the_environment_says(tmp_path: Path) -> None:
     }
     database = found["DATABASES"]["default"]
     assert (database["ENGINE"], database["NAME"], database["HOST"]) == ("django.db.backends.postgresql", "mesh", "db")
-    assert (found["AMESH"]["DIR"], found["AMESH"]["SEAL_KEY_FILE"]) == ("/srv/amesh", "/srv/seal.key")
+    assert found["AMESH"]["SEAL_KEY_FILE"] == "/srv/seal.key"
+    assert "DIR" not in found["AMESH"]  # the app itself reads AMESH_DIR and AUTH_MESH_DIR
 
 
 def test_flags_and_words() -> None:

@@ -173,7 +173,8 @@ def _show_next_steps(context: Context) -> None:
     line = "LINE --role controller"
     steps: tuple[Shown, ...] = (
         "  To call a server from this device, print its key as one line, and trust that line on the server:",
-        *facts(("  on this device", (Run("export-key"),)), ("  on the server", f"manage.py amesh_trust {line}")),
+        *facts(("  on this device", (Run("export-key"),)), ("  on the server", f"amesh trust {line}")),
+        Styled("  On a Django server, trust is the management command amesh_trust.", "quiet"),
     )
     if context.home.is_server:
         steps = (

@@ -79,4 +79,4 @@ def joined(hint: Hint, *more: str | Run) -> Hint:
 def first_line(error: BaseException) -> str:
     """Return the first line of the text of a library's error as a part of a sentence; its class name if it has no text."""
     lines = str(error).splitlines() or [""]
-    return clean_line(lines[0])[:200].rstrip(". ") or type(error).__name__
+    return clean_line(lines[0])[:200].strip().rstrip(".") or type(error).__name__
