@@ -168,6 +168,7 @@ def bare() -> None:
     names_extra("cli", DEVICE / "amesh", "--help")
     names_extra("cli", python, "-m", "authmesh")
     python_names_extra("requests", "import authmesh; authmesh.AmeshRequestsAuth()")
+    python_names_extra("aiohttp", "import authmesh; authmesh.AmeshAiohttpMiddleware()")
 
 
 def device() -> None:

@@ -280,6 +280,17 @@ class DatabaseAllowList(AllowList):
         """
         self._sealed.reseal(by or self._by, digest)
 
+    def rekey(self) -> bool:
+        """Seal the list with the first secret of ``AMESH["SEAL_KEY_FILES"]``, if it matches its seal with any of them.
+
+        Returns:
+            False if there is nothing to do.
+
+        Raises:
+            AllowListIntegrityFailure: the list is rejected; nothing was changed.
+        """
+        return self._sealed.rekey()
+
 
 def _any(pending: Change, device_id: str) -> Device:
     row = pending.find(device_id=device_id)

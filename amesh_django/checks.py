@@ -21,8 +21,9 @@ from django.urls import URLResolver, get_resolver
 
 from amesh_django.relay import conf as relay_conf
 from amesh_django.spelling import manage_py
-from amesh_django.trust import keys
+from amesh_django.trust import current_list, keys
 from amesh_django.trust.database import database
+from amesh_django.trust.verified import other_secret
 from authmesh.device import default_directory, permission_problems, read_identity
 from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.storage import expanded
@@ -44,6 +45,7 @@ __all__ = [
     "check_metrics",
     "check_nonce_cache",
     "check_nonce_eviction",
+    "check_seal_secret",
     "check_settings",
     "check_triggers",
 ]
@@ -176,12 +178,11 @@ def check_directory(
 
     - ``amesh.W003``: it has no identity, or can't be read.
     - ``amesh.W004``: other users can read it or write to it.
-    - ``amesh.W006``: the file of ``AMESH["SEAL_KEY_FILE"]`` can't be used.
+    - ``amesh.W006``: a file of ``AMESH["SEAL_KEY_FILE"]`` or ``AMESH["SEAL_KEY_FILES"]`` can't be used.
     """
     if conf.problems() or database() not in (databases or ()):
         return []
-    shared = conf.amesh_settings().SEAL_KEY_FILE
-    if shared is not None:
+    for shared in filter(None, conf.amesh_settings().seal_secrets):
         try:
             keys.read_seal_key_file(expanded(shared))
         except AmeshError as error:
@@ -303,8 +304,9 @@ def _open_to_devices(patterns: Sequence[Any]) -> Iterator[str]:
     )
     from rest_framework.views import APIView
 
-    from .drf import AmeshAuthentication, HasDevicePermission, IsTrustedDevice
+    from .drf import AmeshAuthentication, IsTrustedDevice
 
+    login = (IsAuthenticated, IsAuthenticatedOrReadOnly, DjangoModelPermissions)
     default = APIView.authentication_classes
     if not any(issubclass(found, AmeshAuthentication) for found in default):
         return
@@ -321,25 +323,48 @@ def _open_to_devices(patterns: Sequence[Any]) -> Iterator[str]:
         permissions = options.get("permission_classes", view.permission_classes)
         parts = [part for permission in permissions for part in _parts(permission)]
         if (
-            any(_is(part, IsAuthenticated, IsAuthenticatedOrReadOnly, DjangoModelPermissions) for part in parts)
-            and not any(_is(part, IsTrustedDevice, HasDevicePermission) for part in parts)
-            and not any(_is(permission, IsAdminUser) for permission in permissions)
+            any(issubclass(part, login) for part in parts)
+            and not any(issubclass(part, IsTrustedDevice) for part in parts)
+            and IsAdminUser not in permissions
         ):
             yield f"{view.__module__}.{view.__name__}"
 
 
-def _parts(permission: Any) -> Iterator[Any]:
-    """Yield the permissions that a composed permission of REST framework, such as ``A | B``, consists of."""
+def _parts(permission: Any) -> Iterator[type]:
+    """Yield the classes that a member of ``permission_classes``, such as ``A | B``, consists of."""
     operands = [getattr(permission, name) for name in ("op1_class", "op2_class") if hasattr(permission, name)]
     for operand in operands:
         yield from _parts(operand)
-    if not operands:
+    if isinstance(permission, type):
         yield permission
 
 
-def _is(permission: Any, *classes: type) -> bool:
-    """Return True if a member of ``permission_classes`` is, or is an object of, one of the classes."""
-    return issubclass(permission if isinstance(permission, type) else type(permission), classes)
+@register(Tags.database)
+def check_seal_secret(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check whether this server has the secret of the seal. Runs with ``check --database`` and ``migrate``.
+
+    - ``amesh.W016``: the allow list was sealed with another secret.
+    """
+    using = database()
+    if using not in (databases or ()) or conf.problems():
+        return []
+    try:
+        sealed = current_list(using)
+        row = sealed.read_seal()
+        if row is None or sealed.is_genuine(row):
+            return []
+    except (AmeshError, DatabaseError):  # reported by amesh.W003 and amesh.W006, or not migrated
+        return []
+    return [
+        Warning(
+            f"The allow list in the database {using!r} was sealed with another secret than this server has: another host that uses "
+            f"the database sealed it, or this server has another identity than before. {_REJECTED}",
+            hint=f"{other_secret()} If this is the only host, restore the right device directory (AMESH['DIR']) or seal key file.",
+            id="amesh.W016",
+        )
+    ]
 
 
 @register(Tags.compatibility)

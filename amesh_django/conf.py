@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any, TypedDict, get_type_hints
 
 from django.conf import settings as django_settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
@@ -14,15 +14,19 @@ from django.core.exceptions import ImproperlyConfigured
 
 from authmesh.protocol.pairing.token import is_relay_address
 
+__all__ = ["AmeshDict"]
+
 
 @dataclass(frozen=True, slots=True)
 class AmeshSettings:
     """The keys of ``AMESH``.
 
     Attributes:
-        DIR: device directory of this server. Defaults to ``AUTH_MESH_DIR``, or ``~/.amesh`` if it is not set.
+        DIR: device directory of this server. Defaults to ``AMESH_DIR`` or ``AUTH_MESH_DIR``, or ``~/.amesh`` if neither is set.
         SEAL_KEY_FILE: file with the seal secret (32 random bytes as 64 hex characters) that several hosts with one database
             share. By default, the secret is derived from the key of this server.
+        SEAL_KEY_FILES: used in place of SEAL_KEY_FILE while the secret is being replaced: the new file, then the old one. None
+            stands for the secret that is derived from the key of this server.
         NONCE_CACHE: name of the Django cache that stores nonces, see :func:`nonce_cache`. Defaults to ``amesh`` if CACHES has it,
             or ``default``.
         CLOCK_SKEW_SECONDS: maximum difference between the clock of a device and the clock of this server.
@@ -46,6 +50,7 @@ class AmeshSettings:
 
     DIR: str | None = None
     SEAL_KEY_FILE: str | None = None
+    SEAL_KEY_FILES: Sequence[str | None] | None = None
     NONCE_CACHE: str | None = None
     CLOCK_SKEW_SECONDS: int = 30
     NONCE_WINDOW_SECONDS: int = 60
@@ -61,6 +66,33 @@ class AmeshSettings:
     METRICS: bool = False
     BOOTSTRAP_RELAYS: Sequence[str] | None = None
     RELAY: Mapping[str, Any] | None = None
+
+    @property
+    def seal_secrets(self) -> tuple[str | None, ...]:
+        """The files with the secret of the seal, the new one first. None stands for the key of this server."""
+        return tuple(self.SEAL_KEY_FILES) if self.SEAL_KEY_FILES is not None else (self.SEAL_KEY_FILE,)
+
+
+class AmeshDict(TypedDict, total=False):
+    """The type of ``AMESH``: the keys of :class:`AmeshSettings`, each of which may be missing."""
+
+    DIR: str | os.PathLike[str] | None
+    SEAL_KEY_FILE: str | os.PathLike[str] | None
+    NONCE_CACHE: str | None
+    CLOCK_SKEW_SECONDS: int
+    NONCE_WINDOW_SECONDS: int
+    MAX_BODY_BYTES: int
+    PROTECT: Sequence[str]
+    EXEMPT: Sequence[str]
+    LAST_SEEN_SECONDS: int
+    MAX_CONTROLLERS: int | None
+    PROXY_STRIPPED_PREFIX: str
+    PROXY_ADDED_PREFIX: str
+    REQUIRE_USER: bool
+    DEVICES_ARE_USERS: bool
+    METRICS: bool
+    BOOTSTRAP_RELAYS: Sequence[str] | None
+    RELAY: Mapping[str, Any] | None
 
 
 #: Minimum values of the integer settings whose minimum is not 1.
@@ -119,6 +151,10 @@ def _value_problem(name: str, value: Any) -> str | None:
         return why
     if name == "BOOTSTRAP_RELAYS":
         return None if _are_relays(value) else "must be a list of addresses such as wss://relay.example/ws"
+    if name == "SEAL_KEY_FILES":
+        return (
+            None if _are_files(value) else "must be a list of paths, the new file first; None is the key of this server"
+        )
     if name in ("PROTECT", "EXEMPT"):
         if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(p, str) for p in value):
             return "must be a list of paths"
@@ -132,12 +168,20 @@ def _are_relays(value: Any) -> bool:
     return all(isinstance(address, str) and is_relay_address(address) for address in value)
 
 
+def _are_files(value: Any) -> bool:
+    if isinstance(value, str) or not isinstance(value, Sequence) or not value:
+        return False
+    return all(path is None or isinstance(path, str | os.PathLike) for path in value)
+
+
 def problems() -> list[tuple[str, str]]:
     """Return the problems of ``AMESH``: pairs of a kind (``unknown``, ``value``, ``window``) and a sentence with the fix."""
     raw = getattr(django_settings, "AMESH", {})
     if not isinstance(raw, dict):
         return [("value", "AMESH must be a dict. Write AMESH = {} for the defaults.")]
     found = key_problems(AmeshSettings, raw, "AMESH", _value_problem)
+    if raw.get("SEAL_KEY_FILE") is not None and raw.get("SEAL_KEY_FILES") is not None:
+        found.append(("value", "AMESH['SEAL_KEY_FILE'] and AMESH['SEAL_KEY_FILES'] are both set. Remove one of them."))
     if not found:
         merged = AmeshSettings(**raw)
         skew, window = merged.CLOCK_SKEW_SECONDS, merged.NONCE_WINDOW_SECONDS
@@ -163,7 +207,9 @@ def amesh_settings() -> AmeshSettings:
     if found:
         raise ImproperlyConfigured(" ".join(sentence for _, sentence in found))
     raw = getattr(django_settings, "AMESH", {})
-    paths = {name: str(raw[name]) for name in ("DIR", "SEAL_KEY_FILE") if raw.get(name) is not None}
+    paths: dict[str, Any] = {name: str(raw[name]) for name in ("DIR", "SEAL_KEY_FILE") if raw.get(name) is not None}
+    if raw.get("SEAL_KEY_FILES") is not None:
+        paths["SEAL_KEY_FILES"] = tuple(None if path is None else str(path) for path in raw["SEAL_KEY_FILES"])
     return AmeshSettings(**{**raw, **paths})
 
 

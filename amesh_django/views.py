@@ -14,7 +14,7 @@ from . import metrics as prometheus
 from .conf import amesh_settings
 from .decorators import device_required
 from .health import is_ready
-from .verification import VerifiedDevice
+from .verification import DeviceHttpRequest
 
 __all__ = ["check", "live", "metrics", "ready"]
 
@@ -23,9 +23,9 @@ __all__ = ["check", "live", "metrics", "ready"]
 @never_cache
 @device_required
 @require_http_methods(["GET", "HEAD", "POST"])
-def check(request: HttpRequest) -> JsonResponse:
+def check(request: DeviceHttpRequest) -> JsonResponse:
     """Return how this server knows the device that signed the request: device ID, name, role and permissions."""
-    device: VerifiedDevice = request.amesh  # type: ignore[attr-defined]
+    device = request.amesh
     answer = CheckAnswer(
         device.device_id, device.friendly_name, device.role, device.permissions, dt.datetime.now(dt.UTC)
     )

@@ -4,12 +4,13 @@ DJANGO_DATA_DIR: folder of the SQLite database and the secret key. Defaults to `
 DJANGO_SECRET_KEY: secret key. Defaults to a key that is generated and kept in the data folder, with mode 0600.
 DJANGO_DEBUG: 1 for development. Defaults to 0.
 DJANGO_ALLOWED_HOSTS: host names of this server, separated by commas. Defaults to those of this machine only.
+DJANGO_CSRF_TRUSTED_ORIGINS: origins whose forms the admin accepts, such as https://relay.example, separated by commas. Defaults to none.
 DJANGO_HTTPS: 1 if people use https, so that cookies are never sent without it. Defaults to 1 if other host names are allowed.
 DJANGO_BEHIND_PROXY: 1 if a proxy speaks https for this server and always sets X-Forwarded-Proto. Defaults to 0.
 DJANGO_DB_ENGINE, _NAME, _USER, _PASSWORD, _HOST, _PORT: a database other than SQLite.
 REDIS_URL: Redis for the cache, the nonces and the relay; needed for more than one process. Defaults to local memory.
     Set appendonly to yes and maxmemory-policy to noeviction in its configuration: `manage.py check --deploy` reports it.
-AUTH_MESH_DIR: device directory of this server. Defaults to ``~/.amesh``.
+AMESH_DIR or AUTH_MESH_DIR: device directory of this server. Defaults to ``~/.amesh``.
 AMESH_SEAL_KEY_FILE: the seal secret that several hosts share. Defaults to a secret from this server's own key.
 AMESH_TRUST_PROXY: number of trusted proxies in front of the relay (X-Forwarded-For). Defaults to 0.
 AMESH_RELAY_MAX_SESSIONS, AMESH_RELAY_MATCH_SECONDS and so on: the numbers in AMESH["RELAY"]. Default to those of the protocol.
@@ -122,7 +123,6 @@ else:
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 
 AMESH: dict[str, Any] = {
-    "DIR": os.environ.get("AUTH_MESH_DIR") or None,
     "NONCE_CACHE": "default",  # nothing else in this project uses a cache
     "SEAL_KEY_FILE": os.environ.get("AMESH_SEAL_KEY_FILE") or None,
     "PROTECT": ["/protected/"],

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 # A developer's own device must never get into a test, nor a test into it.
 for name in (
+    "AMESH_DIR",
     "AUTH_MESH_DIR",
+    "AMESH_PASSPHRASE",
     "AUTH_MESH_PASSPHRASE",
     "AMESH_PASSPHRASE_FILE",
     "AMESH_BOOTSTRAP_TOKEN",

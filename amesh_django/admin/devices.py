@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.exceptions import NotRegistered
+from django.contrib.admin.utils import quote
 from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AutocompleteSelect, ForeignKeyRawIdWidget
 from django.contrib.auth import get_user_model
 from django.db import models, transaction
 from django.db.models import F, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern
+from django.urls import URLPattern, reverse
 from django.utils.decorators import method_decorator
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -28,11 +29,9 @@ from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
-from authmesh.protocol.errors import InvalidInput
-from authmesh.protocol.keys import decode_public_key, encode_public_key
 
 from . import mapping, shown
-from .filters import LastSeenFilter, StateFilter, UserFilter
+from .filters import LastSeenFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
 from .trouble import CHANGE_ERRORS, explain, trouble, verify_shown
@@ -83,8 +82,30 @@ class DeviceAdmin(RevokingAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Device | None = None) -> bool:
-        """Return False: a revoked device keeps its row."""
-        return False
+        """Return False: a revoked device keeps its row.
+
+        The page that deletes a user asks this for each device that acts as the user. Django never deletes them with the user, but
+        names them only if they could be deleted. So return True there, and say how to unmap the device.
+        """
+        match = request.resolver_match
+        if obj is None or match is None or (match.url_name or "").startswith(f"{self.opts.app_label}_"):
+            return False
+        messages.warning(request, mapping.unmap_first(obj, self.admin_site.name), fail_silently=True)
+        return True
+
+    def has_change_permission(self, request: HttpRequest, obj: Device | None = None) -> bool:
+        """Return True if the user may map devices. A page does not offer what cannot be done now; a form that is sent says why."""
+        if not super().has_change_permission(request, obj):
+            return False
+        return obj is None or request.method == "POST" or self._can_be_mapped(request, obj)
+
+    def _can_be_mapped(self, request: HttpRequest, device: Device) -> bool:
+        """Return False if the list is rejected, or if the device is revoked and has no user who could be removed."""
+        if shown.is_revoked(device) and device.user_id is None:
+            return False
+        if "_amesh_is_good" not in request.__dict__:  # Django asks several times
+            request.__dict__["_amesh_is_good"] = trouble() is None
+        return bool(request.__dict__["_amesh_is_good"])
 
     def get_model_perms(self, request: HttpRequest) -> dict[str, bool]:
         """Return the permissions. On the index page, which asks for them, also show the warning about a broken seal."""
@@ -101,10 +122,9 @@ class DeviceAdmin(RevokingAdmin):
         request.__dict__["_amesh_warned"] = True
         found = trouble()
         if found is not None:
-            message = format_html("amesh: {} {}", found.title, found.why)
-            if found.commands:
-                commands = format_html_join("; ", "<code>{}</code>", ((command,) for command, _about in found.commands))
-                message = format_html("{} {}", message, format_html(gettext("On the server, run: {}."), commands))
+            page = reverse("admin:amesh_device_changelist", current_app=self.admin_site.name)
+            link = format_html('<a href="{}">{}</a>', page, gettext("See what to do"))
+            message = format_html("amesh: {} {} {}.", found.title, found.why, link)
             messages.error(request, message, fail_silently=True)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Device]:
@@ -124,16 +144,13 @@ class DeviceAdmin(RevokingAdmin):
         return device
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        """Return the columns that are searched, with the username field of the project's user model."""
-        return ("device_id", "friendly_name", "public_key", f"user__{get_user_model().USERNAME_FIELD}")
+        """Return the columns that are searched; :func:`.search` says how."""
+        return ("friendly_name", "device_id", "public_key", "user")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
     ) -> tuple[QuerySet[Device], bool]:
-        """Search. A public key is found in base64 and in base64url."""
-        with contextlib.suppress(InvalidInput):
-            search_term = encode_public_key(decode_public_key(search_term.strip()))
-        return super().get_search_results(request, queryset, search_term)
+        return queryset.filter(search(search_term)), False
 
     # --- the list ----------------------------------------------------------------------------------------------------
 
@@ -243,10 +260,18 @@ class DeviceAdmin(RevokingAdmin):
             context |= {
                 "amesh_history": lines,
                 "amesh_history_max": MAX_LINES if older else None,
+                "amesh_journal": self._journal_of(request, obj),
                 "amesh_may_revoke": not shown.is_revoked(obj) and self.has_revoke_permission(request, obj),
                 "amesh_revision_field": mapping.REVISION_FIELD,
             }
         return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def _journal_of(self, request: HttpRequest, device: Device) -> str:
+        """Return the address of all journal lines of a device, or an empty text if the user may not view the journal."""
+        if not request.user.has_perm("amesh.view_allowlistchange"):
+            return ""
+        page = reverse("admin:amesh_allowlistchange_changelist", current_app=self.admin_site.name)
+        return f"{page}?{urlencode({'q': device.device_id})}"
 
     # --- mapping to a user -------------------------------------------------------------------------------------------
 
@@ -255,7 +280,8 @@ class DeviceAdmin(RevokingAdmin):
     ) -> type[forms.ModelForm[Device]]:
         """Return the form, which knows the user who is logged in."""
         form = type("DeviceForm", (mapping.MappingForm,), {"actor": request.user})
-        return super().get_form(request, obj, change, **{"form": form, "help_texts": {"user": mapping.HELP}, **kwargs})
+        help_text = mapping.HELP if self.has_change_permission(request, obj) else ""
+        return super().get_form(request, obj, change, **{"form": form, "help_texts": {"user": help_text}, **kwargs})
 
     def formfield_for_dbfield(
         self, db_field: models.Field[Any, Any], request: HttpRequest, **kwargs: Any
@@ -290,6 +316,14 @@ class DeviceAdmin(RevokingAdmin):
             }:
                 pattern.callback = alone(pattern.callback)
         return urls
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Lead to the journal on the page of the device. Django's own history has only the changes that were made in the admin."""
+        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
+        page = reverse(name, args=[quote(object_id)], current_app=self.admin_site.name)
+        return HttpResponseRedirect(f"{page}#amesh-journal")
 
     @method_decorator(csrf_protect)
     def changeform_view(

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from django import forms
 from django.contrib.auth import get_permission_codename, get_user_model
 from django.core.exceptions import ValidationError
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -55,6 +58,24 @@ def mapping_problem(actor: Any, user: Any) -> str | None:
     if not set(rights()) <= set(actor.get_all_permissions()):
         return _("%(user)s has permissions that you do not have. Ask a superuser to change this mapping.") % named
     return None
+
+
+def unmap_first(device: Device, site: str) -> SafeString:
+    """Return the text that says why a user cannot be deleted, and which device to unmap first.
+
+    Args:
+        device: the device that acts as the user.
+        site: name of the admin site, for the link.
+    """
+    page = reverse("admin:amesh_device_change", args=[device.pk], current_app=site)
+    return format_html(
+        _(
+            "The device {device} is mapped to {user}. To delete this user, open the page of the device, remove the mapped user, and "
+            "save. A revoked device can be unmapped too."
+        ),
+        device=format_html('<a href="{}">{}</a>', page, device),
+        user=clean_line(device.user.get_username()) if device.user is not None else "",
+    )
 
 
 class MappingForm(Form):

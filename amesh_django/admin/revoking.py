@@ -74,7 +74,7 @@ class _Outcome:
 
 
 def _listed(devices: Sequence[Device]) -> str:
-    names = [f"{clean_line(device.device_id)} ({shown.name(device)})" for device in devices[:_MAX_NAMED]]
+    names = [str(device) for device in devices[:_MAX_NAMED]]
     more = len(devices) - len(names)
     return ", ".join(names) + (gettext(" and %(count)d more") % {"count": more} if more else "")
 
@@ -145,16 +145,22 @@ class RevokingAdmin(ModelAdmin):
             self.message_user(request, message, messages.WARNING)
             return self._to("changelist")
         request.current_app = self.admin_site.name
+        if len(trusted) == 1:
+            title = gettext("Revoke %(device)s") % {"device": trusted[0]}
+        else:
+            title = ngettext("Revoke %(count)d device", "Revoke %(count)d devices", len(trusted))
+            title %= {"count": len(trusted)}
         context = {
             **self.admin_site.each_context(request),
-            "title": ngettext("Revoke %(count)d device", "Revoke %(count)d devices", len(trusted))
-            % {"count": len(trusted)},
+            "title": title,
             "opts": self.opts,
             "form": form,
             "trusted": trusted,
             "names": ",".join(device.device_id for device in trusted),
             "skipped": [device for device in devices if shown.is_revoked(device)],
-            "only": devices[0] if len(devices) == 1 else None,
+            "original": devices[0]
+            if len(devices) == 1
+            else None,  # this name, because unfold shows it in its breadcrumbs
         }
         return TemplateResponse(request, "admin/amesh/device/revoke.html", context)
 

@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from amesh_django.models import Device
 from amesh_django.spelling import manage_py
 from amesh_django.trust import current_list
+from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable, AmeshError, Run
 
 #: The errors that a change of the list may raise. The admin shows each as a message.
@@ -24,6 +25,11 @@ CHANGE_ERRORS = (AmeshError, AnyDatabaseError, ImproperlyConfigured)
 
 #: Commands that a page of the admin replaces: name of the command → name of the page.
 _PAGES = {"list": "amesh_device_changelist"}
+
+
+# Maximum number of differences that the banner names, and of devices that it compares with the journal.
+_MAX_NAMED = 10
+_MAX_COMPARED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +41,16 @@ class Trouble:
         why: the problem that was found.
         advice: what to do first.
         steps: pairs of a command and a description of what it does.
+        differences: sentences that name the rows that differ.
+        more: the number of differences that are left out.
     """
 
     title: str | Promise
     why: str
     advice: str | Promise
     steps: Sequence[tuple[Run, str | Promise]] = ()
+    differences: Sequence[str] = ()
+    more: int = 0
 
     @property
     def commands(self) -> list[tuple[str, str | Promise]]:
@@ -75,6 +85,11 @@ _OLD_STEPS = (
         ),
     ),
 )
+_FOREIGN = _("The allow list was sealed with another key. All signed requests are rejected.")
+_FOREIGN_ADVICE = _(
+    "If several hosts use this database, set AMESH['SEAL_KEY_FILE'] to the same file on each of them. Do not reseal the list in that "
+    "case: the other hosts would reject it. If this is the only host, do not trust what this page shows. On the server, run:"
+)
 _UNREADABLE = _("The allow list cannot be read. All signed requests are rejected.")
 _UNREADABLE_ADVICE = _("Check that the database is running and migrated, then load this page again.")
 _NO_KEYS = _("The seal of the allow list cannot be verified. All signed requests are rejected.")
@@ -84,22 +99,42 @@ _NO_KEYS_ADVICE = _(
 )
 
 
-def trouble() -> Trouble | None:
-    """Return the reason why the list can't be verified, or None if it matches its seal. Costs one read of the seal row."""
+def trouble(*, in_full: bool = False) -> Trouble | None:
+    """Return the reason why the list can't be verified, or None if it matches its seal. Costs one read of the seal row.
+
+    Args:
+        in_full: if rows do not match, name them. This compares all devices with the journal.
+    """
     try:
         current_list().snapshot()
     except AllowListUnavailable as error:
         return Trouble(_UNREADABLE, _translated(error.message), _UNREADABLE_ADVICE)
     except AllowListIntegrityFailure as error:
         # The steps replace the hint of the error: they say more.
-        if error.reason in ("rolled_back", "revision_lost"):
+        if error.reason in ("rolled_back", "other_epoch", "revision_lost"):
             return Trouble(_OLD, _translated(error.message), _OLD_ADVICE, _OLD_STEPS)
-        return Trouble(_BROKEN, _translated(error.message), _BROKEN_ADVICE, _BROKEN_STEPS)
+        if error.reason == "seal_mismatch":
+            return Trouble(_FOREIGN, _translated(error.message), _FOREIGN_ADVICE, _BROKEN_STEPS)
+        found = _differences() if in_full else []
+        named = [clean_line(sentence) for sentence in found[:_MAX_NAMED]]
+        why = _translated(error.message)
+        return Trouble(_BROKEN, why, _BROKEN_ADVICE, _BROKEN_STEPS, named, max(0, len(found) - _MAX_NAMED))
     except AmeshError as error:
         return Trouble(_NO_KEYS, html_of(error), _NO_KEYS_ADVICE)
     except ImproperlyConfigured as error:
         return Trouble(_NO_KEYS, str(error), _NO_KEYS_ADVICE)
     return None
+
+
+def _differences() -> list[str]:
+    """Return the sentences that name the rows that differ; none if there are too many rows to compare them for a page."""
+    sealed = current_list()
+    try:
+        if Device.objects.using(sealed.using).count() > _MAX_COMPARED:
+            return []
+        return sealed.report().problems
+    except CHANGE_ERRORS:
+        return []
 
 
 def verify_shown(devices: Sequence[Device]) -> None:

@@ -52,11 +52,13 @@ class DatabaseHome(ServerHome):
         return [_listed(row) for row in self.allow_list().devices()]
 
     def list_after_replacement(self) -> Hint:
-        if amesh_settings().SEAL_KEY_FILE is not None:
+        if None not in amesh_settings().seal_secrets:
             return "The allow list stays valid, because AMESH['SEAL_KEY_FILE'] seals it. Its devices keep their access."
         return (
             "The allow list stays in the database, but all requests are rejected until you accept the list with ",
             Run("integrity", "--reseal"),
+            ". To avoid that, seal it with a file first: set AMESH['SEAL_KEY_FILES'], and run ",
+            Run("integrity", "--rekey"),
             ".",
         )
 

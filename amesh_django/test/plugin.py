@@ -40,7 +40,13 @@ def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Ite
     path = tmp_path_factory.mktemp("amesh_server")
     device = amesh.EphemeralDevice("test server").write(path, max_controllers=100)
     project = getattr(settings, "AMESH", {})
-    settings.AMESH = {"LAST_SEEN_SECONDS": 0, **project, "DIR": str(path), "SEAL_KEY_FILE": None}
+    settings.AMESH = {
+        "LAST_SEEN_SECONDS": 0,
+        **project,
+        "DIR": str(path),
+        "SEAL_KEY_FILE": None,
+        "SEAL_KEY_FILES": None,
+    }
     lifecycle.reset()
     yield device
     lifecycle.reset()

@@ -6,22 +6,29 @@ the keys. Each file adds one layer to it, and imports only from files below:
 
     current     current_list()      the list of this process, one for each database alias
     integrity   SealedList          report(), reseal()
+    rekeying    RekeyableList       rekey(): another secret of the seal
     revoking    RevocableList       revoke_anyway(), sealed_device(): revoking in a list that is rejected (6)
     change      ChangeableList      change(), and the lock of the seal row
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()
     rollback    GuardedRows         check_age(), remember(), memory(): the high-water mark of one database
-    sealing     SealedRows          read_seal(), rows(), hash_row(), make_seal(), the journal
+    sealing     SealedRows          read_seal(), rows(), under(), hash_row(), make_seal(), the journal
     keys        seal_keys()         the keys of seal, rows, journal and marks
     owner       open_device()       the device whose secret they are derived from
     high_water  HighWater       the marks of this host: a file and, with a TPM, a counter
-    database, triggers              which database, and its stale connections; what counts changes from outside Django
+    marks       Mark                a high-water mark, and the errors for older and other lists
+    database, triggers              which database, and its transactions; what counts changes from outside Django
 
 Theory of operation
 
-1.  What is stored. The database holds the device rows, one seal row (revision, digest of all rows, counts, HMAC) and a journal, each
-    line with its own MAC. The device directory holds the high-water mark of each database: the newest list that this host has seen.
-    The process holds a snapshot in memory: rows that matched their seal.
+1.  What is stored. The database holds the device rows, one seal row (revision, epoch, digest of all rows, counts, HMAC) and a journal,
+    each line with its own MAC. The device directory holds the high-water mark of each database: the newest list that this host has
+    seen. The process holds a snapshot in memory: rows that matched their seal.
+
+    The epoch is the random name of a list. It is made with the first seal and kept by every change, so a list that the same key sealed
+    in another database has another one. Resealing makes a new epoch, and stores with it which epochs the list continues: that of the
+    mark, and that of the list that a person accepted. A list is another one, and is rejected, if it neither has the epoch of the
+    snapshot or mark nor continues it. So it is enough to reseal on one host.
 
 2.  A request reads the seal row. If it equals the seal of the snapshot, the snapshot is the list: no other query, no lock, no hash.
     Every ten seconds, one such call also checks whether another process of this host has stored a mark, and compares the list with
@@ -49,7 +56,7 @@ Theory of operation
     b.  Any other transaction shares the state of the process. If it still sees an older seal than that of the snapshot (REPEATABLE
         READ), it gets the snapshot, so that a revocation counts there too. If there is no newer snapshot but a newer mark, and the
         list that is committed now agrees with the mark, the list that the transaction sees is verified and returned, but not kept.
-    c.  Outside a transaction, a seal that is older than one read before is a rollback and is rejected.
+    c.  Outside a transaction, a seal that is older than one read before, or of another list, is rejected.
 
 5.  The triggers are a hint, and anyone who can write both tables can undo what they count. So a row that is handed out, shown or
     changed is compared with the snapshot: one hash for each row. A row that the snapshot has and the database has not counts as
@@ -76,8 +83,9 @@ Theory of operation
     b.  ``VerifiedList._lock``, between threads: guards the snapshot and the other states of (3). A request that finds an unchanged
         list does not take it. Forgetting the snapshot (5) does not need it.
     c.  The lock of the seal row (on SQLite, the write lock of the database), between hosts: held by a change until its transaction
-        ends. A reader takes it only if the list was changed five times while it was being read. A thread that holds it does not wait
-        for (b), because it reads for itself (4a). One exception: MySQL keeps the lock when a savepoint is rolled back.
+        ends. A reader takes it only if the list was changed five times while it was being read, and again if the database reports a
+        conflict (REPEATABLE READ). A thread that holds it does not wait for (b), because it reads for itself (4a). One exception: MySQL
+        keeps the lock when a savepoint is rolled back.
     d.  The lock of the device directory, between processes of this host: guards the file of the marks and the counter in the TPM. A
         process that has committed a change or reseals waits for it, five seconds at most. A request never does: it reads without
         the lock, and the mark is written a second later.
@@ -95,6 +103,12 @@ Theory of operation
 
 11. A device that is not in place yet, during enrolment, is handed to ``SealedList(using, device=device)``. That object has its own keys
     and its own state, and has no high-water mark.
+
+12. While the secret of the seal is being replaced, there are several keys. Each seal row, each line of the journal, and the file of the
+    marks fits one of them, and ``under(row)`` returns the rows with the keys of a seal: a hash is compared only with hashes under the
+    same keys. A change keeps the keys of the seal before. Rekeying verifies the list with the old keys and seals rows and journal with
+    the first; a snapshot under the old keys does not lead to that seal, so each process verifies all rows once. The file of the marks
+    follows when a process of its host stores the mark of a list under the first keys.
 """
 
 from __future__ import annotations

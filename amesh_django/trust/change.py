@@ -20,8 +20,9 @@ from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
-from .sealing import BATCH_SIZE, SealRow, is_active_controller, journal_row, now, row_values
-from .snapshot import VerifiedList, read_for_itself
+from .database import is_conflict, read_for_itself
+from .sealing import BATCH_SIZE, Epoch, SealRow, is_active_controller, journal_row, now, row_values
+from .snapshot import VerifiedList
 from .verified import UNREADABLE, Basis, failure, hash_of
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class ChangeableList(VerifiedList):
             except ConcurrentChange:
                 pass
             except OperationalError as error:
-                if not _is_conflict(error):
+                if not is_conflict(error):
                     raise
                 if is_nested:  # the outer transaction must be tried again, and only its owner can do that
                     break
@@ -130,7 +131,9 @@ class ChangeableList(VerifiedList):
         Raises:
             ConcurrentChange: another process did so just now.
         """
-        seal = self.make_seal(revision=0, total=0, count=0, controllers=0, r=secrets.token_bytes(MASK_BYTES))
+        seal = self.make_seal(
+            Epoch.new(), revision=0, total=0, count=0, controllers=0, r=secrets.token_bytes(MASK_BYTES)
+        )
         try:
             with transaction.atomic(using=self.using):
                 AllowListSeal.objects.using(self.using).create(id=1, **seal._asdict())
@@ -160,13 +163,14 @@ class Change:
 
     def __init__(self, sealed: ChangeableList, before: SealRow, by: str) -> None:
         self._sealed = sealed
+        self._keyed = sealed.under(before)
         self._before = before
         self._by = by
         self._journal: list[AllowListChange] = []
         self._count = before.count
         #: What was written in this change: primary key → hash of the row; None for a row that was removed.
         self._written: dict[int, int | None] = {}
-        self._total = sealed.sealed_total(before)
+        self._total = self._keyed.sealed_total(before)
         self.revision = before.revision + 1
         self.controllers = before.controllers
         self.changed = False
@@ -207,7 +211,7 @@ class Change:
 
     def _check(self, device: Device) -> None:
         expected = self._written[device.pk] if device.pk in self._written else self._basis.row_hash(device.pk)
-        if expected is None or hash_of(self._sealed, device) != expected:
+        if expected is None or hash_of(self._keyed, device) != expected:
             raise self._tampered()
 
     def _tampered(self) -> AllowListIntegrityFailure:
@@ -225,7 +229,7 @@ class Change:
 
     def _account(self, device: Device, sign: int) -> None:
         values = row_values(device)
-        row_hash = self._sealed.hash_row(values)
+        row_hash = self._keyed.hash_row(values)
         self._written[device.pk] = row_hash if sign > 0 else None
         self._total += sign * row_hash
         self._count += sign
@@ -234,7 +238,7 @@ class Change:
 
     def _record(self, device: Device, action: str) -> None:
         self._journal.append(
-            self._sealed.journal_line(
+            self._keyed.journal_line(
                 revision=self.revision,
                 device_id=device.device_id,
                 action=action,
@@ -287,7 +291,8 @@ class Change:
             ConcurrentChange: the seal is not the one that this change began with.
         """
         self._sealed.write_journal(self._journal)
-        after = self._sealed.make_seal(
+        after = self._keyed.make_seal(
+            self._keyed.epoch_after(self._before),
             revision=self.revision,
             total=self._total % MODULUS,
             count=self._count,
@@ -296,11 +301,3 @@ class Change:
         )
         self._sealed.replace_seal(self._before, after)
         self._sealed.remember_on_commit(after)
-
-
-def _is_conflict(error: OperationalError) -> bool:
-    """Return True for an error that a second attempt may not meet: a lock, a deadlock, a serialization failure."""
-    cause = error.__cause__
-    code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
-    text = str(error).lower()
-    return code in ("40001", "40P01", "55P03") or "locked" in text or "deadlock" in text or "lock wait" in text

@@ -9,14 +9,16 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from django.utils.translation import gettext as _
 
 from authmesh.files.storage import atomic_write, json_text, locked, make_private_directory
 from authmesh.keystore.tpm.counter import NoSpace, NotOurs, TpmCounter
-from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, Hint, Run, StorageError
+from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, StorageError
 from authmesh.protocol.seal import canonical_json
+
+from .marks import Mark, is_other, reseal_hint
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -26,41 +28,6 @@ FILE_VERSION: Final = "1"
 LOCK_SECONDS: Final = 5.0
 #: How often the file is read again without the lock if other processes write it meanwhile.
 _MAX_ATTEMPTS: Final = 10
-
-
-def reseal_hint(first: str = "", last: str = "") -> Hint:
-    """Return the hint for a list that is not known to be the newest.
-
-    Args:
-        first: a sentence about what to do if the list must not be accepted.
-        last: a sentence at the end.
-    """
-    rejected = _("All requests are rejected.")
-    accept = _("To accept the list in the database, for example after a backup was restored, run")
-    then = _(
-        ". The command shows which devices would be trusted, and asks. Then revoke again the devices that were revoked since."
-    )
-    before, after = " ".join(filter(None, (rejected, first, accept))), " ".join(filter(None, (then, last)))
-    return (f"{before} ", Run("integrity", "--reseal"), after)
-
-
-class Mark(NamedTuple):
-    """The newest list that was seen in a database: its revision, and its HMAC, which tells two lists of one revision apart."""
-
-    revision: int
-    seal: str
-
-
-def is_older(found: Mark | None, known: Mark) -> bool:
-    """Return True if *found* is an older list than *known*, or another list of the same revision (restored, then changed).
-
-    Args:
-        found: the list in the database; None if there is none. That is older than any list with a seal, even of revision 0,
-            because a seal row is never deleted.
-    """
-    if found is None or found.revision < known.revision:
-        return True
-    return found.revision == known.revision and found.seal != known.seal
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +75,8 @@ class HighWater:
         self._key = key
         self._owner = owner
         self._counter = counter
+        #: The same file under other keys, while the secret of the seal is being replaced.
+        self.others: tuple[HighWater, ...] = ()
 
     @property
     def has_counter(self) -> bool:
@@ -155,11 +124,23 @@ class HighWater:
                     raise
         return self._load()[0]
 
+    @property
+    def is_ours(self) -> bool:
+        """True if the file was written with our key."""
+        try:
+            return self._read_file().exists
+        except _Unusable:
+            return False
+
     def _load(self) -> tuple[Marks, bool]:
         """Return the marks, and True if the counter must still be incremented for them."""
         try:
             marks = self._read_file()
+            if not marks.exists and any(other.is_ours for other in self.others):
+                raise _moved()
         except _Unusable as error:
+            if any(other.is_ours for other in self.others):
+                raise _moved() from None
             if self._counter_value() is not None:
                 raise self._lost(str(error)) from None
             logger.warning(
@@ -242,7 +223,7 @@ class HighWater:
                 return _NOTHING
             if not hmac.compare_digest(self._mac(document).encode(), mac.encode("utf-8", "replace")):
                 raise _Unusable(_("was changed, or was written with another key"))
-            lists = {name: Mark(int(mark["revision"]), str(mark["seal"])) for name, mark in document["lists"].items()}
+            lists = {name: _mark(**mark) for name, mark in document["lists"].items()}
             counter = document["counter"]
             return Marks(lists, document["complete"] is True, None if counter is None else int(counter))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -267,7 +248,7 @@ class HighWater:
         with self._locked(seconds):
             marks, value = self._settled()
             known = marks.lists.get(database)
-            if known is not None and known.revision >= mark.revision:
+            if known is not None and (known.revision >= mark.revision or is_other(mark, known)):
                 return marks, marks
             return marks, self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
@@ -284,6 +265,20 @@ class HighWater:
                 marks = Marks(complete=False)  # the marks of other databases may be old
                 value = self._counter_after_loss()
             return self._write(replace(marks, lists={**marks.lists, database: mark}), value)
+
+    def move_to(self, other: HighWater, seconds: float = LOCK_SECONDS) -> None:
+        """Write the marks with the key of another secret, and replace the counter, which has the old secret as password.
+
+        Raises:
+            AllowListIntegrityFailure, StorageError, AllowListBusy, KeyStoreError: as for :meth:`remember`.
+        """
+        with self._locked(seconds):
+            marks, _value = self._settled()
+            if self._counter is not None and self._owner == other._owner:  # the TPM has room for one counter of a name
+                self._counter.remove()
+            other._write(replace(marks, counter=None), None)
+            if self._counter is not None and self._owner != other._owner:
+                self._counter.remove()
 
     @contextlib.contextmanager
     def _locked(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
@@ -347,3 +342,15 @@ class HighWater:
             "counter": marks.counter,
         }
         return json_text({**document, "hmac": self._mac(document)})
+
+
+def _mark(revision: Any, seal: Any, epoch: Any = "", continues: Any = "") -> Mark:
+    """Return a mark as the file has it. Version 0.1 wrote no epoch."""
+    return Mark(int(revision), str(seal), str(epoch), str(continues))
+
+
+def _moved() -> AllowListBusy:
+    return AllowListBusy(
+        _("The high-water mark was written with another secret of the seal just now; nothing was changed."),
+        hint=_("Try again in a moment."),
+    )

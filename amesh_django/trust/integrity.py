@@ -20,8 +20,8 @@ from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, 
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
-from .revoking import RevocableList
-from .sealing import COLUMNS, SealRow, is_active_controller, journal_row, now, row_texts
+from .rekeying import RekeyableList
+from .sealing import COLUMNS, Epoch, SealRow, is_active_controller, journal_row, now, row_texts
 from .verified import UNREADABLE
 
 Row = tuple[Any, ...]
@@ -50,7 +50,7 @@ class IntegrityReport:
     digest: str = ""
 
 
-class SealedList(RevocableList):
+class SealedList(RekeyableList):
     """The sealed allow list in one database. It adds the report about differences, and resealing, to the layers below it.
 
     :func:`amesh_django.trust.current_list` returns the one of this process. See :mod:`amesh_django.trust` for how it works.
@@ -131,8 +131,8 @@ class SealedList(RevocableList):
             yield _("The seal itself is missing.")
         elif reason == "seal_mismatch":
             yield _(
-                "The seal was not made with this server's key: it was forged, or the list was last changed with another identity "
-                "(AMESH['DIR']) or another AMESH['SEAL_KEY_FILE']."
+                "The seal was not made with this server's key: the list was last changed with another AMESH['SEAL_KEY_FILE'] or another "
+                "identity (AMESH['DIR']), perhaps by another host, or the seal was forged."
             )
             if next(self.journal(), None) is not None and not self.sealed_rows()[0]:
                 # Nor was the journal made with this key. To name each row and line would only hide that.
@@ -178,6 +178,8 @@ class SealedList(RevocableList):
         if before is not None and not before.is_well_formed:
             AllowListSeal.objects.using(self.using).filter(pk=1).delete()
             before = None
+        genuine = before if before is not None and self.is_genuine(before) else None
+        keyed = self.under(genuine)
         before = before or self._first_seal()
         sealed, _forged = self.sealed_rows()
         revision = self._revision_above(before)
@@ -194,7 +196,7 @@ class SealedList(RevocableList):
         changes: list[tuple[str, str, str]] = []
         for values in rows:
             _check_row(values)
-            total += self.hash_row(values)
+            total += keyed.hash_row(values)
             count += 1
             controllers += is_active_controller(values)
             row = journal_row(values)
@@ -205,11 +207,12 @@ class SealedList(RevocableList):
         moment = now()
         self.write_journal(
             [
-                self.journal_line(revision=revision, device_id=name, action=action, row=row, by=by, at=moment)
+                keyed.journal_line(revision=revision, device_id=name, action=action, row=row, by=by, at=moment)
                 for name, action, row in changes
             ]
         )
-        after = self.make_seal(
+        after = keyed.make_seal(
+            self._epoch_after(genuine),
             revision=revision,
             total=total % MODULUS,
             count=count,
@@ -219,11 +222,28 @@ class SealedList(RevocableList):
         self.replace_seal(before, after)
         self.accept_on_commit(after)
 
+    def _epoch_after(self, seal: SealRow | None) -> Epoch:
+        """Return a new epoch. The list continues the one that this host knows, and the one that a person accepts.
+
+        So hosts that know either of them take the new list for a later state of theirs, and need not reseal it again.
+        """
+        known = self.newest()
+        names = [
+            text
+            for mark in (known, seal.mark if seal is not None else None)
+            if mark
+            for text in (mark.epoch, mark.continues)
+        ]
+        return Epoch.new(*names)
+
     def _revision_above(self, seal: SealRow) -> int:
         """Return a revision above all that were seen."""
         lines = AllowListChange.objects.using(self.using)
         highest = lines.aggregate(found=Max("revision"))["found"] or 0
-        return max(1 + max(highest, seal.revision, self.newest_revision()), time.time_ns() // 1_000_000)
+        known = self.newest()
+        return max(
+            1 + max(highest, seal.revision, known.revision if known is not None else 0), time.time_ns() // 1_000_000
+        )
 
 
 def _shown(row: dict[str, str]) -> dict[str, str]:

@@ -21,7 +21,7 @@ from authmesh.protocol.seal import KEY_MATERIAL_BYTES, hkdf_sha256
 from .owner import open_device
 
 _keys_lock = ForkSafeLock()
-_keys: SealKeys | None = None
+_keys: tuple[SealKeys, ...] | None = None
 _failure: tuple[float, KeyStoreError] | None = None
 
 #: Seconds before a key that could not be unlocked is tried again: each try costs an Argon2id, and anyone can send a request.
@@ -84,28 +84,39 @@ def read_seal_key_file(path: Path) -> bytes:
 
 
 def seal_keys(device: LocalDevice | None = None) -> SealKeys:
-    """Return the keys of the sealed list. Those of this server are derived once per process (HKDF, RFC 5869).
+    """Return the keys of the sealed list: those of the first secret, with which a new list is sealed.
+
+    Raises:
+        IdentityMissing, DirectoryError, KeyStoreError: as for :func:`all_seal_keys`.
+    """
+    return all_seal_keys(device)[0]
+
+
+def all_seal_keys(device: LocalDevice | None = None) -> tuple[SealKeys, ...]:
+    """Return the keys that the list may be sealed with. Those of this server are derived once per process (HKDF, RFC 5869).
+
+    There are several only while the secret is being replaced (``AMESH["SEAL_KEY_FILES"]``).
 
     Args:
         device: a device that is not in place yet; its keys are derived at each call. Defaults to this server's own.
 
     Raises:
-        IdentityMissing, DirectoryError, KeyStoreError: the secret cannot be read or unlocked.
+        IdentityMissing, DirectoryError, KeyStoreError: a secret cannot be read or unlocked.
     """
     global _keys, _failure
     if device is not None:
-        return _derive(*_seal_secret(device))
+        return tuple(_derive(*secret) for secret in _seal_secrets(device))
     if _keys is None:
         with _keys_lock:
             if _failure is not None and time.monotonic() < _failure[0]:
                 raise copy.copy(_failure[1])
             if _keys is None:
                 try:
-                    secret, owner = _seal_secret()
+                    secrets = _seal_secrets()
                 except KeyStoreError as error:
                     _failure = (time.monotonic() + _PAUSE_SECONDS, error)
                     raise
-                _keys = _derive(secret, owner)
+                _keys = tuple(_derive(*secret) for secret in secrets)
     return _keys
 
 
@@ -115,12 +126,15 @@ def _derive(secret: bytes, owner: str) -> SealKeys:
     return SealKeys(keys[:32], keys[32:64], keys[64:], more[:32], more[32:], owner)
 
 
-def _seal_secret(device: LocalDevice | None = None) -> tuple[bytes, str]:
-    shared = amesh_settings().SEAL_KEY_FILE
-    if shared is not None:
-        return read_seal_key_file(expanded(shared)), SHARED_OWNER
-    device = device or open_device()
-    return device.seal_secret(), device.identity.device_id
+def _seal_secrets(device: LocalDevice | None = None) -> list[tuple[bytes, str]]:
+    found = []
+    for path in amesh_settings().seal_secrets:
+        if path is not None:
+            found.append((read_seal_key_file(expanded(path)), SHARED_OWNER))
+        else:
+            own = device or open_device()
+            found.append((own.seal_secret(), own.identity.device_id))
+    return found
 
 
 def reset() -> None:

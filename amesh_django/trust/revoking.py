@@ -17,7 +17,7 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, KeyStoreError
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .change import ChangeableList
-from .high_water import is_older
+from .marks import is_older, is_other
 from .sealing import COLUMNS, SealRow, actor, is_active_controller, journal_row, now, row_values, storable
 from .verified import Snapshot
 
@@ -78,6 +78,7 @@ class RevocableList(ChangeableList):
         before = self._lock_seal()
         if before is not None and not self.is_genuine(before):
             before = None
+        keyed = self.under(before)
         is_old = before is not None and self._is_old(before, known)
         sealed = self.sealed_device(device_id)
         rows = QuerySet[Device](Device, using=self.using).filter(
@@ -103,13 +104,13 @@ class RevocableList(ChangeableList):
                 setattr(device, name, value)
             self._restore(device, rows, revoked)
             values = row_values(device)
-            total = self.hash_row(values) - self.hash_row(old)
+            total = keyed.hash_row(values) - keyed.hash_row(old)
             controllers = -int(is_active_controller(old))
             row = journal_row(values)
             action = AllowListChange.Action.REVOKED
             self.write_journal(
                 [
-                    self.journal_line(
+                    keyed.journal_line(
                         revision=revision,
                         device_id=device_id,
                         action=action,
@@ -123,7 +124,7 @@ class RevocableList(ChangeableList):
 
     def _is_old(self, row: SealRow, known: SealRow | None) -> bool:
         """Return True if the list is not known to be the newest. Then it must not become the newest."""
-        if known is not None and is_older(row.mark, known.mark):
+        if known is not None and (is_older(row.mark, known.mark) or is_other(row.mark, known.mark)):
             return True
         try:
             self.check_age(row)
@@ -159,9 +160,11 @@ class RevocableList(ChangeableList):
 
     def _reseal_one(self, before: SealRow, revision: int, total: int, controllers: int, is_old: bool) -> bool:
         """Replace the seal by one that differs by one row. Return True if the rows match it."""
-        after = self.make_seal(
+        keyed = self.under(before)
+        after = keyed.make_seal(
+            keyed.epoch_after(before),
             revision=revision,
-            total=(self.sealed_total(before) + total) % MODULUS,
+            total=(keyed.sealed_total(before) + total) % MODULUS,
             count=before.count,
             controllers=before.controllers + controllers,
             r=secrets.token_bytes(MASK_BYTES),

@@ -16,8 +16,9 @@ from authmesh.keystore.tpm.counter import TpmCounter
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, AmeshError, StorageError
 
-from .high_water import LOCK_SECONDS, HighWater, Marks, is_older, reseal_hint
-from .keys import SHARED_OWNER
+from .high_water import LOCK_SECONDS, HighWater, Marks
+from .keys import SHARED_OWNER, SealKeys
+from .marks import Mark, is_older, is_other, other_list, own_directory, reseal_hint
 from .owner import own_identity, server_directory
 from .sealing import SealedRows, SealRow
 
@@ -64,14 +65,19 @@ class GuardedRows(SealedRows):
             the seal that is good: *row*, or a newer one that was committed after *row* was read; and True if that is the mark.
 
         Raises:
-            AllowListIntegrityFailure: the list is older (``rolled_back``), or the newest list is not known (``revision_lost``).
+            AllowListIntegrityFailure: the list is another one (``other_epoch``) or older (``rolled_back``), or the newest list is not
+                known (``revision_lost``).
             KeyStoreError: the TPM cannot be used.
         """
         place = self._place()
         if place is None:
             return row, True
         file, name = place
-        marks = file.load()
+        try:
+            marks = file.load()
+        except AllowListBusy:  # another process has just moved the marks to the new secret
+            file, name = self._place() or place
+            marks = file.load()
         error = _objection(marks, name, row)
         if error is not None:
             # A mark is stored after its commit. Unless an old list was restored, what is committed now is not older.
@@ -97,6 +103,7 @@ class GuardedRows(SealedRows):
         file, name = place
         try:
             before, after = file.remember(name, row.mark, seconds)
+            self._follow(file, row, seconds)
         except (StorageError, AllowListBusy) as error:
             self._times_busy += isinstance(error, AllowListBusy)
             is_passing = isinstance(error, AllowListBusy) and not seconds and self._times_busy < _MAX_BUSY
@@ -112,7 +119,7 @@ class GuardedRows(SealedRows):
         if name not in before.lists:
             _announce(file, name, before, after)
         objection = _objection(after, name, row)
-        if objection is not None and after.lists[name].revision == row.revision:
+        if objection is not None and (after.lists[name].revision == row.revision or objection.reason == "other_epoch"):
             raise objection
         return True
 
@@ -144,6 +151,7 @@ class GuardedRows(SealedRows):
         def accept() -> None:
             try:
                 file.accept(name, row.mark)
+                self._follow(file, row, LOCK_SECONDS)
             except (StorageError, AllowListBusy) as error:
                 if file.has_counter:  # the list would be rejected as before
                     raise
@@ -151,17 +159,15 @@ class GuardedRows(SealedRows):
 
         transaction.on_commit(accept, using=self.using)
 
-    def newest_revision(self) -> int:
-        """Return the revision of the newest list that this host has seen, or 0 if that is not known."""
+    def newest(self) -> Mark | None:
+        """Return the high-water mark, or None if it is not known."""
         place = self._place()
         if place is None:
-            return 0
+            return None
         file, name = place
-        try:
-            known = file.load().lists.get(name)
-        except AllowListIntegrityFailure:
-            return 0
-        return known.revision if known is not None else 0
+        with contextlib.suppress(AllowListIntegrityFailure):
+            return file.load().lists.get(name)
+        return None
 
     def memory(self) -> Memory:
         """Return the high-water mark, and where it is kept.
@@ -191,10 +197,26 @@ class GuardedRows(SealedRows):
         if self._device is not None:
             return None
         name = database_name(self.using)
-        return None if name is None else (self._high_water_file(), name)
+        return None if name is None else (self._current_file(), name)
 
-    def _high_water_file(self) -> HighWater:
-        keys, identity = self.keys, own_identity()
+    def _current_file(self) -> HighWater:
+        """Return the file of the marks under the keys that it was written with: the old ones until the list has the new ones."""
+        files = [self._high_water_file(keys) for keys in self.all_keys]
+        if len(files) == 1:
+            return files[0]
+        for file in files:
+            file.others = tuple(other for other in files if other is not file)
+        return next((file for file in files if file.is_ours), files[-1])
+
+    def _follow(self, file: HighWater, row: SealRow, seconds: float) -> None:
+        """Write the marks with the first keys once the list is sealed with them."""
+        if len(self.all_keys) > 1 and self.under(row) is self:
+            first = self._high_water_file(self.keys)
+            if not first.is_ours:
+                file.move_to(first, seconds)
+
+    def _high_water_file(self, keys: SealKeys | None = None) -> HighWater:
+        keys, identity = keys or self.keys, own_identity()
         owner = keys.owner
         if owner == SHARED_OWNER:  # hosts that share a secret have a file each, and none is valid for another host
             owner = f"{SHARED_OWNER} {identity.device_id if identity else ''}"
@@ -230,6 +252,8 @@ def _objection(marks: Marks, name: str, row: SealRow | None) -> AllowListIntegri
             hint=reseal_hint(),
             reason="rolled_back",
         )
+    if is_other(row.mark if row is not None else None, known):
+        return other_list()
     if not is_older(row.mark if row is not None else None, known):
         return None
     if row is None:
@@ -244,11 +268,7 @@ def _objection(marks: Marks, name: str, row: SealRow | None) -> AllowListIntegri
         )
     return AllowListIntegrityFailure(
         message % {"found": row.revision if row is not None else 0, "known": known.revision},
-        hint=reseal_hint(
-            last=_(
-                "If two servers have databases of the same name, give each server its own device directory (AMESH['DIR'])."
-            )
-        ),
+        hint=reseal_hint(last=own_directory()),
         reason="rolled_back",
     )
 
@@ -263,7 +283,8 @@ def _announce(file: HighWater, name: str, before: Marks, after: Marks) -> None:
     if others:
         logger.warning(
             "This server has seen lists in other databases (%s), and sees the one of %s for the first time. If it is a copy of one "
-            "of them, devices that were revoked after it was made are trusted again: check the list.",
+            "of them, devices that were revoked after it was made are trusted again: check the list. If another server uses the other "
+            "database, such as one for tests, give each server its own device directory (AMESH['DIR']) and its own secret of the seal.",
             ", ".join(others),
             name,
         )

@@ -7,6 +7,7 @@ import functools
 import hmac
 import json
 import re
+import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +19,8 @@ from amesh_django.models import AllowListChange, AllowListSeal, Device
 from authmesh.device import LocalDevice
 from authmesh.protocol.multiset import MODULUS, encode_row, mask, row_hash
 
-from .high_water import Mark
-from .keys import SealKeys, seal_keys
+from .keys import SealKeys, all_seal_keys
+from .marks import Mark
 
 #: Sealed columns, in the order in which they are hashed. Appending one is a new format: it changes every digest.
 COLUMNS = (
@@ -41,6 +42,8 @@ COLUMNS = (
 BATCH_SIZE = 1000
 #: Rows that are read from the database at a time.
 _CHUNK_SIZE = 5000
+#: Epochs that fit in their column, 32 characters each.
+_MAX_CONTINUED = 7
 #: Length of the columns that hold the name of an actor.
 _MAX_ACTOR = 150
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -55,18 +58,40 @@ class SealRow(NamedTuple):
     controllers: int
     mask: str
     hmac: str
+    epoch: str
+    continues: str
     touched: int
 
     @property
     def is_well_formed(self) -> bool:
         """False if a column holds a value of another type, which SQLite stores without an error."""
-        texts = ("digest", "mask", "hmac")
+        texts = ("digest", "mask", "hmac", "epoch", "continues")
         return all(isinstance(value, str if name in texts else int) for name, value in self._asdict().items())
 
     @property
     def mark(self) -> Mark:
         """The high-water mark of the list with this seal."""
-        return Mark(self.revision, self.hmac)
+        return Mark(self.revision, self.hmac, self.epoch, self.continues)
+
+
+class Epoch(NamedTuple):
+    """The random name of a list, and the names of the lists that it continues.
+
+    A list has one name from its first seal until a person reseals it. It tells two lists apart that the same key sealed.
+    """
+
+    name: str
+    continues: str = ""
+
+    @classmethod
+    def new(cls, *before: str) -> Epoch:
+        """Return a new name for a list that continues others.
+
+        Args:
+            before: names of the lists that a person accepts as this one, and what they continue, the latest first.
+        """
+        names = dict.fromkeys(" ".join(before).split())
+        return cls(secrets.token_hex(16), " ".join([*names][:_MAX_CONTINUED]))
 
 
 class SealedRows:
@@ -84,21 +109,47 @@ class SealedRows:
         self._device = device
 
     @functools.cached_property
-    def keys(self) -> SealKeys:
-        """The keys. They are read at first use, so that a list can be made without them.
+    def all_keys(self) -> tuple[SealKeys, ...]:
+        """The keys that the list may be sealed with. They are read at first use, so that a list can be made without them.
 
         Raises:
-            IdentityMissing, DirectoryError, KeyStoreError: as for :func:`~amesh_django.trust.keys.seal_keys`.
+            IdentityMissing, DirectoryError, KeyStoreError: as for :func:`~amesh_django.trust.keys.all_seal_keys`.
         """
-        return seal_keys(self._device)
+        return all_seal_keys(self._device)
+
+    @property
+    def keys(self) -> SealKeys:
+        """The first of the keys, which hash rows and seal lists. While the secret is being replaced, see :meth:`under`."""
+        return self.all_keys[0]
+
+    @functools.cached_property
+    def _older(self) -> tuple[SealedRows, ...]:
+        return tuple(self._with(keys) for keys in self.all_keys[1:])
+
+    def _with(self, keys: SealKeys) -> SealedRows:
+        rows = SealedRows(self.using, device=self._device)
+        rows.all_keys = (keys,)
+        return rows
+
+    def under(self, row: SealRow | None) -> SealedRows:
+        """Return these rows with the keys that made a seal, so that a change keeps the secret. Only a rekey replaces it.
+
+        Args:
+            row: a genuine seal; with any other, the first keys are used.
+        """
+        if row is not None:
+            for rows in self._older:
+                if rows.is_genuine(row):
+                    return rows
+        return self
 
     def unlock(self) -> None:
         """Read the keys now. To be called before a lock is taken, because unlocking a key may take a second.
 
         Raises:
-            IdentityMissing, DirectoryError, KeyStoreError: as for :attr:`keys`.
+            IdentityMissing, DirectoryError, KeyStoreError: as for :attr:`all_keys`.
         """
-        _keys = self.keys
+        _keys = self.all_keys
 
     # --- reading ---
 
@@ -147,10 +198,11 @@ class SealedRows:
         """
         return row_hash(self.keys.hash, encode_row(*row_texts(values)))
 
-    def make_seal(self, *, revision: int, total: int, count: int, controllers: int, r: bytes) -> SealRow:
+    def make_seal(self, epoch: Epoch, *, revision: int, total: int, count: int, controllers: int, r: bytes) -> SealRow:
         """Return a new seal row.
 
         Args:
+            epoch: that of the seal before, unless a person resealed the list.
             revision: revision of the list after the change.
             total: sum of :meth:`hash_row` over all rows.
             count: number of all rows.
@@ -158,29 +210,37 @@ class SealedRows:
             r: 32 fresh random bytes.
         """
         digest = (total + mask(self.keys.hash, r)) % MODULUS
-        row = SealRow(revision, f"{digest:064x}", count, controllers, r.hex(), "", 0)
+        row = SealRow(revision, f"{digest:064x}", count, controllers, r.hex(), "", *epoch, 0)
         return row._replace(hmac=self._seal_hmac(row))
 
     def is_genuine(self, row: SealRow) -> bool:
-        """Return True if the seal row was made with our key. Takes constant time."""
-        return row.is_well_formed and hmac.compare_digest(
-            self._seal_hmac(row).encode(), str(row.hmac).encode("utf-8", "replace")
-        )
+        """Return True if the seal row was made with one of our keys. Takes constant time for each."""
+        if not row.is_well_formed:
+            return False
+        found = str(row.hmac).encode("utf-8", "replace")
+        is_ours = hmac.compare_digest(self._seal_hmac(row).encode(), found)
+        return is_ours or any(rows.is_genuine(row) for rows in self._older)
+
+    def epoch_after(self, row: SealRow) -> Epoch:
+        """Return the epoch of the list after a change. A list of version 0.1 gets one."""
+        return Epoch(row.epoch, row.continues) if row.epoch else Epoch.new()
 
     def sealed_total(self, row: SealRow) -> int:
         """Return the sum of all row hashes that a genuine seal row holds, without its mask."""
         return (int(row.digest, 16) - mask(self.keys.hash, bytes.fromhex(row.mask))) % MODULUS
 
     def _seal_hmac(self, row: SealRow) -> str:
-        """Return the HMAC-SHA256, in hex, that binds revision, digest, counts, mask and owner."""
+        """Return the HMAC-SHA256, in hex, that binds revision, digest, counts, mask, owner, and epoch. Version 0.1 had no epoch."""
+        names = (row.epoch, row.continues)
         message = encode_row(
-            "amesh-database-seal-v1",
+            "amesh-database-seal-v2" if any(names) else "amesh-database-seal-v1",
             self.keys.owner,
             str(row.revision),
             row.digest,
             str(row.count),
             str(row.controllers),
             row.mask,
+            *(names if any(names) else ()),
         )
         return hmac.digest(self.keys.seal, message, "sha256").hex()
 
@@ -196,7 +256,7 @@ class SealedRows:
             by: who made the change; cleaned here.
         """
         line = AllowListChange(revision=revision, device_id=device_id, action=action, at=at, by=actor(by), row=row)
-        line.mac = self._journal_mac(line)
+        line.mac = self.journal_mac(line)
         return line
 
     def write_journal(self, lines: Sequence[AllowListChange]) -> None:
@@ -204,10 +264,11 @@ class SealedRows:
         AllowListChange.objects.using(self.using).bulk_create(lines, batch_size=BATCH_SIZE)
 
     def is_genuine_line(self, line: AllowListChange) -> bool:
-        """Return True if amesh wrote the line of the journal, with our key. Takes constant time."""
-        return hmac.compare_digest(self._journal_mac(line).encode(), line.mac.encode("utf-8", "replace"))
+        """Return True if amesh wrote the line of the journal, with one of our keys. Takes constant time for each."""
+        is_ours = hmac.compare_digest(self.journal_mac(line).encode(), line.mac.encode("utf-8", "replace"))
+        return is_ours or any(rows.is_genuine_line(line) for rows in self._older)
 
-    def _journal_mac(self, line: AllowListChange) -> str:
+    def journal_mac(self, line: AllowListChange) -> str:
         """Return the HMAC-SHA256, in hex, over every column but the primary key, including who and when."""
         columns = row_texts((line.revision, line.device_id, line.action, line.at, line.by, line.row))
         return hmac.digest(self.keys.journal, encode_row(*columns), "sha256").hex()
@@ -216,7 +277,8 @@ class SealedRows:
 @functools.cache
 def _select(vendor: str, name: str) -> str:
     quote = "`" if vendor == "mysql" else '"'
-    columns = ", ".join(f"{quote}{column}{quote}" for column in SealRow._fields)
+    # With the name of the table: SQLite takes the name of a column that it does not have for a text.
+    columns = ", ".join(f"{quote}{name}{quote}.{quote}{column}{quote}" for column in SealRow._fields)
     return f"SELECT {columns} FROM {quote}{name}{quote} WHERE id = 1"  # noqa: S608 -- constants only
 
 

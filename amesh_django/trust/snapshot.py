@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from django.db import DatabaseError, InterfaceError, connections, transaction
+from django.db import DatabaseError, InterfaceError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F
 from django.utils.translation import gettext as _
@@ -22,11 +22,10 @@ from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable
 
-from .database import close_stale
-from .high_water import is_older
+from .database import close_stale, read_for_itself, reads_for_itself, without_writers
 from .rollback import GuardedRows
 from .sealing import SealRow
-from .verified import UNREADABLE, Basis, Snapshot, failure
+from .verified import UNREADABLE, Basis, Snapshot, failure, objection
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -71,7 +70,7 @@ class VerifiedList(GuardedRows):
 
         Raises:
             AllowListIntegrityFailure: the rows do not match the seal (``seal_mismatch``, ``seal_missing``, ``rows_mismatch``), an
-                older list was restored (``rolled_back``, ``revision_lost``).
+                older list or another one was restored (``rolled_back``, ``other_epoch``, ``revision_lost``).
             AllowListUnavailable: the list cannot be read from the database.
             IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
         """
@@ -138,12 +137,12 @@ class VerifiedList(GuardedRows):
             if now == row:
                 break
         else:
-            with transaction.atomic(using=self.using):
-                list(AllowListSeal.objects.using(self.using).select_for_update().filter(pk=1))
-                read_for_itself(
-                    connection
-                )  # not under our lock, for which another thread may have to wait for this one
-                devices = attempt(self.snapshot())
+
+            def attempt_for_itself() -> Sequence[Device] | None:
+                read_for_itself(connection)  # a thread that holds our lock may wait for this one
+                return attempt(self.snapshot())
+
+            devices = without_writers(self.using, attempt_for_itself)
             if devices is not None:
                 return devices
         self.distrust()
@@ -222,12 +221,12 @@ class VerifiedList(GuardedRows):
         before = self._snapshot
         known = before.row if before is not None else None  # another thread may apply a change while this one reads
         row = self.read_seal()
-        if before is not None and row is not None and row == before.row and not _reads_for_itself(connection):
+        if before is not None and row is not None and row == before.row and not reads_for_itself(connection):
             if time.monotonic() <= self._look_at or self._look_again(row):
                 return before
             row = self.read_seal()
         _check_form(row)
-        if _reads_for_itself(connection):
+        if reads_for_itself(connection):
             return self._transient(connection, row)
         return self._advance(connection, before, known, row)
 
@@ -263,11 +262,13 @@ class VerifiedList(GuardedRows):
         broken = self._broken
         if broken is not None and row == broken.row and time.monotonic() < broken.until:
             raise copy.copy(broken.error)
-        if before is not None and known is not None and is_older(row.mark if row is not None else None, known.mark):
+        if before is not None and known is not None:
+            error = objection(row, known)
             # It was read after the newer one was adopted. A transaction that began earlier may see it, a fresh read may not.
-            if connection.in_atomic_block:
+            if error is not None and error.reason == "rolled_back" and connection.in_atomic_block:
                 return before
-            raise _logged(failure("rolled_back"))
+            if error is not None:
+                raise _logged(error)
         self.unlock()
         with self._lock:
             started = time.monotonic()
@@ -281,11 +282,7 @@ class VerifiedList(GuardedRows):
                 _check_form(again)
                 row = again
             else:
-                with transaction.atomic(using=self.using):
-                    list(AllowListSeal.objects.using(self.using).select_for_update().filter(pk=1))
-                    row = self.read_seal()
-                    _check_form(row)
-                    found = self._try(row)
+                row, found = without_writers(self.using, self._read_and_try)
                 if found is not None:
                     return found
             error = failure("rows_mismatch" if row is not None else "seal_missing")
@@ -299,8 +296,9 @@ class VerifiedList(GuardedRows):
         if kept is not None and row is not None:
             if kept.row == row or kept.revision > row.revision:
                 return kept
-            if kept.row is not None and is_older(row.mark, kept.row.mark):
-                raise _logged(failure("rolled_back"))
+            error = objection(row, kept.row) if kept.row is not None else None
+            if error is not None:
+                raise _logged(error)
         newest = self._check_age(row)
         # A transaction that began before the newest change goes on seeing the list before it. That list is not kept.
         is_past = newest != row and connections[self.using].in_atomic_block and self.read_seal() == row
@@ -324,6 +322,12 @@ class VerifiedList(GuardedRows):
             self._note(row)
             self._snapshot = found
         return found
+
+    def _read_and_try(self) -> tuple[SealRow | None, Snapshot | None]:
+        """Read the seal, and return it with what :meth:`_try` returns for it. Needs the lock."""
+        row = self.read_seal()
+        _check_form(row)
+        return row, self._try(row)
 
     def _check_age(self, row: SealRow | None) -> SealRow | None:
         """Reject a list that is older than one that this host has seen, before any of it is used. Needs the lock.
@@ -383,21 +387,3 @@ def _check_form(row: SealRow | None) -> None:
 def _logged(error: AllowListIntegrityFailure) -> AllowListIntegrityFailure:
     logger.critical("%s", error.text(manage_py))
     return error
-
-
-def _holds_seal() -> None:
-    """Do nothing. If this function is to be called on commit, the open transaction has locked the seal row, and maybe changed it."""
-
-
-def read_for_itself(connection: BaseDatabaseWrapper) -> None:
-    """Let the open transaction read the list for itself until it ends, because it holds the lock of the seal row."""
-    if connection.in_atomic_block:
-        transaction.on_commit(_holds_seal, using=connection.alias)
-
-
-def _reads_for_itself(connection: BaseDatabaseWrapper) -> bool:
-    """Return True if this connection may see changes that can still be rolled back: its own, or those of a test case."""
-    if not connection.in_atomic_block:
-        return False
-    is_of_test = getattr(connection.atomic_blocks[0], "_from_testcase", False)
-    return is_of_test or any(hook[1] is _holds_seal for hook in connection.run_on_commit)

@@ -18,7 +18,7 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
 
-from .high_water import reseal_hint
+from .marks import is_older, is_other, other_list, reseal_hint
 from .sealing import SealedRows, SealRow, is_active_controller, row_values
 
 #: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
@@ -84,6 +84,7 @@ class Snapshot:
             return cls(None)
         if not sealed.is_genuine(row):
             raise failure("seal_mismatch")
+        sealed = sealed.under(row)
         snapshot = cls(row)
         controllers = 0
         try:
@@ -108,7 +109,7 @@ class Snapshot:
     def matches(self, sealed: SealedRows, device: Device) -> bool:
         """Return True if a row that was just read is the one that was verified."""
         known = self.known(device.pk)
-        return known is not None and known.row_hash == hash_of(sealed, device)
+        return known is not None and known.row_hash == hash_of(sealed.under(self.row), device)
 
     def newer(self, sealed: SealedRows, row: SealRow) -> list[tuple[bytes, KnownDevice]] | None:
         """Return the rows that are newer than this snapshot, each with its public key.
@@ -119,6 +120,7 @@ class Snapshot:
         Returns:
             None if the rows do not lead to *row*.
         """
+        sealed = sealed.under(row)
         total, count, controllers = self.total, len(self.by_key), self.row.controllers if self.row else 0
         changes = []
         try:
@@ -158,7 +160,7 @@ class Snapshot:
             self.key_of[known.pk] = public_key
             if old_key is not None and old_key != public_key:
                 del self.by_key[old_key]
-        self.total = sealed.sealed_total(row)
+        self.total = sealed.under(row).sealed_total(row)
         self.row = row
         return True
 
@@ -225,9 +227,28 @@ _MESSAGES = {
 }
 
 
+def other_secret() -> str:
+    """Return what to do first about a list that was sealed with another secret."""
+    return _(
+        "If several hosts use this database, set AMESH['SEAL_KEY_FILE'] to the same file on each of them. Do not reseal the list in that "
+        "case: the other hosts would reject it."
+    )
+
+
 def failure(reason: str) -> AllowListIntegrityFailure:
     """Return the error for a reason: ``seal_missing``, ``seal_mismatch``, ``rows_mismatch`` or ``rolled_back``."""
-    look: Hint = (_("All requests are rejected. To see what differs, run "), Run("integrity"), ".")
-    return AllowListIntegrityFailure(
-        str(_MESSAGES[reason]), hint=reseal_hint() if reason == "rolled_back" else look, reason=reason
-    )
+    hint: Hint = (_("All requests are rejected. To see what differs, run "), Run("integrity"), ".")
+    if reason == "rolled_back":
+        hint = reseal_hint()
+    elif reason == "seal_mismatch":
+        rejected, look = _("All requests are rejected."), _("If this is the only host, run")
+        hint = (f"{rejected} {other_secret()} {look} ", Run("integrity"), ".")
+    return AllowListIntegrityFailure(str(_MESSAGES[reason]), hint=hint, reason=reason)
+
+
+def objection(found: SealRow | None, known: SealRow) -> AllowListIntegrityFailure | None:
+    """Return the error for a list that is older than one that is known, or another one; None for a later state of it."""
+    mark = found.mark if found is not None else None
+    if is_other(mark, known.mark):
+        return other_list()
+    return failure("rolled_back") if is_older(mark, known.mark) else None

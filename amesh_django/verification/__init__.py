@@ -41,7 +41,8 @@ NonceStoreUnavailable      503    the nonce store, called by ``Verifier.verify``
 ========================== ====== =============================================================================================
 """
 
+from .signed import DeviceHttpRequest, verified_device
 from .types import VerifiedDevice
 from .verifier import Verifier
 
-__all__ = ["VerifiedDevice", "Verifier"]
+__all__ = ["DeviceHttpRequest", "VerifiedDevice", "Verifier", "verified_device"]

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .client import AmeshAuth, AmeshRequestsAuth, authorization_header, fetch
+    from .client import AmeshAiohttpMiddleware, AmeshAuth, AmeshRequestsAuth, authorization_header, fetch
     from .device import FileAllowList, Identity, LocalDevice, init_device
     from .nonces import InMemoryNonceStore
     from .protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
@@ -42,6 +42,7 @@ __all__ = [
     "CONTROLLER",
     "TARGET",
     "AllowListError",
+    "AmeshAiohttpMiddleware",
     "AmeshAuth",
     "AmeshError",
     "AmeshRequestsAuth",
@@ -73,7 +74,7 @@ __all__ = [
 ]
 
 _ROOMS = {
-    "client": ("AmeshAuth", "AmeshRequestsAuth", "authorization_header", "fetch"),
+    "client": ("AmeshAiohttpMiddleware", "AmeshAuth", "AmeshRequestsAuth", "authorization_header", "fetch"),
     "device": ("FileAllowList", "Identity", "LocalDevice", "init_device"),
     "nonces": ("InMemoryNonceStore",),
     "protocol.allow_list": ("CONTROLLER", "TARGET", "DeviceEntry"),

@@ -150,7 +150,7 @@ class Play:
                 "a page with a form",
             )
             done = browser.submit(asked, form, reason="Left on a train. Asked for by its owner.")
-            stage.check("gives a reason", f"Revoked: {self._id[LAPTOP]}" in done.text, "Revoked")
+            stage.check("gives a reason", f"Revoked: {CHANGED} ({self._id[LAPTOP]})" in done.text, "Revoked")
         finally:
             browser.close()
         requests.get("the laptop's next request", LAPTOP, 401, "unauthorized", reason="device_revoked")

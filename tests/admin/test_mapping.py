@@ -26,7 +26,7 @@ from tests.admin.people import (
 def test_map_and_unmap(trust: Trust, root: Client) -> None:
     device, user = trust(), staff("robot")
     response = assign(root, device, user)
-    assert "was changed successfully" in text_of(response)
+    assert f"The device “ laptop ({device.device_id}) ” was changed successfully" in text_of(response)
     assert mapped(device) == user
     assert AllowListChange.objects.first().by == "root"  # type: ignore[union-attr]
     assert "mapped user" in LogEntry.objects.get().get_change_message().lower()
@@ -115,13 +115,40 @@ def test_a_revoked_device_can_be_unmapped_so_that_its_user_can_be_deleted(trust:
     assert mapped(device) is None
 
 
-def test_a_mapped_user_cannot_be_deleted(trust: Trust, root: Client) -> None:
-    device, user = trust(), staff("robot")
+@pytest.mark.parametrize("is_revoked", [False, True])
+def test_deleting_a_mapped_user_names_the_device_to_unmap(trust: Trust, root: Client, is_revoked: bool) -> None:
+    device, user, other = trust(), staff("robot"), staff("other")
     assign(root, device, user)
-    url = reverse("admin:auth_user_delete", args=[user.pk])
-    assert "Cannot delete user" in text_of(root.get(url))
-    root.post(url, {"post": "yes"})
-    assert mapped(device) == user
+    if is_revoked:
+        DatabaseAllowList().revoke(device.device_id)
+    one = reverse("admin:auth_user_delete", args=[user.pk])
+    many = {"action": "delete_selected", "_selected_action": [user.pk, other.pk], "post": "yes"}
+    users = reverse("admin:auth_user_changelist")
+    for page in (root.get(one), root.post(one, {"post": "yes"}), root.post(users, many)):
+        assert "Cannot delete user" in text_of(page)
+        assert f"The device laptop ({device.device_id}) is mapped to robot." in text_of(page)
+        assert text_of(page).count("is mapped to robot") == 1
+        assert f'<a href="{page_of(device)}">laptop ({device.device_id})</a>' in page.content.decode()
+        assert mapped(device) == user
+    assign(root, device, None)
+    assert "is mapped to" not in text_of(root.get(one))
+    root.post(users, many)
+    assert not type(user).objects.filter(username__in=["robot", "other"]).exists()
+    assert Device.objects.filter(pk=device.pk).exists()
+
+
+def test_a_revoked_device_is_not_offered_a_user(trust: Trust, root: Client) -> None:
+    device, other = trust(), trust("other")
+    DatabaseAllowList().map_user(device.device_id, staff("robot"))
+    for one in (device, other):
+        DatabaseAllowList().revoke(one.device_id)
+    page = root.get(page_of(device)).content.decode()  # to remove it
+    assert 'name="user"' in page
+    assert "To map a device to a user" in page
+    page = root.get(page_of(other)).content.decode()
+    assert "To map a device to a user" not in page
+    assert 'name="user"' not in page
+    assert 'name="_save"' not in page
 
 
 def test_the_user_is_searched_for_or_typed(trust: Trust) -> None:

@@ -98,6 +98,7 @@ USES = [
         "print(asyncio.run(reports.metrics(None)).body.decode())",
         "",
     ),
+    ("aiohttp", "aiohttp", "from authmesh import AmeshAiohttpMiddleware; AmeshAiohttpMiddleware()", ""),
     (
         "metrics",
         "prometheus_client",

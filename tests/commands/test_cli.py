@@ -159,6 +159,18 @@ def test_list_without_identity_says_what_to_do(tmp_path: Path) -> None:
     assert "amesh init --name NAME" in done.stderr
 
 
+def test_two_variables_for_the_directory_must_agree(directory: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    EphemeralDevice("newer").write(other)
+    for words in (["list"], ["list", "--json"]):
+        done = invoke(words, AMESH_DIR=str(other))
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "The variables AMESH_DIR and AUTH_MESH_DIR are both set, and differ." in done.stderr
+    assert "newer" in invoke(["list"], AMESH_DIR=str(other), AUTH_MESH_DIR=str(other)).stdout
+    assert "newer" in invoke(["list"], AMESH_DIR=str(other), AUTH_MESH_DIR="").stdout
+    assert "newer" in invoke(["--dir", other, "list"], AMESH_DIR="elsewhere").stdout  # the option comes first
+
+
 def test_list_of_nobody_says_what_to_do(directory: Path) -> None:
     done = call("list")
     assert done.exit_code == 0
@@ -215,6 +227,20 @@ def test_a_broken_list_is_shown_to_nobody(directory: Path) -> None:
         assert json.loads(done.stderr)["error"] == "allow_list_integrity_failure"
 
 
+def test_a_broken_list_without_a_backup_is_begun_again(directory: Path) -> None:
+    device = EphemeralDevice("phone")
+    allow(directory, device)
+    file = directory / "allow_list.json"
+    file.write_text(file.read_text().replace("phone", "other"))
+    done = call("list")
+    assert f"Restore {file} from a backup. If there is none, rename the file: the list is empty then." in done.stderr
+    assert "trust it with amesh trust, after you have compared its device ID" in done.stderr
+    assert call("sign-test").exit_code == 0  # requests that it sends need only its key
+    file.rename(directory / "allow_list.rejected.json")
+    assert call("trust", line_of(device), "--role", "controller", "--yes").exit_code == 0
+    assert [known["deviceId"] for known in json.loads(call("list", "--json").stdout)["devices"]] == [id_of(device)]
+
+
 def test_what_is_open_to_others_is_reported(directory: Path) -> None:
     directory.chmod(0o755)
     (directory / "identity.json").chmod(0o644)
@@ -266,6 +292,15 @@ def test_trust_reads_the_line_from_stdin(directory: Path) -> None:
     done = call("trust", "-", "--role", "target", "--yes", given=f"{line[:40]}\n{line[40:]}\n")
     assert done.exit_code == 0, done.output
     assert trusted(directory)[id_of(device)].role == "target"
+
+
+def test_two_lines_in_one_argument_are_two_devices(directory: Path) -> None:
+    one, two = EphemeralDevice("one"), EphemeralDevice("two")
+    done = call("trust", f"{line_of(one)}\n{line_of(two)}", "--role", "target", "--yes")
+    assert done.exit_code == 0, done.output
+    assert list(trusted(directory)) == [id_of(one), id_of(two)]
+    done = call("trust", line_of(one) + line_of(two), "--role", "target", "--yes")
+    assert "This is more than one line of export-key." in done.stderr
 
 
 def test_trust_of_oneself_is_refused(directory: Path) -> None:
@@ -544,6 +579,12 @@ def test_fetch_refuses(directory: Path, words: list[str], exit_code: int, text: 
     done = call("fetch", *words)
     assert (done.exit_code, done.stdout) == (exit_code, "")
     assert text in done.stderr
+
+
+@pytest.mark.parametrize("url", ["/path", "ftp://127.0.0.1/", "http://127.0.0.1:1/", "http://a:b:c/"])
+def test_the_text_of_a_library_ends_with_one_full_stop(directory: Path, url: str) -> None:
+    for words in (["fetch", url], ["header", "GET", url]):
+        assert ".." not in call(*words).stderr
 
 
 def test_fetch_shows_no_password_of_a_url(directory: Path) -> None:

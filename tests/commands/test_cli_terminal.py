@@ -167,8 +167,19 @@ def test_colors_on_a_terminal_unless_no_color_is_set(front_end: FrontEnd) -> Non
     for env, colored in (({}, True), ({"NO_COLOR": "1"}, False)):
         with terminal(front_end.argv("list"), {**front_end.env, **env}) as person:
             assert person.end() == 0
-            # NO_COLOR is about colors only, not about bold and dim.
-            assert ("\x1b[" in person.raw) is colored or "\x1b[3" not in person.raw
+            assert ("\x1b" in person.raw) is colored  # neither colors, nor bold and dim
+
+
+def test_no_color_prints_no_escape_in_a_question_and_an_error(front_end: FrontEnd) -> None:
+    argv = front_end.argv("trust", line_of(EphemeralDevice()), "--role", "target")
+    with terminal(argv, {**front_end.env, "NO_COLOR": "1"}) as person:
+        person.expect("[y/N] ")
+        person.type("y\n")
+        assert person.end() == 0
+        assert "\x1b" not in person.raw
+    with terminal(front_end.argv("revoke", "nobody"), {**front_end.env, "NO_COLOR": "1"}) as person:
+        assert person.end() == 1
+        assert "Error: " in person.raw and "\x1b" not in person.raw
 
 
 def test_a_narrow_terminal_breaks_no_id_and_no_word(front_end: FrontEnd) -> None:

@@ -124,8 +124,7 @@ def test_options_are_the_parameters_of_the_function(command: Command) -> None:
 
 def test_every_command_of_amesh_is_one_of_manage_py_too() -> None:
     folder = ROOT / "amesh_django" / "management" / "commands"
-    _, amesh = parsers()
-    for name in (*amesh, *SERVER_COMMANDS):
+    for name in (*[command.name for command in COMMANDS], *SERVER_COMMANDS):
         assert (folder / f"amesh_{name.replace('-', '_')}.py").exists()
         assert issubclass(type(load_command_class("amesh_django", f"amesh_{name.replace('-', '_')}")), AmeshCommand)
 
@@ -483,6 +482,17 @@ def test_every_command_prints_one_json_document(manage: Any, tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "amesh")
     done = manage("init", "--name", "x", "--json")
     assert (done.code, json.loads(done.out)["friendlyName"]) == (0, "x")
+
+
+@pytest.mark.process
+def test_the_directory_of_a_server_has_two_variables(manage: Any, tmp_path: Path) -> None:
+    done = manage("list", AMESH_DIR=str(tmp_path / "amesh"))
+    assert done.code == 0
+    done = manage("list", AMESH_DIR=str(tmp_path / "other"))
+    assert (done.code, done.out) == (1, "")
+    assert "The variables AMESH_DIR and AUTH_MESH_DIR are both set, and differ." in done.err
+    done = manage("list", AMESH_DIR=str(tmp_path / "amesh"), AUTH_MESH_DIR="")
+    assert "server" in done.out
 
 
 @pytest.mark.process

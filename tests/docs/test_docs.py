@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import importlib
 import os
 import re
@@ -19,6 +20,7 @@ from django.core.management import get_commands, load_command_class
 from amesh_django.conf import AmeshSettings
 from amesh_django.relay.conf import RelaySettings
 from amesh_django.test import plugin
+from amesh_django.test.devices import EphemeralDevice
 from authmesh.commands.app import parsers
 from authmesh.protocol import device_id
 from authmesh.protocol.errors import AmeshError
@@ -100,13 +102,25 @@ def test_examples_of_settings(tmp_path: Path) -> None:
         Stage(tmp_path).play(block)
 
 
+def test_the_session_in_the_python_shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    EphemeralDevice("laptop").write(tmp_path / "amesh")
+    monkeypatch.setenv("AMESH_DIR", str(tmp_path / "amesh"))
+    page = ROOT / "docs" / "repl.md"
+    session = "\n".join(block.text for block in blocks(page) if block.kind == "repl")
+    examples = doctest.DocTestParser().get_doctest(session, {}, page.name, str(page), 0)
+    assert len(examples.examples) > 25
+    report: list[str] = []
+    failed = doctest.DocTestRunner().run(examples, out=report.append).failed
+    assert not failed, "".join(report)
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_every_block_is_run_or_says_why_not(path: Path) -> None:
     for block in blocks(path):
         if str(path.relative_to(ROOT)) in PLAYED:
             assert block.kind, f"{block} has no comment above it that says how it is run"
         else:
-            assert block.kind in ("settings", "not run"), f"{block} is in a document that no test plays"
+            assert block.kind in ("settings", "repl", "not run"), f"{block} is in a document that no test plays"
         assert block.kind != "not run" or len(block.words) > 5, f"{block} does not say why it is not run"
 
 
@@ -382,6 +396,45 @@ def test_variables_extras_and_targets_exist(path: Path) -> None:
         assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"]), f"{path.name}: {extras}"
     for target in re.findall(r"`make (\w+)|^\$ make (\w+)", page, re.MULTILINE):
         assert f"\n{''.join(target)}:" in text("Makefile"), f"{path.name}: make {''.join(target)}"
+
+
+#: Variables of the table in docs/settings.md that libraries read: httpx, and the TLS of Python.
+OF_LIBRARIES = {"HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"}
+
+
+def variables(name: str, tree: ast.Module) -> Iterator[str]:
+    """Yield the environment variables that a module reads, by a literal or by a constant."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and re.fullmatch(r"(AUTH_MESH|AMESH)_[A-Z_]*[A-Z]", str(node.value)):
+            yield str(node.value)
+        key: ast.expr | None = None
+        if isinstance(node, ast.Subscript) and ast.unparse(node.value).endswith("environ"):
+            key = node.slice
+        if isinstance(node, ast.Call) and re.search(r"environ\.(get|pop)$", ast.unparse(node.func)):
+            key = node.args[0]
+        if isinstance(key, ast.Constant):
+            yield str(key.value)
+        elif isinstance(key, ast.Name) and key.id.isupper():
+            yield getattr(importlib.import_module(name), key.id)
+
+
+def test_every_environment_variable_is_in_the_table() -> None:
+    of_wsgi = {"QUERY_STRING", "PATH_INFO", "REQUEST_METHOD", "HTTP_AUTHORIZATION", "wsgi.input"}
+    ours = {name: source for name, source in SOURCE.items() if not name.startswith("relay_project")}
+    read = {found for name, source in ours.items() for found in variables(name, ast.parse(source))} - of_wsgi
+    assert {"AMESH_RELAY_URL", "AMESH_DIR", "NO_COLOR", "AMESH_TPM_TCTI"} <= read
+    table = text("docs/settings.md").partition("\n## Environment variables\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.*?`) \|", table, re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"`(\w+)`", row)} == read | OF_LIBRARIES
+
+
+def test_every_variable_of_the_shipped_project_is_at_the_top_of_its_settings() -> None:
+    source = SOURCE["relay_project.settings"]
+    read = set(re.findall(r"""(?:flag|words|environ\.get)\(f?"([A-Z_]+)|environ\["([A-Z_]+)""", source))
+    top = ast.get_docstring(ast.parse(source)) or ""
+    top = top.replace(", _", ", DJANGO_DB_")  # DJANGO_DB_ENGINE, _NAME, …
+    missing = {name for pair in read for name in pair if name and name.rstrip("_") not in top}
+    assert not missing
 
 
 def test_the_changelog_lists_the_extras() -> None:

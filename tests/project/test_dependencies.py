@@ -19,7 +19,8 @@ from tests.support.sources import PACKAGES, PYPROJECT, committed, lies_in, modul
 PROJECT = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 GROUPS: dict[str, list[Any]] = PYPROJECT["dependency-groups"]
-OURS = {"amesh_django", "authmesh", "relay_project", "tests"}
+#: ``mysite`` is the project of the documentation, in tests/docs/typed.
+OURS = {"amesh_django", "authmesh", "mysite", "relay_project", "tests"}
 
 #: Which extras a folder or file may import from, beside what every device has. A file goes by all entries that it lies in.
 EXTRAS_OF = {
@@ -30,6 +31,8 @@ EXTRAS_OF = {
     "amesh_django/openapi.py": {"openapi"},
     "amesh_django/relay": {"metrics", "relay"},
     "amesh_django/test/drf.py": {"drf"},
+    "cli/authmesh/client/aiohttp_body.py": {"aiohttp"},
+    "cli/authmesh/client/aiohttp_middleware.py": {"aiohttp"},
     "cli/authmesh/client/requests_auth.py": {"requests"},
     "cli/authmesh/commands": {"cli"},
     "cli/authmesh/keystore/macos": {"macos"},

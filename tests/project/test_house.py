@@ -24,10 +24,12 @@ CONTRACTS = {"app", "circles", "device", "front-ends", "ground", "no-django", "p
 DJANGO = {"amesh_django", "celery", "channels", "daphne", "django", "django_redis", "rest_framework", "twisted"}
 #: What comes with an extra, other than Django and REST framework.
 OPTIONAL = {
+    "aiohttp",
     "channels",
     "click",
     "daphne",
     "django_redis",
+    "drf_spectacular",
     "prometheus_client",
     "psycopg",
     "redis",
@@ -67,8 +69,13 @@ def test_a_device_runs_without_django() -> None:
 
 
 def test_a_device_runs_without_extras() -> None:
-    front_end = {"authmesh.__main__", "authmesh.commands.app", "authmesh.commands.terminal.rich_console"}
-    without(DJANGO | OPTIONAL, IMPORT_ALL.format(except_for=front_end))
+    needs_one = {
+        "authmesh.__main__",
+        "authmesh.client.aiohttp_body",
+        "authmesh.commands.app",
+        "authmesh.commands.terminal.rich_console",
+    }
+    without(DJANGO | OPTIONAL, IMPORT_ALL.format(except_for=needs_one))
 
 
 def test_the_app_runs_without_its_extras() -> None:

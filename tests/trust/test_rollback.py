@@ -60,7 +60,12 @@ def noted(device: LocalDevice) -> dict[str, Any]:
 
 def is_newest(device: LocalDevice) -> bool:
     seal = AllowListSeal.objects.get()
-    return noted(device) == {"revision": seal.revision, "seal": seal.hmac}
+    return noted(device) == {
+        "revision": seal.revision,
+        "seal": seal.hmac,
+        "epoch": seal.epoch,
+        "continues": seal.continues,
+    }
 
 
 @pytest.fixture
@@ -506,6 +511,7 @@ def test_a_second_database_is_begun_with_a_warning(
     current.reset()
     current_list().snapshot()
     assert "sees the one of postgresql:copy for the first time" in caplog.text
+    assert "give each server its own device directory (AMESH['DIR']) and its own secret of the seal" in caplog.text
     assert len(record(amesh_server)["lists"]) == 2
 
 

@@ -15,7 +15,8 @@ from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal
 from amesh_django.trust import current, current_list, high_water, keys, rollback
-from amesh_django.trust.high_water import HighWater, Mark, Marks
+from amesh_django.trust.high_water import HighWater, Marks
+from amesh_django.trust.marks import Mark
 from authmesh.keystore.tpm import codes as tpm_codes
 from authmesh.keystore.tpm import counter as tpm_counter
 from authmesh.keystore.tpm.connection import Tpm
@@ -206,7 +207,8 @@ def record(path: Path) -> dict[str, Any]:
 def is_newest(path: Path) -> bool:
     seal, found = AllowListSeal.objects.get(), record(path)
     (seen,) = found["lists"].values()
-    return bool(seen == {"revision": seal.revision, "seal": seal.hmac} and found["counter"] == counter_of(path).read())
+    mark = {"revision": seal.revision, "seal": seal.hmac, "epoch": seal.epoch, "continues": seal.continues}
+    return bool(seen == mark and found["counter"] == counter_of(path).read())
 
 
 def reason() -> str:
@@ -402,6 +404,38 @@ def test_a_shared_secret_has_a_counter_of_its_own_and_may_be_changed(
         devices.add(entry(number))
         assert is_newest(home)
         assert devices.memory().kept == "tpm"
+
+
+def test_a_rekey_replaces_the_counter(
+    devices: DatabaseAllowList, home: Path, settings: Any, tmp_path: Path, default_database: dict[str, str]
+) -> None:
+    devices.add(entry(1))
+    secrets: list[str | None] = [None]
+    for number, secret in enumerate(("ab" * 32, "cd" * 32), 2):
+        key = tmp_path / f"{number}.key"
+        key.write_text(secret)
+        key.chmod(0o600)
+        secrets = [str(key), secrets[0]]
+        settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILES": secrets}
+        lifecycle.reset()
+        backup = Backup()
+        devices.add(entry(number))
+        assert devices.rekey()
+        assert is_newest(home)
+        settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILES": secrets[:1]}
+        lifecycle.reset()
+        current_list().snapshot()
+        devices.add(entry(number + 10))
+        assert is_newest(home)
+        assert devices.memory().kept == "tpm"
+    now = Backup()
+    settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILES": secrets}
+    lifecycle.reset()
+    backup.restore()
+    assert reason() == "rolled_back"
+    now.restore()
+    current.reset()
+    current_list().snapshot()
 
 
 def test_an_identity_that_is_said_to_be_elsewhere_does_not_hide_the_counter(

@@ -18,7 +18,7 @@ from amesh_django.server import DatabaseTrust
 from amesh_django.spelling import manage_py
 from amesh_django.test.devices import EphemeralDevice
 from amesh_django.trust import SealedList, current, current_list, keys
-from amesh_django.trust.high_water import Mark, is_older
+from amesh_django.trust.marks import Mark, is_older
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry
 from authmesh.protocol.errors import AllowListIntegrityFailure, Run
@@ -48,7 +48,7 @@ def devices() -> DatabaseAllowList:
 
 def test_the_layers_are_those_that_the_theory_of_operation_lists() -> None:
     lines = re.findall(r"^    (\w+) {2,}(\w+)(\(\))? {2,}(.+)$", trust.__doc__ or "", re.MULTILINE)
-    assert len(lines) == 11
+    assert len(lines) == 13
     bases = list(SealedList.__mro__)
     for file, name, _call, text in lines:
         found = getattr(importlib.import_module(f"amesh_django.trust.{file}"), name)

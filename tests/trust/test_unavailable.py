@@ -76,6 +76,16 @@ def test_a_stale_connection_in_a_transaction_is_left_alone(device: EphemeralDevi
     assert current_list().snapshot().by_key
 
 
+def test_a_connection_that_works_is_not_closed(device: EphemeralDevice) -> None:
+    """The read fails for another reason."""
+    before = connection.connection
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE amesh_allowlistseal RENAME TO somewhere_else")
+    with pytest.raises(AllowListUnavailable):
+        current_list().snapshot()
+    assert connection.connection is before
+
+
 def test_a_database_that_is_down_is_no_manipulation(device: EphemeralDevice, postgres_server: Postgres) -> None:
     client = AmeshClient(device)
     assert client.get(CHECK_PATH).status_code == 200

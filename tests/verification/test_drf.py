@@ -10,6 +10,7 @@ from asgiref.sync import async_to_sync
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.core.cache import caches
+from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import path
 from django.views.decorators.cache import cache_page
@@ -21,10 +22,11 @@ from rest_framework.test import APIClient
 from rest_framework.views import APIView
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.decorators import device_required
 from amesh_django.drf import AmeshAuthentication, DeviceRateThrottle, HasDevicePermission, IsTrustedDevice
 from amesh_django.test.devices import EphemeralDevice
 from amesh_django.test.drf import AmeshAPIClient
-from amesh_django.verification import VerifiedDevice
+from amesh_django.verification import VerifiedDevice, verified_device
 from amesh_django.verification.users import DeviceUser
 
 
@@ -50,6 +52,18 @@ class Who(APIView):
     post = get
 
 
+class Verified(Who):
+    permission_classes = ()
+
+    def get(self, request: Request) -> Response:
+        assert verified_device(request) is verified_device(request._request)
+        return Response({"device": verified_device(request).device_id})
+
+
+def verified(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(verified_device(request).device_id)
+
+
 class UserAuthentication(AmeshAuthentication):
     require_user = True
 
@@ -66,6 +80,9 @@ urlpatterns = [
     path("required/", Who.as_view(authentication_classes=[UserAuthentication])),
     path("optional/", Who.as_view(authentication_classes=[OptionalAuthentication])),
     path("people/", Who.as_view(permission_classes=[IsAuthenticated])),
+    path("verified/", Verified.as_view()),
+    path("plain/", verified),
+    path("plain-device/", device_required(verified)),
     path("anyone/", Who.as_view(permission_classes=[])),
     path("cached/", cache_page(60)(Who.as_view(permission_classes=[]))),
     path("throttled/", Who.as_view(throttle_classes=[OnePerDevice])),
@@ -123,6 +140,16 @@ def test_permissions(amesh_trust: Trust) -> None:
     for url, statuses in expected.items():
         found = tuple(AmeshAPIClient(device).get(url).status_code for device in (plain, shell, odd))
         assert found == statuses, url
+
+
+def test_the_verified_device_of_a_request(amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice) -> None:
+    """A request that no device signed, or that nothing verified, has none: 403."""
+    name = amesh_device.identity.device_id
+    assert amesh_api_client.get("/verified/").json() == {"device": name}
+    assert amesh_api_client.get("/plain-device/").content == name.encode()
+    assert amesh_api_client.get("/plain/").status_code == 403
+    response = APIClient().get("/verified/")
+    assert (response.status_code, response.json()) == (403, {"detail": "A trusted device must sign this request."})
 
 
 def test_throttles_count_by_device(amesh_trust: Trust) -> None:

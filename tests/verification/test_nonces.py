@@ -19,6 +19,7 @@ from authmesh.protocol.errors import NonceStoreUnavailable
 from tests.support.services import ROOT, Redis
 
 DJANGO_REDIS = "django_redis.cache.RedisCache"
+DJANGOS_OWN = "django.core.cache.backends.redis.RedisCache"
 
 
 class Clock:
@@ -85,7 +86,7 @@ def test_local_memory_warns_once_in_a_process(settings: Any, debug: bool, caplog
     assert caplog.text.count("Using in-memory nonce store: with more than one process") == (0 if debug else 1)
 
 
-@pytest.mark.parametrize("backend", [DJANGO_REDIS, "django.core.cache.backends.redis.RedisCache"])
+@pytest.mark.parametrize("backend", [DJANGO_REDIS, DJANGOS_OWN])
 def test_redis(redis: Redis, settings: Any, backend: str) -> None:
     settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": redis.url}}
     store = store_for("default")
@@ -98,7 +99,7 @@ def test_redis(redis: Redis, settings: Any, backend: str) -> None:
 
 
 @pytest.mark.parametrize("ignore", [False, True])
-@pytest.mark.parametrize("backend", [DJANGO_REDIS, "django.core.cache.backends.redis.RedisCache"])
+@pytest.mark.parametrize("backend", [DJANGO_REDIS, DJANGOS_OWN])
 def test_redis_down_is_an_outage_not_a_replay(redis: Redis, settings: Any, backend: str, ignore: bool) -> None:
     options = {"IGNORE_EXCEPTIONS": ignore} if backend == DJANGO_REDIS else {}
     settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": redis.url, "OPTIONS": options}}
@@ -119,11 +120,11 @@ def test_an_answer_that_is_neither_yes_nor_no_is_an_outage(answer: object) -> No
         CacheNonceStore(Odd()).record("am_a", "n", 61)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("kind", ["local", "redis"])
-def test_of_many_threads_one_wins(kind: str, request: pytest.FixtureRequest, settings: Any) -> None:
-    if kind == "redis":
+@pytest.mark.parametrize("backend", ["", DJANGO_REDIS, DJANGOS_OWN])
+def test_of_many_threads_one_wins(backend: str, request: pytest.FixtureRequest, settings: Any) -> None:
+    if backend:
         redis = request.getfixturevalue("redis")
-        settings.CACHES = {"default": {"BACKEND": DJANGO_REDIS, "LOCATION": redis.url}}
+        settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": redis.url}}
     store = store_for("default")
     barrier, won = threading.Barrier(16), []
 

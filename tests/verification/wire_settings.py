@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from tests.settings import *  # noqa: F403 -- the same project, with the middleware on
+from tests.settings import AMESH as SHARED
 from tests.settings import CACHES, DATABASES, MIDDLEWARE
 
 MIDDLEWARE = [
@@ -15,6 +16,7 @@ MIDDLEWARE = [
     *MIDDLEWARE,
 ]
 AMESH: dict[str, Any] = {
+    **SHARED,
     "DIR": os.environ.get("TEST_AMESH_DIR"),
     "PROTECT": ["/middleware/"],
     "EXEMPT": ["/middleware/open"],

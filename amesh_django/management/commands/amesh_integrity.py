@@ -3,25 +3,37 @@
 from argparse import ArgumentParser
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.conf import amesh_settings
 from amesh_django.management.base import AmeshCommand
 from amesh_django.trust.integrity import IntegrityReport
 from amesh_django.trust.rollback import Memory
+from amesh_django.trust.verified import other_secret
 from authmesh.commands.context import Context
 from authmesh.commands.spec import Command as Spec
 from authmesh.commands.spec import add_yes
+from authmesh.commands.terminal.console import Console
 from authmesh.commands.terminal.errors import UsageProblem
 from authmesh.commands.terminal.lines import Shown, Styled
 from authmesh.commands.words import counted
-from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Run
+from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Hint, Run
 
 #: How many trusted devices are printed. ``--json`` prints all.
 _MAX_NAMED = 100
 
 
-def integrity(context: Context, *, reseal: bool, digest: str | None, yes: bool) -> None:
+def integrity(context: Context, *, reseal: bool, digest: str | None, rekey: bool, yes: bool) -> None:
     """Verify every row, show what differs, and reseal exactly what was shown if a person says so."""
     if digest is not None and not reseal:
         raise UsageProblem("--digest is only used with --reseal. Nothing was changed.")
+    if rekey:
+        if reseal:
+            raise UsageProblem("--rekey and --reseal exclude each other. Nothing was changed.")
+        if len(amesh_settings().seal_secrets) < 2:
+            raise UsageProblem(
+                "There is only one secret of the seal, so there is nothing to replace. Nothing was changed.",
+                hint="Set AMESH['SEAL_KEY_FILES'] to [new file, old file] on all hosts, and restart all processes. None stands for "
+                "the key of this server. Then run this command again.",
+            )
     context.own_device()
     devices = DatabaseAllowList(by=context.home.actor)
     found = devices.verify()
@@ -39,15 +51,15 @@ def integrity(context: Context, *, reseal: bool, digest: str | None, yes: bool) 
         answer["trusted"] = found.trusted
         report += _trusted(found)
     console.say(*report)
+    if found.ok and rekey:
+        _rekey(console, devices, answer, yes)
+        return
     if found.ok and not reseal:
         console.result(answer)
         return
     try:
         if not reseal:
-            raise AllowListIntegrityFailure(
-                f"{_problem(found)}. Nothing was changed.",
-                hint=("Undo the change, or accept the rows as they are with ", Run("integrity", "--reseal"), "."),
-            )
+            raise AllowListIntegrityFailure(f"{_problem(found)}. Nothing was changed.", hint=_advice(found))
         question = "Trust the rows as they are, and reseal the list?"
         console.confirm(question, about=report if console.as_json else [], yes=yes)
         devices.reseal(digest=found.digest if digest is None else digest)
@@ -58,6 +70,38 @@ def integrity(context: Context, *, reseal: bool, digest: str | None, yes: bool) 
     if found.is_old:
         console.say("Now revoke again the devices that were revoked since.")
     console.result({**answer, "resealed": True, "newest": _memory_json(devices)})
+
+
+def _rekey(console: Console, devices: DatabaseAllowList, answer: dict[str, object], yes: bool) -> None:
+    try:
+        about: list[Shown] = [
+            "The list will be sealed with the first secret of AMESH['SEAL_KEY_FILES']. Processes that do not know it, because they were "
+            "not restarted yet, will reject all requests."
+        ]
+        console.confirm("Do all processes of all hosts know both secrets?", about=about, yes=yes)
+        changed = devices.rekey()
+    except AmeshError:
+        console.result({**answer, "rekeyed": False})
+        raise
+    if changed:
+        console.say(Styled("The list and its journal are sealed with the first secret now.", "good"))
+    else:
+        console.say("The list and its journal were sealed with the first secret already. Nothing was changed.")
+    console.say(
+        (
+            "Run ",
+            Run("integrity", "--rekey"),
+            " on every other host, too: it moves the high-water mark of that host. Then remove the old secret from the settings.",
+        )
+    )
+    console.result({**answer, "rekeyed": changed, "newest": _memory_json(devices)})
+
+
+def _advice(found: IntegrityReport) -> Hint:
+    accept = ("accept the rows as they are with ", Run("integrity", "--reseal"), ".")
+    if found.reason == "seal_mismatch":
+        return (f"{other_secret()} If this is the only host, restore the right device directory or file, or ", *accept)
+    return ("Undo the change, or ", *accept)
 
 
 def _valid(found: IntegrityReport, memory: Memory) -> list[Shown]:
@@ -93,7 +137,7 @@ def _trusted(found: IntegrityReport) -> list[Shown]:
 
 
 def _problem(found: IntegrityReport) -> str:
-    if found.reason in ("rolled_back", "revision_lost"):
+    if found.reason in ("rolled_back", "other_epoch", "revision_lost"):
         return "The list is not known to be the newest that this server has seen"
     return "The list does not match its seal"
 
@@ -119,6 +163,11 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--digest",
         help="Reseal only if the rows are still those for which --json printed this digest.",
+    )
+    parser.add_argument(
+        "--rekey",
+        action="store_true",
+        help="Seal the list with the first secret of AMESH['SEAL_KEY_FILES'], after a question.",
     )
     add_yes(parser)
 

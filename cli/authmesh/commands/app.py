@@ -6,6 +6,7 @@ import argparse
 import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from authmesh.device import default_directory
@@ -13,10 +14,11 @@ from authmesh.files.storage import expanded
 from authmesh.protocol.display import without_tokens
 from authmesh.protocol.errors import AmeshError
 
+from .completion import SHELLS, script
 from .context import Context
 from .home import FileHome
 from .registry import COMMANDS
-from .spec import FAILED, INTERRUPTED, WRONG_USAGE, attempt
+from .spec import FAILED, INTERRUPTED, WRONG_USAGE, Command, attempt
 from .terminal.console import forget_stdout
 from .terminal.errors import INTERRUPTED_CODE, UsageProblem
 from .terminal.rich_console import RichConsole
@@ -42,6 +44,46 @@ class Parser(argparse.ArgumentParser):
         super().error(without_tokens(message))
 
 
+def _show_help(context: Context, *, command: str | None) -> None:
+    """Print the help of amesh, or of a command."""
+    parser, found = parsers()
+    text = (found[command] if command else parser).format_help()
+    context.console.data(text.rstrip("\n"))
+    context.console.result({"command": command, "help": text})
+
+
+def _show_completion(context: Context, *, shell: str) -> None:
+    """Print the script that completes command lines in a shell."""
+    text = script(shell, *parsers())
+    context.console.data(text)
+    context.console.result({"shell": shell, "script": text})
+
+
+def _help_arguments(parser: argparse.ArgumentParser) -> None:
+    names = [command.name for command in (*COMMANDS, *_OWN)]
+    parser.add_argument("command", metavar="COMMAND", nargs="?", choices=names, help="Name of a command.")
+
+
+def _completion_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", metavar="SHELL", choices=SHELLS, help="bash, zsh or fish.")
+
+
+#: Commands of this front end. Django has its own help and its own completion for manage.py.
+_OWN = (
+    Command(
+        "completion",
+        "Print a script that completes amesh in bash, zsh or fish.",
+        _show_completion,
+        _completion_arguments,
+        details=(
+            "In bash: source <(amesh completion bash). In zsh, after compinit: source <(amesh completion zsh). In fish: amesh completion "
+            "fish | source. Add that line to the file that the shell reads when it starts.",
+        ),
+    ),
+    Command("help", "Show the help of amesh or of a command.", _show_help, _help_arguments),
+)
+
+
 def parsers(*, as_json: bool = False) -> tuple[Parser, dict[str, Parser]]:
     """Return the parser of ``amesh``, and the parsers of its commands by name.
 
@@ -51,9 +93,9 @@ def parsers(*, as_json: bool = False) -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(prog="amesh", description=_SUMMARY, as_json=as_json)
     parser.add_argument("--version", action="store_true", help="Print the version and exit.")
     _add_directory(parser, default=None)
-    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", dest="subcommand", metavar="COMMAND")
     found = {}
-    for command in COMMANDS:
+    for command in (*COMMANDS, *_OWN):
         description = command.description
         sub = commands.add_parser(command.name, help=command.summary, description=description, as_json=as_json)
         command.add_arguments(sub)
@@ -67,7 +109,7 @@ def _add_directory(parser: argparse.ArgumentParser, *, default: str | None) -> N
         "--dir",
         metavar="DIR",
         default=default,
-        help="Device directory. Defaults to AUTH_MESH_DIR, or ~/.amesh if AUTH_MESH_DIR is not set.",
+        help="Device directory. Defaults to AMESH_DIR or AUTH_MESH_DIR, or ~/.amesh if neither is set.",
     )
 
 
@@ -102,19 +144,19 @@ def _run(arguments: Sequence[str], as_json: bool) -> int:
     if found.version:
         print(f"amesh {_version()}")
         return 0
-    if found.command is None:
+    if found.subcommand is None:
         parser.print_help(sys.stderr)
         return WRONG_USAGE
     if unknown:
-        subparsers[found.command].error(f"unrecognized arguments: {' '.join(unknown)}")
+        subparsers[found.subcommand].error(f"unrecognized arguments: {' '.join(unknown)}")
     options = vars(found)
     console = RichConsole(as_json=options["json"], no_input=options.get("no_input", False))
+    command = next(command for command in (*COMMANDS, *_OWN) if command.name == found.subcommand)
     try:
-        home = FileHome(expanded(found.dir or default_directory()))
+        home = FileHome(Path() if command in _OWN else expanded(found.dir or default_directory()))
     except AmeshError as error:
         console.error(error.code, error.text(console.spell))
         return FAILED
-    command = next(command for command in COMMANDS if command.name == found.command)
     failure = attempt(command, Context(console, home), command.options(options))
     if failure is None:
         return 0

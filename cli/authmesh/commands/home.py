@@ -59,7 +59,7 @@ class Home(ABC):
         is_server: True for a server, which other devices call; False for a device that usually calls.
     """
 
-    directory_setting = "--dir or AUTH_MESH_DIR"
+    directory_setting = "--dir or AMESH_DIR"
     limit_setting = "maxControllers in identity.json"
     is_server = False
 

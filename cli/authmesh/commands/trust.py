@@ -129,16 +129,16 @@ def _conclude(console: Console, entries: list[DeviceEntry], refreshed: set[str],
 
 
 def _read_lines(console: Console, line: str) -> list[KeyLine]:
-    """Return the content of the line, or of all lines on stdin, each key once.
+    """Return the content of all lines in the argument or on stdin, each key once.
 
     Raises:
         InvalidInput: a line is not valid, or two lines give one key two names.
     """
-    if line != "-":
-        return [parse_key_line(line)]
-    if sys.stdin.isatty():
-        console.hint("Paste one or more lines of export-key, then press Enter and Ctrl-D.")
-    lines = _split(console.read_stdin().decode("utf-8", "replace"))
+    if line == "-":
+        if sys.stdin.isatty():
+            console.hint("Paste one or more lines of export-key, then press Enter and Ctrl-D.")
+        line = console.read_stdin().decode("utf-8", "replace")
+    lines = _split(line)
     found: dict[bytes, KeyLine] = {}
     for number, text in enumerate(lines, 1):
         try:
@@ -251,7 +251,7 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "line",
         metavar="LINE",
-        help="The line that export-key prints on the other device; - reads one or more such lines from stdin.",
+        help="The line that export-key prints on the other device, or several such lines in quotes; - reads them from stdin.",
     )
     parser.add_argument(
         "--role",
@@ -270,8 +270,8 @@ TRUST = Command(
     trust,
     _arguments,
     details=(
-        "The command shows the whole device ID and asks for confirmation. A device that is already trusted is refreshed. With -, all lines "
-        "on stdin are shown in one table, and one question is asked: either all devices are trusted, or none.",
+        "The command shows the whole device ID and asks for confirmation. A device that is already trusted is refreshed. Several lines are "
+        "shown in one table, and one question is asked: either all devices are trusted, or none.",
     ),
     asks=True,
 )

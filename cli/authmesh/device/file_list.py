@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from authmesh.files.clock import utc_now
 from authmesh.files.storage import atomic_write, json_text, locked
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, open_document, seal_document
-from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, StorageError
+from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, Hint, Run, StorageError
 
 from .allow_list import AllowList, limit_reached, not_found
 from .directory import LocalDevice
@@ -56,7 +56,15 @@ class FileAllowList(AllowList):
             )
         except AllowListIntegrityFailure as error:
             logger.critical("%s: %s (%s)", self._path, error, error.reason)
-            raise
+            raise AllowListIntegrityFailure(error.message, hint=self._without_backup(), reason=error.reason) from None
+
+    def _without_backup(self) -> Hint:
+        return (
+            f"Restore {self._path} from a backup. If there is none, rename the file: the list is empty then. Pair again with each device "
+            "that you trust, or trust it with ",
+            Run("trust"),
+            ", after you have compared its device ID with the one that it shows.",
+        )
 
     def _save(self, entries: Sequence[DeviceEntry]) -> None:
         document = seal_document(

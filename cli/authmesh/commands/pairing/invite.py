@@ -63,6 +63,7 @@ class _Controller(Meeting, ControllerOperator):
     async def confirm_verified(self, met: Met) -> bool:
         remarks = await self.remarks(met)
         if self.is_sure:
+            self.console.say(*remarks)
             return True
         self.ask_json("verified")
         return await self.prompts.confirm(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Literal
 
 import rich.console
 from rich.text import Text
@@ -22,13 +24,17 @@ _STYLES: dict[Tone, str] = {
 
 
 class RichConsole(Console):
-    """Writes lines in color, if the terminal shows colors and ``NO_COLOR`` is not set."""
+    """Writes lines in color and bold, if the terminal shows them and ``NO_COLOR`` is not set."""
 
     def __init__(self, *, as_json: bool = False, no_input: bool = False) -> None:
         super().__init__(as_json=as_json, no_input=no_input)
+        # Without a color system, rich writes no escape sequence at all, not even for bold and dim.
+        colors: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
         # soft_wrap: a device ID or a key that is broken into two lines can't be copied.
         self._out, self._err = (
-            rich.console.Console(stderr=err, markup=False, emoji=False, highlight=False, soft_wrap=True)
+            rich.console.Console(
+                stderr=err, color_system=colors, markup=False, emoji=False, highlight=False, soft_wrap=True
+            )
             for err in (False, True)
         )
 
