@@ -23,6 +23,7 @@ from tests.relay.relay_world import Raw, asynchronous, converse, dialled, relay,
 from tests.support import services
 from tests.support.documents import Block, Stage, blocks
 from tests.support.services import ROOT
+from tests.support.sources import PYPROJECT
 
 pytestmark = pytest.mark.process
 
@@ -145,6 +146,13 @@ async def test_the_container_file(tmp_path: Path) -> None:
         if word == "COPY":
             *sources, target = rest.split()
             for source in sources:
+                assert source not in ("amesh_django", "cli", "pyproject.toml"), (
+                    "the wheel is installed, not the checkout"
+                )
+                if source == "dist/*.whl":
+                    continue
+                if target.endswith("/"):
+                    (image / target).mkdir(exist_ok=True)
                 to = image / target if target == "./" else image / target.removeprefix("./")
                 if (ROOT / source).is_dir():
                     shutil.copytree(ROOT / source, to, ignore=shutil.ignore_patterns("__pycache__"))
@@ -155,6 +163,11 @@ async def test_the_container_file(tmp_path: Path) -> None:
         elif word == "RUN" and rest.startswith("pip"):
             (extras,) = re.findall(r"\[([\w,]+)\]", rest)
             assert {"relay", "metrics"} <= set(extras.split(","))
+            assert '"$(echo ./install/*.whl)[' in rest and "--constraint install/constraints.txt" in rest
+            # What the wheel contains, as .ci/wheel checks. Its dependencies are those of this environment.
+            for package in PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+                shutil.copytree(ROOT / package, tmp_path / "site" / Path(package).name)
+            env["PYTHONPATH"] = str(tmp_path / "site")
     commands = dict(line for line in lines if line[0] in ("ENTRYPOINT", "HEALTHCHECK", "EXPOSE"))
     assert commands["EXPOSE"] == env["PORT"] == "3001"
     port = services.free_port()
@@ -167,7 +180,8 @@ async def test_the_container_file(tmp_path: Path) -> None:
         assert subprocess.run([sys.executable, *check[1:]], env=env).returncode == 0
     assert subprocess.run([sys.executable, *check[1:]], env=env, capture_output=True).returncode != 0
     shown = block("In a container", "console")
-    for (command, _), name in zip(shown.commands, ("build", "run"), strict=True):
+    assert shown.commands[0][0] == ".ci/wheel"
+    for (command, _), name in zip(shown.commands[1:], ("build", "run"), strict=True):
         assert f"podman {name} " in command and "amesh-relay" in command
     assert "relay_project/Containerfile" in shown.text
 
