@@ -78,6 +78,7 @@ class AmeshDict(TypedDict, total=False):
 
     DIR: str | os.PathLike[str] | None
     SEAL_KEY_FILE: str | os.PathLike[str] | None
+    SEAL_KEY_FILES: Sequence[str | None] | None
     NONCE_CACHE: str | None
     CLOCK_SKEW_SECONDS: int
     NONCE_WINDOW_SECONDS: int
