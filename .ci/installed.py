@@ -211,7 +211,7 @@ def device() -> None:
     must(len(seen) == 1 and seen[0].startswith('AuthMesh v="1"'), f"fetch did not sign the request: {seen}")
 
     output = run(*amesh, "listen", "--relay", f"ws://{HOST}:{free_port()}/ws", fails=True)
-    must("relay" in output.lower(), "listen does not say that the relay can't be reached:", output)
+    must("relay" in output.lower(), "listen does not say that the relay cannot be reached:", output)
 
 
 def django() -> None:

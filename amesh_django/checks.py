@@ -138,7 +138,7 @@ def check_nonce_eviction(app_configs: Sequence[AppConfig] | None, **kwargs: Any)
     alias = conf.nonce_cache()
     try:
         found, is_forgetful = eviction(alias, caches[alias]), forgets(caches[alias])
-    except Exception:  # there is no such cache (amesh.E004), or Redis can't be reached: doctor reports that
+    except Exception:  # there is no such cache (amesh.E004), or Redis cannot be reached: doctor reports that
         return []
     messages: list[CheckMessage] = []
     if found is not None:
@@ -176,9 +176,9 @@ def check_directory(
 ) -> list[CheckMessage]:
     """Check the device directory of this server. Runs with ``check --database`` and ``migrate``: a build has neither it nor the list.
 
-    - ``amesh.W003``: it has no identity, or can't be read.
+    - ``amesh.W003``: it has no identity, or cannot be read.
     - ``amesh.W004``: other users can read it or write to it.
-    - ``amesh.W006``: a file of ``AMESH["SEAL_KEY_FILE"]`` or ``AMESH["SEAL_KEY_FILES"]`` can't be used.
+    - ``amesh.W006``: a file of ``AMESH["SEAL_KEY_FILE"]`` or ``AMESH["SEAL_KEY_FILES"]`` cannot be used.
     """
     if conf.problems() or database() not in (databases or ()):
         return []
@@ -273,7 +273,7 @@ def check_default_authentication(app_configs: Sequence[AppConfig] | None, **kwar
     except (
         ImportError,
         ImproperlyConfigured,
-    ):  # no REST framework; Django's own checks report URLs that can't be loaded
+    ):  # no REST framework; Django's own checks report URLs that cannot be loaded
         return []
     if not views:
         return []

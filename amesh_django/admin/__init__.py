@@ -3,7 +3,7 @@
 - :mod:`.devices` and :mod:`.changes` are the two model admins: the devices, and the journal of their changes.
 - :mod:`.revoking` asks for a reason and revokes; :mod:`.mapping` is the form that maps a device to a user.
 - :mod:`.history` reads the journal of one device; :mod:`.filters` has the filters of the list.
-- :mod:`.trouble` turns errors, and a list that can't be verified, into texts for people; :mod:`.shown` does that with values.
+- :mod:`.trouble` turns errors, and a list that cannot be verified, into texts for people; :mod:`.shown` does that with values.
 - :mod:`.tags` has the template tags.
 """
 

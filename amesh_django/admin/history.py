@@ -70,7 +70,7 @@ def sealed_or_none() -> SealedList | None:
 
 
 def is_genuine(sealed: SealedList | None, line: AllowListChange) -> bool | None:
-    """Return True if amesh wrote a line, False if its MAC is wrong, None if it can't be verified.
+    """Return True if amesh wrote a line, False if its MAC is wrong, None if it cannot be verified.
 
     Args:
         sealed: from :func:`sealed_or_none`.

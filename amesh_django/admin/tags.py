@@ -1,4 +1,4 @@
-"""The template tags of the admin: the banner for a list that can't be verified, and a device in full."""
+"""The template tags of the admin: the banner for a list that cannot be verified, and a device in full."""
 
 from __future__ import annotations
 

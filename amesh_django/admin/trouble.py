@@ -100,7 +100,7 @@ _NO_KEYS_ADVICE = _(
 
 
 def trouble(*, in_full: bool = False) -> Trouble | None:
-    """Return the reason why the list can't be verified, or None if it matches its seal. Costs one read of the seal row.
+    """Return the reason why the list cannot be verified, or None if it matches its seal. Costs one read of the seal row.
 
     Args:
         in_full: if rows do not match, name them. This compares all devices with the journal.

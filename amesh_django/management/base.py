@@ -106,7 +106,7 @@ class AmeshCommand(BaseCommand):
                 return attempt(self.spec, context, self.spec.options(options), run=self.run, translate=explain)
         except ImproperlyConfigured as error:
             return Failure(FAILED, Misconfigured.code, str(error))
-        except AmeshError as error:  # the device directory can't be found
+        except AmeshError as error:  # the device directory cannot be found
             return Failure(FAILED, error.code, error.text(console.spell))
 
 

@@ -19,7 +19,7 @@ class Misconfigured(AmeshError):
 
 
 class DatabaseProblem(AmeshError):
-    """The database can't be used, or is not migrated."""
+    """The database cannot be used, or is not migrated."""
 
     code = "database_error"
     default_message = "The database cannot be used."

@@ -76,7 +76,7 @@ class EphemeralDevice:
             The device of that directory.
 
         Raises:
-            StorageError: the directory can't be written.
+            StorageError: the directory cannot be written.
         """
         self.identity = replace(self.identity, max_controllers=max_controllers)
         make_private_directory(path)

@@ -26,18 +26,18 @@ MissingHeader              400    ``Verifier.verify``: the request is not signed
 MalformedHeader            400    ``parse_authorization`` (authmesh.protocol.header), called by ``Verifier.verify``
 UnsupportedVersion         400    ``Verifier.verify``: no scheme has the version of the header
 Unauthorized               401    ``Verifier.verify``: key, role, target, signature or nonce; ``body_hash``: the body is cut off
-                                  or can't be read, or is too large and did not declare its length;
+                                  or cannot be read, or is too large and did not declare its length;
                                   ``authenticate``: Django would read the path or the query in another way than it was signed
                                   ``raw_target``: the path lacks PROXY_ADDED_PREFIX, or the query was rewritten
 TimestampOutOfRange        401    ``Verifier.verify``: the signature is valid, but the clock of the device is wrong
 UserRequired               403    ``AmeshAuthentication``: the device is not mapped to a Django user, and a user is required
 PayloadTooLarge            413    ``check_before_lookup``: the body is larger than ``AMESH["MAX_BODY_BYTES"]``
-AllowListIntegrityFailure  500    ``database_lookup``: the list does not match its seal, or the identity or the key can't be
+AllowListIntegrityFailure  500    ``database_lookup``: the list does not match its seal, or the identity or the key cannot be
                                   used; ``authenticate``: ``AMESH`` is wrong
-AllowListUnavailable       503    ``database_lookup``: the database can't be read
+AllowListUnavailable       503    ``database_lookup``: the database cannot be read
 BodyParserOrderingError    500    ``check_before_lookup``: something read the body before it was verified
 BodyStorageUnavailable     503    ``body_hash``: no disk space for the body
-NonceStoreUnavailable      503    the nonce store, called by ``Verifier.verify``: it is full or can't be reached
+NonceStoreUnavailable      503    the nonce store, called by ``Verifier.verify``: it is full or cannot be reached
 ========================== ====== =============================================================================================
 """
 

@@ -131,8 +131,8 @@ def body_hash(request: HttpRequest, limit: int) -> str:
         limit: ``AMESH["MAX_BODY_BYTES"]``.
 
     Raises:
-        BodyStorageUnavailable: the body can't be kept for the parsers.
-        Unauthorized: the body ended too early, can't be read, or has more than *limit* bytes.
+        BodyStorageUnavailable: the body cannot be kept for the parsers.
+        Unauthorized: the body ended too early, cannot be read, or has more than *limit* bytes.
     """
     return _hash(request, limit, Unauthorized(reason="payload_too_large", detail="a body without a Content-Length"))
 

@@ -17,7 +17,7 @@ class Eviction:
     """What is wrong with a cache as a nonce store.
 
     Attributes:
-        policy: the ``maxmemory-policy`` of Redis; None if it can't be read.
+        policy: the ``maxmemory-policy`` of Redis; None if it cannot be read.
         message: what is wrong.
         hint: what to do.
     """
@@ -35,7 +35,7 @@ def eviction(alias: str, cache: BaseCache) -> Eviction | None:
         cache: a cache of Django's own Redis backend or of django-redis. None is returned for any other cache.
 
     Raises:
-        Exception: Redis can't be reached. Each client raises errors of its own.
+        Exception: Redis cannot be reached. Each client raises errors of its own.
     """
     client = _client(cache)
     if client is None:
@@ -63,7 +63,7 @@ def forgets(cache: BaseCache) -> bool:
     False is returned for any other cache, and if Redis does not tell, which :func:`eviction` reports.
 
     Raises:
-        Exception: Redis can't be reached. Each client raises errors of its own.
+        Exception: Redis cannot be reached. Each client raises errors of its own.
     """
     client = _client(cache)
     return client is not None and _option(client, "appendonly", "persistence", "aof_enabled") in ("no", "0")

@@ -25,9 +25,9 @@ def database_lookup(public_key: bytes) -> TrustedKey | None:
         The device, which may be revoked or a target; None if the list does not have the key.
 
     Raises:
-        AllowListIntegrityFailure: the list does not match its seal, or it can't be verified because the identity or the key of
-            this server can't be used.
-        AllowListUnavailable: the database can't be read.
+        AllowListIntegrityFailure: the list does not match its seal, or it cannot be verified because the identity or the key of
+            this server cannot be used.
+        AllowListUnavailable: the database cannot be read.
     """
     try:
         # Before the list is read: enrollment by a bootstrap token changes it.

@@ -74,7 +74,7 @@ def store_for(alias: str) -> NonceStore:
 
 
 class _Unfit:
-    """A cache that can't store nonces: each request is rejected."""
+    """A cache that cannot store nonces: each request is rejected."""
 
     def __init__(self, message: str, detail: str) -> None:
         self._message, self._detail = message, detail

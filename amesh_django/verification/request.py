@@ -26,7 +26,7 @@ from .verifier import DRIFT_SECONDS
 
 logger = logging.getLogger("amesh_django.verification")
 
-#: Where a WSGI server finds the device ID for its access log. A client can't set it: headers begin with ``HTTP_``.
+#: Where a WSGI server finds the device ID for its access log. A client cannot set it: headers begin with ``HTTP_``.
 ENVIRON_KEY = "amesh.device_id"
 
 #: Seconds after which a client may try again if a part of the server is down.

@@ -87,6 +87,6 @@ class NonceStore(Protocol):
             True if the nonce is new, False if it was used before.
 
         Raises:
-            NonceStoreUnavailable: the store is full or can't be reached.
+            NonceStoreUnavailable: the store is full or cannot be reached.
         """
         ...

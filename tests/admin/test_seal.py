@@ -1,4 +1,4 @@
-"""The admin while the seal is broken or can't be verified: warnings, and changes that are rejected."""
+"""The admin while the seal is broken or cannot be verified: warnings, and changes that are rejected."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ sys.argv = ["amesh", "--dir", tempfile.mkdtemp(), *{words!r}]
 runpy.run_module("authmesh", run_name="__main__")
 """
 
-#: What uses an extra, and the package without which it can't: extra, package, program, what the program says.
+#: What uses an extra, and the package without which it cannot: extra, package, program, what the program says.
 USES = [
     # Python and Django themselves name the package. No code of ours runs before them.
     ("django", "django", "import amesh_django.middleware", "No module named 'django'"),

@@ -99,7 +99,7 @@ def main() -> int:
     """Missing a target is no failure: the table says so. Missing a program is one, and which it is gets said."""
     try:
         run()
-    except pytest.skip.Exception as missing:  # what the tests do without, the bench can't
+    except pytest.skip.Exception as missing:  # what the tests do without, the bench cannot
         print(missing, file=sys.stderr)
         return 1
     return 0

@@ -239,7 +239,7 @@ def test_a_pin_where_there_can_be_none(front_end: FrontEnd, pin_file: Path) -> N
     done = front_end.run("init", "--name", "x", "--tpm-pin")
     assert done.returncode == 1 and "--tpm-pin-file FILE" in done.stderr
     done = front_end.run("init", "--name", "x", "--tpm-pin-file", pin_file.parent / "none")
-    assert done.returncode == 1 and "can't be read" in done.stderr
+    assert done.returncode == 1 and "cannot be read" in done.stderr
     assert not (front_end.path / "identity.json").exists()
     front_end.done("init", "--name", "x")
     done = front_end.run("init", "--name", "x", "--tpm-pin")

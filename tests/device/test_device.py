@@ -233,14 +233,14 @@ def test_the_default_directory() -> None:
 def test_a_user_without_a_home() -> None:
     """As in a container whose user has a number and no name."""
     with pytest.raises(
-        StorageError, match=r"~nobody-of-that-name/x can't be resolved .* no home folder\. Use an absolute path"
+        StorageError, match=r"~nobody-of-that-name/x cannot be resolved .* no home folder\. Use an absolute path"
     ):
         default_directory({"AUTH_MESH_DIR": "~nobody-of-that-name/x"})
 
 
 @pytest.mark.parametrize("variable", ["AMESH_PASSPHRASE_FILE", "AMESH_TPM_PIN_FILE"])
 def test_a_file_in_a_home_that_is_not_there(tmp_path: Path, variable: str) -> None:
-    with pytest.raises(StorageError, match="~nobody-of-that-name/x can't be resolved because there is no home folder"):
+    with pytest.raises(StorageError, match="~nobody-of-that-name/x cannot be resolved because there is no home folder"):
         (find_passphrase if "PASS" in variable else find_pin_there)(tmp_path, {variable: "~nobody-of-that-name/x"})
 
 
@@ -288,7 +288,7 @@ def test_a_damaged_identity(tmp_path: Path, value: Any) -> None:
 
 def test_an_identity_that_is_a_folder(tmp_path: Path) -> None:
     (tmp_path / "identity.json").mkdir()
-    with pytest.raises(DirectoryError, match="can't be read"):
+    with pytest.raises(DirectoryError, match="cannot be read"):
         LocalDevice(tmp_path, environ={})
 
 

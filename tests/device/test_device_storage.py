@@ -40,7 +40,7 @@ except AmeshError as error: print(type(error).__name__, error)
 
 
 def test_what_is_written_is_on_the_disk_before_it_is_in_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A test can't cut the power, so the order of the system calls is checked."""
+    """A test cannot cut the power, so the order of the system calls is checked."""
     steps: list[str] = []
     fsync, replace = os.fsync, os.replace
 

@@ -298,7 +298,7 @@ def test_the_list_of_another_device(tmp_path: Path, device: LocalDevice, allow_l
 
 def test_a_list_that_can_not_be_read(device: LocalDevice, allow_list: FileAllowList) -> None:
     (device.path / "allow_list.json").mkdir()
-    with pytest.raises(AllowListIntegrityFailure, match="can't be read"):
+    with pytest.raises(AllowListIntegrityFailure, match="cannot be read"):
         allow_list.read()
 
 

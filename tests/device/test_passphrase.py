@@ -92,7 +92,7 @@ def test_no_passphrase(tmp_path: Path) -> None:
             device.sign(b"m")
     file.write_bytes(b"\xff")
     with pytest.raises(
-        PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .* can't be read \(it is not UTF-8 text\)"
+        PassphraseRequired, match=r"AUTH_MESH_PASSPHRASE required: .* cannot be read \(it is not UTF-8 text\)"
     ):
         device.sign(b"m")
     for none in ("", 5, None, ["x"]):

@@ -1,6 +1,6 @@
 """`python -m tests.interop.interop`: the TypeScript implementation and this one, in all eight combinations of relay, target and controller.
 
-It is not part of `make test`, for the TypeScript packages can't be installed wherever the tests run. Give it the commands that are
+It is not part of `make test`, for the TypeScript packages cannot be installed wherever the tests run. Give it the commands that are
 that implementation's relay (which listens where HOST and PORT say) and its command line; what the terminals showed goes to stderr:
 
     python -m tests.interop.interop --relay "bun packages/relay/src/start.ts" \\

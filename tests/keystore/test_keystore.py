@@ -219,7 +219,7 @@ def test_a_file_that_is_not_text_or_not_a_file(tmp_path: Path) -> None:
     for alias in ("bytes", "folder"):
         with pytest.raises(KeyStoreError, match="Check its owner and permissions"):
             store.sign(alias, b"m")
-    with pytest.raises(StorageError, match="can't be deleted"):
+    with pytest.raises(StorageError, match="cannot be deleted"):
         store.delete("folder")
 
 

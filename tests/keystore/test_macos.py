@@ -250,7 +250,7 @@ def test_a_file_that_can_not_be_read_or_removed(
 ) -> None:
     alias = without_secret(mac, store)
     (tmp_path / f"{alias}.hmac").mkdir()
-    with pytest.raises(KeyStoreError, match="can't be read"):
+    with pytest.raises(KeyStoreError, match="cannot be read"):
         store.seal_secret(alias)
 
     def refused(path: Path, missing_ok: bool) -> None:
@@ -258,7 +258,7 @@ def test_a_file_that_can_not_be_read_or_removed(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "unlink", refused)
-        with pytest.raises(StorageError, match=r"\.hmac can't be deleted"):
+        with pytest.raises(StorageError, match=r"\.hmac cannot be deleted"):
             store.delete(alias)
     assert items(mac) == []
     (tmp_path / "file").write_text("")
@@ -433,7 +433,7 @@ def test_the_order(monkeypatch: pytest.MonkeyPatch) -> None:
     for problem in tried.values():
         assert problem is None or (problem.message[0].isupper() and problem.message.endswith(".") and problem.hint)
     with pytest.raises(
-        BackendUnavailable, match=r"keychain can't be used on this machine. No key can be created .* locked"
+        BackendUnavailable, match=r"keychain cannot be used on this machine. No key can be created .* locked"
     ):
         keystore.choose("keychain")
     assert items(mac) == []  # nothing remains of the keys that were tried
@@ -453,7 +453,7 @@ def test_without_pyobjc(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen == "encrypted-file"
     assert "pip install 'amesh-django[macos]'" in str(tried["secure-enclave"])
     assert str(tried["secure-enclave"]) == str(tried["keychain"])
-    with pytest.raises(BackendUnavailable, match=r"in the key store keychain, which can't be used\. .*\[macos\]"):
+    with pytest.raises(BackendUnavailable, match=r"in the key store keychain, which cannot be used\. .*\[macos\]"):
         keystore.open_key_store("keychain", folder=Path(), passphrase=lambda: "")
 
 
@@ -470,7 +470,7 @@ def test_a_pyobjc_that_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *words, **more)
 
     monkeypatch.setattr(builtins, "__import__", broken)
-    assert "can't be loaded (dlopen failed and more). Reinstall it" in str(macos.missing())
+    assert "cannot be loaded (dlopen failed and more). Reinstall it" in str(macos.missing())
 
 
 def test_other_systems(monkeypatch: pytest.MonkeyPatch) -> None:

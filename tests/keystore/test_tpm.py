@@ -455,9 +455,9 @@ def test_files_that_can_not_be_read(swtpm: Swtpm, folder: Path) -> None:
     store = store_of(swtpm, folder)
     with pytest.raises(KeyStoreError, match="damaged"):
         store.public_key("k")
-    with pytest.raises(KeyStoreError, match="can't be read"):
+    with pytest.raises(KeyStoreError, match="cannot be read"):
         store.public_key("d")
-    with pytest.raises(StorageError, match="can't be deleted"):
+    with pytest.raises(StorageError, match="cannot be deleted"):
         store.delete("d")
 
 

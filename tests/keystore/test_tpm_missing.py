@@ -109,7 +109,7 @@ def test_no_permission(swtpm: Swtpm) -> None:
         lines = process(code).splitlines()
     for line in lines:
         assert f"no permission for {device}. Add the user to the group of the device (usermod -aG tss " in line
-    assert lines[1].startswith("This key is in a TPM 2.0 that can't be used. ")
+    assert lines[1].startswith("This key is in a TPM 2.0 that cannot be used. ")
 
 
 def test_no_folder_for_temporary_files(swtpm: Swtpm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_nothing_is_installed(swtpm: Swtpm, tmp_path: Path, body: str | None, se
     )
     why, use, backend = process(code, stub=stub, environ=swtpm.environ).splitlines()
     assert re.search(sentence, why)
-    assert use.startswith("This key is in a TPM 2.0 that can't be used. ") and re.search(sentence, use)
+    assert use.startswith("This key is in a TPM 2.0 that cannot be used. ") and re.search(sentence, use)
     assert backend == "encrypted-file"
 
 

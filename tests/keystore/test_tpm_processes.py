@@ -362,7 +362,7 @@ def test_a_lock_file_of_somebody_else(
         for file in turns[1]._files:
             if file._path.suffix == f".{kind}":
                 file._path.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(KeyStoreError, match="can't be opened"):
+    with pytest.raises(KeyStoreError, match="cannot be opened"):
         turns[1].take()
     assert not (tmp_path / "elsewhere").exists()
 

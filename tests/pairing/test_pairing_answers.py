@@ -141,7 +141,7 @@ def test_too_many_controllers_for_one_replacement() -> None:
 
 
 class NobodyThere(Exception):
-    """The error of a front end that can't ask."""
+    """The error of a front end that cannot ask."""
 
 
 @pytest.mark.parametrize("question", ["enter", "confirm", "replace", "look"])

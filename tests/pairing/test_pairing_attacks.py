@@ -116,7 +116,7 @@ def test_no_payload_of_version_2_can_be_changed(name: str, number: int, change: 
     if nothing_yet or never_read:
         assert target.well and controller.well
     elif (name, number) == ("target", 4) or (change is repeated and (name, number) == ("target", 3)):
-        # Both people said yes, and the target has stored the controller, which only learns that it can't be sure.
+        # Both people said yes, and the target has stored the controller, which only learns that it cannot be sure.
         assert target.well and isinstance(controller.error, NotConfirmed)
     else:
         no_controller(target, controller)

@@ -205,7 +205,7 @@ class Damaged(MemoryAllowList):
 
 
 class Locked(MemoryDevice):
-    """A device whose key can't be unlocked."""
+    """A device whose key cannot be unlocked."""
 
     def seal_secret(self) -> bytes:
         raise WrongPassphrase("This passphrase does not open the key.")

@@ -48,7 +48,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name.upper(), raising=False)
 
 
-# --- the relay can't be reached -------------------------------------------------------------------------------------
+# --- the relay cannot be reached -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

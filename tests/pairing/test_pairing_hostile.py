@@ -66,7 +66,7 @@ def test_the_relay_matches_twice(version: int) -> None:
         ([b"\x00"], {RelayProtocolViolation}),
         (["hello"], {RelayProtocolViolation}),
         ([error("session_data_limit")], {SessionDataLimit}),
-        ([error("otc_not_found")], {RelayClosed}),  # an error that can't occur at this point
+        ([error("otc_not_found")], {RelayClosed}),  # an error that cannot occur at this point
         ([1011], {RelayClosed, PeerGone}),
     ],
 )

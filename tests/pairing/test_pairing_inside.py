@@ -1,4 +1,4 @@
-"""`listen` and `invite` in this process: time, threads and database connections, which a terminal can't show."""
+"""`listen` and `invite` in this process: time, threads and database connections, which a terminal cannot show."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_on_a_database_of_its_own(
 def test_a_database_error_is_one_message(
     db: None, amesh_server: LocalDevice, background: Background, typing: Callable[[str], object]
 ) -> None:
-    """The list can't be written after the operator has typed the code."""
+    """The list cannot be written after the operator has typed the code."""
     device = EphemeralDevice("phone")
     DatabaseAllowList().add(device.entry("target"))
     out = io.StringIO()
@@ -222,7 +222,7 @@ def test_ctrl_c_during_the_write(
     typing: Callable[[str], object],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A started write can't be stopped; the message says whether it succeeded."""
+    """A started write cannot be stopped; the message says whether it succeeded."""
     allow_list = Interrupting(times, fails)
     coming = background.submit(_come(background, typing, capsys))
     failure = listen(context_of(tmp_path / "device", allow_list), background.relay.url)

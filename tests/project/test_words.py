@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -161,3 +162,13 @@ def test_every_error_has_a_text_without_docstrings() -> None:
     assert not silent, f"give these errors a default_message: {silent}"
     differing = [name for name, texts in without.items() if texts != with_docstrings[name]]
     assert not differing, f"these errors take their text from a docstring: {differing}"
+
+
+def test_cannot_has_one_spelling() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in (*modules(*PACKAGES), *ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if re.search(r"\bcan['’]t\b", line, re.IGNORECASE)
+    ]
+    assert not found, f"write cannot: {found}"

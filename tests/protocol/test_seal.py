@@ -87,7 +87,7 @@ def test_an_older_seal_covers_array_indices_first() -> None:
 
 
 def test_a_number_without_a_json_form_is_sealed_and_written_as_null() -> None:
-    """``1e999`` is JSON, but both languages read it as infinity, which JSON can't express."""
+    """``1e999`` is JSON, but both languages read it as infinity, which JSON cannot express."""
     entry = DeviceEntry.new(
         bytes.fromhex("036b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296"),
         "laptop",

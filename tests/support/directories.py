@@ -60,7 +60,7 @@ def python(code: str, *, unprivileged: bool = False) -> str:
 
 @contextmanager
 def folder_of_nobody() -> Iterator[Path]:
-    """Yield an empty folder of the unprivileged user of :func:`python`, who can't access the folders of pytest."""
+    """Yield an empty folder of the unprivileged user of :func:`python`, who cannot access the folders of pytest."""
     with tempfile.TemporaryDirectory(prefix="amesh-") as name:
         if os.geteuid() == 0:
             os.chown(name, NOBODY, NOBODY)

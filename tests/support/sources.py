@@ -1,4 +1,4 @@
-"""The files of this repository as tests look at them, and an interpreter in which some packages can't be imported."""
+"""The files of this repository as tests look at them, and an interpreter in which some packages cannot be imported."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 #: The folders of what is shipped.
 PACKAGES = ("amesh_django", "cli/authmesh", "relay_project")
 
-#: A program in which the packages *names* can't be imported; it runs *code*.
+#: A program in which the packages *names* cannot be imported; it runs *code*.
 FORBID = """
 import sys
 
@@ -30,7 +30,7 @@ sys.meta_path.insert(0, Forbid())
 
 
 def without(names: set[str], code: str) -> str:
-    """Run code in a new interpreter in which these packages can't be imported, and return what it printed."""
+    """Run code in a new interpreter in which these packages cannot be imported, and return what it printed."""
     return run([sys.executable, "-W", "error", "-c", FORBID.format(names=names, code=code)])
 
 

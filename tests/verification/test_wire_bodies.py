@@ -98,7 +98,7 @@ def test_a_declared_length_over_the_limit_is_rejected_before_the_body_arrives(wi
             assert (answer.status, answer.error) == (413, "payload_too_large")
 
 
-#: Chunked bodies that gunicorn can't read.
+#: Chunked bodies that gunicorn cannot read.
 UNREADABLE = {
     "size": b"zz\r\nhello\r\n0\r\n\r\n",
     "end": b"5\r\nhello",

@@ -64,7 +64,7 @@ def test_targets_that_a_server_must_pass_on_unchanged(wire: Wire, wire_server: S
 
 
 def test_an_encoded_slash_is_not_a_slash(wire: Wire, wire_server: Server) -> None:
-    """An attacker on the network can't turn one into the other."""
+    """An attacker on the network cannot turn one into the other."""
     for sent, other in (("/drf/a%2Fb", "/drf/a/b"), ("/drf/a/b", "/drf/a%2Fb")):
         answer = send(wire_server, "GET", sent, {"Authorization": wire.laptop.header("GET", other)})
         if "runserver" in wire_server.argv and other == "/drf/a/b":

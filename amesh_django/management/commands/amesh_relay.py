@@ -50,7 +50,7 @@ class Command(BaseCommand):
         """Run the relay.
 
         Raises:
-            CommandError: the relay can't be started.
+            CommandError: the relay cannot be started.
         """
         if not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
             raise CommandError(f"{port!r} is not a valid port. Set --port or PORT to a number from 1 to 65535.")

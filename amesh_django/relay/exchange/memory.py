@@ -117,8 +117,8 @@ class Rates:
     def exceeded(self, address: str) -> bool:
         """Count a try. Return True if there are too many.
 
-        A try that is one too many for the address does not count for the network: one address can't use up what its neighbors have.
-        A try that is one too many for the network is not remembered, so that a network can't fill the memory with its addresses.
+        A try that is one too many for the address does not count for the network: one address cannot use up what its neighbors have.
+        A try that is one too many for the network is not remembered, so that a network cannot fill the memory with its addresses.
         """
         wide = _count(self._wide_counts, wide_network(address))
         if wide.number >= self._wide_limit:

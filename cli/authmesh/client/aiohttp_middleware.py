@@ -61,7 +61,7 @@ class AmeshAiohttpMiddleware:
 
         Raises:
             InvalidInput: aiohttp would compress the body after it was signed.
-            IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+            IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
         """
         chain = request._timer
         asked: Origin | None = origin(request.url.scheme, request.url.raw_host or "", request.url.port)

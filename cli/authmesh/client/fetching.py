@@ -60,7 +60,7 @@ def fetch(
 
     Raises:
         httpx.HTTPError: there was no response (connection, timeout, too many redirects).
-        IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+        IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
     """
     with httpx.Client(
         auth=AmeshAuth(device),

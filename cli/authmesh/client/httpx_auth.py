@@ -54,7 +54,7 @@ class AmeshAuth(httpx.Auth):
 
         Raises:
             InvalidInput: only an async client can read the body.
-            IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+            IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
         """
         if not isinstance(request.stream, httpx.ByteStream | SpooledBody):
             if not isinstance(request.stream, httpx.SyncByteStream):
@@ -75,7 +75,7 @@ class AmeshAuth(httpx.Auth):
 
         Raises:
             InvalidInput: only a sync client can read the body.
-            IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+            IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
         """
         if not isinstance(request.stream, httpx.ByteStream | SpooledBody):
             if not isinstance(request.stream, httpx.AsyncByteStream):

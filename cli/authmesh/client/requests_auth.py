@@ -53,8 +53,8 @@ class AmeshRequestsAuth:
         """Sign *request*. requests calls this after it has prepared the request.
 
         Raises:
-            InvalidInput: the body can't be read twice, or is a file in text mode.
-            IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+            InvalidInput: the body cannot be read twice, or is a file in text mode.
+            IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
         """
         if isinstance(request.body, str):  # urllib3 would encode it in the same way, but later
             request.body = request.body.encode()

@@ -56,9 +56,9 @@ def default_device() -> LocalDevice:
 
     Raises:
         BootstrapPending: the device is not enrolled yet; the message has the reason. A subclass of IdentityMissing.
-        BootstrapFailed: the device can't be enrolled with this token; its code has the reason. A subclass of IdentityMissing.
+        BootstrapFailed: the device cannot be enrolled with this token; its code has the reason. A subclass of IdentityMissing.
         IdentityMissing: the directory has no identity.
-        DirectoryError, BackendUnavailable: the identity can't be read, or its key store can't be used on this machine.
+        DirectoryError, BackendUnavailable: the identity cannot be read, or its key store cannot be used on this machine.
     """
     path = default_directory().absolute()
     device = _devices.get(path)
@@ -122,7 +122,7 @@ def sign_request(
 
     Raises:
         InvalidInput: a part has a line break, or the nonce or time does not have the form of protocol.md §2.
-        KeyStoreError: the key can't be used.
+        KeyStoreError: the key cannot be used.
     """
     ambiguity = target_ambiguity(target)
     if ambiguity:
@@ -180,7 +180,7 @@ def authorization_header(
 
     Raises:
         InvalidInput: not a URL, a line break, or a nonce or time that does not have the form of protocol.md §2.
-        IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+        IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
     """
     target = url if isinstance(url, str) and url.startswith("/") else _target_of(url)
     raw = body.encode() if isinstance(body, str) else body

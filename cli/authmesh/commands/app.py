@@ -120,7 +120,7 @@ def run(arguments: Sequence[str]) -> int:
         the exit code: 0 done, 1 rejected or failed, 2 wrong usage, 130 interrupted.
     """
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal can't show must not end the command
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot show must not end the command
             stream.reconfigure(errors="backslashreplace")
     as_json = "--json" in arguments
     try:

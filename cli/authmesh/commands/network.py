@@ -6,7 +6,7 @@ from authmesh.protocol.errors import AmeshError, InvalidInput
 
 
 def environment_problem() -> AmeshError | None:
-    """Return an error if httpx can't use the variables for proxies and certificates, or None.
+    """Return an error if httpx cannot use the variables for proxies and certificates, or None.
 
     The text is ours, because the text of httpx may contain parts of a proxy's password.
     """

@@ -24,11 +24,11 @@ class Replaced:
     """An identity that is about to be replaced, and what is lost with it.
 
     Attributes:
-        identity: the identity, or None if it can't be read.
+        identity: the identity, or None if it cannot be read.
         targets: devices that it may authenticate to, as far as its allow list says.
         controllers: devices that may authenticate to it.
         tokens: the number of its open bootstrap tokens.
-        unreadable: why its allow list can't be read; empty if the list was read.
+        unreadable: why its allow list cannot be read; empty if the list was read.
     """
 
     identity: Identity | None
@@ -69,11 +69,11 @@ class Replaced:
 
 
 def replaced(context: Context, identity: Identity | None) -> Replaced:
-    """Return what is lost with an identity. A part that can't be read is reported, and does not stop the command.
+    """Return what is lost with an identity. A part that cannot be read is reported, and does not stop the command.
 
     Args:
         context: the surroundings of the command.
-        identity: the old identity; None if it can't be read.
+        identity: the old identity; None if it cannot be read.
     """
     if identity is None:
         return Replaced(None, unreadable="It is sealed with the key of the old identity.")

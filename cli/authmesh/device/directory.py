@@ -79,8 +79,8 @@ class LocalDevice:
 
     Raises:
         IdentityMissing: the directory has no identity.
-        DirectoryError: the identity can't be read.
-        BackendUnavailable: its key store can't be used on this machine.
+        DirectoryError: the identity cannot be read.
+        BackendUnavailable: its key store cannot be used on this machine.
     """
 
     def __init__(self, path: Path | str | None = None, *, environ: Mapping[str, str] = os.environ) -> None:
@@ -132,7 +132,7 @@ class LocalDevice:
         """Return the signature of *message* by this device's key: ``r || s``, low-S, 64 bytes.
 
         Raises:
-            KeyStoreError: the key can't be unlocked, or is not the key of the identity.
+            KeyStoreError: the key cannot be unlocked, or is not the key of the identity.
         """
         self._check()
         return self._keys.sign(self.identity.key_alias, message)
@@ -141,7 +141,7 @@ class LocalDevice:
         """Return the key material for the seal of the allow list, 32 bytes. Never show or log it.
 
         Raises:
-            KeyStoreError: the key can't be unlocked, or is not the key of the identity.
+            KeyStoreError: the key cannot be unlocked, or is not the key of the identity.
         """
         self._check()
         return self._keys.seal_secret(self.identity.key_alias)
@@ -152,7 +152,7 @@ def read_identity(path: Path) -> Identity:
 
     Raises:
         IdentityMissing: there is none.
-        DirectoryError: it can't be read.
+        DirectoryError: it cannot be read.
     """
     try:
         return Identity.from_text((path / "identity.json").read_text("utf-8"))
@@ -162,7 +162,7 @@ def read_identity(path: Path) -> Identity:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DirectoryError(
-            f"{path / 'identity.json'} can't be read ({error}).", hint="Check its owner and permissions."
+            f"{path / 'identity.json'} cannot be read ({error}).", hint="Check its owner and permissions."
         ) from None
 
 
@@ -186,16 +186,16 @@ def init_device(
         now: time of creation, with a time zone.
         backend: a name of :data:`authmesh.keystore.BACKENDS`. Defaults to the best one of this machine.
         force: replace an existing identity. Its key is deleted. Its allow list is saved as ``allow_list.<old device ID>.json``,
-            or ``allow_list.before-<new device ID>.json`` if the old identity can't be read.
+            or ``allow_list.before-<new device ID>.json`` if the old identity cannot be read.
         max_controllers: controllers that may be trusted at the same time; None writes no limit, which means 1.
         pin: PIN that each signature of the new key needs; only for keys in a TPM.
         environ: the variables of protocol.md §10, and those of the TPM.
-        report: called for each back end that is tried, with the error if it can't be used.
+        report: called for each back end that is tried, with the error if it cannot be used.
 
     Raises:
         IdentityExists: there is an identity, and *force* is not set.
         InvalidInput: the name, the limit or the PIN is not valid.
-        BackendUnavailable, PassphraseRequired, StorageError: the key can't be created.
+        BackendUnavailable, PassphraseRequired, StorageError: the key cannot be created.
     """
     name = check_name(name)
     if max_controllers is not None and max_controllers < 1:
@@ -280,7 +280,7 @@ def _save_allow_list(path: Path, old: Identity | None, new: Identity, undo: cont
         return
     except OSError as error:
         raise StorageError(
-            f"The old allow list {source} can't be saved as {saved.name} ({error.strerror}). Nothing was changed.",
+            f"The old allow list {source} cannot be saved as {saved.name} ({error.strerror}). Nothing was changed.",
             hint="Check the owner and permissions of the folder.",
         ) from None
     undo.callback(saved.rename, source)

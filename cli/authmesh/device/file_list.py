@@ -46,7 +46,7 @@ class FileAllowList(AllowList):
             text = ""
         except OSError as error:
             raise AllowListIntegrityFailure(
-                f"{self._path} can't be read ({error.strerror}).",
+                f"{self._path} cannot be read ({error.strerror}).",
                 hint="Check its owner and permissions.",
                 reason="unreadable",
             ) from None

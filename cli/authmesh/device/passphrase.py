@@ -27,7 +27,7 @@ def passphrase_file(path: Path, environ: Mapping[str, str] = os.environ) -> Path
 def find_passphrase(path: Path, environ: Mapping[str, str] = os.environ) -> str:
     """Return the passphrase of the encrypted-file key store, looked up in the order of protocol.md §4.
 
-    A legacy ``passphrase`` member of ``identity.json`` is moved to the passphrase file. If that file can't be written, the
+    A legacy ``passphrase`` member of ``identity.json`` is moved to the passphrase file. If that file cannot be written, the
     member is used where it is, and a warning is logged.
 
     Raises:
@@ -81,7 +81,7 @@ def _read_passphrase(file: Path) -> str | None:
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise PassphraseRequired(
-            f"AUTH_MESH_PASSPHRASE required: the passphrase file {file} can't be read ({why}).",
+            f"AUTH_MESH_PASSPHRASE required: the passphrase file {file} cannot be read ({why}).",
             hint="Check its owner and permissions, or set AUTH_MESH_PASSPHRASE.",
         ) from None
     if not text.strip():
@@ -103,7 +103,7 @@ def _legacy_passphrase(path: Path) -> str | None:
 
 def _move_passphrase(path: Path, file: Path, legacy: str) -> None:
     if legacy != legacy.strip() or not legacy.isprintable():
-        return  # readers strip the white space around the contents of the file, so it can't hold this passphrase
+        return  # readers strip the white space around the contents of the file, so it cannot hold this passphrase
     identity_file = path / "identity.json"
     try:
         with locked(path):

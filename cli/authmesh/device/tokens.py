@@ -100,7 +100,7 @@ class StoredToken:
 class TokenStore:
     """The tokens of a device directory. Several processes may use it; each change is written in one step.
 
-    Every method raises DirectoryError if the file can't be read or written, and AllowListBusy if another process holds the lock for
+    Every method raises DirectoryError if the file cannot be read or written, and AllowListBusy if another process holds the lock for
     too long.
 
     Args:
@@ -119,14 +119,14 @@ class TokenStore:
             return []
         except (OSError, UnicodeDecodeError) as error:
             raise DirectoryError(
-                f"{self._path} can't be read ({error}).", hint="Check its owner and permissions."
+                f"{self._path} cannot be read ({error}).", hint="Check its owner and permissions."
             ) from None
         try:
             return [_parse(member) for member in json.loads(text)["tokens"]]
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
             raise DirectoryError(
                 f"{self._path} is damaged.",
-                hint="Restore it from a backup, or remove it. Without it, open tokens can't be used.",
+                hint="Restore it from a backup, or remove it. Without it, open tokens cannot be used.",
             ) from None
 
     def get(self, jti: str) -> StoredToken:
@@ -193,7 +193,7 @@ class TokenStore:
         return self._change(change, now)
 
     def answered(self, jti: str, now: float) -> None:
-        """Record that the device that used the token was sent its acknowledgement. It can't use the token again."""
+        """Record that the device that used the token was sent its acknowledgement. It cannot use the token again."""
 
         def change(tokens: list[StoredToken]) -> None:
             token = _find(tokens, jti)
@@ -208,18 +208,18 @@ class TokenStore:
         Raises:
             TokenNotFound: there is no such token.
             TokenAlreadyUsed: a device has used it; revoke that device instead.
-            TokenExpired: it can't be used anymore.
+            TokenExpired: it cannot be used anymore.
         """
 
         def change(tokens: list[StoredToken]) -> StoredToken:
             token = _find(tokens, jti)
             if token.kept == "used":
                 raise TokenAlreadyUsed(
-                    f"The token was used by {token.used_by}, so it can't be withdrawn.",
+                    f"The token was used by {token.used_by}, so it cannot be withdrawn.",
                     hint=("If that is not your device, run ", Run("revoke", str(token.used_by)), "."),
                 )
             if token.state(now) == "expired":
-                raise TokenExpired("The token has expired. It can't be used anymore, so there is nothing to withdraw.")
+                raise TokenExpired("The token has expired. It cannot be used anymore, so there is nothing to withdraw.")
             if token.kept == "withdrawn":
                 return token
             return _put(tokens, token, kept="withdrawn", key=None, changed_at=int(now))

@@ -36,7 +36,7 @@ def expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError:
         raise StorageError(
-            f"The path {path} can't be resolved because there is no home folder.",
+            f"The path {path} cannot be resolved because there is no home folder.",
             hint="Use an absolute path (AUTH_MESH_DIR names the device directory), or set HOME.",
         ) from None
 
@@ -45,13 +45,13 @@ def make_private_directory(path: Path) -> None:
     """Create *path* with mode 0700 if it is missing.
 
     Raises:
-        StorageError: it can't be created.
+        StorageError: it cannot be created.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"The folder {path} can't be created ({error.strerror}).", hint="Set AUTH_MESH_DIR to another folder."
+            f"The folder {path} cannot be created ({error.strerror}).", hint="Set AUTH_MESH_DIR to another folder."
         ) from None
 
 
@@ -86,14 +86,14 @@ def atomic_write(path: Path, text: str, *, mode: int = 0o600) -> None:
         temporary = ""
     except OSError as error:
         raise StorageError(
-            f"{path} can't be written ({error.strerror}). The old file is unchanged.",
+            f"{path} cannot be written ({error.strerror}). The old file is unchanged.",
             hint="Free disk space or check the permissions, then try again.",
         ) from None
     finally:
         if temporary:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-    with contextlib.suppress(OSError):  # the new file is in place; some file systems can't sync a folder
+    with contextlib.suppress(OSError):  # the new file is in place; some file systems cannot sync a folder
         sync_directory(path.parent)
 
 
@@ -103,7 +103,7 @@ def locked(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
 
     Raises:
         AllowListBusy: another process or thread held the lock for *seconds*.
-        StorageError: the folder does not exist or can't be written.
+        StorageError: the folder does not exist or cannot be written.
     """
     if not folder.is_dir():  # filelock would create it, open to other users
         raise StorageError(
@@ -120,7 +120,7 @@ def locked(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or "the file system has no file locks"
         raise StorageError(
-            f"{folder} can't be written ({reason}).", hint="Free disk space, or check the owner and permissions."
+            f"{folder} cannot be written ({reason}).", hint="Free disk space, or check the owner and permissions."
         ) from None
     try:
         _remove_temporary_files(folder)
@@ -155,7 +155,7 @@ def permission_problem(path: Path, private_mode: int) -> PermissionProblem | Non
     """Return the problem if other users have access to *path*, or None.
 
     Args:
-        path: a file or folder; one that can't be examined has no problem.
+        path: a file or folder; one that cannot be examined has no problem.
         private_mode: the mode that it should have.
     """
     try:

@@ -17,7 +17,7 @@ from .tpm import store as tpm
 from .tpm.pin import cannot_ask, find_pin
 from .tpm.place import tcti_name
 
-#: Called for each back end that is tried, with its name, and with the error if it can't be used.
+#: Called for each back end that is tried, with its name, and with the error if it cannot be used.
 Report = Callable[[str, KeyStoreError | None], None]
 
 
@@ -55,7 +55,7 @@ def _mac(kind: type[macos.MacKeyStore]) -> Backend:
         problem = macos.missing()
         if problem is not None:
             raise BackendUnavailable(
-                f"The key of this identity is in the key store {kind.backend}, which can't be used. {problem.message}",
+                f"The key of this identity is in the key store {kind.backend}, which cannot be used. {problem.message}",
                 hint=problem.hint,
             )
         return kind(place.folder)
@@ -115,7 +115,7 @@ def choose(
         environ: as for :func:`unavailable`.
 
     Raises:
-        BackendUnavailable: *wanted* can't be used on this machine.
+        BackendUnavailable: *wanted* cannot be used on this machine.
     """
     if wanted is None:
         return next(backend for backend in BACKENDS if _try(backend, report, environ) is None)
@@ -124,7 +124,7 @@ def choose(
         return wanted
     hint = problem.hint if isinstance(problem.hint, tuple) else (problem.hint,)
     raise BackendUnavailable(
-        f"The key store {wanted} can't be used on this machine. {problem.message}",
+        f"The key store {wanted} cannot be used on this machine. {problem.message}",
         hint=(*hint, " Or omit --backend to use the best key store of this machine."),
     )
 

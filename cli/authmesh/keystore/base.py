@@ -45,7 +45,7 @@ class KeyStore(ABC):
 
         Raises:
             InvalidInput: the PIN is not valid, or the store does not support PINs.
-            KeyStoreError: the store can't create or keep a key; nothing remains of it.
+            KeyStoreError: the store cannot create or keep a key; nothing remains of it.
             StorageError: writing failed; nothing remains of the key.
         """
 
@@ -54,7 +54,7 @@ class KeyStore(ABC):
         """Return the ECDSA P-256 signature of SHA-256(message): ``r || s``, low-S, 64 bytes.
 
         Raises:
-            KeyStoreError: there is no such key, or it can't be unlocked.
+            KeyStoreError: there is no such key, or it cannot be unlocked.
         """
 
     @abstractmethod
@@ -62,7 +62,7 @@ class KeyStore(ABC):
         """Return the public key, 33 bytes.
 
         Raises:
-            KeyStoreError: there is no such key, or it can't be read.
+            KeyStoreError: there is no such key, or it cannot be read.
         """
 
     @abstractmethod
@@ -70,7 +70,7 @@ class KeyStore(ABC):
         """Return the key material for sealing the allow list, 32 bytes (protocol.md §4). It is never logged.
 
         Raises:
-            KeyStoreError: there is no such key, it can't be unlocked, or the secret is empty or truncated.
+            KeyStoreError: there is no such key, it cannot be unlocked, or the secret is empty or truncated.
         """
 
     @abstractmethod

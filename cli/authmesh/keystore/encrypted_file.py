@@ -92,7 +92,7 @@ def _derive(passphrase: str, salt: bytes, cost: Argon2Cost) -> bytes:
         )
     except HashingError:
         raise KeyStoreError(
-            f"The key can't be unlocked because Argon2id failed. It needs {cost.m // 1024} MiB of memory.",
+            f"The key cannot be unlocked because Argon2id failed. It needs {cost.m // 1024} MiB of memory.",
             hint="Free some memory, or raise the memory limit of this process.",
         ) from None
 
@@ -195,7 +195,7 @@ def decrypt_key_file(text: str, passphrase: str) -> bytes:
             raise _damaged("it has no private key") from None
         return private_key
     raise WrongPassphrase(
-        "The key file can't be decrypted: the passphrase is wrong, or the file is damaged.",
+        "The key file cannot be decrypted: the passphrase is wrong, or the file is damaged.",
         hint="Check AUTH_MESH_PASSPHRASE or the .passphrase file.",
     )
 
@@ -236,7 +236,7 @@ class EncryptedFileKeyStore(KeyStore):
             ) from None
         except (OSError, UnicodeDecodeError) as error:
             raise KeyStoreError(
-                f"The key file {path} can't be read ({error}).", hint="Check its owner and permissions."
+                f"The key file {path} cannot be read ({error}).", hint="Check its owner and permissions."
             ) from None
 
     def _passphrases(self) -> tuple[str, ...]:
@@ -303,6 +303,6 @@ class EncryptedFileKeyStore(KeyStore):
             pass
         except OSError as error:
             raise StorageError(
-                f"{path} can't be deleted ({error.strerror}).", hint="Check the owner and permissions of the folder."
+                f"{path} cannot be deleted ({error.strerror}).", hint="Check the owner and permissions of the folder."
             ) from None
         self._unlocked.pop(alias, None)

@@ -58,7 +58,7 @@ class Pairing(PairingOptions):
 
         Raises:
             PairingError: pairing failed; no controller was stored.
-            AllowListError, KeyStoreError, DirectoryError: this device can't store or sign; no controller was stored.
+            AllowListError, KeyStoreError, DirectoryError: this device cannot store or sign; no controller was stored.
             Exception: any error that the operator's front end raises.
         """
         party = await self._prepare()
@@ -90,7 +90,7 @@ class Pairing(PairingOptions):
         Raises:
             NotConfirmed: the target is stored, but did not confirm that it has stored this device.
             PairingError: pairing failed; nothing was stored.
-            AllowListError, KeyStoreError, DirectoryError: this device can't store or sign.
+            AllowListError, KeyStoreError, DirectoryError: this device cannot store or sign.
             Exception: any error that the operator's front end raises.
         """
         code = parse_code(code)

@@ -179,7 +179,7 @@ class Driver(ABC):
         try:
             await asyncio.shield(writing)
         except asyncio.CancelledError:
-            await asyncio.wait({writing})  # a started write can't be stopped; report truly whether it succeeded
+            await asyncio.wait({writing})  # a started write cannot be stopped; report truly whether it succeeded
             if not writing.cancelled() and writing.exception() is None:
                 self.operator.progress("stored")
             raise
@@ -230,7 +230,7 @@ class TargetDriver(Driver):
     async def _involve(self, action: Action, met: Met) -> str | bool | None:
         """Perform an action that needs the operator.
 
-        If the front end can't ask and raises, the answer to the other device is no, and :meth:`run` raises that error.
+        If the front end cannot ask and raises, the answer to the other device is no, and :meth:`run` raises that error.
         """
         no: Callable[[], str | bool] = str if isinstance(action, AskCode) else bool
         try:

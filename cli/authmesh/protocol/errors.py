@@ -85,7 +85,7 @@ class InvalidInput(AmeshError, ValueError):
 
 
 class DirectoryError(AmeshError):
-    """The device directory can't be read or written."""
+    """The device directory cannot be read or written."""
 
     code = "directory_error"
     default_message = "The device directory cannot be read or written."
@@ -117,7 +117,7 @@ class IdentityExists(DirectoryError):
 
 
 class KeyStoreError(AmeshError):
-    """The key store can't do what was asked: key missing, file damaged, backend not usable on this machine."""
+    """The key store cannot do what was asked: key missing, file damaged, backend not usable on this machine."""
 
     code = "key_store_error"
     default_message = "The key store cannot be used. Nothing was changed."
@@ -125,7 +125,7 @@ class KeyStoreError(AmeshError):
 
 
 class BackendUnavailable(KeyStoreError):
-    """The key store backend can't be used on this machine."""
+    """The key store backend cannot be used on this machine."""
 
     code = "backend_unavailable"
     default_message = "This key store backend cannot be used on this machine. Nothing was changed."
@@ -141,7 +141,7 @@ class PassphraseRequired(KeyStoreError):
 
 
 class WrongPassphrase(KeyStoreError):
-    """The key file can't be decrypted with this passphrase."""
+    """The key file cannot be decrypted with this passphrase."""
 
     code = "wrong_passphrase"
     default_message = "The key file cannot be decrypted: the passphrase is wrong, or the file is damaged."
@@ -168,7 +168,7 @@ class WrongPin(KeyStoreError):
 
 
 class AllowListError(AmeshError):
-    """The allow list can't be changed; nothing was written."""
+    """The allow list cannot be changed; nothing was written."""
 
     code = "allow_list_error"
     default_message = "The allow list was not changed."
@@ -307,7 +307,7 @@ class AllowListIntegrityFailure(RequestError, AllowListError):
 
 
 class AllowListUnavailable(RequestError, AllowListError):
-    """The allow list can't be read, because the database is down: all requests are rejected until it can."""
+    """The allow list cannot be read, because the database is down: all requests are rejected until it can."""
 
     code = "allow_list_unavailable"
     status = 503
@@ -325,7 +325,7 @@ class BodyParserOrderingError(RequestError):
 
 
 class BodyStorageUnavailable(RequestError):
-    """The server can't store the body while it is verified: disk full, or no permission to write."""
+    """The server cannot store the body while it is verified: disk full, or no permission to write."""
 
     code = "body_storage_unavailable"
     status = 503
@@ -334,7 +334,7 @@ class BodyStorageUnavailable(RequestError):
 
 
 class NonceStoreUnavailable(RequestError):
-    """The nonce store can't be reached: all requests are rejected until it can."""
+    """The nonce store cannot be reached: all requests are rejected until it can."""
 
     code = "nonce_store_unavailable"
     status = 503

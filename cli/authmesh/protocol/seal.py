@@ -1,6 +1,6 @@
 """The seal of an allow list: canonical JSON, the seal key, HMAC (protocol.md §4, §5; RFC 5869; RFC 2104).
 
-The JSON is written by hand, because rfc8785 can't write what the reference seals: lone surrogates, integers beyond 2^53, non-finite
+The JSON is written by hand, because rfc8785 cannot write what the reference seals: lone surrogates, integers beyond 2^53, non-finite
 numbers, and members in the order of an older file. For every other value, the tests compare the two.
 """
 

@@ -132,7 +132,7 @@ def test_a_directory_in_a_home_that_is_not_there(front_end: FrontEnd) -> None:
     for name in ("doctor", "list"):
         done = front_end.run(name, "--json", AUTH_MESH_DIR="~nobody-of-that-name/x")
         assert done.returncode == 1
-        assert "~nobody-of-that-name/x can't be resolved because there is no home folder." in done.stderr
+        assert "~nobody-of-that-name/x cannot be resolved because there is no home folder." in done.stderr
 
 
 def test_a_damaged_identity_and_one_of_another_version(front_end: FrontEnd) -> None:

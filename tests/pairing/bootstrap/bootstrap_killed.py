@@ -117,7 +117,7 @@ def main(folder: Path, django: bool) -> None:
         os.close(write)
         with os.fdopen(read) as pipe:
             text = pipe.read()
-        assert code == 0, f"it can't be opened: {path}"
+        assert code == 0, f"it cannot be opened: {path}"
         state: dict[str, Any] = json.loads(text)
         return state
 

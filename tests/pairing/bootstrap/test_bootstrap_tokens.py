@@ -32,7 +32,7 @@ STRICTER = {
     "exp_float": "invalid_token_format",
     "exp_before_iat": "invalid_token_format",  # the lifetime is at least one second
     "pub_missing": "invalid_token_format",  # the target needs it to verify the token
-    "jti_missing": "invalid_token_format",  # a token without number can't be burnt
+    "jti_missing": "invalid_token_format",  # a token without number cannot be burnt
     "pub_other_key": "invalid_signature",  # pub must be the signing key, and iss its device ID
     "iss_mismatch": "invalid_signature",
     "uncompressed_controller_key": "invalid_signature",  # keys are compressed

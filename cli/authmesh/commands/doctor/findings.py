@@ -126,7 +126,7 @@ class Examination:
         return all(finding.status in ("ok", "warning") for finding in found)
 
     def skip(self, id: str, why: str) -> None:
-        """Report a check that can't be run."""
+        """Report a check that cannot be run."""
         self.look(id, lambda: [Finding(id, "skipped", why)])
 
     def count(self, status: Status) -> int:

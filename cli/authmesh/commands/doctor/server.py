@@ -36,7 +36,7 @@ _CHECK = "Check the address, the network and the firewall, and that the server i
 
 
 class Unreachable(AmeshError):
-    """The server can't be reached, or does not answer."""
+    """The server cannot be reached, or does not answer."""
 
     code = "no_answer"
     default_message = "The server did not answer."
@@ -91,7 +91,7 @@ def ask(url: httpx.URL, device: LocalDevice | None, seconds: float) -> Answer:
 
     Raises:
         Unreachable: there was no answer.
-        KeyStoreError: the key can't be used.
+        KeyStoreError: the key cannot be used.
     """
     problem = environment_problem()
     if problem is not None:
@@ -137,7 +137,7 @@ def _causes(error: BaseException) -> list[BaseException]:
 
 
 def _unreachable(error: BaseException, url: httpx.URL) -> Unreachable:
-    """Return the error that says why a server can't be reached, as far as the causes of a library's error tell."""
+    """Return the error that says why a server cannot be reached, as far as the causes of a library's error tell."""
     causes = _causes(error)
     if isinstance(error, httpx.ProxyError) or (isinstance(error, httpx.ConnectError) and _goes_through_proxy(url)):
         if not any(isinstance(cause, ssl.SSLError) for cause in causes):

@@ -255,7 +255,7 @@ class Console(ABC):
         self.write_line(text, line.tone, indent=f"  {label}  " if label else "", err=err, end=end)
 
     def _json(self, value: Any, *, err: bool, indent: int | None = 2) -> None:
-        # ASCII only: a name keeps its true value and can't reach the terminal as control characters.
+        # ASCII only: a name keeps its true value and cannot reach the terminal as control characters.
         text = json.dumps(value, ensure_ascii=True, indent=None if err else indent)
         for line in text.split("\n"):
             self.write_line(line, err=err)

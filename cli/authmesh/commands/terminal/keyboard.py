@@ -1,6 +1,6 @@
 """Lines that a person types, or that a program writes to stdin, awaited while an event loop runs.
 
-Not a thread, and not a library for line editing: a thread that reads can't be stopped, but a question must be withdrawn when the
+Not a thread, and not a library for line editing: a thread that reads cannot be stopped, but a question must be withdrawn when the
 other device leaves; and a library changes the mode of the terminal, which must then be restored however the command ends.
 """
 
@@ -13,7 +13,7 @@ import select
 import sys
 
 _CHUNK = 4096
-#: Seconds between two looks at stdin, if the event loop can't watch it.
+#: Seconds between two looks at stdin, if the event loop cannot watch it.
 _POLL_SECONDS = 0.05
 
 
@@ -76,7 +76,7 @@ async def _readable(descriptor: int) -> None:
     ready = asyncio.Event()
     try:
         loop.add_reader(descriptor, ready.set)
-    except (OSError, NotImplementedError):  # the event loop can't watch a regular file or /dev/null
+    except (OSError, NotImplementedError):  # the event loop cannot watch a regular file or /dev/null
         while not select.select([descriptor], [], [], 0)[0]:
             await asyncio.sleep(_POLL_SECONDS)
         return

@@ -20,13 +20,13 @@ class MissingPackage(AmeshError):
 
 
 class CannotDraw(AmeshError):
-    """The terminal can't show a QR code."""
+    """The terminal cannot show a QR code."""
 
     code = "cannot_draw"
 
 
 def check(encoding: str) -> None:
-    """Raise an error if a QR code can't be drawn, before anything else is done.
+    """Raise an error if a QR code cannot be drawn, before anything else is done.
 
     Raises:
         MissingPackage: segno is not installed.

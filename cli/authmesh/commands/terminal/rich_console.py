@@ -30,7 +30,7 @@ class RichConsole(Console):
         super().__init__(as_json=as_json, no_input=no_input)
         # Without a color system, rich writes no escape sequence at all, not even for bold and dim.
         colors: Literal["auto"] | None = None if os.environ.get("NO_COLOR") else "auto"
-        # soft_wrap: a device ID or a key that is broken into two lines can't be copied.
+        # soft_wrap: a device ID or a key that is broken into two lines cannot be copied.
         self._out, self._err = (
             rich.console.Console(
                 stderr=err, color_system=colors, markup=False, emoji=False, highlight=False, soft_wrap=True

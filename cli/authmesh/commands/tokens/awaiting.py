@@ -134,7 +134,7 @@ def await_devices(context: Context, tokens: Sequence[StoredToken], *, v1: bool) 
 
     Raises:
         Interrupted: Ctrl-C was pressed; the tokens are unchanged.
-        AllowListError, KeyStoreError, DirectoryError: this device can't store or sign.
+        AllowListError, KeyStoreError, DirectoryError: this device cannot store or sign.
     """
     device, screen = context.own_device(), _Screen(context)
     if v1:

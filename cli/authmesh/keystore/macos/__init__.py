@@ -5,7 +5,7 @@
 ``store`` has the two key stores; ``chain`` calls Apple's Security framework for them; ``codes`` turns result codes into messages.
 
 Aliases. The reference gives its key one fixed name for each user. In this program, each key gets a random alias, which is stored in
-``identity.json`` and never changes. So two device directories of one user, or an old and a restored one, can't delete each other's key.
+``identity.json`` and never changes. So two device directories of one user, or an old and a restored one, cannot delete each other's key.
 Items that already have the alias of a new key are still removed first.
 
 Forks. Apple's frameworks do not survive a fork without exec: macOS may end a child process that uses objects of its parent. A server

@@ -48,7 +48,7 @@ def load_library() -> Any:
         ) from None
     except ImportError as error:
         raise BackendUnavailable(
-            f"The Python package pyobjc-framework-Security can't be loaded ({' '.join(str(error).split())}).",
+            f"The Python package pyobjc-framework-Security cannot be loaded ({' '.join(str(error).split())}).",
             hint="Reinstall it: pip install --force-reinstall 'amesh-django[macos]'",
         ) from None
     if not hasattr(Security, "kSecUseDataProtectionKeychain"):
@@ -113,7 +113,7 @@ class KeyChain:
         }
         status, key = library.SecItemCopyMatching(query, None)
         if status != SUCCESS or key is None:
-            raise refusal(status or ITEM_NOT_FOUND, f"The key {alias} can't be read from {self._name}")
+            raise refusal(status or ITEM_NOT_FOUND, f"The key {alias} cannot be read from {self._name}")
         return key
 
     def public_key(self, private_key: Any) -> bytes:
@@ -126,12 +126,12 @@ class KeyChain:
         public = library.SecKeyCopyPublicKey(private_key)
         if public is None:
             raise KeyStoreError(
-                f"The public key can't be read from {self._name}: macOS gives no reason.",
+                f"The public key cannot be read from {self._name}: macOS gives no reason.",
                 hint=("Unlock the key chain. Or to make a new identity, run ", NEW_IDENTITY, "."),
             )
         data, error = library.SecKeyCopyExternalRepresentation(public, None)
         if data is None:
-            raise refusal_of(error, f"The public key can't be read from {self._name}")
+            raise refusal_of(error, f"The public key cannot be read from {self._name}")
         return compressed(bytes(data))
 
     def sign(self, private_key: Any, message: bytes) -> bytes:
@@ -163,7 +163,7 @@ class KeyChain:
             item[library.kSecAttrAccessible] = library.kSecAttrAccessibleAfterFirstUnlockThisDeviceOnly
         status, _ = library.SecItemAdd(item, None)
         if status != SUCCESS:
-            raise refusal(status, "The secret of the seal can't be stored in the key chain")
+            raise refusal(status, "The secret of the seal cannot be stored in the key chain")
 
     def find_secret(self, alias: str) -> bytes | None:
         """Return the secret with this alias, or None if there is none.
@@ -181,7 +181,7 @@ class KeyChain:
         if status == ITEM_NOT_FOUND:
             return None
         if status != SUCCESS:
-            raise refusal(status, "The secret of the seal can't be read from the key chain")
+            raise refusal(status, "The secret of the seal cannot be read from the key chain")
         return bytes(data) if data is not None else b""  # macOS returns no object for an empty item
 
     def remove_keys(self, alias: str) -> None:
@@ -190,7 +190,7 @@ class KeyChain:
         Raises:
             KeyStoreError: macOS returned an error.
         """
-        self._remove_keys(alias, f"The key {alias} can't be removed from {self._name}")
+        self._remove_keys(alias, f"The key {alias} cannot be removed from {self._name}")
 
     def remove_secrets(self, alias: str) -> None:
         """Remove all secrets with this alias.
@@ -198,7 +198,7 @@ class KeyChain:
         Raises:
             KeyStoreError: macOS returned an error.
         """
-        self._remove(self._secrets(alias), "The secret of the seal can't be removed from the key chain")
+        self._remove(self._secrets(alias), "The secret of the seal cannot be removed from the key chain")
 
     def probe(self) -> None:
         """Create a key and remove it. There is no other way to find out if this program may store keys.

@@ -69,14 +69,14 @@ _REASONS: Final = {
     ),
     -61: (
         "errSecWrPerm",
-        Reason("the file of the key chain can't be written", "Check its owner in ~/Library/Keychains."),
+        Reason("the file of the key chain cannot be written", "Check its owner in ~/Library/Keychains."),
     ),
     -4: ("errSecUnimplemented", Reason("this Mac does not support it", OTHER_BACKEND)),
     -2070: ("errSecInternalComponent", _LOCKED),  # returned for a signature in an ssh session
     -26276: (
         "errSecInternalError",
         Reason(
-            "macOS had an internal error. Services without a login session can't use the Secure Enclave", OTHER_BACKEND
+            "macOS had an internal error. Services without a login session cannot use the Secure Enclave", OTHER_BACKEND
         ),
     ),
     -50: ("errSecParam", Reason("this version of macOS does not support the request", OTHER_BACKEND)),
@@ -89,7 +89,7 @@ def refusal(status: int, failure: str) -> KeyStoreError:
 
     Args:
         status: an OSStatus.
-        failure: the failed operation, as the start of a sentence, such as "The key can't be found".
+        failure: the failed operation, as the start of a sentence, such as "The key cannot be found".
     """
     unknown = Reason("its meaning is not known", f"To see it, run: security error {status}. {OTHER_BACKEND}")
     name, reason = _REASONS.get(status, ("unknown to amesh", unknown))

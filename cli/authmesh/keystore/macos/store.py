@@ -23,7 +23,7 @@ _FIRST: Final = b"amesh: the first signature of a new key"
 
 
 def missing() -> KeyStoreError | None:
-    """Return the error if the library can't be loaded, or None. The key chain is not accessed."""
+    """Return the error if the library cannot be loaded, or None. The key chain is not accessed."""
     try:
         load_library()
     except KeyStoreError as error:
@@ -93,7 +93,7 @@ class MacKeyStore(KeyStore):
         """Return the key material for sealing the allow list, 32 bytes.
 
         If the key chain has none, it is read from ``keys/<alias>.hmac``, where the reference keeps it. The key chain is read first, so
-        that someone who can only write files can't substitute another secret.
+        that someone who can only write files cannot substitute another secret.
 
         Raises:
             KeyStoreError: there is no secret, it is truncated, or macOS returned an error.
@@ -125,7 +125,7 @@ class MacKeyStore(KeyStore):
             pass
         except OSError as error:
             raise StorageError(
-                f"{path} can't be deleted ({error.strerror}).", hint="Check the owner and permissions of the folder."
+                f"{path} cannot be deleted ({error.strerror}).", hint="Check the owner and permissions of the folder."
             ) from None
 
     def _path(self, alias: str) -> Path:
@@ -204,5 +204,5 @@ def _read(path: Path) -> bytes:
         ) from None
     except OSError as error:
         raise KeyStoreError(
-            f"The secret of the seal {path} can't be read ({error.strerror}).", hint="Check its owner and permissions."
+            f"The secret of the seal {path} cannot be read ({error.strerror}).", hint="Check its owner and permissions."
         ) from None

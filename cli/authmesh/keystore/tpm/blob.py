@@ -19,7 +19,7 @@ _MEMBERS: Final = ("parent", "public", "private", "sealPublic", "sealPrivate", "
 MARK_BYTES: Final = 16
 _MAX_BYTES: Final = 4096
 
-# TPMA_OBJECT (Part 2, 8.3): the object can't move to another TPM, was created in this one, and has a password without lockout.
+# TPMA_OBJECT (Part 2, 8.3): the object cannot move to another TPM, was created in this one, and has a password without lockout.
 _FIXED: Final = 0x0002 | 0x0010  # fixedTPM, fixedParent
 _MADE_HERE: Final = 0x0020  # sensitiveDataOrigin
 _PASSWORD: Final = 0x0040 | 0x0400  # userWithAuth, noDA

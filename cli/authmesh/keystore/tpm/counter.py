@@ -68,7 +68,7 @@ class TpmCounter:
 
         Raises:
             NotOurs: the counter has another password.
-            KeyStoreError: the TPM can't be used.
+            KeyStoreError: the TPM cannot be used.
         """
         return self._run(self._read)
 
@@ -104,12 +104,12 @@ class TpmCounter:
             return link_to(self._tcti).run(work)
         except BackendUnavailable as error:
             raise BackendUnavailable(
-                f"The counter that identifies the newest allow list is in a TPM 2.0 that can't be used. {error.message}",
+                f"The counter that identifies the newest allow list is in a TPM 2.0 that cannot be used. {error.message}",
                 hint=error.hint,
             ) from None
 
     def _public(self, library: Any, index: int) -> Any:
-        # The policy can't be fulfilled and is never needed. It only distinguishes this counter from those of other programs.
+        # The policy cannot be fulfilled and is never needed. It only distinguishes this counter from those of other programs.
         return library.TPMS_NV_PUBLIC(
             nvIndex=index,
             nameAlg=library.TPM2_ALG.SHA256,

@@ -154,7 +154,7 @@ class TpmLink:
         if self._tpm is None:
             if _glib.was_forked and self.tcti.partition(":")[0] == "tabrmd":
                 raise KeyStoreError(
-                    "The TPM can't be used, because tpm2-abrmd was in use before this process was forked, and D-Bus connections do "
+                    "The TPM cannot be used, because tpm2-abrmd was in use before this process was forked, and D-Bus connections do "
                     "not survive a fork.",
                     hint="Use /dev/tpmrm0, or let the server load the application in its workers (gunicorn without --preload).",
                 )

@@ -149,7 +149,7 @@ def sign_digest(tpm: Tpm, file: KeyFile, digest: bytes, pin: bytes | None) -> by
 
     Raises:
         WrongPin: the PIN is wrong.
-        KeyStoreError: the key can't be used.
+        KeyStoreError: the key cannot be used.
     """
     library = tpm.library
 

@@ -19,7 +19,7 @@ def check_pin(pin: str) -> bytes:
     """Return the bytes of a PIN.
 
     Raises:
-        InvalidInput: not 1 to 32 bytes of UTF-8, or with characters that can't be typed.
+        InvalidInput: not 1 to 32 bytes of UTF-8, or with characters that cannot be typed.
     """
     if not pin or not pin.isprintable() or len(pin.encode()) > MAX_PIN_BYTES:  # lone surrogates are not printable
         raise InvalidInput(f"A PIN must have 1 to {MAX_PIN_BYTES} bytes: letters, digits, punctuation, spaces.")
@@ -30,14 +30,14 @@ def read_pin_file(path: Path) -> str:
     """Return the PIN in a file, without a line break at the end.
 
     Raises:
-        PinRequired: the file can't be read, or is empty.
+        PinRequired: the file cannot be read, or is empty.
     """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         why = getattr(error, "strerror", None) or "it is not UTF-8 text"
         raise PinRequired(
-            f"The PIN file {path} can't be read ({why}).", hint="Check its owner and permissions."
+            f"The PIN file {path} cannot be read ({why}).", hint="Check its owner and permissions."
         ) from None
     pin = text.removesuffix("\n").removesuffix("\r")
     if not pin:

@@ -1,4 +1,4 @@
-"""The place of the TPM, the library that talks to it, and what is missing if it can't be used (TSS 2.0 TCTI specification)."""
+"""The place of the TPM, the library that talks to it, and what is missing if it cannot be used (TSS 2.0 TCTI specification)."""
 
 from __future__ import annotations
 

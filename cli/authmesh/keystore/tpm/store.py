@@ -77,7 +77,7 @@ class TpmKeyStore(KeyStore):
 
         Raises:
             InvalidInput: the PIN is not valid.
-            KeyStoreError: the TPM can't create or use a key; nothing remains of it.
+            KeyStoreError: the TPM cannot create or use a key; nothing remains of it.
             StorageError: writing failed; nothing remains of the key.
         """
         auth = None if pin is None else check_pin(pin)
@@ -108,7 +108,7 @@ class TpmKeyStore(KeyStore):
 
         Raises:
             PinRequired, WrongPin: the key has a PIN, which is missing or wrong.
-            KeyStoreError: there is no such key, or the TPM can't use it.
+            KeyStoreError: there is no such key, or the TPM cannot use it.
         """
         file = self._file(alias)
         pin = self._pin_of(alias, file)
@@ -143,7 +143,7 @@ class TpmKeyStore(KeyStore):
             pass
         except OSError as error:
             raise StorageError(
-                f"{path} can't be deleted ({error.strerror}).", hint="Check the owner and permissions of the folder."
+                f"{path} cannot be deleted ({error.strerror}).", hint="Check the owner and permissions of the folder."
             ) from None
         file = self._files.pop(alias, None)
         self._secrets.pop(alias, None)
@@ -159,7 +159,7 @@ class TpmKeyStore(KeyStore):
             return link_to(self._tcti).run(work)
         except BackendUnavailable as error:
             raise BackendUnavailable(
-                f"This key is in a TPM 2.0 that can't be used. {error.message}", hint=error.hint
+                f"This key is in a TPM 2.0 that cannot be used. {error.message}", hint=error.hint
             ) from None
 
     def _file(self, alias: str) -> KeyFile:
@@ -177,7 +177,7 @@ class TpmKeyStore(KeyStore):
                 raise damaged() from None
             except OSError as error:
                 raise KeyStoreError(
-                    f"The key file {path} can't be read ({error}).", hint="Check its owner and permissions."
+                    f"The key file {path} cannot be read ({error}).", hint="Check its owner and permissions."
                 ) from None
         return found
 

@@ -145,7 +145,7 @@ class _File:
             if error.errno in (errno.EWOULDBLOCK, errno.EINTR):
                 return False
             raise KeyStoreError(
-                f"The lock file {self._path} can't be locked ({error.strerror}).", hint="Set TMPDIR to a local folder."
+                f"The lock file {self._path} cannot be locked ({error.strerror}).", hint="Set TMPDIR to a local folder."
             ) from None
         return True
 
@@ -196,7 +196,7 @@ class _File:
             descriptor = os.open(self._path, flags, 0o600)
         except OSError as error:
             raise KeyStoreError(
-                f"The lock file {self._path} can't be opened ({error.strerror}).",
+                f"The lock file {self._path} cannot be opened ({error.strerror}).",
                 hint="Remove it if it belongs to another user, or set TMPDIR.",
             ) from None
         if os.fstat(descriptor).st_uid != os.geteuid():

@@ -146,7 +146,7 @@ def ensure_identity(
 
     Raises:
         BootstrapPending: there is no identity yet; the message has the reason.
-        BootstrapFailed: this token can't give the device an identity.
+        BootstrapFailed: this token cannot give the device an identity.
     """
     if not is_due(directory, environ):
         return

@@ -129,7 +129,7 @@ class Provisioning:
         """Wait until no token is awaited any more.
 
         Raises:
-            AllowListError, KeyStoreError, DirectoryError: this device can't store or sign.
+            AllowListError, KeyStoreError, DirectoryError: this device cannot store or sign.
         """
         await self.blocking(self.device.seal_secret)  # what can fail without the relay must fail before a target comes
         await self.blocking(self.allow_list.read)
@@ -177,7 +177,7 @@ class Provisioning:
 
         Raises:
             PairingError: the target may not be enrolled; nothing was stored.
-            AllowListError, KeyStoreError, DirectoryError: this device can't store or sign.
+            AllowListError, KeyStoreError, DirectoryError: this device cannot store or sign.
         """
         token = self.store.get(init.jti)
         public_key = self._proven(token, init)
@@ -204,7 +204,7 @@ class Provisioning:
         """Return the key to enroll, after verifying that the target holds the token.
 
         Raises:
-            PairingError: the target does not, or the token can't be used.
+            PairingError: the target does not, or the token cannot be used.
         """
         if token.kept == "withdrawn":
             raise TokenWithdrawn()
@@ -358,7 +358,7 @@ class _Serving:
         try:
             used, entry, signature = await asyncio.shield(accepting)
         except asyncio.CancelledError:
-            await asyncio.wait({accepting})  # a started write can't be stopped
+            await asyncio.wait({accepting})  # a started write cannot be stopped
             raise
         except PairingError as error:
             self._due[init.jti] = 0.0  # the relay has dropped the watch with the answer

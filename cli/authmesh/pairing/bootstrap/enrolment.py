@@ -93,7 +93,7 @@ class Enrolment:
         """Verify a token, and that its relay is allowed. Nothing is sent or written.
 
         Raises:
-            TokenError: the token can't be used.
+            TokenError: the token cannot be used.
             RelayUnreachable: the package that connects to relays is not installed.
         """
         token = verify_token(text.strip(), now=self.now().timestamp())
@@ -124,7 +124,7 @@ class Enrolment:
         Raises:
             IdentityExists: there is already an identity, or another process made one meanwhile.
             PairingError: enrollment failed; nothing was stored.
-            StorageError, KeyStoreError, AllowListError: this device can't write or store.
+            StorageError, KeyStoreError, AllowListError: this device cannot write or store.
         """
         backoff = Backoff(self.first, self.longest)
         end = None if seconds is None else time.monotonic() + seconds
@@ -236,7 +236,7 @@ class Enrolment:
 
         Raises:
             BootstrapPending: another process or thread holds it.
-            StorageError: the directory can't be written to.
+            StorageError: the directory cannot be written to.
         """
         lock = filelock.FileLock(self.directory / LOCK, mode=0o600, thread_local=False)
         try:

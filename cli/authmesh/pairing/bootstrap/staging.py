@@ -58,7 +58,7 @@ class Trust:
         """Store the controller, sealed by *device*. Calling it again with the same controller is allowed.
 
         Raises:
-            AllowListError, KeyStoreError: it can't be stored.
+            AllowListError, KeyStoreError: it cannot be stored.
         """
         FileAllowList(device).add(controller)
 
@@ -93,7 +93,7 @@ class Staging:
         """Return the staged device.
 
         Raises:
-            DirectoryError, KeyStoreError: there is none, or it can't be opened.
+            DirectoryError, KeyStoreError: there is none, or it cannot be opened.
         """
         return LocalDevice(self.path, environ=self._inner_environ())
 
@@ -106,7 +106,7 @@ class Staging:
             name: friendly name of the device.
 
         Raises:
-            StorageError, KeyStoreError: it can't be created; nothing was written.
+            StorageError, KeyStoreError: it cannot be created; nothing was written.
         """
         with contextlib.suppress(AmeshError):
             device = self.open()
@@ -125,7 +125,7 @@ class Staging:
         """Record that the token was acknowledged: from now on, the staged device will become this device.
 
         Raises:
-            StorageError: the record can't be written.
+            StorageError: the record cannot be written.
         """
         files.atomic_write(self._record, files.json_text({"controller": controller.to_json(), "stored": stored}))
 
@@ -144,7 +144,7 @@ class Staging:
 
         Raises:
             IdentityExists: this device has another identity by now; the staged device was removed.
-            AmeshError: something can't be written; the staged device is kept, and the next call continues with it.
+            AmeshError: something cannot be written; the staged device is kept, and the next call continues with it.
         """
         found = self.recorded()
         if found is None:
@@ -199,5 +199,5 @@ class Staging:
 
 
 def _sync(path: Path) -> None:
-    with contextlib.suppress(OSError):  # some file systems can't
+    with contextlib.suppress(OSError):  # some file systems cannot
         files.sync_directory(path)

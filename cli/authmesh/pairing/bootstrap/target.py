@@ -141,7 +141,7 @@ def build_init(
 
     Raises:
         TokenWithoutKey: the token would have to be sent, and must not be.
-        KeyStoreError: the key can't be used.
+        KeyStoreError: the key cannot be used.
     """
     encoded = encode_public_key(public_key)
     if token.key is None:

@@ -39,7 +39,7 @@ def target_v2(me: Party, *, ephemeral: Ephemeral | None = None, nonce: bytes | N
     yield Send(v2.encode_payload(v2.commitment(share)))
     try:
         payload = yield Receive()
-    except PeerGone:  # a program of version 1 exits at the first payload that it can't read
+    except PeerGone:  # a program of version 1 exits at the first payload that it cannot read
         raise PeerGone(
             "The other device left at once: it may support only version 1 of pairing. Nothing was stored.",
             hint="Update the other device. If you cannot, and you trust the relay, use --v1 on both devices.",

@@ -154,7 +154,7 @@ async def open_socket(
 
     Raises:
         InvalidRelayAddress: *address* is not the address of a relay.
-        RelayUnreachable, RelayCertificateNotTrusted, RelaySilent, RateLimited, RelayFull: the connection can't be made.
+        RelayUnreachable, RelayCertificateNotTrusted, RelaySilent, RateLimited, RelayFull: the connection cannot be made.
     """
     check_address(address)
     try:

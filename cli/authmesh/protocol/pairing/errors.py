@@ -35,7 +35,7 @@ class InvalidRelayAddress(PairingError):
 
 
 class RelayUnreachable(PairingError):
-    """The relay can't be reached."""
+    """The relay cannot be reached."""
 
     code = "relay_unreachable"
     default_message = "The relay cannot be reached."

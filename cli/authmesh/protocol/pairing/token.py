@@ -193,7 +193,7 @@ def verify_token(text: str, *, now: float, controller_key: bytes | None = None) 
         controller_key: public key of this device, 33 bytes, if this device made the token itself.
 
     Raises:
-        TokenError: the token can't be used. The first of these that applies: the errors of :func:`decode_token`;
+        TokenError: the token cannot be used. The first of these that applies: the errors of :func:`decode_token`;
             UnsupportedTokenAlgorithm, UnsupportedTokenScope, TokenMustBeSingleUse, TokenNotYetValid, TokenExpired; InvalidTokenFormat,
             if a member is missing or malformed, or the lifetime is not from 1 second to 24 hours; InvalidTokenSignature, also if
             ``iss`` is not the device ID of ``pub``.

@@ -11,7 +11,7 @@ _MAKE_ANOTHER = "To make a new token, run provision on the controller."
 
 
 class TokenError(PairingError):
-    """The bootstrap token can't be used."""
+    """The bootstrap token cannot be used."""
 
     code = "token_error"
     default_message = "This bootstrap token cannot be used."
@@ -34,7 +34,7 @@ class InvalidTokenType(TokenError):
 
 
 class UnsupportedTokenVersion(TokenError):
-    """The token has a version that this program can't read."""
+    """The token has a version that this program cannot read."""
 
     code = "unsupported_token_version"
     default_message = "This token has a version that this program cannot read."

@@ -1,6 +1,6 @@
 """Version 2 of pairing: with a commitment, bound to the transcript, with authenticated verdicts (protocol.md §6b).
 
-Because of the commitment, an attacker between the two devices can't search for keys that give the same verification code on both
+Because of the commitment, an attacker between the two devices cannot search for keys that give the same verification code on both
 sides: the attacker must choose the keys for one side before the numbers of the other side are known (Vaudenay, "Secure
 Communications over Insecure Channels Based on Short Authenticated Strings", CRYPTO 2005; as in RFC 6189 §4.4.1).
 """
@@ -143,7 +143,7 @@ def sas(h: bytes) -> str:
 class Tunnel:
     """Encrypt and decrypt messages with ChaCha20-Poly1305; the nonce is a 96-bit big-endian counter from 0 (RFC 8439).
 
-    A message that was omitted, repeated, changed or sent back to its sender can't be opened.
+    A message that was omitted, repeated, changed or sent back to its sender cannot be opened.
 
     Args:
         sending: key for messages to the other device, 32 bytes.
@@ -191,7 +191,7 @@ class Tunnel:
 def self_signature_message(role: Role, public_key: str, timestamp: str, name: str, h: bytes) -> bytes:
     """Return the bytes that a self-signature covers.
 
-    They are unambiguous: role, key and time can't contain a newline, and name hash and transcript hash have a fixed size.
+    They are unambiguous: role, key and time cannot contain a newline, and name hash and transcript hash have a fixed size.
     """
     head = f"amesh-pair-v2/identity\n{role}\n{public_key}\n{timestamp}\n".encode("ascii")
     return head + hashlib.sha256(name.encode("utf-8")).digest() + h

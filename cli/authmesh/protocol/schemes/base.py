@@ -25,6 +25,6 @@ class Scheme(Protocol):
             body_hash: SHA-256 of the raw body, lower-case hex.
 
         Raises:
-            InvalidInput: an argument can't be signed unambiguously.
+            InvalidInput: an argument cannot be signed unambiguously.
         """
         ...
