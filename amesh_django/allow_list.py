@@ -158,14 +158,6 @@ class DatabaseAllowList(AllowList):
 
         return self._sealed.change(self._by, work)
 
-    def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
-        """Stop trusting a device. Its row stays, with when, who and why, until :meth:`purge` removes it.
-
-        This works even if the list does not match its seal. ``trouble`` then says what else is wrong.
-        """
-        (entry,) = self.revoke_all([device_id], reason=reason, by=by)
-        return entry
-
     def revocable(self, device_id: str) -> DeviceEntry:
         try:
             return self.get(device_id)
@@ -178,7 +170,10 @@ class DatabaseAllowList(AllowList):
             return row.to_entry()
 
     def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
-        """Stop trusting several devices, as :meth:`revoke` does. In a list that does not match its seal, one after the other."""
+        """Stop trusting devices. Their rows stay, with when, who and why, until :meth:`purge` removes them.
+
+        This works even if the list does not match its seal: then one after the other, and ``trouble`` says what else is wrong.
+        """
         by = by or self._by
         self.trouble = None
 
@@ -198,12 +193,6 @@ class DatabaseAllowList(AllowList):
             revoked.append(row.to_entry())
         self.trouble = trouble
         return revoked
-
-    def update_permissions(
-        self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    ) -> DeviceEntry:
-        (entry,) = self.update_permissions_of([device_id], update)
-        return entry
 
     def update_permissions_of(
         self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]

@@ -12,10 +12,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from django.core.exceptions import ImproperlyConfigured
+from django.conf import settings as django_settings
 from django.db import DatabaseError, InterfaceError
 
-from amesh_django.conf import amesh_settings
+from amesh_django.conf import problems
 from amesh_django.signals import request_accepted, request_refused
 from amesh_django.trust import current_list
 from amesh_django.trust.owner import controller_limit
@@ -80,12 +80,11 @@ def connect() -> None:
     """Count from now on if ``AMESH["METRICS"]`` is True, or else stop. Without valid settings and the extra, nothing is counted."""
     request_accepted.disconnect(dispatch_uid=_UID)
     request_refused.disconnect(dispatch_uid=_UID)
-    try:
-        if amesh_settings().METRICS:
-            request_accepted.connect(_counters().on_accepted, dispatch_uid=_UID, weak=False)
-            request_refused.connect(_counters().on_refused, dispatch_uid=_UID, weak=False)
-    except (ImproperlyConfigured, ImportError):  # the system checks say so
+    # Not amesh_settings(), which keeps what it reads: this is called before a project may be ready for that.
+    if problems() or not getattr(django_settings, "AMESH", {}).get("METRICS") or not is_installed():
         return
+    request_accepted.connect(_counters().on_accepted, dispatch_uid=_UID, weak=False)
+    request_refused.connect(_counters().on_refused, dispatch_uid=_UID, weak=False)
 
 
 class _State:

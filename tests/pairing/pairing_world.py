@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import functools
 from collections import deque
@@ -10,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from authmesh.device.allow_list import AllowList, limit_reached, not_found
+from authmesh.device.allow_list import AllowList, limit_reached
 from authmesh.pairing.ceremony.controller import controller_v1, controller_v2
 from authmesh.pairing.ceremony.machine import (
     Action,
@@ -64,22 +63,18 @@ class MemoryAllowList(AllowList):
             raise limit_reached(self.controller_limit)
         self.entries = [*others, entry]
 
-    def add_all(self, entries: Sequence[DeviceEntry]) -> list[DeviceEntry]:
+    def add_all(self, entries: Sequence[DeviceEntry], *, even_revoked: bool = False) -> list[DeviceEntry]:
         raise NotImplementedError
 
-    def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
-        entry = self.get(device_id)
-        self.entries.remove(entry)
-        return entry
+    def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
+        revoked = [self.get(device_id) for device_id in device_ids]
+        self.entries = [entry for entry in self.entries if entry not in revoked]
+        return revoked
 
-    def update_permissions(
-        self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    ) -> DeviceEntry:
-        for index, entry in enumerate(self.entries):
-            if entry.device_id == device_id:
-                self.entries[index] = dataclasses.replace(entry, permissions=dict(update(entry.permissions)))
-                return self.entries[index]
-        raise not_found(device_id)
+    def update_permissions_of(
+        self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> list[DeviceEntry]:
+        raise NotImplementedError
 
 
 @dataclass

@@ -59,7 +59,6 @@ class AllowList(ABC):
             ControllerLimitReached: the list would have too many controllers.
         """
 
-    @abstractmethod
     def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
         """Stop trusting a device, from the next request on, and return its entry.
 
@@ -71,6 +70,8 @@ class AllowList(ABC):
         Raises:
             DeviceNotFound: the device is not in the list.
         """
+        (entry,) = self.revoke_all([device_id], reason=reason, by=by)
+        return entry
 
     def revocable(self, device_id: str) -> DeviceEntry:
         """Return the device that :meth:`revoke` would revoke. A list that can revoke although its seal is broken names it, too.
@@ -87,7 +88,6 @@ class AllowList(ABC):
         The arguments and errors are those of :meth:`revoke`.
         """
 
-    @abstractmethod
     def update_permissions(
         self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> DeviceEntry:
@@ -100,6 +100,8 @@ class AllowList(ABC):
         Raises:
             DeviceNotFound: the device is not in the list.
         """
+        (entry,) = self.update_permissions_of([device_id], update)
+        return entry
 
     @abstractmethod
     def update_permissions_of(

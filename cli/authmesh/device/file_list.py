@@ -123,25 +123,14 @@ class FileAllowList(AllowList):
 
         return self._change(change)
 
-    def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
-        """Remove a device from the file, as the reference does, and return its entry."""
-        (entry,) = self.revoke_all([device_id])
-        return entry
-
     def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
-        """Remove several devices from the file in one step, and return their entries."""
+        """Remove devices from the file in one step, as the reference does, and return their entries."""
 
         def change(entries: list[DeviceEntry]) -> tuple[list[DeviceEntry], list[DeviceEntry]]:
             revoked = [_named(entries, device_id) for device_id in device_ids]
             return [entry for entry in entries if entry not in revoked], revoked
 
         return self._change(change)
-
-    def update_permissions(
-        self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
-    ) -> DeviceEntry:
-        (entry,) = self.update_permissions_of([device_id], update)
-        return entry
 
     def update_permissions_of(
         self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]

@@ -37,6 +37,7 @@ def here(*words: str) -> Examined:
 
 
 def test_all_that_a_server_needs(front_end: FrontEnd, redis: services.Redis) -> None:
+    redis.command("CONFIG", "SET", "appendonly", "yes")  # until it is started again below
     found = front_end.doctor(TEST_REDIS_URL=redis.url)
     assert found.code == 0, found
     for id in ("settings", "system-checks", "migrations", "nonce-cache", "check-address", "allow-list"):
