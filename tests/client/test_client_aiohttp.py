@@ -208,6 +208,7 @@ def test_another_name_of_the_same_machine_is_another_origin(server: Recorder) ->
     assert [(seen.target, seen.signed) for seen in server.seen] == [("/a", True), ("/b", False)]
 
 
+@pytest.mark.slow
 def test_chains_at_the_same_time_do_not_mix(server: Recorder, other: Recorder) -> None:
     """One chain left its origin. Requests that are no part of it are signed, to that other origin, too, and nothing is kept."""
     server.redirects = {"/out": (302, f"{other.url}/far"), "/in": (302, "/end")}

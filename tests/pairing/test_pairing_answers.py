@@ -187,6 +187,7 @@ def test_the_person_at_the_target_takes_too_long(question: str) -> None:
     run(test())
 
 
+@pytest.mark.slow
 def test_all_questions_of_the_target_share_one_limit() -> None:
     """The controller waits once for all answers."""
 

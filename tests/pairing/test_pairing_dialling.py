@@ -127,6 +127,7 @@ def http(status: str, *headers: str) -> bytes:
         (None, RelaySilent, "does not answer"),
     ],
 )
+@pytest.mark.slow
 def test_another_server_listens(answer: bytes | None, kind: type[PairingError], says: str) -> None:
     async def test() -> None:
         async with tcp_server(answer) as url:
@@ -137,6 +138,7 @@ def test_another_server_listens(answer: bytes | None, kind: type[PairingError], 
     run(test())
 
 
+@pytest.mark.slow
 def test_a_relay_without_tls_that_waits_for_http() -> None:
     async def test() -> None:
         async with tcp_server(None) as url:
@@ -307,6 +309,7 @@ def test_the_relay_closes(code: int, kind: type[PairingError]) -> None:
     run(test())
 
 
+@pytest.mark.slow
 def test_a_relay_that_never_answers() -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:

@@ -103,6 +103,7 @@ def test_identities_of_version_2(text: bytes) -> None:
     _only_ours(lambda: pairing_v2.parse_identity(text, "target", KEY, MOMENT))
 
 
+@pytest.mark.slow
 @given(json_with("verdict").map(as_bytes) | st.binary(max_size=50))
 def test_verdicts(text: bytes) -> None:
     _only_ours(lambda: pairing_v2.parse_verdict(text))

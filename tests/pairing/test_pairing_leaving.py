@@ -76,6 +76,7 @@ def test_interrupted_at_the_question_of_the_controller() -> None:
     run(test())
 
 
+@pytest.mark.slow
 def test_a_target_of_version_1_may_leave_before_the_controller_answers() -> None:
     async def test() -> None:
         async with HostileRelay().running() as relay:

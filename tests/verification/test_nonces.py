@@ -120,7 +120,9 @@ def test_an_answer_that_is_neither_yes_nor_no_is_an_outage(answer: object) -> No
         CacheNonceStore(Odd()).record("am_a", "n", 61)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("backend", ["", DJANGO_REDIS, DJANGOS_OWN])
+@pytest.mark.parametrize(
+    "backend", ["", *(pytest.param(name, marks=pytest.mark.process) for name in (DJANGO_REDIS, DJANGOS_OWN))]
+)
 def test_of_many_threads_one_wins(backend: str, request: pytest.FixtureRequest, settings: Any) -> None:
     if backend:
         redis = request.getfixturevalue("redis")

@@ -426,6 +426,7 @@ async def test_a_token_of_the_reference_is_sent_only_with_v1(tmp_path: Path) -> 
             target = Target(tmp_path / "t", v1=True)
             await target.come(text)
             await Target(tmp_path / "u", v1=True).come(ours)
+            await notes.until("enrolled")  # the controller notes it after the target has its answer
         # What a target without proof makes of the answer is not known, so that it is never reported as enrolled.
         assert [entry.public_key for entry in notes.of("stored")] == [target.check(controller).identity.public_key]
         assert len(notes.of("enrolled")) == 1
