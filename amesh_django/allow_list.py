@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from django.utils import timezone
@@ -158,16 +159,20 @@ class DatabaseAllowList(AllowList):
 
         return self._sealed.change(self._by, work)
 
-    def revocable(self, device_id: str) -> DeviceEntry:
+    def revocable(self) -> list[DeviceEntry]:
+        """Return the devices that can be revoked. In a list that does not match its seal, their names are those that were sealed."""
         try:
-            return self.get(device_id)
+            return self.read()
         except AllowListIntegrityFailure:
-            row = self._sealed.sealed_device(device_id)
-            if row is None:
-                row = Device.objects.using(self._using).filter(device_id=device_id).first()
-            if row is None:
-                raise not_found(device_id) from None
-            return row.to_entry()
+            sealed = [row for row in self._sealed.sealed_devices() if not row.is_revoked]
+        found = {row.device_id: row.to_entry() for row in sealed}
+        with suppress(
+            TypeError, ValueError
+        ):  # what is left was added or trusted again outside Django, and may be damaged
+            for row in Device.objects.using(self._using).filter(revoked_at=None):
+                with suppress(TypeError, ValueError):
+                    found.setdefault(row.device_id, row.to_entry())
+        return list(found.values())
 
     def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
         """Stop trusting devices. Their rows stay, with when, who and why, until :meth:`purge` removes them.

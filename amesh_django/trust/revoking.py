@@ -47,6 +47,10 @@ class RevocableList(ChangeableList):
                 newest[line.device_id] = json.loads(line.row)
         return newest, forged
 
+    def sealed_devices(self) -> list[Device]:
+        """Return all devices as they were last sealed according to the journal, not saved."""
+        return [_device(texts) for texts in self.sealed_rows()[0].values()]
+
     def sealed_device(self, device_id: str) -> Device | None:
         """Return a device as it was last sealed according to the journal, not saved; None if the journal does not have it."""
         texts = self.sealed_rows(device_id=device_id)[0].get(device_id)

@@ -140,12 +140,11 @@ def revoke(context: Context, *, devices: Sequence[str], reason: str, yes: bool) 
 
 
 def _revocable(context: Context, words: Sequence[str]) -> list[Listed]:
-    """Return the devices that the words of the command mean. If the list does not match its seal, only device IDs do."""
+    """Return the devices that the words of the command mean. This also works if the list does not match its seal."""
     try:
         trusted = [device for device in context.home.devices() if not device.revoked_at]
     except AllowListIntegrityFailure:
-        allow_list = context.home.allow_list()
-        return [Listed(allow_list.revocable(word)) for word in dict.fromkeys(words)]
+        return [Listed(entry) for entry in select(context.home.allow_list().revocable(), words)]
     by_id = {device.entry.device_id: device for device in trusted}
     return [by_id[entry.device_id] for entry in select([device.entry for device in trusted], words)]
 

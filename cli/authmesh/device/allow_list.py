@@ -73,13 +73,9 @@ class AllowList(ABC):
         (entry,) = self.revoke_all([device_id], reason=reason, by=by)
         return entry
 
-    def revocable(self, device_id: str) -> DeviceEntry:
-        """Return the device that :meth:`revoke` would revoke. A list that can revoke although its seal is broken names it, too.
-
-        Raises:
-            DeviceNotFound: the device is not in the list.
-        """
-        return self.get(device_id)
+    def revocable(self) -> list[DeviceEntry]:
+        """Return the devices that :meth:`revoke` can revoke. A list that can do that although its seal is broken names them, too."""
+        return self.read()
 
     @abstractmethod
     def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
