@@ -88,7 +88,7 @@ class Verifier:
             body_hash: returns the SHA-256 of the raw body in lower-case hex. Called only for a device in the allow list.
             late_body_hash: called instead of *body_hash* if the timestamp is out of range; raises an error if it would have to read
                 much. Defaults to *body_hash*.
-            before_lookup: raises an error if the request must be rejected whoever has signed it. Called before the key is looked up,
+            before_lookup: raises an error if the request must be rejected, no matter who signed it. Called before the key is looked up,
                 so that the response does not tell who is in the allow list.
 
         Raises:

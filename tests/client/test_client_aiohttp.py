@@ -8,7 +8,7 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from authmesh import AmeshAiohttpMiddleware
 from authmesh.client import forget_devices
 from authmesh.protocol import InvalidInput
 from authmesh.protocol.errors import IdentityMissing
-from tests.support.recording import Recorder, Seen, recording
+from tests.support.recording import Recorder, Seen
 
 DEVICE = EphemeralDevice("client")
 
@@ -40,32 +40,6 @@ ODD = {
     "/q?u=http://h/p?x#fragment": "/q?u=http://h/p?x",
     "/100%/zz%zz": "/100%25/zz%25zz",
 }
-
-
-@pytest.fixture(scope="module")
-def _server() -> Iterator[Recorder]:
-    with recording() as recorder:
-        yield recorder
-
-
-@pytest.fixture(scope="module")
-def _other() -> Iterator[Recorder]:
-    with recording() as recorder:
-        yield recorder
-
-
-@pytest.fixture
-def server(_server: Recorder) -> Recorder:
-    _server.seen.clear()
-    _server.redirects.clear()
-    return _server
-
-
-@pytest.fixture
-def other(_other: Recorder) -> Recorder:
-    _other.seen.clear()
-    _other.redirects.clear()
-    return _other
 
 
 def in_session(

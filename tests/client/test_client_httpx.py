@@ -17,7 +17,7 @@ from authmesh.client import AmeshAuth, fetch
 from authmesh.client.httpx_auth import _origin_of
 from authmesh.client.origins import may_sign
 from authmesh.protocol import InvalidInput
-from tests.support.recording import Recorder, Seen, recording
+from tests.support.recording import Recorder, Seen
 
 DEVICE = EphemeralDevice("client")
 KEY = DEVICE.identity.public_key
@@ -42,32 +42,6 @@ ODD = {
 }
 
 Send = Callable[..., httpx.Response]
-
-
-@pytest.fixture(scope="module")
-def _server() -> Iterator[Recorder]:
-    with recording() as recorder:
-        yield recorder
-
-
-@pytest.fixture(scope="module")
-def _other() -> Iterator[Recorder]:
-    with recording() as recorder:
-        yield recorder
-
-
-@pytest.fixture
-def server(_server: Recorder) -> Recorder:
-    _server.seen.clear()
-    _server.redirects.clear()
-    return _server
-
-
-@pytest.fixture
-def other(_other: Recorder) -> Recorder:
-    _other.seen.clear()
-    _other.redirects.clear()
-    return _other
 
 
 def sync_send(method: str, url: str, *, client: dict[str, Any] | None = None, **options: Any) -> httpx.Response:

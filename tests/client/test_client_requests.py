@@ -15,7 +15,7 @@ import requests
 from amesh_django.test import EphemeralDevice
 from authmesh.client import AmeshRequestsAuth
 from authmesh.protocol import InvalidInput
-from tests.support.recording import Recorder, Seen, recording
+from tests.support.recording import Recorder, Seen
 
 DEVICE = EphemeralDevice("client")
 AUTH = AmeshRequestsAuth(DEVICE)
@@ -37,32 +37,6 @@ ODD = {
     "/q?u=http://h/p?x#fragment": "/q?u=http://h/p?x",
     "/100%/zz%zz": "/100%25/zz%25zz",
 }
-
-
-@pytest.fixture(scope="module")
-def _server() -> Iterator[Recorder]:
-    with recording() as recorder:
-        yield recorder
-
-
-@pytest.fixture(scope="module")
-def _other() -> Iterator[Recorder]:
-    with recording() as recorder:
-        yield recorder
-
-
-@pytest.fixture
-def server(_server: Recorder) -> Recorder:
-    _server.seen.clear()
-    _server.redirects.clear()
-    return _server
-
-
-@pytest.fixture
-def other(_other: Recorder) -> Recorder:
-    _other.seen.clear()
-    _other.redirects.clear()
-    return _other
 
 
 @pytest.fixture

@@ -296,7 +296,7 @@ def user_of(server: Machine, device_id: str) -> str:
 
 @pytest.mark.slow
 def test_listen_names_the_user_before_the_code_is_typed(server: Machine, laptop: Machine) -> None:
-    """Whoever types the code gives the device what its user may do. A device that was revoked has lost its user."""
+    """The person who types the code gives the device what its user may do. A device that was revoked has lost its user."""
     server.trust(laptop.device)
     map_to_root(server, laptop.id)
     for says, after in (

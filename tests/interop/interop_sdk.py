@@ -209,7 +209,7 @@ Client = Callable[[str, Case], Got]
 
 
 def refused(client: str, server: str, case: Case) -> bool | None:
-    """True for what theirs cannot do, whoever is on the other side; None for what depends on its runtime."""
+    """True for what theirs cannot do, no matter who is on the other side; None for what depends on its runtime."""
     if client.startswith(THEIRS) and isinstance(case.body, bytes) and case.type != "Buffer":
         return True  # it signs the text that String() makes of it, such as "97,98,99"
     if case.name == "a caret as typed" and server.startswith(THEIRS) and client in (f"{OURS} httpx", SLOW[0]):
