@@ -12,6 +12,7 @@ from django.conf import settings as django_settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.core.exceptions import ImproperlyConfigured
 
+from authmesh.protocol.enrollment import is_server_url
 from authmesh.protocol.pairing.token import is_relay_address
 
 
@@ -38,6 +39,7 @@ class AmeshSettings:
         REQUIRE_USER: True makes REST framework reject devices that are not mapped to a Django user (403 ``user_required``).
         BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``. Defaults to
             ``AMESH_BOOTSTRAP_RELAYS``, or any relay if it is not set.
+        URL: public address of ``amesh_django.urls`` on this server, such as ``https://api.example/amesh/``. Enrollment tokens name it.
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
     """
 
@@ -55,6 +57,7 @@ class AmeshSettings:
     PROXY_ADDED_PREFIX: str = ""
     REQUIRE_USER: bool = False
     BOOTSTRAP_RELAYS: Sequence[str] | None = None
+    URL: str | None = None
     RELAY: Mapping[str, Any] | None = None
 
 
@@ -114,6 +117,12 @@ def _value_problem(name: str, value: Any) -> str | None:
         return why
     if name == "BOOTSTRAP_RELAYS":
         return None if _are_relays(value) else "must be a list of addresses such as wss://relay.example/ws"
+    if name == "URL":
+        return (
+            None
+            if is_server_url(str(value))
+            else "must be an address that ends with /, such as https://api.example/amesh/"
+        )
     if name in ("PROTECT", "EXEMPT"):
         if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(p, str) for p in value):
             return "must be a list of paths"

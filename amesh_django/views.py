@@ -1,19 +1,33 @@
-"""The check address: a device asks how this server knows it."""
+"""The addresses of the app: a device asks how this server knows it, and a machine enrolls itself with a token."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
+import time
+from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, InterfaceError
 from django.http import HttpRequest, JsonResponse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods, require_POST
 
 from authmesh.protocol.check import CheckAnswer
+from authmesh.protocol.enrollment_errors import MalformedEnrollment
+from authmesh.protocol.errors import AllowListIntegrityFailure, PayloadTooLarge, RequestError
 
 from .decorators import device_required
+from .enrollment import answering
+from .middleware import unsigned
 from .verification import VerifiedDevice
+from .verification.request import error_response, log_rejection
 
-__all__ = ["check"]
+__all__ = ["check", "enroll"]
+
+#: Largest body of a request to enroll, in bytes.
+MAX_BODY_BYTES = 16 * 1024
 
 
 # Outside of device_required: a cache must not keep a rejection either.
@@ -27,3 +41,50 @@ def check(request: HttpRequest) -> JsonResponse:
         device.device_id, device.friendly_name, device.role, device.permissions, dt.datetime.now(dt.UTC)
     )
     return JsonResponse(answer.to_json())
+
+
+@unsigned
+@never_cache
+@csrf_exempt
+@require_POST
+def enroll(request: HttpRequest) -> JsonResponse:
+    """Enroll the machine that proves that it has an enrollment token. The request is not signed as others are."""
+    try:
+        value = _json(request)
+        answer = _decided(lambda: answering.enroll(value, address=request.META.get("REMOTE_ADDR", ""), now=time.time()))
+    except RequestError as error:
+        log_rejection(request, error)
+        return error_response(error)
+    return JsonResponse(answer, status=201)
+
+
+def _decided(work: Any) -> Any:
+    """Return the result of *work*. If the settings or the database prevent a decision, the request is rejected.
+
+    Raises:
+        AllowListIntegrityFailure: this server can't decide.
+    """
+    try:
+        return work()
+    except ImproperlyConfigured as error:
+        raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
+    except (DatabaseError, InterfaceError) as error:
+        raise AllowListIntegrityFailure(
+            "The database cannot be used.", reason=f"database_error ({type(error).__name__})"
+        ) from error
+
+
+def _json(request: HttpRequest) -> Any:
+    """Return the JSON value of a small body.
+
+    Raises:
+        PayloadTooLarge: the body is not small.
+        MalformedEnrollment: it is not JSON.
+    """
+    declared = request.META.get("CONTENT_LENGTH") or "0"
+    if not declared.isdecimal() or int(declared) > MAX_BODY_BYTES or len(request.body) > MAX_BODY_BYTES:
+        raise PayloadTooLarge()
+    try:
+        return json.loads(request.body)
+    except (ValueError, RecursionError):
+        raise MalformedEnrollment() from None

@@ -135,3 +135,12 @@ class EnrollmentRateLimited(EnrollmentRefused):
     status = 429
     default_message = "The server received too many attempts. Nothing was changed."
     default_hint = "Try again in a minute."
+
+
+class ServerBusy(EnrollmentRefused):
+    """Other changes of the allow list kept the server busy."""
+
+    code = "server_busy"
+    status = 503
+    default_message = "The server was busy with other changes. Nothing was changed."
+    default_hint = "Try again in a moment."
