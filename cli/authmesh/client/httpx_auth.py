@@ -19,7 +19,15 @@ from authmesh.protocol.canonical import EMPTY_BODY_HASH
 from authmesh.protocol.errors import InvalidInput
 
 from .origins import Origin, may_sign, origin
-from .signing import PREFIX, Signer, default_device, default_device_async, sign_request
+from .signing import (
+    PREFIX,
+    Signer,
+    default_device,
+    default_device_async,
+    enroll_default_device,
+    enroll_default_device_async,
+    sign_request,
+)
 from .spool import SpooledBody
 
 
@@ -42,9 +50,12 @@ class AmeshAuth(httpx.Auth):
 
     def __init__(self, device: Signer | None = None, *, now: Callable[[], float] = time.time) -> None:
         self._device = device
+        self._enrolls = device is None
         self._now = now
 
-    def _signer(self) -> Signer:
+    def _signer(self, asked: Origin) -> Signer:
+        if self._enrolls:
+            enroll_default_device(asked)
         if self._device is None:
             self._device = default_device()
         return self._device
@@ -55,6 +66,7 @@ class AmeshAuth(httpx.Auth):
         Raises:
             InvalidInput: only an async client can read the body.
             IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+            EnrollmentError, RequestError: the token in ``AMESH_ENROLL_TOKEN`` is for this server, and did not enroll the device.
         """
         if not isinstance(request.stream, httpx.ByteStream | SpooledBody):
             if not isinstance(request.stream, httpx.SyncByteStream):
@@ -66,7 +78,7 @@ class AmeshAuth(httpx.Auth):
             for chunk in request.stream:
                 body.write(chunk)
             _replace_body(request, body)
-        chain = _Chain(self._signer(), self._now, request)
+        chain = _Chain(self._signer(_origin_of(request.url)), self._now, request)
         request.extensions = {**request.extensions, "trace": _Trace(chain, request)}
         yield from chain.flow(request)
 
@@ -76,6 +88,7 @@ class AmeshAuth(httpx.Auth):
         Raises:
             InvalidInput: only a sync client can read the body.
             IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+            EnrollmentError, RequestError: the token in ``AMESH_ENROLL_TOKEN`` is for this server, and did not enroll the device.
         """
         if not isinstance(request.stream, httpx.ByteStream | SpooledBody):
             if not isinstance(request.stream, httpx.AsyncByteStream):
@@ -86,6 +99,8 @@ class AmeshAuth(httpx.Auth):
             async for chunk in request.stream:
                 body.write(chunk)
             _replace_body(request, body)
+        if self._enrolls:
+            await enroll_default_device_async(_origin_of(request.url))
         if self._device is None:
             self._device = await default_device_async()
         chain = _Chain(self._device, self._now, request)

@@ -12,7 +12,7 @@ from authmesh.protocol.canonical import EMPTY_BODY_HASH
 from authmesh.protocol.errors import InvalidInput
 
 from .origins import Origin, may_sign, origin
-from .signing import PREFIX, Signer, default_device, sign_request
+from .signing import PREFIX, Signer, default_device, enroll_default_device, sign_request
 from .spool import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class AmeshRequestsAuth:
             ) from None
         self._requests = requests
         self._device = device
+        self._enrolls = device is None
         self._now = now
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -55,7 +56,10 @@ class AmeshRequestsAuth:
         Raises:
             InvalidInput: the body can't be read twice, or is a file in text mode.
             IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
+            EnrollmentError, RequestError: the token in ``AMESH_ENROLL_TOKEN`` is for this server, and did not enroll the device.
         """
+        if self._enrolls:
+            enroll_default_device(_origin_of(request.url))
         if isinstance(request.body, str):  # urllib3 would encode it in the same way, but later
             request.body = request.body.encode()
         body_hash = _hash_body(request.body)

@@ -21,6 +21,9 @@ from authmesh.protocol.errors import InvalidInput
 from authmesh.protocol.header import SCHEME, build_authorization
 from authmesh.protocol.schemes.registry import SCHEMES
 
+from . import enrolling
+from .origins import Origin
+
 logger = logging.getLogger("amesh_django.client")
 
 VERSION = "1"
@@ -99,6 +102,30 @@ def _enrol(path: Path) -> None:
     background.ensure_identity(
         lambda: Enrolment(directory=path, relays=allowed_relays()), path, patience=BOOTSTRAP_SECONDS
     )
+
+
+def enroll_default_device(asked: Origin) -> None:
+    """Enroll the default device if ``AMESH_ENROLL_TOKEN`` has a token of the server that a request goes to.
+
+    Args:
+        asked: origin of the request.
+
+    Raises:
+        EnrollmentError, RequestError: the device was not enrolled.
+        DirectoryError, KeyStoreError, AllowListError: this device can't make an identity, sign, or store.
+    """
+    if enrolling.is_due():
+        enrolling.enroll_first(asked, default_directory().absolute())
+
+
+async def enroll_default_device_async(asked: Origin) -> None:
+    """Do the same as :func:`enroll_default_device`, in a thread.
+
+    Raises:
+        AmeshError: as for :func:`enroll_default_device`.
+    """
+    if enrolling.is_due():
+        await anyio.to_thread.run_sync(enroll_default_device, asked, abandon_on_cancel=True)
 
 
 def forget_devices() -> None:
@@ -183,6 +210,9 @@ def authorization_header(
         IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
     """
     target = url if isinstance(url, str) and url.startswith("/") else _target_of(url)
+    asked = enrolling.origin_of_text(url)
+    if device is None and asked is not None:
+        enroll_default_device(asked)
     raw = body.encode() if isinstance(body, str) else body
     return sign_request(
         device or default_device(),

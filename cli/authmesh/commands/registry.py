@@ -9,6 +9,7 @@ from .pairing.listen import LISTEN
 from .requests import FETCH, HEADER
 from .spec import Command
 from .tokens.bootstrap import BOOTSTRAP
+from .tokens.enroll import ENROLL
 from .tokens.provision import PROVISION
 from .trust import TRUST
 
@@ -20,6 +21,7 @@ COMMANDS: tuple[Command, ...] = (
     INVITE,
     PROVISION,
     BOOTSTRAP,
+    ENROLL,
     EXPORT_KEY,
     TRUST,
     REVOKE,
