@@ -39,6 +39,7 @@ class AmeshSettings:
         REQUIRE_USER: True makes REST framework reject devices that are not mapped to a Django user (403 ``user_required``).
         BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``. Defaults to
             ``AMESH_BOOTSTRAP_RELAYS``, or any relay if it is not set.
+        ROTATE_OVERLAP_SECONDS: time for which the old key of a device is still valid after the device has replaced it.
         URL: public address of ``amesh_django.urls`` on this server, such as ``https://api.example/amesh/``. Enrollment tokens name it.
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
     """
@@ -57,12 +58,13 @@ class AmeshSettings:
     PROXY_ADDED_PREFIX: str = ""
     REQUIRE_USER: bool = False
     BOOTSTRAP_RELAYS: Sequence[str] | None = None
+    ROTATE_OVERLAP_SECONDS: int = 600
     URL: str | None = None
     RELAY: Mapping[str, Any] | None = None
 
 
 #: Minimum values of the integer settings whose minimum is not 1.
-_MINIMUM = {"MAX_BODY_BYTES": 0, "LAST_SEEN_SECONDS": 0}
+_MINIMUM = {"MAX_BODY_BYTES": 0, "LAST_SEEN_SECONDS": 0, "ROTATE_OVERLAP_SECONDS": 0}
 
 
 def key_problems(

@@ -6,6 +6,7 @@ from django.urls import path
 
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.enrollment import ENROLL_PATH
+from authmesh.protocol.rotation import ROTATE_PATH
 
 from . import views
 
@@ -15,4 +16,5 @@ app_name = "amesh_django"
 urlpatterns = [
     path(CHECK_PATH.lstrip("/"), views.check, name="check"),
     path(f"amesh/{ENROLL_PATH}", views.enroll, name="enroll"),
+    path(f"amesh/{ROTATE_PATH}", views.rotate, name="rotate"),
 ]

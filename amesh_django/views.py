@@ -1,4 +1,4 @@
-"""The addresses of the app: a device asks how this server knows it, and a machine enrolls itself with a token."""
+"""The addresses of the app: a device asks how this server knows it, a machine enrolls itself with a token, and a device replaces its key."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError
-from django.http import HttpRequest, JsonResponse
+from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_http_methods, require_POST
@@ -19,14 +19,14 @@ from authmesh.protocol.enrollment_errors import MalformedEnrollment
 from authmesh.protocol.errors import AllowListIntegrityFailure, PayloadTooLarge, RequestError
 
 from .decorators import device_required
-from .enrollment import answering
+from .enrollment import answering, rotating
 from .middleware import unsigned
 from .verification import VerifiedDevice
 from .verification.request import error_response, log_rejection
 
-__all__ = ["check", "enroll"]
+__all__ = ["check", "enroll", "rotate"]
 
-#: Largest body of a request to enroll, in bytes.
+#: Largest body of a request to enroll or to rotate, in bytes.
 MAX_BODY_BYTES = 16 * 1024
 
 
@@ -47,15 +47,35 @@ def check(request: HttpRequest) -> JsonResponse:
 @never_cache
 @csrf_exempt
 @require_POST
-def enroll(request: HttpRequest) -> JsonResponse:
+def enroll(request: HttpRequest) -> HttpResponse:
     """Enroll the machine that proves that it has an enrollment token. The request is not signed as others are."""
     try:
         value = _json(request)
         answer = _decided(lambda: answering.enroll(value, address=request.META.get("REMOTE_ADDR", ""), now=time.time()))
     except RequestError as error:
-        log_rejection(request, error)
-        return error_response(error)
+        return _refused(request, error)
     return JsonResponse(answer, status=201)
+
+
+@never_cache
+@device_required
+@require_POST
+def rotate(request: HttpRequest) -> HttpResponse:
+    """Replace the key of the device that signed the request by a new one. Both are valid for a while."""
+    device: VerifiedDevice = request.amesh  # type: ignore[attr-defined]
+    try:
+        value = _json(request)
+        answer = _decided(lambda: rotating.rotate(value, public_key=device.public_key, now=time.time()))
+    except RequestError as error:
+        return _refused(request, error)
+    return JsonResponse(answer)
+
+
+def _refused(request: HttpRequest, error: RequestError) -> HttpResponse:
+    """Log why a request is refused, and return the response. It is a plain one: device_required would wait for one that can be awaited."""
+    log_rejection(request, error)
+    rejection = error_response(error)
+    return HttpResponse(rejection.content, status=rejection.status_code, headers=dict(rejection.items()))
 
 
 def _decided(work: Any) -> Any:

@@ -26,10 +26,12 @@ from authmesh.client import AmeshAuth, AmeshRequestsAuth, authorization_header, 
 from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.device.servers import ServerStore
 from authmesh.files.clock import utc_now
+from authmesh.protocol import enrollment
 from authmesh.protocol import enrollment_errors as errors
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.enrollment import parse_token
 from authmesh.protocol.errors import DirectoryError, TimestampOutOfRange
+from tests.commands.test_management import call
 from tests.support.front_ends import answering as another_server
 from tests.support.front_ends import invoke
 
@@ -83,6 +85,35 @@ def test_the_command_enrolls_and_stores_the_server(
     again = invoke(["enroll", "-", "--json"], token)
     answer = json.loads(again.stdout)
     assert (answer["state"], answer["deviceId"]) == ("active", read_identity(home).device_id) and uses() == 1
+
+
+def test_a_django_project_enrolls_at_another_one(amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    boss, jti = EphemeralDevice("boss"), "et_" + "0" * 32
+    text = enrollment.build_token(
+        url="https://boss.example/amesh/",
+        public_key=boss.identity.public_key,
+        jti=jti,
+        expires_at=int(time.time()) + 60,
+        secret=b"s" * 32,
+    )
+
+    def answer(method: str, url: str, *, json: Any, timeout: float) -> Any:
+        """Answer as the other server, which can't run in this process, too."""
+        request = enrollment.parse_request(json)
+        enrollment.verify_proof(request, secret=b"s" * 32, issuer=boss.identity.device_id)
+        return enrollment.build_answer(
+            request, state="pending", server_key=boss.identity.public_key, server_name="boss", sign=boss.sign
+        )
+
+    monkeypatch.setattr(enrolling, "read_answer", answer)
+    monkeypatch.setenv(enrolling.ENROLL_VARIABLE, text)
+    done = call("enroll")
+    assert done.code == 0 and "waits for approval" in done.out, done.err
+    assert DatabaseAllowList().get(boss.identity.device_id).role == "target"
+    (server,) = ServerStore(amesh_server.path).read()
+    assert (server.jti, server.state) == (jti, "pending")
+    done = call("rotate")  # its key seals the list of the database
+    assert done.code == 1 and "also seals its allow list" in done.err and "SEAL_KEY_FILE" in done.err
 
 
 @pytest.mark.parametrize(

@@ -50,15 +50,13 @@ class AmeshAuth(httpx.Auth):
 
     def __init__(self, device: Signer | None = None, *, now: Callable[[], float] = time.time) -> None:
         self._device = device
-        self._enrolls = device is None
         self._now = now
 
     def _signer(self, asked: Origin) -> Signer:
-        if self._enrolls:
-            enroll_default_device(asked)
-        if self._device is None:
-            self._device = default_device()
-        return self._device
+        if self._device is not None:
+            return self._device
+        enroll_default_device(asked)
+        return default_device()  # each time: its key may have been replaced
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Sign *request* and its redirects.
@@ -99,11 +97,11 @@ class AmeshAuth(httpx.Auth):
             async for chunk in request.stream:
                 body.write(chunk)
             _replace_body(request, body)
-        if self._enrolls:
+        device = self._device
+        if device is None:
             await enroll_default_device_async(_origin_of(request.url))
-        if self._device is None:
-            self._device = await default_device_async()
-        chain = _Chain(self._device, self._now, request)
+            device = await default_device_async()
+        chain = _Chain(device, self._now, request)
         request.extensions = {**request.extensions, "trace": _AsyncTrace(chain, request)}
         flow = chain.flow(request)
         following = next(flow)

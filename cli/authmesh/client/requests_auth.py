@@ -47,7 +47,6 @@ class AmeshRequestsAuth:
             ) from None
         self._requests = requests
         self._device = device
-        self._enrolls = device is None
         self._now = now
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -58,7 +57,7 @@ class AmeshRequestsAuth:
             IdentityMissing, DirectoryError, KeyStoreError: the device can't be opened or its key can't be used.
             EnrollmentError, RequestError: the token in ``AMESH_ENROLL_TOKEN`` is for this server, and did not enroll the device.
         """
-        if self._enrolls:
+        if self._device is None:
             enroll_default_device(_origin_of(request.url))
         if isinstance(request.body, str):  # urllib3 would encode it in the same way, but later
             request.body = request.body.encode()
@@ -89,10 +88,8 @@ class AmeshRequestsAuth:
             del sent.headers["Authorization"]
 
     def _sign(self, request: requests.PreparedRequest, body_hash: str) -> str:
-        if self._device is None:
-            self._device = default_device()
         return sign_request(
-            self._device,
+            self._device or default_device(),  # each time: its key may have been replaced
             method=request.method or "GET",
             target=_wire_target(request),
             body_hash=body_hash,

@@ -34,7 +34,8 @@ BOOTSTRAP_SECONDS = 8.0
 #: Start of the Authorization header of a signed request.
 PREFIX = f"{SCHEME} "
 
-_devices: dict[Path, LocalDevice] = {}
+#: Each default device, and the mark of the identity.json that it was opened with.
+_devices: dict[Path, tuple[tuple[int, ...], LocalDevice]] = {}
 _lock = ForkSafeLock()
 
 
@@ -52,7 +53,8 @@ class Signer(Protocol):
 
 
 def default_device() -> LocalDevice:
-    """Return the device of ``AUTH_MESH_DIR`` (``~/.amesh``). It is opened, and its key unlocked, once per process and directory.
+    """Return the device of ``AUTH_MESH_DIR`` (``~/.amesh``). It is opened, and its key unlocked, once per process and directory, and
+    again after its key was replaced.
 
     If the directory has no identity and ``AMESH_BOOTSTRAP_TOKEN`` has a bootstrap token, a thread enrols this device with the token,
     and this function waits a few seconds for it. Async code calls :func:`default_device_async`, which does not block the event loop.
@@ -64,14 +66,26 @@ def default_device() -> LocalDevice:
         DirectoryError, BackendUnavailable: the identity can't be read, or its key store can't be used on this machine.
     """
     path = default_directory().absolute()
-    device = _devices.get(path)
-    if device is None:
-        _enrol(path)
+    mark = _mark(path)
+    known = _devices.get(path)
+    if known is None or (mark and known[0] != mark):
+        if known is None:
+            _enrol(path)
         with _lock:
-            device = _devices.get(path)
-            if device is None:
-                device = _devices[path] = LocalDevice(path)
-    return device
+            known = _devices.get(path)
+            mark = _mark(path)
+            if known is None or (mark and known[0] != mark):
+                known = _devices[path] = (mark, LocalDevice(path))
+    return known[1]
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """Return what changes if identity.json is replaced; nothing if it can't be examined."""
+    try:
+        found = (path / "identity.json").stat()
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 async def default_device_async() -> Signer:

@@ -7,6 +7,7 @@ from .init import INIT
 from .pairing.invite import INVITE
 from .pairing.listen import LISTEN
 from .requests import FETCH, HEADER
+from .rotate import ROTATE
 from .spec import Command
 from .tokens.bootstrap import BOOTSTRAP
 from .tokens.enroll import ENROLL
@@ -22,6 +23,7 @@ COMMANDS: tuple[Command, ...] = (
     PROVISION,
     BOOTSTRAP,
     ENROLL,
+    ROTATE,
     EXPORT_KEY,
     TRUST,
     REVOKE,
