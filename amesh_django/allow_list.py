@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from authmesh.device import AllowList, LocalDevice
 from authmesh.device.allow_list import limit_reached, not_found
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
 from authmesh.protocol.encoding import parse_time
-from authmesh.protocol.errors import AllowListError, InvalidInput
+from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
@@ -25,11 +26,14 @@ from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
 from .trust.rollback import Memory
 from .trust.sealing import actor, now, storable
+from .trust.verified import Snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
 
 __all__ = ["DatabaseAllowList"]
+
+logger = logging.getLogger("amesh_django.allow_list")
 
 #: Reason of a revocation by rotation. Until the time of the revocation, the key is still valid.
 ROTATED = "rotated"
@@ -66,23 +70,37 @@ class DatabaseAllowList(AllowList):
         return controller_limit(self._device)
 
     def read(self) -> list[DeviceEntry]:
-        self._sealed.snapshot()
-        rows = Device.objects.using(self._using).filter(revoked_at=None).order_by("added_at", "id")
-        return [row.to_entry() for row in rows.iterator(chunk_size=5000)]
+        rows = Device.objects.using(self._using).order_by("added_at", "id")
+        found = self._sealed.verified(
+            lambda: list(rows.all()), lambda known, devices: len(devices) == len(known.by_key)
+        )
+        return [row.to_entry() for row in found if not row.is_revoked]
 
     def find(self, public_key: bytes) -> DeviceEntry | None:
-        known = self._sealed.snapshot().by_key.get(public_key)
-        if known is None or known.revoked:
-            return None
-        row = Device.objects.using(self._using).filter(pk=known.pk, revoked_at=None).first()
-        return row.to_entry() if row is not None else None
+        name = encode_public_key(public_key)
+        return self._find({"public_key": name}, lambda known: public_key in known.by_key)
 
     def get(self, device_id: str) -> DeviceEntry:
-        self._sealed.snapshot()
-        row = Device.objects.using(self._using).filter(device_id=device_id).first()
-        if row is None or row.device_id != device_id or row.is_revoked:  # a collation may ignore case
+        found = self._find(
+            {"device_id": device_id},
+            lambda known: any(device.device_id == device_id for device in list(known.by_key.values())),
+        )
+        if found is None or found.device_id != device_id:  # a collation may ignore case
             raise not_found(device_id)
-        return row.to_entry()
+        return found
+
+    def _find(self, conditions: Mapping[str, str], is_known: Callable[[Snapshot], bool]) -> DeviceEntry | None:
+        """Return the trusted device whose row meets *conditions*.
+
+        Args:
+            conditions: what the row must be.
+            is_known: returns True if the verified list has such a row. Called only if the database has none.
+        """
+        rows = Device.objects.using(self._using).filter(**conditions)
+        found = self._sealed.verified(
+            lambda: list(rows.all()), lambda known, devices: bool(devices) or not is_known(known)
+        )
+        return found[0].to_entry() if found and not found[0].is_revoked else None
 
     def count(self, role: Role) -> int:
         found = self._sealed.snapshot()
@@ -106,7 +124,19 @@ class DatabaseAllowList(AllowList):
 
         self._sealed.change(self._by, work)
 
-    def add_all(self, entries: Sequence[DeviceEntry]) -> list[DeviceEntry]:
+    def devices(self) -> list[Device]:
+        """Return the rows of all devices, trusted and revoked, oldest first, each with its user and its activity.
+
+        Raises:
+            AllowListIntegrityFailure: the list does not match its seal.
+        """
+        rows = Device.objects.using(self._using).select_related("user", "activity").order_by("added_at", "id")
+        found = self._sealed.verified(
+            lambda: list(rows.all()), lambda known, devices: len(devices) == len(known.by_key)
+        )
+        return list(found)
+
+    def add_all(self, entries: Sequence[DeviceEntry], *, even_revoked: bool = False) -> list[DeviceEntry]:
         limit = self.controller_limit
         unique = {encode_public_key(entry.public_key): entry for entry in entries}
 
@@ -115,11 +145,13 @@ class DatabaseAllowList(AllowList):
             known: dict[str, Device] = {}
             names = list(unique)
             for start in range(0, len(names), _MAX_KEYS):
-                part = pending.rows().filter(public_key__in=names[start : start + _MAX_KEYS])
+                part = pending.select(public_key__in=names[start : start + _MAX_KEYS])
                 known.update((row.public_key, row) for row in part)
             for name, row in known.items():
-                if row.is_revoked:
+                if row.is_revoked and not even_revoked:
                     skipped.append(unique[name])
+                elif row.is_revoked:
+                    pending.update(row, AllowListChange.Action.ADDED, **_columns(unique[name]), **_TRUSTED_AGAIN)
                 else:
                     pending.update(row, **_columns(unique[name]))
             pending.insert(Device(**_columns(entry)) for name, entry in unique.items() if name not in known)
@@ -130,17 +162,59 @@ class DatabaseAllowList(AllowList):
         return self._sealed.change(self._by, work)
 
     def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
-        """Stop trusting a device. Its row stays, with when, who and why, until :meth:`purge` removes it."""
+        """Stop trusting a device. Its row stays, with when, who and why, until :meth:`purge` removes it.
+
+        This works even if the list does not match its seal. ``trouble`` then says what else is wrong.
+        """
+        (entry,) = self.revoke_all([device_id], reason=reason, by=by)
+        return entry
+
+    def revocable(self, device_id: str) -> DeviceEntry:
+        try:
+            return self.get(device_id)
+        except AllowListIntegrityFailure:
+            row = self._sealed.sealed_device(device_id)
+            if row is None:
+                row = Device.objects.using(self._using).filter(device_id=device_id).first()
+            if row is None:
+                raise not_found(device_id) from None
+            return row.to_entry()
+
+    def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
+        """Stop trusting several devices, as :meth:`revoke` does. In a list that does not match its seal, one after the other."""
         by = by or self._by
-        return self._sealed.change(by, lambda pending: _revoke(pending, device_id, reason, by).to_entry())
+        self.trouble = None
+
+        def work(pending: Change) -> list[DeviceEntry]:
+            return [_revoke(pending, device_id, reason, by).to_entry() for device_id in device_ids]
+
+        try:
+            self._sealed.snapshot()  # also detects an older list that was restored, unlike the change
+            return self._sealed.change(by, work)
+        except AllowListIntegrityFailure as error:
+            trouble: AllowListIntegrityFailure | None = error
+        revoked = []
+        for device_id in device_ids:
+            row, is_good = self._sealed.revoke_anyway(device_id, reason=reason, by=by)
+            trouble = None if is_good else trouble
+            logger.warning("%s was revoked in a list that did not match its seal.", device_id)
+            revoked.append(row.to_entry())
+        self.trouble = trouble
+        return revoked
 
     def update_permissions(
         self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> DeviceEntry:
-        def work(pending: Change) -> DeviceEntry:
-            row = _active(pending, device_id)
-            permissions = canonical_json(dict(update(row.to_entry().permissions))).decode()
-            return pending.update(row, permissions_json=permissions).to_entry()
+        (entry,) = self.update_permissions_of([device_id], update)
+        return entry
+
+    def update_permissions_of(
+        self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> list[DeviceEntry]:
+        def work(pending: Change) -> list[DeviceEntry]:
+            rows = [_active(pending, device_id) for device_id in device_ids]
+            new = [canonical_json(dict(update(row.to_entry().permissions))).decode() for row in rows]
+            return [pending.update(row, permissions_json=text).to_entry() for row, text in zip(rows, new, strict=True)]
 
         return self._sealed.change(self._by, work)
 
@@ -197,20 +271,21 @@ class DatabaseAllowList(AllowList):
         """
         return self._sealed.memory()
 
-    def reseal(self, *, by: str = "") -> None:
+    def reseal(self, *, by: str = "", digest: str | None = None) -> None:
         """Accept the rows as they are, and seal them. A person decides that, after :meth:`verify`.
 
         Args:
             by: who decided it. Defaults to *by* of this list.
+            digest: of the report that the person has read. None seals whatever the rows are now.
 
         Raises:
-            AllowListError: a row is not a device; nothing was changed.
+            AllowListError: a row is not a device, or the rows are not those of *digest* any more; nothing was changed.
         """
-        self._sealed.reseal(by or self._by)
+        self._sealed.reseal(by or self._by, digest)
 
 
 def _any(pending: Change, device_id: str) -> Device:
-    row = pending.rows().filter(device_id=device_id).first()
+    row = pending.find(device_id=device_id)
     if row is None or row.device_id != device_id:  # a collation may ignore case
         raise not_found(device_id)
     return row
@@ -229,7 +304,7 @@ def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
     if row.revoked_at is not None and row.revoked_at <= moment:
         raise not_found(device_id)
     # A key that this device has replaced, and that is still valid, must not outlive it.
-    replaced = pending.rows().filter(revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=moment)
+    replaced = pending.select(revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=moment)
     for one in (*replaced, row):
         pending.update(
             one,
@@ -243,7 +318,7 @@ def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
 
 def _put(pending: Change, entry: DeviceEntry) -> None:
     public_key = encode_public_key(entry.public_key)
-    row = pending.rows().filter(public_key=public_key).first()
+    row = pending.find(public_key=public_key)
     if row is not None and decode_public_key(row.public_key) == entry.public_key:
         pending.update(
             row, AllowListChange.Action.ADDED, **_columns(entry), **(_TRUSTED_AGAIN if row.is_revoked else {})

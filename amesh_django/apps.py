@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from django.apps import AppConfig
-from django.core.signals import request_finished, setting_changed
+from django.apps import AppConfig, apps
+from django.core.signals import request_finished, request_started, setting_changed
 from django.db.models.signals import post_migrate
 
 
@@ -21,9 +21,16 @@ class AmeshConfig(AppConfig):
         from . import (
             checks,  # noqa: F401 -- registers the checks
             lifecycle,
+            log,
+            metrics,
         )
         from .verification import activity
 
+        if apps.is_installed("drf_spectacular"):
+            from . import openapi  # noqa: F401 -- drf-spectacular finds the subclasses of its extensions
+
         post_migrate.connect(lifecycle.after_migrate, sender=self, dispatch_uid="amesh_triggers")
+        request_started.connect(log.forget, dispatch_uid="amesh_log")
         request_finished.connect(activity.flush_after_request, dispatch_uid="amesh_last_seen")
+        metrics.connect()
         setting_changed.connect(lifecycle.after_setting_changed, dispatch_uid="amesh_settings")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import django
@@ -15,7 +15,9 @@ from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.cache.backends.memcached import BaseMemcachedCache
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections
+from django.urls import URLResolver, get_resolver
 
 from amesh_django.relay import conf as relay_conf
 from amesh_django.spelling import manage_py
@@ -27,7 +29,7 @@ from authmesh.files.storage import expanded
 from authmesh.pairing.bootstrap import background as bootstrap_first
 from authmesh.protocol.errors import AmeshError, Run, spelled
 
-from . import conf
+from . import conf, metrics
 from .models import AllowListSeal, Device
 from .trust import triggers
 from .verification import nonces
@@ -35,8 +37,10 @@ from .verification.eviction import eviction
 
 __all__ = [
     "SUPPORTED_DJANGO",
+    "check_default_authentication",
     "check_directory",
     "check_django",
+    "check_metrics",
     "check_nonce_cache",
     "check_nonce_eviction",
     "check_settings",
@@ -47,6 +51,8 @@ _REJECTED = "Until this is fixed, all signed requests are rejected."
 _KINDS = {"unknown": "amesh.E001", "value": "amesh.E002", "window": "amesh.E003"}
 #: The oldest version of Django that this app supports, and the first one that it does not support yet. As in pyproject.toml.
 SUPPORTED_DJANGO = ((5, 2, 19), (6, 2))
+#: Maximum number of views that a message names.
+_SHOWN_VIEWS = 10
 #: Minimum of ``MAX_ENTRIES`` of a database cache. A cache with fewer entries may delete live nonces.
 _MIN_ENTRIES = 100_000
 
@@ -135,15 +141,17 @@ def check_nonce_eviction(app_configs: Sequence[AppConfig] | None, **kwargs: Any)
     return [Warning(found.message, hint=found.hint, id="amesh.W009" if found.policy is None else "amesh.W008")]
 
 
-@register(Tags.security)
-def check_directory(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Check the device directory of this server.
+@register(Tags.database)
+def check_directory(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check the device directory of this server. Runs with ``check --database`` and ``migrate``: a build has neither it nor the list.
 
     - ``amesh.W003``: it has no identity, or can't be read.
     - ``amesh.W004``: other users can read it or write to it.
     - ``amesh.W006``: the file of ``AMESH["SEAL_KEY_FILE"]`` can't be used.
     """
-    if conf.problems():
+    if conf.problems() or database() not in (databases or ()):
         return []
     shared = conf.amesh_settings().SEAL_KEY_FILE
     if shared is not None:
@@ -178,6 +186,23 @@ def _failure(error: AmeshError, check_id: str) -> CheckMessage:
     return Warning(f"{error.message} {_REJECTED}", hint=hint or None, id=check_id)
 
 
+@register(Tags.compatibility)
+def check_metrics(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Check that the library for ``AMESH["METRICS"]`` is there.
+
+    - ``amesh.E008``: it is not installed.
+    """
+    if conf.problems() or not conf.amesh_settings().METRICS or metrics.is_installed():
+        return []
+    return [
+        Error(
+            "AMESH['METRICS'] is True, and prometheus_client is not installed: nothing is counted.",
+            hint="Run: pip install 'amesh-django[metrics]'",
+            id="amesh.E008",
+        )
+    ]
+
+
 @register(Tags.database)
 def check_triggers(
     app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
@@ -205,6 +230,85 @@ def check_triggers(
             id="amesh.W005",
         )
     ]
+
+
+@register(Tags.security)
+def check_default_authentication(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Name the views of REST framework that accept devices although they do not name devices.
+
+    - ``amesh.W010``: the class is in DEFAULT_AUTHENTICATION_CLASSES, and DEVICES_ARE_USERS is True.
+    """
+    if conf.problems() or not conf.amesh_settings().DEVICES_ARE_USERS:
+        return []
+    try:
+        views = sorted(set(_open_to_devices(get_resolver().url_patterns)))
+    except (
+        ImportError,
+        ImproperlyConfigured,
+    ):  # no REST framework; Django's own checks report URLs that can't be loaded
+        return []
+    if not views:
+        return []
+    more = len(views) - _SHOWN_VIEWS
+    shown = ", ".join(views[:_SHOWN_VIEWS]) + (f", and {more} more" if more > 0 else "")
+    return [
+        Warning(
+            "AmeshAuthentication is in DEFAULT_AUTHENTICATION_CLASSES and AMESH['DEVICES_ARE_USERS'] is True, so every "
+            f"trusted device counts as logged in for these views, which do not name devices: {shown}.",
+            hint="Set AMESH['DEVICES_ARE_USERS'] to False, and add IsTrustedDevice or HasDevicePermission to the views for "
+            "devices.",
+            id="amesh.W010",
+        )
+    ]
+
+
+def _open_to_devices(patterns: Sequence[Any]) -> Iterator[str]:
+    """Yield the views that use the default authentication, with our class in it, and whose permissions ask for a login.
+
+    Raises:
+        ImportError: REST framework is not installed.
+    """
+    from rest_framework.permissions import (
+        DjangoModelPermissions,
+        IsAdminUser,
+        IsAuthenticated,
+        IsAuthenticatedOrReadOnly,
+    )
+    from rest_framework.views import APIView
+
+    from .drf import AmeshAuthentication, IsTrustedDevice
+
+    login = (IsAuthenticated, IsAuthenticatedOrReadOnly, DjangoModelPermissions)
+    default = APIView.authentication_classes
+    if not any(issubclass(found, AmeshAuthentication) for found in default):
+        return
+    for pattern in patterns:
+        if isinstance(pattern, URLResolver):
+            yield from _open_to_devices(pattern.url_patterns)
+            continue
+        view = getattr(pattern.callback, "cls", None)
+        if not isinstance(view, type) or not issubclass(view, APIView):
+            continue
+        options = getattr(pattern.callback, "initkwargs", {})
+        if options.get("authentication_classes", view.authentication_classes) is not default:
+            continue  # the view chose its classes itself
+        permissions = options.get("permission_classes", view.permission_classes)
+        parts = [part for permission in permissions for part in _parts(permission)]
+        if (
+            any(issubclass(part, login) for part in parts)
+            and not any(issubclass(part, IsTrustedDevice) for part in parts)
+            and IsAdminUser not in permissions
+        ):
+            yield f"{view.__module__}.{view.__name__}"
+
+
+def _parts(permission: Any) -> Iterator[type]:
+    """Yield the classes that a member of ``permission_classes``, such as ``A | B``, consists of."""
+    operands = [getattr(permission, name) for name in ("op1_class", "op2_class") if hasattr(permission, name)]
+    for operand in operands:
+        yield from _parts(operand)
+    if isinstance(permission, type):
+        yield permission
 
 
 @register(Tags.compatibility)

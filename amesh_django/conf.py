@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, get_type_hints
+from typing import Any, TypedDict, get_type_hints
 
 from django.conf import settings as django_settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
@@ -15,13 +15,15 @@ from django.core.exceptions import ImproperlyConfigured
 from authmesh.protocol.enrollment import is_server_url
 from authmesh.protocol.pairing.token import is_relay_address
 
+__all__ = ["AmeshDict"]
+
 
 @dataclass(frozen=True, slots=True)
 class AmeshSettings:
     """The keys of ``AMESH``.
 
     Attributes:
-        DIR: device directory of this server. Defaults to ``AUTH_MESH_DIR``, or ``~/.amesh`` if it is not set.
+        DIR: device directory of this server. Defaults to ``AMESH_DIR`` or ``AUTH_MESH_DIR``, or ``~/.amesh`` if neither is set.
         SEAL_KEY_FILE: file with the seal secret (32 random bytes as 64 hex characters) that several hosts with one database
             share. By default, the secret is derived from the key of this server.
         NONCE_CACHE: name of the Django cache that stores nonces, see :func:`nonce_cache`. Defaults to ``amesh`` if CACHES has it,
@@ -37,6 +39,9 @@ class AmeshSettings:
             client signs ``/api/x`` and ``/x`` arrives.
         PROXY_ADDED_PREFIX: prefix that a proxy adds to the path.
         REQUIRE_USER: True makes REST framework reject devices that are not mapped to a Django user (403 ``user_required``).
+        DEVICES_ARE_USERS: True makes ``is_authenticated`` of a device that is not mapped to a Django user True, so that
+            ``IsAuthenticated`` accepts it. By default, only views that name devices do.
+        METRICS: True counts requests, and serves ``amesh/metrics`` for Prometheus. Needs the extra ``metrics``.
         BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``. Defaults to
             ``AMESH_BOOTSTRAP_RELAYS``, or any relay if it is not set.
         ROTATE_OVERLAP_SECONDS: time for which the old key of a device is still valid after the device has replaced it.
@@ -57,10 +62,34 @@ class AmeshSettings:
     PROXY_STRIPPED_PREFIX: str = ""
     PROXY_ADDED_PREFIX: str = ""
     REQUIRE_USER: bool = False
+    DEVICES_ARE_USERS: bool = False
+    METRICS: bool = False
     BOOTSTRAP_RELAYS: Sequence[str] | None = None
     ROTATE_OVERLAP_SECONDS: int = 600
     URL: str | None = None
     RELAY: Mapping[str, Any] | None = None
+
+
+class AmeshDict(TypedDict, total=False):
+    """The type of ``AMESH``: the keys of :class:`AmeshSettings`, each of which may be missing."""
+
+    DIR: str | os.PathLike[str] | None
+    SEAL_KEY_FILE: str | os.PathLike[str] | None
+    NONCE_CACHE: str | None
+    CLOCK_SKEW_SECONDS: int
+    NONCE_WINDOW_SECONDS: int
+    MAX_BODY_BYTES: int
+    PROTECT: Sequence[str]
+    EXEMPT: Sequence[str]
+    LAST_SEEN_SECONDS: int
+    MAX_CONTROLLERS: int | None
+    PROXY_STRIPPED_PREFIX: str
+    PROXY_ADDED_PREFIX: str
+    REQUIRE_USER: bool
+    DEVICES_ARE_USERS: bool
+    METRICS: bool
+    BOOTSTRAP_RELAYS: Sequence[str] | None
+    RELAY: Mapping[str, Any] | None
 
 
 #: Minimum values of the integer settings whose minimum is not 1.

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http import HttpRequest
@@ -15,6 +15,8 @@ from django.utils.cache import patch_vary_headers
 from .verification.request import accept
 
 __all__ = ["device_required"]
+
+_View = TypeVar("_View", bound=Callable[..., Any])
 
 
 def _vary(response: Any) -> Any:
@@ -36,7 +38,7 @@ def _is_in_event_loop() -> bool:
     return True
 
 
-def device_required(view: Callable[..., Any]) -> Callable[..., Any]:
+def device_required(view: _View) -> _View:
     """Call a view only for signed requests of trusted devices. Other requests get the responses of protocol.md §3.
 
     The view needs no CSRF token. In the view, ``request.amesh`` is the :class:`~amesh_django.verification.VerifiedDevice`.
@@ -71,4 +73,4 @@ def device_required(view: Callable[..., Any]) -> Callable[..., Any]:
             return _vary_later(response) if inspect.isawaitable(response) else _vary(response)
 
     wrapper.csrf_exempt = True  # type: ignore[attr-defined]
-    return wrapper
+    return cast("_View", wrapper)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 try:
     from rest_framework.authentication import BaseAuthentication
     from rest_framework.exceptions import APIException, ErrorDetail
-    from rest_framework.permissions import BasePermission, OperationHolderMixin
+    from rest_framework.permissions import BasePermission
     from rest_framework.request import Request
+    from rest_framework.throttling import UserRateThrottle
 except ModuleNotFoundError:
     raise ImportError(
         "amesh_django.drf needs Django REST framework, which is not installed. Run: pip install 'amesh-django[drf]'"
@@ -18,15 +19,34 @@ from authmesh.protocol.errors import RequestError, UserRequired
 from authmesh.protocol.header import SCHEME, is_amesh
 
 from .conf import amesh_settings
-from .verification import VerifiedDevice
+from .verification import DeviceHttpRequest, VerifiedDevice
 from .verification.private import django_request
-from .verification.request import authenticate, log_rejection
+from .verification.request import RETRY_AFTER_SECONDS, authenticate, refused
+from .verification.signed import signing_device
 from .verification.users import DeviceUser, mapped_user
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
 
-__all__ = ["AmeshAuthentication", "AmeshRefused", "HasDevicePermission", "IsTrustedDevice"]
+__all__ = [
+    "AmeshAuthentication",
+    "AmeshRefused",
+    "DeviceRateThrottle",
+    "DeviceRequest",
+    "DeviceUser",
+    "HasDevicePermission",
+    "IsTrustedDevice",
+]
+
+
+class DeviceRequest(Request, DeviceHttpRequest):
+    """The request in a view that only devices may call. For annotations: requests are not objects of this class.
+
+    Attributes:
+        amesh, auth: the device that signed the request.
+    """
+
+    auth: VerifiedDevice
 
 
 class AmeshRefused(APIException):
@@ -46,6 +66,8 @@ class AmeshRefused(APIException):
         self.status_code = status
         if status == 401:
             self.auth_header = SCHEME
+        if status == 503:
+            self.wait = RETRY_AFTER_SECONDS  # REST framework's name for Retry-After
 
 
 class AmeshAuthentication(BaseAuthentication):
@@ -78,9 +100,9 @@ class AmeshAuthentication(BaseAuthentication):
         try:
             user = self.get_user(device)
             if isinstance(user, DeviceUser) and self._requires_user():
-                raise UserRequired(device_id=device.device_id)
+                raise UserRequired(device_id=device.device_id, device_name=device.friendly_name)
         except RequestError as error:
-            log_rejection(plain, error)
+            refused(plain, error)
             sentence = str(error) if isinstance(error, UserRequired) else ""
             raise AmeshRefused(error.code, error.status, sentence) from error
         return user, device
@@ -113,34 +135,36 @@ def _vary(request: Request) -> None:
             headers["Vary"] = ", ".join([*words, "Authorization"])
 
 
-def _device(request: Any) -> VerifiedDevice | None:
-    found = getattr(request, "auth", None)
-    if not isinstance(found, VerifiedDevice):
-        found = getattr(django_request(request), "amesh", None)
-    return found if isinstance(found, VerifiedDevice) else None
+class DeviceRateThrottle(UserRateThrottle):
+    """Counts by device, and by user or address for other requests: the rate is ``DEFAULT_THROTTLE_RATES["device"]``."""
+
+    scope = "device"
+
+    def get_cache_key(self, request: Request, view: Any) -> str | None:
+        device = signing_device(request)
+        if device is None:
+            return super().get_cache_key(request, view)
+        return self.cache_format % {"scope": self.scope, "ident": device.device_id}
 
 
 class IsTrustedDevice(BasePermission):
     """Allows requests that a trusted device has signed; rejects people and other credentials."""
 
     def has_permission(self, request: Request, view: Any) -> bool:
-        return _device(request) is not None
+        return signing_device(request) is not None
 
 
-class HasDevicePermission(OperationHolderMixin, BasePermission):
-    """Allows devices to which the allow list grants a permission: ``permission_classes = [HasDevicePermission("shell")]``.
+def HasDevicePermission(name: str) -> type[IsTrustedDevice]:
+    """Return a class for ``permission_classes`` that allows devices to which the allow list grants a permission.
 
     Args:
-        name: name of the permission.
+        name: name of the permission: ``permission_classes = [HasDevicePermission("shell")]``.
     """
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    class Granted(IsTrustedDevice):
+        def has_permission(self, request: Request, view: Any) -> bool:
+            device = signing_device(request)
+            return device is not None and device.has_permission(name)
 
-    def __call__(self) -> HasDevicePermission:
-        """Return this object: REST framework calls the members of ``permission_classes``."""
-        return self
-
-    def has_permission(self, request: Request, view: Any) -> bool:
-        device = _device(request)
-        return device is not None and device.has_permission(self.name)
+    Granted.__name__ = Granted.__qualname__ = f"HasDevicePermission({name!r})"
+    return Granted

@@ -1,11 +1,17 @@
-"""Forget in one call what this process remembers."""
+"""What happens when the database was migrated or settings changed; and forgetting in one call what this process remembers."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from . import trust
+from django.apps import apps
+from django.db import connections
+from django.db.migrations import Migration
+
+from . import health, metrics, trust
 from .conf import amesh_settings
+from .models import Device
 from .trust import current, triggers
 from .verification import activity, lookup
 
@@ -19,12 +25,35 @@ def reset() -> None:
     trust.reset()
     lookup.reset()
     activity.reset()
+    health.reset()
+    metrics.connect()
 
 
-def after_migrate(using: str, **kwargs: Any) -> None:
-    """Install the triggers in a database that was migrated. Receiver of ``post_migrate``."""
-    triggers.install(using)
+def after_migrate(using: str, plan: Sequence[tuple[Migration, bool]] = (), **kwargs: Any) -> None:
+    """Install the triggers in a database that was migrated. Receiver of ``post_migrate``.
+
+    After ``migrate amesh zero``, delete what Django and the triggers leave.
+    """
+    installed = triggers.install(using)
+    label = Device._meta.app_label
+    if not installed and any(undone and migration.app_label == label for migration, undone in plan):
+        _delete_remains(label, using)
     current.reset()
+
+
+def _delete_remains(label: str, using: str) -> None:
+    """Delete the function of the triggers, content types, and permissions, if the tables are gone."""
+    connection = connections[using]
+    tables = set(connection.introspection.table_names())
+    if Device._meta.db_table in tables:
+        return
+    triggers.drop_function(using)
+    if apps.is_installed("django.contrib.contenttypes"):
+        # The permissions, and who has them, go with the content types.
+        kinds = apps.get_model("contenttypes", "ContentType")
+        if kinds._meta.db_table in tables:
+            kinds._default_manager.using(using).filter(app_label=label).delete()
+            kinds._default_manager.clear_cache()
 
 
 def after_setting_changed(setting: str, **kwargs: Any) -> None:

@@ -11,6 +11,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
+from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.keys import decode_public_key
 
@@ -92,7 +93,7 @@ class Device(models.Model):
     save = asave = delete = adelete = _refuse
 
     def __str__(self) -> str:
-        return f"{self.device_id}"
+        return f"{clean(self.friendly_name)} ({clean_line(self.device_id)})"
 
     @property
     def permissions(self) -> dict[str, Any]:
@@ -135,6 +136,9 @@ class AllowListSeal(models.Model):
     controllers = models.BigIntegerField()
     mask = models.CharField(max_length=64)
     hmac = models.CharField(max_length=64)
+    #: The random name of this list, and those of the lists that it continues, the latest first. Empty in a list of version 0.1.
+    epoch = models.CharField(max_length=32, default="", db_default="")
+    continues = models.CharField(max_length=255, default="", db_default="")
     #: Incremented by database triggers when a device row changes, and set to 0 by each sealed change. A hint, not sealed.
     touched = models.BigIntegerField(default=0, db_default=0)
 

@@ -1,4 +1,8 @@
-"""The URLs of the app: ``path("", include("amesh_django.urls"))`` adds the addresses for ``amesh doctor URL`` and for enrollment."""
+"""The URLs of the app, for ``path("", include("amesh_django.urls"))``.
+
+``amesh doctor URL`` requests the check address, machines that enroll or replace their key two others, a load balancer the addresses of
+health, and Prometheus the metrics.
+"""
 
 from __future__ import annotations
 
@@ -17,4 +21,7 @@ urlpatterns = [
     path(CHECK_PATH.lstrip("/"), views.check, name="check"),
     path(f"amesh/{ENROLL_PATH}", views.enroll, name="enroll"),
     path(f"amesh/{ROTATE_PATH}", views.rotate, name="rotate"),
+    path("amesh/health", views.ready, name="ready"),
+    path("amesh/health/live", views.live, name="live"),
+    path("amesh/metrics", views.metrics, name="metrics"),
 ]

@@ -1,4 +1,4 @@
-"""The addresses of the app: a device asks how this server knows it, a machine enrolls itself with a token, and a device replaces its key."""
+"""The addresses of the app: for devices that ask, enroll, or replace their key, for load balancers, and for Prometheus."""
 
 from __future__ import annotations
 
@@ -9,22 +9,25 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, InterfaceError
-from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
-from django.views.decorators.http import require_http_methods, require_POST
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from authmesh.protocol.check import CheckAnswer
 from authmesh.protocol.enrollment_errors import MalformedEnrollment
 from authmesh.protocol.errors import AllowListIntegrityFailure, PayloadTooLarge, RequestError
 
+from . import metrics as prometheus
+from .conf import amesh_settings
 from .decorators import device_required
 from .enrollment import answering, rotating
+from .health import is_ready
 from .middleware import unsigned
-from .verification import VerifiedDevice
-from .verification.request import error_response, log_rejection
+from .verification import DeviceHttpRequest
+from .verification.request import error_response, refused
 
-__all__ = ["check", "enroll", "rotate"]
+__all__ = ["check", "enroll", "live", "metrics", "ready", "rotate"]
 
 #: Largest body of a request to enroll or to rotate, in bytes.
 MAX_BODY_BYTES = 16 * 1024
@@ -34,9 +37,9 @@ MAX_BODY_BYTES = 16 * 1024
 @never_cache
 @device_required
 @require_http_methods(["GET", "HEAD", "POST"])
-def check(request: HttpRequest) -> JsonResponse:
+def check(request: DeviceHttpRequest) -> JsonResponse:
     """Return how this server knows the device that signed the request: device ID, name, role and permissions."""
-    device: VerifiedDevice = request.amesh  # type: ignore[attr-defined]
+    device = request.amesh
     answer = CheckAnswer(
         device.device_id, device.friendly_name, device.role, device.permissions, dt.datetime.now(dt.UTC)
     )
@@ -60,12 +63,11 @@ def enroll(request: HttpRequest) -> HttpResponse:
 @never_cache
 @device_required
 @require_POST
-def rotate(request: HttpRequest) -> HttpResponse:
+def rotate(request: DeviceHttpRequest) -> HttpResponse:
     """Replace the key of the device that signed the request by a new one. Both are valid for a while."""
-    device: VerifiedDevice = request.amesh  # type: ignore[attr-defined]
     try:
         value = _json(request)
-        answer = _decided(lambda: rotating.rotate(value, public_key=device.public_key, now=time.time()))
+        answer = _decided(lambda: rotating.rotate(value, public_key=request.amesh.public_key, now=time.time()))
     except RequestError as error:
         return _refused(request, error)
     return JsonResponse(answer)
@@ -73,7 +75,7 @@ def rotate(request: HttpRequest) -> HttpResponse:
 
 def _refused(request: HttpRequest, error: RequestError) -> HttpResponse:
     """Log why a request is refused, and return the response. It is a plain one: device_required would wait for one that can be awaited."""
-    log_rejection(request, error)
+    refused(request, error)
     rejection = error_response(error)
     return HttpResponse(rejection.content, status=rejection.status_code, headers=dict(rejection.items()))
 
@@ -108,3 +110,37 @@ def _json(request: HttpRequest) -> Any:
         return json.loads(request.body)
     except (ValueError, RecursionError):
         raise MalformedEnrollment() from None
+
+
+@never_cache
+@require_safe
+def live(request: HttpRequest) -> JsonResponse:
+    """Return 200 while this process answers at all."""
+    return JsonResponse({"status": "ok"})
+
+
+@never_cache
+@require_safe
+def ready(request: HttpRequest) -> JsonResponse:
+    """Return 200 if this process can verify requests, or else 503, so that a load balancer uses other processes."""
+    if is_ready():
+        return JsonResponse({"status": "ok"})
+    return JsonResponse({"status": "unavailable"}, status=503)
+
+
+@never_cache
+@require_safe
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Return the metrics for Prometheus.
+
+    Raises:
+        Http404: ``AMESH["METRICS"]`` is not True.
+    """
+    if not amesh_settings().METRICS:
+        raise Http404
+    try:
+        body, content_type = prometheus.page()
+    except ImportError:
+        text = "Metrics are not installed. Run: pip install 'amesh-django[metrics]', and restart the server.\n"
+        return HttpResponse(text, status=404, content_type="text/plain; charset=utf-8")
+    return HttpResponse(body, content_type=content_type)

@@ -8,7 +8,7 @@ DJANGO_HTTPS: 1 if people use https, so that cookies are never sent without it. 
 DJANGO_BEHIND_PROXY: 1 if a proxy speaks https for this server and always sets X-Forwarded-Proto. Defaults to 0.
 DJANGO_DB_ENGINE, _NAME, _USER, _PASSWORD, _HOST, _PORT: a database other than SQLite.
 REDIS_URL: Redis for the cache, the nonces and the relay; needed for more than one process. Defaults to local memory.
-AUTH_MESH_DIR: device directory of this server. Defaults to ``~/.amesh``.
+AMESH_DIR or AUTH_MESH_DIR: device directory of this server. Defaults to ``~/.amesh``.
 AMESH_SEAL_KEY_FILE: the seal secret that several hosts share. Defaults to a secret from this server's own key.
 AMESH_TRUST_PROXY: number of trusted proxies in front of the relay (X-Forwarded-For). Defaults to 0.
 AMESH_RELAY_MAX_SESSIONS, AMESH_RELAY_MATCH_SECONDS and so on: the numbers in AMESH["RELAY"]. Default to those of the protocol.
@@ -105,7 +105,6 @@ else:
     CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 
 AMESH: dict[str, Any] = {
-    "DIR": os.environ.get("AUTH_MESH_DIR") or None,
     "NONCE_CACHE": "default",  # nothing else in this project uses a cache
     "SEAL_KEY_FILE": os.environ.get("AMESH_SEAL_KEY_FILE") or None,
     "PROTECT": ["/protected/"],

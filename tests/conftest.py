@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 # A developer's own device must never get into a test, nor a test into it.
 for name in (
+    "AMESH_DIR",
     "AUTH_MESH_DIR",
+    "AMESH_PASSPHRASE",
     "AUTH_MESH_PASSPHRASE",
     "AMESH_PASSPHRASE_FILE",
     "AMESH_BOOTSTRAP_TOKEN",
@@ -47,6 +49,8 @@ STARTING = {"redis_server", "postgres_server", "wire", "chromium"}
 #: Events of the interpreter (PEP 578) by which a process is started.
 STARTS = {"subprocess.Popen", "os.fork", "os.forkpty", "os.posix_spawn", "os.exec"}
 _numbers = itertools.count(1)
+#: For the test that runs now: True if it may start no process.
+_unmarked: list[bool] = []
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -137,17 +141,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("process")
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _no_process(request: pytest.FixtureRequest) -> None:
-    """Under `-m "not process …"` a test that starts a process all the same fails, and so gets its mark."""
-    if "not process" not in str(request.config.getoption("-m")):
-        return
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test that starts a process without the mark, because `make quick` would run it."""
+    _unmarked.append(item.get_closest_marker("process") is None)
+    try:
+        return (yield)
+    finally:
+        _unmarked.pop()
 
-    def refuse(event: str, arguments: tuple[object, ...]) -> None:
-        if event in STARTS and os.environ.get("PYTEST_CURRENT_TEST", "").endswith("(call)"):
-            raise RuntimeError("This test starts a process: mark it with @pytest.mark.process.")
 
-    sys.addaudithook(refuse)
+def _refuse(event: str, arguments: tuple[object, ...]) -> None:
+    if event in STARTS and _unmarked and _unmarked[-1]:
+        raise RuntimeError("This test starts a process: mark it with @pytest.mark.process.")
+
+
+sys.addaudithook(_refuse)
 
 
 @pytest.hookimpl(trylast=True)

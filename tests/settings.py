@@ -28,6 +28,11 @@ INSTALLED_APPS = [
     "rest_framework",
     "amesh_django",
 ]
+# A theme of the admin replaces the templates of Django's own admin, so it comes first.
+if os.environ.get("TEST_ADMIN_THEME"):
+    INSTALLED_APPS.insert(0, os.environ["TEST_ADMIN_THEME"])
+    JAZZMIN_SETTINGS = {"use_google_fonts_cdn": False}
+    JAZZMIN_UI_TWEAKS = {"default_theme_mode": "auto"}
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.exceptions import NotRegistered
+from django.contrib.admin.utils import quote
+from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AutocompleteSelect, ForeignKeyRawIdWidget
 from django.contrib.auth import get_user_model
 from django.db import models, transaction
 from django.db.models import F, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.urls import URLPattern
+from django.urls import URLPattern, reverse
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html, format_html_join
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -27,19 +29,26 @@ from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
-from authmesh.protocol.errors import InvalidInput
-from authmesh.protocol.keys import decode_public_key, encode_public_key
 
 from . import mapping, shown
-from .filters import LastSeenFilter, StateFilter, UserFilter
+from .filters import LastSeenFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
-from .trouble import CHANGE_ERRORS, explain, trouble
+from .trouble import CHANGE_ERRORS, explain, trouble, verify_shown
 
 _ROLES = {
     CONTROLLER: _("controller: it may authenticate to this server"),
     TARGET: _("target: this server may authenticate to it, but it may not authenticate to this server"),
 }
+
+
+class VerifiedChangeList(ChangeList):
+    """A page of the list. Its rows are compared with the verified list before they are shown."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list = list(self.result_list)
+        verify_shown(self.result_list)
 
 
 @admin.register(Device)
@@ -73,8 +82,30 @@ class DeviceAdmin(RevokingAdmin):
         return False
 
     def has_delete_permission(self, request: HttpRequest, obj: Device | None = None) -> bool:
-        """Return False: a revoked device keeps its row."""
-        return False
+        """Return False: a revoked device keeps its row.
+
+        The page that deletes a user asks this for each device that acts as the user. Django never deletes them with the user, but
+        names them only if they could be deleted. So return True there, and say how to unmap the device.
+        """
+        match = request.resolver_match
+        if obj is None or match is None or (match.url_name or "").startswith(f"{self.opts.app_label}_"):
+            return False
+        messages.warning(request, mapping.unmap_first(obj, self.admin_site.name), fail_silently=True)
+        return True
+
+    def has_change_permission(self, request: HttpRequest, obj: Device | None = None) -> bool:
+        """Return True if the user may map devices. A page does not offer what cannot be done now; a form that is sent says why."""
+        if not super().has_change_permission(request, obj):
+            return False
+        return obj is None or request.method == "POST" or self._can_be_mapped(request, obj)
+
+    def _can_be_mapped(self, request: HttpRequest, device: Device) -> bool:
+        """Return False if the list is rejected, or if the device is revoked and has no user who could be removed."""
+        if shown.is_revoked(device) and device.user_id is None:
+            return False
+        if "_amesh_is_good" not in request.__dict__:  # Django asks several times
+            request.__dict__["_amesh_is_good"] = trouble() is None
+        return bool(request.__dict__["_amesh_is_good"])
 
     def get_model_perms(self, request: HttpRequest) -> dict[str, bool]:
         """Return the permissions. On the index page, which asks for them, also show the warning about a broken seal."""
@@ -102,17 +133,25 @@ class DeviceAdmin(RevokingAdmin):
         devices = Device.objects.using(database()).select_related("user", "activity")
         return devices.annotate(last_seen_at=F("activity__last_seen_at")).order_by(*self.ordering)
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return the list, whose rows are compared with the verified ones."""
+        return VerifiedChangeList
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> Device | None:
+        """Return the device, compared with the verified one."""
+        device = super().get_object(request, object_id, from_field)
+        if device is not None:
+            verify_shown([device])
+        return device
+
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
-        """Return the columns that are searched, with the username field of the project's user model."""
-        return ("device_id", "friendly_name", "public_key", f"user__{get_user_model().USERNAME_FIELD}")
+        """Return the columns that are searched; :func:`.search` says how."""
+        return ("friendly_name", "device_id", "public_key", "user")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
     ) -> tuple[QuerySet[Device], bool]:
-        """Search. A public key is found in base64 and in base64url."""
-        with contextlib.suppress(InvalidInput):
-            search_term = encode_public_key(decode_public_key(search_term.strip()))
-        return super().get_search_results(request, queryset, search_term)
+        return queryset.filter(search(search_term)), False
 
     # --- the list ----------------------------------------------------------------------------------------------------
 
@@ -154,7 +193,7 @@ class DeviceAdmin(RevokingAdmin):
     def get_fieldsets(self, request: HttpRequest, obj: Device | None = None) -> Any:
         """Return the sealed fields, and the mapped user."""
         trust = ["added_in_full", "shown_added_by_alone", "seen_in_full"]
-        if obj is not None and obj.is_revoked:
+        if obj is not None and shown.is_revoked(obj):
             trust += ["revoked_in_full", "revoked_by_whom", "why_revoked"]
         return [
             (None, {"fields": ["shown_id", "shown_name", "state", "role_in_words", "shown_permissions", "shown_key"]}),
@@ -170,7 +209,7 @@ class DeviceAdmin(RevokingAdmin):
     @admin.display(description=_("role"))
     def role_in_words(self, device: Device) -> str:
         """Return what the role means, as long as the device is trusted."""
-        if device.is_revoked or device.role not in _ROLES:
+        if shown.is_revoked(device) or device.role not in _ROLES:
             return shown.choice(device.get_role_display())
         return str(_ROLES[device.role])
 
@@ -222,10 +261,18 @@ class DeviceAdmin(RevokingAdmin):
             context |= {
                 "amesh_history": lines,
                 "amesh_history_max": MAX_LINES if older else None,
-                "amesh_may_revoke": not obj.is_revoked and self.has_revoke_permission(request, obj),
+                "amesh_journal": self._journal_of(request, obj),
+                "amesh_may_revoke": not shown.is_revoked(obj) and self.has_revoke_permission(request, obj),
                 "amesh_revision_field": mapping.REVISION_FIELD,
             }
         return super().render_change_form(request, context, add, change, form_url, obj)
+
+    def _journal_of(self, request: HttpRequest, device: Device) -> str:
+        """Return the address of all journal lines of a device, or an empty text if the user may not view the journal."""
+        if not request.user.has_perm("amesh.view_allowlistchange"):
+            return ""
+        page = reverse("admin:amesh_allowlistchange_changelist", current_app=self.admin_site.name)
+        return f"{page}?{urlencode({'q': device.device_id})}"
 
     # --- mapping to a user -------------------------------------------------------------------------------------------
 
@@ -269,6 +316,14 @@ class DeviceAdmin(RevokingAdmin):
             }:
                 pattern.callback = alone(pattern.callback)
         return urls
+
+    def history_view(
+        self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
+        """Lead to the journal on the page of the device. Django's own history has only the changes that were made in the admin."""
+        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
+        page = reverse(name, args=[quote(object_id)], current_app=self.admin_site.name)
+        return HttpResponseRedirect(f"{page}#amesh-journal")
 
     @method_decorator(csrf_protect)
     def changeform_view(

@@ -1,4 +1,4 @@
-"""The filters of the list of devices."""
+"""The search and the filters of the list of devices."""
 
 from __future__ import annotations
 
@@ -6,12 +6,35 @@ import datetime as dt
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.contrib.auth import get_user_model
+from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.utils import timezone
+from django.utils.text import smart_split, unescape_string_literal
 from django.utils.translation import gettext_lazy as _
 
 from amesh_django.models import Device
+
+# Every public key starts with one of few characters: a short word must not find keys.
+_MIN_KEY_PREFIX = 6
+
+
+def search(term: str) -> Q:
+    """Return the condition for a search: each word is in the name or username, or is the start of the device ID or public key.
+
+    Args:
+        term: words, or texts in quotes; a key in base64 or base64url.
+    """
+    found = Q()
+    for word in smart_split(term):
+        if word[0] in "\"'" and word[0] == word[-1] and len(word) > 1:
+            word = unescape_string_literal(word)
+        one = Q(friendly_name__icontains=word) | Q(device_id__startswith=word)
+        one |= Q(**{f"user__{get_user_model().USERNAME_FIELD}__icontains": word})
+        if len(word) >= _MIN_KEY_PREFIX:
+            one |= Q(public_key__startswith=word.replace("-", "+").replace("_", "/"))
+        found &= one
+    return found
 
 
 class StateFilter(admin.SimpleListFilter):

@@ -88,7 +88,7 @@ def history(device_id: str) -> tuple[list[JournalLine], bool]:
     sealed = sealed_or_none()
     lines = AllowListChange.objects.using(database()).filter(device_id=device_id).order_by("-id")
     newest_first = [(line, is_genuine(sealed, line)) for line in lines[: MAX_LINES + 1]]
-    rows = [_row(line) if genuine is not False else None for line, genuine in newest_first]
+    rows = [row_of(line) if genuine is not False else None for line, genuine in newest_first]
     users = _users(row for row in rows if row)
     found = []
     for number, (line, genuine) in enumerate(newest_first[:MAX_LINES]):
@@ -106,7 +106,8 @@ def history(device_id: str) -> tuple[list[JournalLine], bool]:
     return found, len(newest_first) > MAX_LINES
 
 
-def _row(line: AllowListChange) -> dict[str, str] | None:
+def row_of(line: AllowListChange) -> dict[str, str] | None:
+    """Return the row of the device as a line of the journal has it, column → text, or None if the line is damaged."""
     try:
         row = json.loads(line.row)
     except ValueError:

@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django import forms
+from django.contrib.auth import get_permission_codename, get_user_model
 from django.core.exceptions import ValidationError
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
@@ -22,15 +26,16 @@ REVISION_FIELD = "amesh_revision"
 
 HELP = gettext_lazy(
     "In REST framework views, the device acts as this user, with all permissions that the user has now or gets later. To map a "
-    "device to a user, or to remove that mapping, you need every permission of the user yourself; for a superuser, you must be a "
-    "superuser."
+    "device to a user, or to remove that mapping, you need the permissions to view and change users, and every permission of the "
+    "user yourself; for a superuser, you must be a superuser."
 )
 
 
 def mapping_problem(actor: Any, user: Any) -> str | None:
     """Return the reason why *actor* may not map a device to *user* or remove that mapping, or None if *actor* may.
 
-    Without this rule, a staff user who may change devices could map a device of their own to a superuser, and act as one.
+    Without this rule, a staff user who may change devices could map a device of their own to a superuser, and act as one, or to any
+    customer: customers have no permissions in the admin, so to compare permissions is not enough.
 
     Args:
         actor: the user who is logged in.
@@ -38,6 +43,12 @@ def mapping_problem(actor: Any, user: Any) -> str | None:
     """
     if getattr(actor, "is_superuser", False):
         return None
+    users = get_user_model()._meta
+    needed = [f"{users.app_label}.{get_permission_codename(action, users)}" for action in ("view", "change")]
+    if not actor.has_perms(needed):
+        return _("You may not view and change users (%(permissions)s). Ask a superuser to change this mapping.") % {
+            "permissions": ", ".join(needed)
+        }
     named = {"user": clean_line(user.get_username())}
     if getattr(user, "is_superuser", False):
         return _("%(user)s is a superuser. Ask a superuser to change this mapping.") % named
@@ -47,6 +58,24 @@ def mapping_problem(actor: Any, user: Any) -> str | None:
     if not set(rights()) <= set(actor.get_all_permissions()):
         return _("%(user)s has permissions that you do not have. Ask a superuser to change this mapping.") % named
     return None
+
+
+def unmap_first(device: Device, site: str) -> SafeString:
+    """Return the text that says why a user cannot be deleted, and which device to unmap first.
+
+    Args:
+        device: the device that acts as the user.
+        site: name of the admin site, for the link.
+    """
+    page = reverse("admin:amesh_device_change", args=[device.pk], current_app=site)
+    return format_html(
+        _(
+            "The device {device} is mapped to {user}. To delete this user, open the page of the device, remove the mapped user, and "
+            "save. A revoked device can be unmapped too."
+        ),
+        device=format_html('<a href="{}">{}</a>', page, device),
+        user=clean_line(device.user.get_username()) if device.user is not None else "",
+    )
 
 
 class MappingForm(Form):

@@ -20,12 +20,11 @@ from django.utils.translation import gettext_lazy as _
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
 from amesh_django.spelling import manage_py
-from amesh_django.trust import current_list
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import DeviceNotFound, Run
 
 from . import shown
-from .trouble import CHANGE_ERRORS, explain
+from .trouble import CHANGE_ERRORS, explain, html_of, verify_shown
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Device]
@@ -65,15 +64,17 @@ class _Outcome:
         revoked: devices that were revoked.
         skipped: devices that were revoked already.
         error: message of the error that ended the request; empty if there was none.
+        trouble: what is wrong with the list although devices were revoked; empty if nothing is.
     """
 
     revoked: list[Device] = dataclasses.field(default_factory=list)
     skipped: list[Device] = dataclasses.field(default_factory=list)
     error: str = ""
+    trouble: str = ""
 
 
 def _listed(devices: Sequence[Device]) -> str:
-    names = [f"{clean_line(device.device_id)} ({shown.name(device)})" for device in devices[:_MAX_NAMED]]
+    names = [str(device) for device in devices[:_MAX_NAMED]]
     more = len(devices) - len(names)
     return ", ".join(names) + (gettext(" and %(count)d more") % {"count": more} if more else "")
 
@@ -126,7 +127,8 @@ class RevokingAdmin(ModelAdmin):
     def _ask(
         self, request: HttpRequest, devices: Sequence[Device], form: ReasonForm, *, too_many: bool = False
     ) -> HttpResponse:
-        trusted = [device for device in devices if not device.is_revoked]
+        verify_shown(devices)
+        trusted = [device for device in devices if not shown.is_revoked(device)]
         if too_many or len(devices) > MAX_DEVICES:
             self.message_user(
                 request,
@@ -143,16 +145,22 @@ class RevokingAdmin(ModelAdmin):
             self.message_user(request, message, messages.WARNING)
             return self._to("changelist")
         request.current_app = self.admin_site.name
+        if len(trusted) == 1:
+            title = gettext("Revoke %(device)s") % {"device": trusted[0]}
+        else:
+            title = ngettext("Revoke %(count)d device", "Revoke %(count)d devices", len(trusted))
+            title %= {"count": len(trusted)}
         context = {
             **self.admin_site.each_context(request),
-            "title": ngettext("Revoke %(count)d device", "Revoke %(count)d devices", len(trusted))
-            % {"count": len(trusted)},
+            "title": title,
             "opts": self.opts,
             "form": form,
             "trusted": trusted,
             "names": ",".join(device.device_id for device in trusted),
-            "skipped": [device for device in devices if device.is_revoked],
-            "only": devices[0] if len(devices) == 1 else None,
+            "skipped": [device for device in devices if shown.is_revoked(device)],
+            "original": devices[0]
+            if len(devices) == 1
+            else None,  # this name, because unfold shows it in its breadcrumbs
         }
         return TemplateResponse(request, "admin/amesh/device/revoke.html", context)
 
@@ -160,17 +168,16 @@ class RevokingAdmin(ModelAdmin):
         """Revoke one device after the other. If one fails, those before it stay revoked."""
         outcome = _Outcome()
         try:
-            current_list().snapshot()  # also detects an older list that was restored, unlike the change
             allow_list = DatabaseAllowList(by=request.user.get_username())
             for device in devices:
                 try:
-                    if device.is_revoked:
-                        raise DeviceNotFound
                     allow_list.revoke(device.device_id, reason=reason)
                 except DeviceNotFound:  # another request has revoked it meanwhile
                     outcome.skipped.append(device)
                 else:
                     outcome.revoked.append(device)
+                    if allow_list.trouble is not None:
+                        outcome.trouble = html_of(allow_list.trouble, self.admin_site.name)
                     self.log_change(request, device, gettext("Revoked. Reason: %(reason)s") % {"reason": reason})
         except CHANGE_ERRORS as error:
             outcome.error = explain(error, self.admin_site.name)
@@ -187,5 +194,7 @@ class RevokingAdmin(ModelAdmin):
         if outcome.skipped:
             skipped = gettext("Already revoked, skipped: %(devices)s.") % {"devices": _listed(outcome.skipped)}
             self.message_user(request, skipped, messages.WARNING)
+        if outcome.trouble:
+            self.message_user(request, outcome.trouble, messages.ERROR)
         if outcome.error:
             self.message_user(request, outcome.error, messages.ERROR)

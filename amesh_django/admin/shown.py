@@ -28,9 +28,14 @@ def name(device: Device) -> str:
     return found if found != NO_NAME else _("(no name)")
 
 
+def is_revoked(device: Device) -> bool:
+    """Return True if the device was revoked: according to the verified list, if ``verify_shown`` has set that."""
+    return bool(getattr(device, "amesh_revoked", device.is_revoked))
+
+
 def state(device: Device) -> SafeString:
     """Return the state of a device as HTML: a word and a color."""
-    if device.is_revoked:
+    if is_revoked(device):
         return format_html('<span class="amesh-state amesh-revoked">{}</span>', _("revoked"))
     return format_html('<span class="amesh-state amesh-trusted">{}</span>', _("trusted"))
 

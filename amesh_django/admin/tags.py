@@ -18,7 +18,7 @@ register = template.Library()
 @register.inclusion_tag("admin/amesh/seal_banner.html")
 def amesh_seal_banner() -> dict[str, Any]:
     """Show why all signed requests are rejected and how to fix it; nothing if the list matches its seal."""
-    return {"trouble": trouble()}
+    return {"trouble": trouble(in_full=True)}
 
 
 @register.inclusion_tag("admin/amesh/device/card.html")

@@ -14,15 +14,22 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from amesh_django.models import Device
 from amesh_django.spelling import manage_py
 from amesh_django.trust import current_list
-from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Run
+from authmesh.protocol.display import clean_line
+from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable, AmeshError, Run
 
 #: The errors that a change of the list may raise. The admin shows each as a message.
 CHANGE_ERRORS = (AmeshError, AnyDatabaseError, ImproperlyConfigured)
 
 #: Commands that a page of the admin replaces: name of the command → name of the page.
 _PAGES = {"list": "amesh_device_changelist"}
+
+
+# Maximum number of differences that the banner names, and of devices that it compares with the journal.
+_MAX_NAMED = 10
+_MAX_COMPARED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +41,16 @@ class Trouble:
         why: the problem that was found.
         advice: what to do first.
         steps: pairs of a command and a description of what it does.
+        differences: sentences that name the rows that differ.
+        more: the number of differences that are left out.
     """
 
     title: str | Promise
     why: str
     advice: str | Promise
     steps: Sequence[tuple[Run, str | Promise]] = ()
+    differences: Sequence[str] = ()
+    more: int = 0
 
     @property
     def commands(self) -> list[tuple[str, str | Promise]]:
@@ -49,8 +60,8 @@ class Trouble:
 
 _BROKEN = _("The allow list does not match its seal. All signed requests are rejected.")
 _BROKEN_ADVICE = _(
-    "Do not trust what this page shows: it may not be what was sealed. Until the list is fixed, no device can be revoked or "
-    "mapped here. On the server, run:"
+    "Do not trust what this page shows: it may not be what was sealed. Devices can be revoked. Until the list is fixed, none "
+    "can be mapped to a user. On the server, run:"
 )
 _BROKEN_STEPS = (
     (Run("integrity"), _("shows which devices were changed, added or removed outside Django.")),
@@ -61,8 +72,8 @@ _BROKEN_STEPS = (
 )
 _OLD = _("The allow list may not be the newest one. All signed requests are rejected.")
 _OLD_ADVICE = _(
-    "This page shows the list that was restored: devices that were revoked after it was saved are shown as trusted. Until a "
-    "person accepts the list, no device can be revoked or mapped here. On the server, run:"
+    "This page shows the list that was restored: devices that were revoked after it was saved are shown as trusted. Devices can be "
+    "revoked. Until a person accepts the list, none can be mapped to a user. On the server, run:"
 )
 _OLD_STEPS = (
     (Run("integrity"), _("shows why the list may be old, and which devices it trusts.")),
@@ -83,22 +94,61 @@ _NO_KEYS_ADVICE = _(
 )
 
 
-def trouble() -> Trouble | None:
-    """Return the reason why the list can't be verified, or None if it matches its seal. Costs one read of the seal row."""
+def trouble(*, in_full: bool = False) -> Trouble | None:
+    """Return the reason why the list can't be verified, or None if it matches its seal. Costs one read of the seal row.
+
+    Args:
+        in_full: if rows do not match, name them. This compares all devices with the journal.
+    """
     try:
         current_list().snapshot()
+    except AllowListUnavailable as error:
+        return Trouble(_UNREADABLE, _translated(error.message), _UNREADABLE_ADVICE)
     except AllowListIntegrityFailure as error:
         # The steps replace the hint of the error: they say more.
-        if error.reason == "allow_list_unavailable":
-            return Trouble(_UNREADABLE, _translated(error.message), _UNREADABLE_ADVICE)
-        if error.reason in ("rolled_back", "revision_lost"):
+        if error.reason in ("rolled_back", "other_epoch", "revision_lost"):
             return Trouble(_OLD, _translated(error.message), _OLD_ADVICE, _OLD_STEPS)
-        return Trouble(_BROKEN, _translated(error.message), _BROKEN_ADVICE, _BROKEN_STEPS)
+        found = _differences() if in_full else []
+        named = [clean_line(sentence) for sentence in found[:_MAX_NAMED]]
+        why = _translated(error.message)
+        return Trouble(_BROKEN, why, _BROKEN_ADVICE, _BROKEN_STEPS, named, max(0, len(found) - _MAX_NAMED))
     except AmeshError as error:
         return Trouble(_NO_KEYS, html_of(error), _NO_KEYS_ADVICE)
     except ImproperlyConfigured as error:
         return Trouble(_NO_KEYS, str(error), _NO_KEYS_ADVICE)
     return None
+
+
+def _differences() -> list[str]:
+    """Return the sentences that name the rows that differ; none if there are too many rows to compare them for a page."""
+    sealed = current_list()
+    try:
+        if Device.objects.using(sealed.using).count() > _MAX_COMPARED:
+            return []
+        return sealed.report().problems
+    except CHANGE_ERRORS:
+        return []
+
+
+def verify_shown(devices: Sequence[Device]) -> None:
+    """Compare rows that a page is about to show with the verified list, and take their state from there.
+
+    If a row differs, the list is not trusted any more, and the banner of the page says so.
+    """
+    sealed = current_list()
+    try:
+        found = sealed.snapshot()
+        has_changed = False
+        for device in devices:
+            known = found.known(device.pk)
+            has_changed |= not found.matches(sealed, device)
+            if known is not None and known.device_id == device.device_id:
+                device.amesh_revoked = known.revoked  # type: ignore[attr-defined]
+        if has_changed:  # outside Django, or by another process just now
+            pks = [device.pk for device in devices]
+            sealed.verified(lambda: list(Device.objects.using(sealed.using).filter(pk__in=pks)))
+    except (AmeshError, ImproperlyConfigured):
+        pass
 
 
 def explain(error: Exception, site: str = "admin") -> str:

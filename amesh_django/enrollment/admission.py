@@ -40,9 +40,9 @@ def known_state(*, device: str, role: str, is_revoked: bool) -> str:
         KeyDenied: a token does not bring this device back, and does not change its role. A person decides that.
     """
     if is_revoked:
-        raise KeyDenied(reason="key_denied (revoked)", device_id=device)
+        raise KeyDenied(detail="revoked", device_id=device)
     if role != CONTROLLER:
-        raise KeyDenied(reason="key_denied (it is a target)", device_id=device)
+        raise KeyDenied(detail="it is a target", device_id=device)
     return ACTIVE
 
 
@@ -69,7 +69,7 @@ def admit(request: EnrollmentRequest, *, now: float) -> str:
     limit = controller_limit()
 
     def work(pending: Change) -> tuple[str, bool]:
-        row = pending.rows().filter(public_key=encode_public_key(request.public_key)).first()
+        row = pending.find(public_key=encode_public_key(request.public_key))
         if row is not None and decode_public_key(row.public_key) == request.public_key:
             return known_state(device=device, role=row.role, is_revoked=row.is_revoked), False
         locked = tokens.check(tokens.find(request.jti), jti=request.jti, now=now)

@@ -58,4 +58,4 @@ def _count(what: str, limit: int, now: float) -> None:
         logger.warning("Attempts to enroll are not limited: the cache cannot count (%s).", type(error).__name__)
         return
     if count is not None and count > limit:
-        raise EnrollmentRateLimited(reason=f"too_many_attempts ({what})")
+        raise EnrollmentRateLimited(detail=what)

@@ -68,7 +68,7 @@ def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
 def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> int:
     """Store the new key, and set the end of the old one. Return the seconds for which the old one is still valid."""
     old, new = device_id(public_key), device_id(request.new_public_key)
-    rows = {row.device_id: row for row in pending.rows().filter(device_id__in=[old, new])}
+    rows = {row.device_id: row for row in pending.select(device_id__in=[old, new])}
     before, known, moment_now = rows.get(old), rows.get(new), moment()
     if before is None or (before.revoked_at is not None and before.revoked_at <= moment_now):
         raise Unauthorized(reason="device_revoked", device_id=old)  # between the verification and the lock

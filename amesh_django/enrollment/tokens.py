@@ -114,11 +114,11 @@ def check(row: EnrollmentToken | None, *, jti: str, now: float) -> EnrollmentTok
         EnrollmentTokenWithdrawn, EnrollmentTokenExpired, EnrollmentTokenUsedUp: it can't be used any more.
     """
     if row is None or row.jti != jti:  # a collation may ignore case
-        raise InvalidEnrollmentToken(reason="invalid_token (no such token)")
+        raise InvalidEnrollmentToken(detail="no such token")
     found = state(row, now)
     if found == "changed":
         logger.critical("The enrollment token %s was changed outside Django. No machine can enroll with it.", row.jti)
-        raise InvalidEnrollmentToken(reason="invalid_token (changed outside Django)")
+        raise InvalidEnrollmentToken(detail="changed outside Django")
     if found == "withdrawn":
         raise EnrollmentTokenWithdrawn()
     if found == "expired":

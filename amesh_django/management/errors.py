@@ -8,7 +8,7 @@ from django.db import Error, connections
 from amesh_django.models import Device
 from amesh_django.trust.database import database
 from authmesh.commands.words import first_line
-from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError
+from authmesh.protocol.errors import AllowListUnavailable, AmeshError
 
 
 class Misconfigured(AmeshError):
@@ -29,8 +29,8 @@ def explain(error: Exception) -> AmeshError | None:
     """Return what an error of Django means for the person who runs a command, or None if it is a bug."""
     if isinstance(error, ImproperlyConfigured):
         return Misconfigured(str(error))
-    if isinstance(error, AllowListIntegrityFailure):  # an allow list that can't be read is reported like a changed one
-        error = error.__cause__ if isinstance(error.__cause__, Error) else error
+    if isinstance(error, AllowListUnavailable) and isinstance(error.__cause__, Error):
+        error = error.__cause__
     if not isinstance(error, Error):
         return None
     why = first_line(error)

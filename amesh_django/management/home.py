@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from pathlib import Path
 from typing import Any
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
-from amesh_django.models import Device
+from amesh_django.models import Device, DeviceActivity
 from amesh_django.server import server_enrolment
 from amesh_django.trust.database import database
 from amesh_django.trust.owner import open_device, server_directory
-from authmesh.commands.home import Home
+from authmesh.commands.home import Home, Listed
 from authmesh.commands.words import when
 from authmesh.device import LocalDevice
 from authmesh.pairing.bootstrap.enrolment import Enrolment
@@ -28,6 +29,7 @@ class ServerHome(Home):
 
     directory_setting = "AMESH['DIR']"
     limit_setting = "AMESH['MAX_CONTROLLERS'], or maxControllers in identity.json"
+    is_server = True
 
 
 class DatabaseHome(ServerHome):
@@ -45,6 +47,9 @@ class DatabaseHome(ServerHome):
 
     def allow_list(self) -> DatabaseAllowList:
         return DatabaseAllowList(by=self.actor)
+
+    def devices(self) -> list[Listed]:
+        return [_listed(row) for row in self.allow_list().devices()]
 
     def list_after_replacement(self) -> Hint:
         if amesh_settings().SEAL_KEY_FILE is not None:
@@ -65,7 +70,7 @@ class DatabaseHome(ServerHome):
             return f"In REST framework views, it acts as {user}, as before." if user else None
         by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
         why = f": {clean(row.revoke_reason)}" if row.revoke_reason else ""
-        return f"It was revoked {when(format_time(row.revoked_at))}{by}{why}. Trusting it undoes the revocation.{_lost(user)}"
+        return f"It was revoked {when(_time(row.revoked_at))}{by}{why}. Trusting it undoes the revocation.{_lost(user)}"
 
     def rotation_problem(self) -> AmeshError | None:
         if amesh_settings().SEAL_KEY_FILE is not None:
@@ -77,6 +82,22 @@ class DatabaseHome(ServerHome):
 
     def enrolment(self, **options: Any) -> Enrolment:
         return server_enrolment(**options)
+
+
+def _listed(row: Device) -> Listed:
+    activity: DeviceActivity | None = getattr(row, "activity", None)  # a device without a row of its own was never seen
+    return Listed(
+        row.to_entry(),
+        last_seen=_time(activity.last_seen_at) if activity is not None else None,
+        user=row.user.get_username() if row.user is not None else "",
+        revoked_at=_time(row.revoked_at) if row.revoked_at is not None else None,
+        revoked_by=row.revoked_by,
+        revoke_reason=row.revoke_reason,
+    )
+
+
+def _time(moment: dt.datetime) -> str:
+    return format_time(moment.astimezone(dt.UTC))  # with USE_TZ off, it has no time zone
 
 
 def _named_user(row: Device) -> str:

@@ -23,7 +23,8 @@ Where the relay decides
 - that a one-time code is burnt: ``MemoryExchange._is_burnt`` in :mod:`.exchange.memory`, ``_BURNT`` in :mod:`.exchange.redis_scripts`;
   ``join`` counts the failed tries, ``open`` rejects the code;
 - that a bootstrap token was used: ``use`` in the same modules;
-- that an address sends too many messages: ``Rates`` in :mod:`.exchange.memory`, ``_RATE`` in :mod:`.exchange.redis_scripts`;
+- that an address, or an IPv6 /48, sends too many messages: ``Rates`` in :mod:`.exchange.memory`, ``_RATE`` in :mod:`.exchange.redis_scripts`;
+- that a network has its share of sessions, watches or used tokens: ``open``, ``watch`` and ``use`` in the same modules;
 - that there are too many connections: ``Gate`` in :mod:`.server`, before a byte is read; then ``Hub.enter`` in :mod:`.hub.hub`;
 - that a client reads too slowly: ``Socket.write`` in :mod:`.hub.sockets`, and ``Hub.sweep``;
 - that a session took too long: ``expire`` in :mod:`.hub.pairings`.

@@ -36,16 +36,24 @@ class RelaySettings:
         FINISH_SECONDS: time that the two sides of a pairing have after they were matched, and that a target waits for the
             answer to its bootstrap token.
         TRIES_PER_MINUTE: maximum number of ``listen`` and ``connect`` messages per address and minute.
+        ADDRESSES_PER_NETWORK: number of addresses that an IPv6 /48 counts as. All its addresses together may do so many times what
+            TRIES_PER_MINUTE, WATCHES_PER_MINUTE, TOKENS_PER_MINUTE and CONNECTIONS_PER_ADDRESS allow to one of them.
         TRIES_PER_CODE: number of failed tries after which a one-time code is burnt.
         BURNT_SECONDS: time for which the failed tries on a code are remembered, and a burnt code is rejected, counted from
             the last try.
         WATCHES_PER_MINUTE: maximum number of ``bootstrap_watch`` messages per address and minute.
+        TOKENS_PER_MINUTE: maximum number of ``bootstrap_init`` messages per address and minute.
         WATCH_SECONDS: lifetime of a watch that is not renewed.
         WATCHES_PER_CONNECTION: maximum number of tokens that one connection watches for at a time.
         USED_TOKEN_SECONDS: time for which a used bootstrap token is remembered.
         MAX_USED_TOKENS: maximum number of used tokens in that time. When it is reached, the relay accepts no further token,
             because a token that is forgotten could be used twice.
+        USED_TOKENS_PER_NETWORK: maximum number of used tokens of one network, an IPv4 address or an IPv6 /48. For one more, the
+            oldest of that network is forgotten, so that no network can make the relay reject the tokens of others. Controllers
+            reject a token that is used twice by themselves.
         MAX_SESSIONS: maximum number of pairings at a time, and of watches at a time.
+        SESSIONS_PER_NETWORK: the same for one network, an IPv4 address or an IPv6 /48. What exists is not ended for one more,
+            because it may be in use.
         MAX_CONNECTIONS: maximum number of connections at a time; one more is closed with code 1013.
         CONNECTIONS_PER_ADDRESS: maximum number of connections of one address at a time, per process; 0 sets no limit.
         IDLE_SECONDS: time after which a connection without session, watch or token is closed.
@@ -65,14 +73,18 @@ class RelaySettings:
     MATCH_SECONDS: int = 60
     FINISH_SECONDS: int = 180
     TRIES_PER_MINUTE: int = 5
+    ADDRESSES_PER_NETWORK: int = 8
     TRIES_PER_CODE: int = 5
     BURNT_SECONDS: int = 600
     WATCHES_PER_MINUTE: int = 10
+    TOKENS_PER_MINUTE: int = 60
     WATCH_SECONDS: int = 300
     WATCHES_PER_CONNECTION: int = 100
     USED_TOKEN_SECONDS: int = 25 * 3600
     MAX_USED_TOKENS: int = 200_000
+    USED_TOKENS_PER_NETWORK: int = 2_000
     MAX_SESSIONS: int = 50_000
+    SESSIONS_PER_NETWORK: int = 500
     MAX_CONNECTIONS: int = 10_000
     CONNECTIONS_PER_ADDRESS: int = 200
     IDLE_SECONDS: int = 90

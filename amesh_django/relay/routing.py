@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.urls import path
 
 from .consumer import RelayConsumer
 
 __all__ = ["websocket_urlpatterns"]
 
-websocket_urlpatterns = [path("ws", RelayConsumer.as_asgi())]  # type: ignore[arg-type]  # Django expects a view
+#: For Channels, a route leads to an ASGI application, and has a type of its own. For Django, it leads to a view.
+websocket_urlpatterns: list[Any] = [path("ws", RelayConsumer.as_asgi())]  # type: ignore[arg-type]

@@ -10,12 +10,11 @@ import asyncio
 import gc
 import math
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 
 from . import conf
-from .addresses import LOCAL, network
+from .addresses import LOCAL, Tally, network
 from .hub.current import stop_hub
 from .private import (  # before the imports of Twisted, because daphne chooses the reactor
     BodylessRequest,
@@ -65,18 +64,17 @@ class Gate:
 
     Args:
         limit: the maximum number of connections.
-        per_address: the maximum number of connections of one address; 0 sets no limit.
+        tally: the connections of each address, with their limits.
     """
 
-    def __init__(self, limit: int, per_address: int) -> None:
+    def __init__(self, limit: int, tally: Tally) -> None:
         self._limit = limit
-        self._per_address = per_address
+        self._tally = tally
         self._connections: dict[Connection, None] = {}
-        self._counts: Counter[str] = Counter()
 
     def admits(self, address: str) -> bool:
         """Return True if an address may connect once more."""
-        return len(self._connections) < self._limit and not 0 < self._per_address <= self._counts[address]
+        return len(self._connections) < self._limit and not self._tally.is_full(address)
 
     # A connection calls these two, as those of a twisted.protocols.policies.WrappingFactory.
 
@@ -85,15 +83,13 @@ class Gate:
         connection.waiting_since = time.monotonic()
         limit_unsent(connection.transport)
         self._connections[connection] = None
-        self._counts[connection.address] += 1
+        self._tally.add(connection.address)
 
     def unregisterProtocol(self, connection: Connection) -> None:
         """Forget a connection that is gone."""
         if connection in self._connections:
             del self._connections[connection]
-            self._counts[connection.address] -= 1
-            if not self._counts[connection.address]:
-                del self._counts[connection.address]
+            self._tally.remove(connection.address)
 
     def close_silent(self) -> None:
         """Close the connections that have not asked for anything in time. A byte now and then does not count."""
@@ -120,7 +116,7 @@ class RelayServer(DaphneServer):
         per_address = 0 if proxied else settings.CONNECTIONS_PER_ADDRESS
         self._gate = Gate(
             min(settings.MAX_CONNECTIONS + _SPARE_CONNECTIONS, files - OTHER_FILES),
-            per_address + _SPARE_PER_ADDRESS if per_address else 0,
+            Tally(per_address + _SPARE_PER_ADDRESS if per_address else 0, settings.ADDRESSES_PER_NETWORK),
         )
         self._request = PatientRequest if bodies else BodylessRequest
         super().__init__(

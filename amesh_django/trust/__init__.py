@@ -6,25 +6,32 @@ the keys. Each file adds one layer to it, and imports only from files below:
 
     current     current_list()      the list of this process, one for each database alias
     integrity   SealedList          report(), reseal()
+    revoking    RevocableList       revoke_anyway(), sealed_device(): revoking in a list that is rejected (6)
     change      ChangeableList      change(), and the lock of the seal row
-    snapshot    VerifiedList        snapshot(): the states of a process (3, 4)
-    verified    Snapshot            the verified rows in memory: build(), catch_up()
+    snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
+    verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()
     rollback    GuardedRows         check_age(), remember(), memory(): the high-water mark of one database
     sealing     SealedRows          read_seal(), rows(), hash_row(), make_seal(), the journal
     keys        seal_keys()         the keys of seal, rows, journal and marks
     owner       open_device()       the device whose secret they are derived from
     high_water  HighWater       the marks of this host: a file and, with a TPM, a counter
-    database, triggers              which database; what counts changes from outside Django
+    database, triggers              which database, and its transactions; what counts changes from outside Django
 
 Theory of operation
 
-1.  What is stored. The database holds the device rows, one seal row (revision, digest of all rows, counts, HMAC) and a journal, each
-    line with its own MAC. The device directory holds the high-water mark of each database: the newest list that this host has seen.
-    The process holds a snapshot in memory: rows that matched their seal.
+1.  What is stored. The database holds the device rows, one seal row (revision, epoch, digest of all rows, counts, HMAC) and a journal,
+    each line with its own MAC. The device directory holds the high-water mark of each database: the newest list that this host has
+    seen. The process holds a snapshot in memory: rows that matched their seal.
+
+    The epoch is the random name of a list. It is made with the first seal and kept by every change, so a list that the same key sealed
+    in another database has another one. Resealing makes a new epoch, and stores with it which epochs the list continues: that of the
+    mark, and that of the list that a person accepted. A list is another one, and is rejected, if it neither has the epoch of the
+    snapshot or mark nor continues it. So it is enough to reseal on one host.
 
 2.  A request reads the seal row. If it equals the seal of the snapshot, the snapshot is the list: no other query, no lock, no hash.
     Every ten seconds, one such call also checks whether another process of this host has stored a mark, and compares the list with
-    the mark if so: the list may have been restored to the very revision that this process knows.
+    the mark if so: the list may have been restored to the very revision that this process knows. If the server has closed the
+    connection while it was idle, the connection is closed and the list is read once more, unless a transaction is open.
 
 3.  The states of a process. They are kept in the object; the snapshot is replaced only by one that matched its seal.
 
@@ -47,37 +54,52 @@ Theory of operation
     b.  Any other transaction shares the state of the process. If it still sees an older seal than that of the snapshot (REPEATABLE
         READ), it gets the snapshot, so that a revocation counts there too. If there is no newer snapshot but a newer mark, and the
         list that is committed now agrees with the mark, the list that the transaction sees is verified and returned, but not kept.
-    c.  Outside a transaction, a seal that is older than one read before is a rollback and is rejected.
+    c.  Outside a transaction, a seal that is older than one read before, or of another list, is rejected.
 
-5.  A change unlocks the keys, opens a transaction, locks the seal row and reads it. It verifies all rows if there is no seal or if the
-    triggers have counted a change, and rejects a seal that is forged or older than the mark. It changes rows, writes the journal, and
-    replaces the seal only if revision and HMAC are those that it read. The mark is stored on commit. If another change was committed
-    meanwhile, all of it is tried again; inside an outer transaction that is possible only as long as the database reports no conflict.
+5.  The triggers are a hint, and anyone who can write both tables can undo what they count. So a row that is handed out, shown or
+    changed is compared with the snapshot: one hash for each row. A row that the snapshot has and the database has not counts as
+    changed. If a row differs although the seal row is that of the snapshot, the snapshot is forgotten, the call is refused, and
+    ``touched`` is incremented (unless a transaction is open), so that every other process verifies all rows as well.
 
-6.  Locks, in the order in which they are taken. No thread waits for an earlier one while it holds a later one.
+6.  A change unlocks the keys, and brings the snapshot up to date, unless a transaction is open or another thread does so: a change does
+    not wait for (7b). It opens a transaction, locks the seal row and reads it. It verifies all rows if there is no seal or if the
+    triggers have counted a change, and rejects a seal that is forged or older than the mark. It compares each row that it reads with
+    the snapshot and the rows that are newer, or verifies all rows if they do not lead to the seal (5). It changes rows, writes the
+    journal, and replaces the seal only if revision and HMAC are those that it read. The mark is stored on commit. If another change was
+    committed meanwhile, all of it is tried again; inside an outer transaction that is possible only as long as the database reports no
+    conflict.
+
+    Revoking works in a list that is rejected, too. The row is written as the journal says it was sealed, and revoked. The new seal is
+    the one before with this row replaced, so every other row that does not match is still detected, and ``touched`` makes all processes
+    verify all rows. The revision of an old list is not incremented, and no seal is written over one that is missing or forged: both
+    stay rejected.
+
+7.  Locks, in the order in which they are taken. No thread waits for an earlier one while it holds a later one.
 
     a.  ``keys._keys_lock``, ``owner._device_lock``, the lock of the device: filled once per process. They are released before (b) is
         taken, because unlocking a key may take a second.
     b.  ``VerifiedList._lock``, between threads: guards the snapshot and the other states of (3). A request that finds an unchanged
-        list does not take it.
+        list does not take it. Forgetting the snapshot (5) does not need it.
     c.  The lock of the seal row (on SQLite, the write lock of the database), between hosts: held by a change until its transaction
-        ends. A reader takes it only if the list was changed five times while it was being read. A thread that holds it does not wait
-        for (b), because it reads for itself (4a). One exception: MySQL keeps the lock when a savepoint is rolled back.
+        ends. A reader takes it only if the list was changed five times while it was being read, and again if the database reports a
+        conflict (REPEATABLE READ). A thread that holds it does not wait for (b), because it reads for itself (4a). One exception: MySQL
+        keeps the lock when a savepoint is rolled back.
     d.  The lock of the device directory, between processes of this host: guards the file of the marks and the counter in the TPM. A
-        process waits for it five seconds at most. Then it reads without it, or writes later.
+        process that has committed a change or reseals waits for it, five seconds at most. A request never does: it reads without
+        the lock, and the mark is written a second later.
     e.  The TPM's own lock.
 
-7.  Threads share the object. While one applies a change to the snapshot, another that reads it sees each device as before or as after
+8.  Threads share the object. While one applies a change to the snapshot, another that reads it sees each device as before or as after
     the change; both are lists that were committed.
 
-8.  A forked child keeps device, keys and snapshot, and finds every lock open. If (6b) was held in the parent, the snapshot may be half
+9.  A forked child keeps device, keys and snapshot, and finds every lock open. If (7b) was held in the parent, the snapshot may be half
     changed, and the child begins empty.
 
-9.  Other processes and hosts share nothing but the database, and see a change with their next read of the seal row. It is read from
+10. Other processes and hosts share nothing but the database, and see a change with their next read of the seal row. It is read from
     the database that is written to, never from a replica. The processes of one host share its marks. A host that has seen a newer
     list rejects an older one; a host that has not cannot know.
 
-10. A device that is not in place yet, during enrolment, is handed to ``SealedList(using, device=device)``. That object has its own keys
+11. A device that is not in place yet, during enrolment, is handed to ``SealedList(using, device=device)``. That object has its own keys
     and its own state, and has no high-water mark.
 """
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable
@@ -12,13 +15,19 @@ from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
 from amesh_django.models import AllowListChange, AllowListSeal, Device
-from authmesh.protocol.errors import AllowListBusy
+from amesh_django.spelling import manage_py
+from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure
+from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
-from .sealing import BATCH_SIZE, SealRow, is_active_controller, journal_row, now, row_values
-from .snapshot import VerifiedList, read_for_itself
+from .database import is_conflict, read_for_itself
+from .sealing import BATCH_SIZE, Epoch, SealRow, is_active_controller, journal_row, now, row_values
+from .snapshot import VerifiedList
+from .verified import UNREADABLE, Basis, failure, hash_of
 
 T = TypeVar("T")
+
+logger = logging.getLogger("amesh_django.allow_list")
 
 #: How often a change is tried again if another one was committed meanwhile.
 MAX_ATTEMPTS = 30
@@ -44,6 +53,9 @@ class ChangeableList(VerifiedList):
             IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used; nothing was changed.
         """
         self.unlock()
+        if not connections[self.using].in_atomic_block and not self._lock.locked():
+            with contextlib.suppress(AllowListIntegrityFailure):  # reported again below, under the lock of the seal
+                self.snapshot()
 
         def attempt() -> T:
             before = self._trusted_seal()
@@ -53,7 +65,12 @@ class ChangeableList(VerifiedList):
                 pending.write()
             return result
 
-        return self._retried(attempt)
+        try:
+            return self._retried(attempt)
+        except AllowListIntegrityFailure as error:
+            if error.reason == "rows_mismatch":
+                self.distrust()
+            raise
 
     def _retried(self, work: Callable[[], T]) -> T:
         """Run *work* in one transaction, again if another change was committed meanwhile. Either all of it happens, or nothing.
@@ -69,7 +86,7 @@ class ChangeableList(VerifiedList):
             except ConcurrentChange:
                 pass
             except OperationalError as error:
-                if not _is_conflict(error):
+                if not is_conflict(error):
                     raise
                 if is_nested:  # the outer transaction must be tried again, and only its owner can do that
                     break
@@ -114,7 +131,9 @@ class ChangeableList(VerifiedList):
         Raises:
             ConcurrentChange: another process did so just now.
         """
-        seal = self.make_seal(revision=0, total=0, count=0, controllers=0, r=secrets.token_bytes(MASK_BYTES))
+        seal = self.make_seal(
+            Epoch.new(), revision=0, total=0, count=0, controllers=0, r=secrets.token_bytes(MASK_BYTES)
+        )
         try:
             with transaction.atomic(using=self.using):
                 AllowListSeal.objects.using(self.using).create(id=1, **seal._asdict())
@@ -148,18 +167,70 @@ class Change:
         self._by = by
         self._journal: list[AllowListChange] = []
         self._count = before.count
+        #: What was written in this change: primary key → hash of the row; None for a row that was removed.
+        self._written: dict[int, int | None] = {}
         self._total = sealed.sealed_total(before)
         self.revision = before.revision + 1
         self.controllers = before.controllers
         self.changed = False
 
-    def rows(self) -> QuerySet[Device]:
+    def find(self, **conditions: Any) -> Device | None:
+        """Return the row that meets *conditions*, compared with the one that was verified; None if there is none.
+
+        Args:
+            conditions: ``device_id`` or ``public_key``.
+
+        Raises:
+            AllowListIntegrityFailure: the row was changed or removed outside Django.
+        """
+        found = self.select(**conditions)
+        if found:
+            return found[0]
+        device_id, key = conditions.get("device_id"), conditions.get("public_key")
+        if (device_id is not None and self._basis.has_id(device_id)) or (
+            key is not None and self._basis.has_key(decode_public_key(key))
+        ):
+            if None not in self._written.values():  # otherwise this change has removed a row
+                raise self._tampered()
+        return None
+
+    def select(self, **conditions: Any) -> list[Device]:
+        """Return the rows that meet *conditions*, each compared with the one that was verified.
+
+        Raises:
+            AllowListIntegrityFailure: a row was changed outside Django.
+        """
+        try:
+            found = list(self._rows().filter(**conditions))
+        except UNREADABLE:
+            raise self._tampered() from None
+        for device in found:
+            self._check(device)
+        return found
+
+    def _check(self, device: Device) -> None:
+        expected = self._written[device.pk] if device.pk in self._written else self._basis.row_hash(device.pk)
+        if expected is None or hash_of(self._sealed, device) != expected:
+            raise self._tampered()
+
+    def _tampered(self) -> AllowListIntegrityFailure:
+        error = failure("rows_mismatch")
+        logger.critical("%s", error.text(manage_py))
+        return error
+
+    @functools.cached_property
+    def _basis(self) -> Basis:
+        return self._sealed.basis(self._before)
+
+    def _rows(self) -> QuerySet[Device]:
         """Return a query set of all rows. It can write, which only this class does."""
         return QuerySet(Device, using=self._sealed.using)
 
     def _account(self, device: Device, sign: int) -> None:
         values = row_values(device)
-        self._total += sign * self._sealed.hash_row(values)
+        row_hash = self._sealed.hash_row(values)
+        self._written[device.pk] = row_hash if sign > 0 else None
+        self._total += sign * row_hash
         self._count += sign
         self.controllers += sign * is_active_controller(values)
         self.changed = True
@@ -182,11 +253,11 @@ class Change:
         for device in devices:
             device.revision = self.revision
             batch.append(device)
-        highest = self.rows().order_by("-id").values_list("id", flat=True).first() or 0
+        highest = self._rows().order_by("-id").values_list("id", flat=True).first() or 0
         for start in range(0, len(batch), BATCH_SIZE):
-            self.rows().bulk_create(batch[start : start + BATCH_SIZE])
+            self._rows().bulk_create(batch[start : start + BATCH_SIZE])
         if any(device.pk is None for device in batch):  # a database that does not return the keys of many rows (MySQL)
-            keys = dict(self.rows().filter(id__gt=highest).values_list("public_key", "id"))
+            keys = dict(self._rows().filter(id__gt=highest).values_list("public_key", "id"))
             for device in batch:
                 device.pk = keys[device.public_key]
         for device in batch:
@@ -195,20 +266,22 @@ class Change:
 
     def update(self, device: Device, action: str = AllowListChange.Action.CHANGED, **columns: Any) -> Device:
         """Change columns of a row that was read inside this change."""
+        self._check(device)
         self._account(device, -1)
         for name, value in columns.items():
             setattr(device, name, value)
         device.revision = self.revision
-        self.rows().filter(pk=device.pk).update(revision=self.revision, **columns)
+        self._rows().filter(pk=device.pk).update(revision=self.revision, **columns)
         self._account(device, 1)
         self._record(device, action)
         return device
 
     def delete(self, device: Device) -> None:
         """Remove a row for good."""
+        self._check(device)
         self._record(device, AllowListChange.Action.PURGED)
         self._account(device, -1)
-        self.rows().filter(pk=device.pk).delete()
+        self._rows().filter(pk=device.pk).delete()
 
     def write(self) -> None:
         """Write the journal and the new seal.
@@ -218,6 +291,7 @@ class Change:
         """
         self._sealed.write_journal(self._journal)
         after = self._sealed.make_seal(
+            self._sealed.epoch_after(self._before),
             revision=self.revision,
             total=self._total % MODULUS,
             count=self._count,
@@ -226,11 +300,3 @@ class Change:
         )
         self._sealed.replace_seal(self._before, after)
         self._sealed.remember_on_commit(after)
-
-
-def _is_conflict(error: OperationalError) -> bool:
-    """Return True for an error that a second attempt may not meet: a lock, a deadlock, a serialization failure."""
-    cause = error.__cause__
-    code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
-    text = str(error).lower()
-    return code in ("40001", "40P01", "55P03") or "locked" in text or "deadlock" in text or "lock wait" in text

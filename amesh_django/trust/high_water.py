@@ -44,11 +44,40 @@ def reseal_hint(first: str = "", last: str = "") -> Hint:
     return (f"{before} ", Run("integrity", "--reseal"), after)
 
 
+def own_directory() -> str:
+    """Return the sentence for servers whose lists may have been mixed up."""
+    return _(
+        "If two servers have databases of the same name, give each server its own device directory (AMESH['DIR'])."
+    )
+
+
+def other_list() -> AllowListIntegrityFailure:
+    """Return the error for a list that is not a later state of the one that is known."""
+    return AllowListIntegrityFailure(
+        _(
+            "The list in the database is another one than this server has seen in it: the same key sealed it, but in another database, "
+            "or the list was begun again."
+        ),
+        hint=reseal_hint(_("Restore the right database."), own_directory()),
+        reason="other_epoch",
+    )
+
+
 class Mark(NamedTuple):
-    """The newest list that was seen in a database: its revision, and its HMAC, which tells two lists of one revision apart."""
+    """The newest list that was seen in a database.
+
+    Attributes:
+        revision: its revision.
+        seal: its HMAC, which tells two lists of one revision apart.
+        epoch: its random name, which tells it apart from a list that the same key sealed in another database; empty in a list of
+            version 0.1.
+        continues: epochs of the lists that a person resealed as this one, separated by spaces.
+    """
 
     revision: int
     seal: str
+    epoch: str = ""
+    continues: str = ""
 
 
 def is_older(found: Mark | None, known: Mark) -> bool:
@@ -61,6 +90,18 @@ def is_older(found: Mark | None, known: Mark) -> bool:
     if found is None or found.revision < known.revision:
         return True
     return found.revision == known.revision and found.seal != known.seal
+
+
+def is_other(found: Mark | None, known: Mark) -> bool:
+    """Return True if *found* is neither a later nor an older state of *known*, but a list that was begun on its own.
+
+    A mark of version 0.1 has no epoch, and takes over that of the list that is found next.
+    """
+    if found is None or not known.epoch or known.epoch == found.epoch:
+        return False
+    if found.revision < known.revision and found.epoch in known.continues.split():
+        return False
+    return known.epoch not in found.continues.split()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +180,7 @@ class HighWater:
         except AllowListIntegrityFailure:
             pass
         try:  # another process may be between writing the file and incrementing the counter
-            with self._locked():
+            with self._locked(0):
                 return self._settled()[0]
         except (StorageError, AllowListBusy):  # this process may not write there, or others do all the time
             return self._load_unlocked()
@@ -242,7 +283,7 @@ class HighWater:
                 return _NOTHING
             if not hmac.compare_digest(self._mac(document).encode(), mac.encode("utf-8", "replace")):
                 raise _Unusable(_("was changed, or was written with another key"))
-            lists = {name: Mark(int(mark["revision"]), str(mark["seal"])) for name, mark in document["lists"].items()}
+            lists = {name: _mark(**mark) for name, mark in document["lists"].items()}
             counter = document["counter"]
             return Marks(lists, document["complete"] is True, None if counter is None else int(counter))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -250,8 +291,13 @@ class HighWater:
 
     # --- writing ---
 
-    def remember(self, database: str, mark: Mark) -> tuple[Marks, Marks]:
+    def remember(self, database: str, mark: Mark, seconds: float = LOCK_SECONDS) -> tuple[Marks, Marks]:
         """Store the mark of a database, unless the same or a newer one is stored. Return the marks before and after.
+
+        Args:
+            database: its name.
+            mark: the newest list that was seen in it.
+            seconds: how long to wait for another process that writes the file.
 
         Raises:
             AllowListIntegrityFailure: as for :meth:`load`.
@@ -259,10 +305,10 @@ class HighWater:
             AllowListBusy: another process held the lock too long.
             KeyStoreError: the TPM cannot be used.
         """
-        with self._locked():
+        with self._locked(seconds):
             marks, value = self._settled()
             known = marks.lists.get(database)
-            if known is not None and known.revision >= mark.revision:
+            if known is not None and (known.revision >= mark.revision or is_other(mark, known)):
                 return marks, marks
             return marks, self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
@@ -281,9 +327,9 @@ class HighWater:
             return self._write(replace(marks, lists={**marks.lists, database: mark}), value)
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _locked(self, seconds: float = LOCK_SECONDS) -> Iterator[None]:
         make_private_directory(self._folder)
-        with locked(self._folder, LOCK_SECONDS):
+        with locked(self._folder, seconds):
             yield
 
     def _settled(self) -> tuple[Marks, int | None]:
@@ -342,3 +388,8 @@ class HighWater:
             "counter": marks.counter,
         }
         return json_text({**document, "hmac": self._mac(document)})
+
+
+def _mark(revision: Any, seal: Any, epoch: Any = "", continues: Any = "") -> Mark:
+    """Return a mark as the file has it. Version 0.1 wrote no epoch."""
+    return Mark(int(revision), str(seal), str(epoch), str(continues))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import secrets
 import time
@@ -14,18 +16,15 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from amesh_django.models import AllowListChange, AllowListSeal
-from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput
+from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, device_id
-from authmesh.protocol.multiset import MASK_BYTES, MODULUS
+from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
-from .change import ChangeableList
-from .sealing import COLUMNS, SealRow, is_active_controller, journal_row, now
+from .revoking import RevocableList
+from .sealing import COLUMNS, Epoch, SealRow, is_active_controller, journal_row, now, row_texts
 from .verified import UNREADABLE
 
 Row = tuple[Any, ...]
-
-#: How many trusted devices a report names.
-_MAX_NAMED = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +37,8 @@ class IntegrityReport:
         problems: sentences for people, one for each difference; empty if *ok*.
         reason: as in the log (``rows_mismatch``, …); empty if *ok*.
         is_old: True if the list is an older one that was restored, or is not known to be the newest.
-        trusted: the devices that the list trusts, in words; filled only if *is_old*, because a person must then decide about them.
+        trusted: the devices that the list trusts and that resealing would trust, in words, with what comes with each.
+        digest: stands for exactly these rows; empty if they cannot be read. ``reseal`` compares it.
     """
 
     ok: bool
@@ -47,9 +47,10 @@ class IntegrityReport:
     reason: str = ""
     is_old: bool = False
     trusted: list[str] = field(default_factory=list)
+    digest: str = ""
 
 
-class SealedList(ChangeableList):
+class SealedList(RevocableList):
     """The sealed allow list in one database. It adds the report about differences, and resealing, to the layers below it.
 
     :func:`amesh_django.trust.current_list` returns the one of this process. See :mod:`amesh_django.trust` for how it works.
@@ -65,7 +66,7 @@ class SealedList(ChangeableList):
         self.unlock()
         return self._retried(self._report)
 
-    def reseal(self, by: str) -> None:
+    def reseal(self, by: str, digest: str | None = None) -> None:
         """Seal the rows as they are.
 
         The revision jumps to the time in milliseconds since 1970. That is above any revision that another process, another host
@@ -74,14 +75,15 @@ class SealedList(ChangeableList):
 
         Args:
             by: the person who decided this, for the journal.
+            digest: of the report that the person has read. None seals whatever the rows are now.
 
         Raises:
-            AllowListError: a row is not a device; nothing was changed.
+            AllowListError: a row is not a device, or the rows are not those of *digest* any more; nothing was changed.
             AllowListBusy: other changes were committed all the time; nothing was changed.
             IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used; nothing was changed.
         """
         self.unlock()
-        self._retried(lambda: self._reseal(by))
+        self._retried(lambda: self._reseal(by, digest))
 
     # --- the report ---
 
@@ -110,7 +112,8 @@ class SealedList(ChangeableList):
             problems=problems,
             reason=reason,
             is_old=age is not None,
-            trusted=_trusted(rows) if age is not None else [],
+            trusted=_trusted(rows),
+            digest=_digest(rows),
         )
 
     def _age(self, seal: SealRow | None) -> AllowListIntegrityFailure | None:
@@ -131,12 +134,18 @@ class SealedList(ChangeableList):
                 "The seal was not made with this server's key: it was forged, or the list was last changed with another identity "
                 "(AMESH['DIR']) or another AMESH['SEAL_KEY_FILE']."
             )
-            if next(self.journal(), None) is not None and not self._sealed_rows()[0]:
-                return  # nor was the journal made with this key: to name each row and line would only hide that
-        sealed, forged = self._sealed_rows(seal.revision if seal is not None and reason == "rows_mismatch" else None)
+            if next(self.journal(), None) is not None and not self.sealed_rows()[0]:
+                # Nor was the journal made with this key. To name each row and line would only hide that.
+                yield _(
+                    "The journal was not made with it, either, so it is not known which rows were changed: check each device."
+                )
+                return
+        sealed, forged = self.sealed_rows(seal.revision if seal is not None and reason == "rows_mismatch" else None)
+        is_named = False
         for values in rows:
             found = json.loads(journal_row(values))
             expected = sealed.pop(found["device_id"], None)
+            is_named = is_named or found != expected
             if expected is None:
                 yield _("%(device)s: added outside Django (role %(role)s, name %(name)s).") % _shown(found)
                 continue
@@ -148,6 +157,11 @@ class SealedList(ChangeableList):
                         "found": found[column],
                         "sealed": expected.get(column),
                     }
+        if not is_named and not sealed:
+            yield _(
+                "No difference can be named: each row is as its newest line in the journal has it. Lines of the journal may have been "
+                "deleted, so check each device."
+            )
         for expected in sealed.values():
             yield _("%(device)s: removed outside Django (role %(role)s, name %(name)s).") % _shown(expected)
         if forged:
@@ -157,37 +171,26 @@ class SealedList(ChangeableList):
                 forged,
             ) % {"count": forged}
 
-    def _sealed_rows(self, revision: int | None = None) -> tuple[dict[str, dict[str, str]], int]:
-        """Return the rows as they were sealed, by device ID, and how many lines of the journal are forged.
-
-        Args:
-            revision: ignore lines of later revisions; None reads all lines.
-        """
-        newest: dict[str, dict[str, str]] = {}
-        forged = 0
-        for line in self.journal() if revision is None else self.journal(revision__lte=revision):
-            if not self.is_genuine_line(line):
-                forged += 1
-            elif line.action == AllowListChange.Action.PURGED:
-                newest.pop(line.device_id, None)
-            else:
-                newest[line.device_id] = json.loads(line.row)
-        return newest, forged
-
     # --- resealing ---
 
-    def _reseal(self, by: str) -> None:
+    def _reseal(self, by: str, digest: str | None) -> None:
         before = self._lock_seal()
         if before is not None and not before.is_well_formed:
             AllowListSeal.objects.using(self.using).filter(pk=1).delete()
             before = None
+        genuine = before if before is not None and self.is_genuine(before) else None
         before = before or self._first_seal()
-        sealed, _forged = self._sealed_rows()
+        sealed, _forged = self.sealed_rows()
         revision = self._revision_above(before)
         try:
             rows = list(self.rows())
         except UNREADABLE as error:
             raise _unreadable(error) from None
+        if digest is not None and not hmac.compare_digest(digest.encode(), _digest(rows).encode()):
+            raise AllowListError(
+                _("The devices were changed after they were shown. Nothing was sealed."),
+                hint=(_("To look at them as they are now, run "), Run("integrity"), "."),
+            )
         total = count = controllers = 0
         changes: list[tuple[str, str, str]] = []
         for values in rows:
@@ -208,6 +211,7 @@ class SealedList(ChangeableList):
             ]
         )
         after = self.make_seal(
+            self._epoch_after(genuine),
             revision=revision,
             total=total % MODULUS,
             count=count,
@@ -217,27 +221,58 @@ class SealedList(ChangeableList):
         self.replace_seal(before, after)
         self.accept_on_commit(after)
 
+    def _epoch_after(self, seal: SealRow | None) -> Epoch:
+        """Return a new epoch. The list continues the one that this host knows, and the one that a person accepts.
+
+        So hosts that know either of them take the new list for a later state of theirs, and need not reseal it again.
+        """
+        known = self.newest()
+        names = [
+            text
+            for mark in (known, seal.mark if seal is not None else None)
+            if mark
+            for text in (mark.epoch, mark.continues)
+        ]
+        return Epoch.new(*names)
+
     def _revision_above(self, seal: SealRow) -> int:
         """Return a revision above all that were seen."""
         lines = AllowListChange.objects.using(self.using)
         highest = lines.aggregate(found=Max("revision"))["found"] or 0
-        return max(1 + max(highest, seal.revision, self.newest_revision()), time.time_ns() // 1_000_000)
+        known = self.newest()
+        return max(
+            1 + max(highest, seal.revision, known.revision if known is not None else 0), time.time_ns() // 1_000_000
+        )
 
 
 def _shown(row: dict[str, str]) -> dict[str, str]:
     return {"device": row["device_id"], "role": repr(row["role"]), "name": repr(row["friendly_name"])}
 
 
+def _digest(rows: list[Row]) -> str:
+    """Return a SHA-256, in hex, over all columns of all rows, in whatever order they were read."""
+    each = sorted(hashlib.sha256(encode_row(*row_texts(values))).digest() for values in rows)
+    return hashlib.sha256(b"".join(each)).hexdigest()
+
+
 def _trusted(rows: list[Row]) -> list[str]:
     found = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
-    names = [
-        _("%(device)s (%(name)s) as %(role)s")
-        % {"device": row["device_id"], "name": row["friendly_name"], "role": row["role"]}
-        for row in found
-        if row["revoked_at"] is None
-    ]
-    more = len(names) - _MAX_NAMED
-    return [*names[:_MAX_NAMED], *([_("and %(count)d more") % {"count": more}] if more > 0 else [])]
+    trusted = [row for row in found if row["revoked_at"] is None]
+    trusted.sort(key=lambda row: str(row["device_id"]))
+    return [_trusted_as(row) for row in trusted]
+
+
+def _trusted_as(row: dict[str, Any]) -> str:
+    text = _("%(device)s (%(name)s) as %(role)s") % {
+        "device": row["device_id"],
+        "name": row["friendly_name"],
+        "role": row["role"],
+    }
+    if row["user_id"] is not None:
+        text += _(", mapped to the user with the ID %(user)s") % {"user": row["user_id"]}
+    if row["permissions_json"] != "{}":
+        text += _(", with the permissions %(permissions)s") % {"permissions": row["permissions_json"]}
+    return text
 
 
 def _check_row(values: Row) -> None:

@@ -16,12 +16,25 @@ from authmesh.keystore.tpm.counter import TpmCounter
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, AmeshError, StorageError
 
-from .high_water import HighWater, Marks, is_older, reseal_hint
+from .high_water import (
+    LOCK_SECONDS,
+    HighWater,
+    Mark,
+    Marks,
+    is_older,
+    is_other,
+    other_list,
+    own_directory,
+    reseal_hint,
+)
 from .keys import SHARED_OWNER
 from .owner import own_identity, server_directory
 from .sealing import SealedRows, SealRow
 
 logger = logging.getLogger("amesh_django.allow_list")
+
+#: How often in a row the mark may find the lock taken, a second apart, before that is logged.
+_MAX_BUSY = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,7 @@ class GuardedRows(SealedRows):
     def __init__(self, using: str, *, device: LocalDevice | None = None) -> None:
         super().__init__(using, device=device)
         self._has_warned = False
+        self._times_busy = 0
 
     def check_age(self, row: SealRow | None) -> tuple[SealRow | None, bool]:
         """Compare a list with the high-water mark.
@@ -60,7 +74,8 @@ class GuardedRows(SealedRows):
             the seal that is good: *row*, or a newer one that was committed after *row* was read; and True if that is the mark.
 
         Raises:
-            AllowListIntegrityFailure: the list is older (``rolled_back``), or the newest list is not known (``revision_lost``).
+            AllowListIntegrityFailure: the list is another one (``other_epoch``) or older (``rolled_back``), or the newest list is not
+                known (``revision_lost``).
             KeyStoreError: the TPM cannot be used.
         """
         place = self._place()
@@ -76,8 +91,13 @@ class GuardedRows(SealedRows):
                 raise error
         return row, marks.lists.get(name) == (row.mark if row is not None else None)
 
-    def remember(self, row: SealRow) -> bool:
+    def remember(self, row: SealRow, seconds: float = LOCK_SECONDS) -> bool:
         """Store the mark of a verified list. Return False if the mark could not be written and must be tried again.
+
+        Args:
+            row: the seal of the list.
+            seconds: how long to wait for another process of this host that holds the lock of the device directory. 0 in a request,
+                which is accepted without the mark.
 
         Raises:
             AllowListIntegrityFailure, KeyStoreError: as for :meth:`check_age`.
@@ -87,9 +107,11 @@ class GuardedRows(SealedRows):
             return True
         file, name = place
         try:
-            before, after = file.remember(name, row.mark)
+            before, after = file.remember(name, row.mark, seconds)
         except (StorageError, AllowListBusy) as error:
-            if not self._has_warned:
+            self._times_busy += isinstance(error, AllowListBusy)
+            is_passing = isinstance(error, AllowListBusy) and not seconds and self._times_busy < _MAX_BUSY
+            if not is_passing and not self._has_warned:
                 self._has_warned = True
                 logger.warning(
                     "Cannot record the newest list revision: %s A process that starts later cannot detect that an older list was "
@@ -97,10 +119,11 @@ class GuardedRows(SealedRows):
                     error.text(manage_py),
                 )
             return False
+        self._times_busy = 0
         if name not in before.lists:
             _announce(file, name, before, after)
         objection = _objection(after, name, row)
-        if objection is not None and after.lists[name].revision == row.revision:
+        if objection is not None and (after.lists[name].revision == row.revision or objection.reason == "other_epoch"):
             raise objection
         return True
 
@@ -139,17 +162,15 @@ class GuardedRows(SealedRows):
 
         transaction.on_commit(accept, using=self.using)
 
-    def newest_revision(self) -> int:
-        """Return the revision of the newest list that this host has seen, or 0 if that is not known."""
+    def newest(self) -> Mark | None:
+        """Return the high-water mark, or None if it is not known."""
         place = self._place()
         if place is None:
-            return 0
+            return None
         file, name = place
-        try:
-            known = file.load().lists.get(name)
-        except AllowListIntegrityFailure:
-            return 0
-        return known.revision if known is not None else 0
+        with contextlib.suppress(AllowListIntegrityFailure):
+            return file.load().lists.get(name)
+        return None
 
     def memory(self) -> Memory:
         """Return the high-water mark, and where it is kept.
@@ -218,6 +239,8 @@ def _objection(marks: Marks, name: str, row: SealRow | None) -> AllowListIntegri
             hint=reseal_hint(),
             reason="rolled_back",
         )
+    if is_other(row.mark if row is not None else None, known):
+        return other_list()
     if not is_older(row.mark if row is not None else None, known):
         return None
     if row is None:
@@ -232,11 +255,7 @@ def _objection(marks: Marks, name: str, row: SealRow | None) -> AllowListIntegri
         )
     return AllowListIntegrityFailure(
         message % {"found": row.revision if row is not None else 0, "known": known.revision},
-        hint=reseal_hint(
-            last=_(
-                "If two servers have databases of the same name, give each server its own device directory (AMESH['DIR'])."
-            )
-        ),
+        hint=reseal_hint(last=own_directory()),
         reason="rolled_back",
     )
 
@@ -251,7 +270,8 @@ def _announce(file: HighWater, name: str, before: Marks, after: Marks) -> None:
     if others:
         logger.warning(
             "This server has seen lists in other databases (%s), and sees the one of %s for the first time. If it is a copy of one "
-            "of them, devices that were revoked after it was made are trusted again: check the list.",
+            "of them, devices that were revoked after it was made are trusted again: check the list. If another server uses the other "
+            "database, such as one for tests, give each server its own device directory (AMESH['DIR']) and its own secret of the seal.",
             ", ".join(others),
             name,
         )

@@ -7,6 +7,7 @@ import functools
 import hmac
 import json
 import re
+import secrets
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -41,6 +42,8 @@ COLUMNS = (
 BATCH_SIZE = 1000
 #: Rows that are read from the database at a time.
 _CHUNK_SIZE = 5000
+#: Epochs that fit in their column, 32 characters each.
+_MAX_CONTINUED = 7
 #: Length of the columns that hold the name of an actor.
 _MAX_ACTOR = 150
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -55,18 +58,40 @@ class SealRow(NamedTuple):
     controllers: int
     mask: str
     hmac: str
+    epoch: str
+    continues: str
     touched: int
 
     @property
     def is_well_formed(self) -> bool:
         """False if a column holds a value of another type, which SQLite stores without an error."""
-        texts = ("digest", "mask", "hmac")
+        texts = ("digest", "mask", "hmac", "epoch", "continues")
         return all(isinstance(value, str if name in texts else int) for name, value in self._asdict().items())
 
     @property
     def mark(self) -> Mark:
         """The high-water mark of the list with this seal."""
-        return Mark(self.revision, self.hmac)
+        return Mark(self.revision, self.hmac, self.epoch, self.continues)
+
+
+class Epoch(NamedTuple):
+    """The random name of a list, and the names of the lists that it continues.
+
+    A list has one name from its first seal until a person reseals it. It tells two lists apart that the same key sealed.
+    """
+
+    name: str
+    continues: str = ""
+
+    @classmethod
+    def new(cls, *before: str) -> Epoch:
+        """Return a new name for a list that continues others.
+
+        Args:
+            before: names of the lists that a person accepts as this one, and what they continue, the latest first.
+        """
+        names = dict.fromkeys(" ".join(before).split())
+        return cls(secrets.token_hex(16), " ".join([*names][:_MAX_CONTINUED]))
 
 
 class SealedRows:
@@ -131,8 +156,11 @@ class SealedRows:
         return rows.iterator(chunk_size=_CHUNK_SIZE)
 
     def journal(self, **conditions: Any) -> Iterator[AllowListChange]:
-        """Yield all lines of the journal, or those that meet *conditions*, the oldest first."""
-        lines = AllowListChange.objects.using(self.using).filter(**conditions).order_by("id")
+        """Yield all lines of the journal, or those that meet *conditions*, the oldest first.
+
+        The revision of a line is under its MAC and its primary key is not, so a copy of an old line does not become the newest.
+        """
+        lines = AllowListChange.objects.using(self.using).filter(**conditions).order_by("revision", "id")
         return lines.iterator(chunk_size=_CHUNK_SIZE)
 
     # --- the device rows and their seal ---
@@ -144,10 +172,11 @@ class SealedRows:
         """
         return row_hash(self.keys.hash, encode_row(*row_texts(values)))
 
-    def make_seal(self, *, revision: int, total: int, count: int, controllers: int, r: bytes) -> SealRow:
+    def make_seal(self, epoch: Epoch, *, revision: int, total: int, count: int, controllers: int, r: bytes) -> SealRow:
         """Return a new seal row.
 
         Args:
+            epoch: that of the seal before, unless a person resealed the list.
             revision: revision of the list after the change.
             total: sum of :meth:`hash_row` over all rows.
             count: number of all rows.
@@ -155,7 +184,7 @@ class SealedRows:
             r: 32 fresh random bytes.
         """
         digest = (total + mask(self.keys.hash, r)) % MODULUS
-        row = SealRow(revision, f"{digest:064x}", count, controllers, r.hex(), "", 0)
+        row = SealRow(revision, f"{digest:064x}", count, controllers, r.hex(), "", *epoch, 0)
         return row._replace(hmac=self._seal_hmac(row))
 
     def is_genuine(self, row: SealRow) -> bool:
@@ -164,20 +193,26 @@ class SealedRows:
             self._seal_hmac(row).encode(), str(row.hmac).encode("utf-8", "replace")
         )
 
+    def epoch_after(self, row: SealRow) -> Epoch:
+        """Return the epoch of the list after a change. A list of version 0.1 gets one."""
+        return Epoch(row.epoch, row.continues) if row.epoch else Epoch.new()
+
     def sealed_total(self, row: SealRow) -> int:
         """Return the sum of all row hashes that a genuine seal row holds, without its mask."""
         return (int(row.digest, 16) - mask(self.keys.hash, bytes.fromhex(row.mask))) % MODULUS
 
     def _seal_hmac(self, row: SealRow) -> str:
-        """Return the HMAC-SHA256, in hex, that binds revision, digest, counts, mask and owner."""
+        """Return the HMAC-SHA256, in hex, that binds revision, digest, counts, mask, owner, and epoch. Version 0.1 had no epoch."""
+        names = (row.epoch, row.continues)
         message = encode_row(
-            "amesh-database-seal-v1",
+            "amesh-database-seal-v2" if any(names) else "amesh-database-seal-v1",
             self.keys.owner,
             str(row.revision),
             row.digest,
             str(row.count),
             str(row.controllers),
             row.mask,
+            *(names if any(names) else ()),
         )
         return hmac.digest(self.keys.seal, message, "sha256").hex()
 
@@ -213,7 +248,8 @@ class SealedRows:
 @functools.cache
 def _select(vendor: str, name: str) -> str:
     quote = "`" if vendor == "mysql" else '"'
-    columns = ", ".join(f"{quote}{column}{quote}" for column in SealRow._fields)
+    # With the name of the table: SQLite takes the name of a column that it does not have for a text.
+    columns = ", ".join(f"{quote}{name}{quote}.{quote}{column}{quote}" for column in SealRow._fields)
     return f"SELECT {columns} FROM {quote}{name}{quote} WHERE id = 1"  # noqa: S608 -- constants only
 
 

@@ -9,26 +9,30 @@ import copy
 import logging
 import threading
 import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from django.db import DatabaseError, InterfaceError, connections, transaction
+from django.db import DatabaseError, InterfaceError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F
 from django.utils.translation import gettext as _
 
-from amesh_django.models import AllowListSeal
+from amesh_django.models import AllowListSeal, Device
 from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
-from authmesh.protocol.errors import AllowListIntegrityFailure
+from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable
 
-from .high_water import is_older
+from .database import close_stale, read_for_itself, reads_for_itself, without_writers
 from .rollback import GuardedRows
 from .sealing import SealRow
-from .verified import Snapshot, failure
+from .verified import UNREADABLE, Basis, Snapshot, failure, objection
 
 logger = logging.getLogger("amesh_django.allow_list")
 
 #: Seconds between two looks at what other processes have seen: a list may be restored to the very revision that an idle process knows.
 _LOOK_SECONDS = 10.0
+#: Seconds after which a mark that could not be stored is tried again.
+_NOTE_SECONDS = 1.0
 #: Seconds for which a database without a list is not compared with its high-water mark again.
 _EMPTY_SECONDS = 1.0
 #: A list that did not match its seal is verified again after this many times the duration of the check, at least after a second.
@@ -66,29 +70,23 @@ class VerifiedList(GuardedRows):
 
         Raises:
             AllowListIntegrityFailure: the rows do not match the seal (``seal_mismatch``, ``seal_missing``, ``rows_mismatch``), an
-                older list was restored (``rolled_back``, ``revision_lost``), or the list cannot be read
-                (``allow_list_unavailable``).
+                older list or another one was restored (``rolled_back``, ``other_epoch``, ``revision_lost``).
+            AllowListUnavailable: the list cannot be read from the database.
             IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
         """
         connection = connections[self.using]
-        before = self._snapshot
-        known = before.row if before is not None else None  # another thread may apply a change while this one reads
         try:
-            row = self.read_seal()
-            if before is not None and row is not None and row == before.row and not _reads_for_itself(connection):
-                if time.monotonic() <= self._look_at or self._look_again(row):
-                    return before
-                row = self.read_seal()
-            _check_form(row)
-            if _reads_for_itself(connection):
-                return self._transient(connection, row)
-            return self._advance(connection, before, known, row)
+            try:
+                return self._read(connection)
+            except (DatabaseError, InterfaceError):
+                if not close_stale(connection):
+                    raise
+                return self._read(connection)
         except (DatabaseError, InterfaceError) as error:
             logger.error("The allow list cannot be read from the database: %s", type(error).__name__)
-            raise AllowListIntegrityFailure(
+            raise AllowListUnavailable(
                 _("The allow list cannot be read: the database is down, or not migrated."),
                 hint=_("Check that the database runs, then run: manage.py migrate"),
-                reason="allow_list_unavailable",
             ) from error
 
     def after_fork(self) -> None:
@@ -97,16 +95,103 @@ class VerifiedList(GuardedRows):
             self._snapshot = None
         self._lock = threading.Lock()
 
+    # --- rows that are handed out or shown ---
+
+    def verified(
+        self,
+        read: Callable[[], Sequence[Device]],
+        is_complete: Callable[[Snapshot, Sequence[Device]], bool] = lambda found, devices: True,
+    ) -> Sequence[Device]:
+        """Return the rows that *read* reads, each compared with the snapshot. Costs one hash for each of them.
+
+        Args:
+            read: reads rows with all columns; called again if the list was changed meanwhile.
+            is_complete: returns False if a row of the snapshot is missing.
+
+        Raises:
+            AllowListIntegrityFailure: a row is not the one that was verified. The snapshot is forgotten. Otherwise as for
+                :meth:`snapshot`.
+            IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+        """
+        connection = connections[self.using]
+
+        def attempt(found: Snapshot) -> Sequence[Device] | None:
+            try:
+                devices = read()
+            except UNREADABLE:
+                return None
+            is_good = all(found.matches(self, device) for device in devices) and is_complete(found, devices)
+            return devices if is_good else None
+
+        for _attempt in range(_MAX_ATTEMPTS):
+            found = self.snapshot()
+            row = found.row
+            devices = attempt(found)
+            if devices is not None:
+                return devices
+            now = self.read_seal()
+            if now != row and connection.in_atomic_block:  # it may see the list before the newest change
+                devices = attempt(Snapshot.build(self, now))
+                if devices is not None:
+                    return devices
+            if now == row:
+                break
+        else:
+
+            def attempt_for_itself() -> Sequence[Device] | None:
+                read_for_itself(connection)  # a thread that holds our lock may wait for this one
+                return attempt(self.snapshot())
+
+            devices = without_writers(self.using, attempt_for_itself)
+            if devices is not None:
+                return devices
+        self.distrust()
+        raise _logged(failure("rows_mismatch"))
+
+    def distrust(self, *, tell: bool = True) -> None:
+        """Forget the snapshot, because a row differs from it, and let every other process verify all rows, too.
+
+        A lock is not needed: the next request verifies all rows, whatever a thread does with the old snapshot meanwhile.
+
+        Args:
+            tell: False if the other processes will verify all rows anyway.
+        """
+        self._snapshot = None
+        connection = connections[self.using]
+        connection.__dict__.pop("_amesh_transient", None)
+        if not tell or connection.in_atomic_block:  # it may be rolled back
+            return
+        try:
+            AllowListSeal.objects.using(self.using).filter(pk=1).update(touched=F("touched") + 1)
+        except DatabaseError as error:
+            logger.error("The other processes were not told to verify all rows: %s", type(error).__name__)
+
+    def basis(self, row: SealRow) -> Basis:
+        """Return the verified rows under a genuine seal, for a change that has locked it.
+
+        Raises:
+            AllowListIntegrityFailure: the rows do not match *row*.
+        """
+        _owner, transient = connections[self.using].__dict__.get("_amesh_transient", (None, None))
+        kept = self._snapshot
+        for one in (kept, transient if _owner is self else None):
+            if one is not None and one.row == row:
+                return Basis(one)
+        newer = kept.newer(self, row) if kept is not None and kept.revision < row.revision else None
+        if kept is not None and newer is not None:
+            return Basis(kept, newer)
+        return Basis(self.verify_rows(row))
+
     # --- for changes and reports, which hold the lock of the seal row ---
 
-    def verify_rows(self, row: SealRow | None) -> None:
-        """Verify all rows against *row*, without keeping anything.
+    def verify_rows(self, row: SealRow | None) -> Snapshot:
+        """Verify all rows against *row*, without keeping anything in the process.
 
         Raises:
             AllowListIntegrityFailure: they do not match.
         """
         try:
-            Snapshot.build(self, row)
+            return Snapshot.build(self, row)
         except AllowListIntegrityFailure as error:
             raise _logged(error) from None
 
@@ -126,6 +211,24 @@ class VerifiedList(GuardedRows):
             raise _logged(error) from None
 
     # --- the states ---
+
+    def _read(self, connection: BaseDatabaseWrapper) -> Snapshot:
+        """Read the seal, and return the snapshot, brought up to date.
+
+        Raises:
+            django.db.Error: the database is down or not migrated.
+        """
+        before = self._snapshot
+        known = before.row if before is not None else None  # another thread may apply a change while this one reads
+        row = self.read_seal()
+        if before is not None and row is not None and row == before.row and not reads_for_itself(connection):
+            if time.monotonic() <= self._look_at or self._look_again(row):
+                return before
+            row = self.read_seal()
+        _check_form(row)
+        if reads_for_itself(connection):
+            return self._transient(connection, row)
+        return self._advance(connection, before, known, row)
 
     def _transient(self, connection: BaseDatabaseWrapper, row: SealRow | None) -> Snapshot:
         """Return the list as an open transaction sees it. It is kept with the connection, never with the process."""
@@ -159,11 +262,13 @@ class VerifiedList(GuardedRows):
         broken = self._broken
         if broken is not None and row == broken.row and time.monotonic() < broken.until:
             raise copy.copy(broken.error)
-        if before is not None and known is not None and is_older(row.mark if row is not None else None, known.mark):
+        if before is not None and known is not None:
+            error = objection(row, known)
             # It was read after the newer one was adopted. A transaction that began earlier may see it, a fresh read may not.
-            if connection.in_atomic_block:
+            if error is not None and error.reason == "rolled_back" and connection.in_atomic_block:
                 return before
-            raise _logged(failure("rolled_back"))
+            if error is not None:
+                raise _logged(error)
         self.unlock()
         with self._lock:
             started = time.monotonic()
@@ -177,11 +282,7 @@ class VerifiedList(GuardedRows):
                 _check_form(again)
                 row = again
             else:
-                with transaction.atomic(using=self.using):
-                    list(AllowListSeal.objects.using(self.using).select_for_update().filter(pk=1))
-                    row = self.read_seal()
-                    _check_form(row)
-                    found = self._try(row)
+                row, found = without_writers(self.using, self._read_and_try)
                 if found is not None:
                     return found
             error = failure("rows_mismatch" if row is not None else "seal_missing")
@@ -195,8 +296,9 @@ class VerifiedList(GuardedRows):
         if kept is not None and row is not None:
             if kept.row == row or kept.revision > row.revision:
                 return kept
-            if kept.row is not None and is_older(row.mark, kept.row.mark):
-                raise _logged(failure("rolled_back"))
+            error = objection(row, kept.row) if kept.row is not None else None
+            if error is not None:
+                raise _logged(error)
         newest = self._check_age(row)
         # A transaction that began before the newest change goes on seeing the list before it. That list is not kept.
         is_past = newest != row and connections[self.using].in_atomic_block and self.read_seal() == row
@@ -220,6 +322,12 @@ class VerifiedList(GuardedRows):
             self._note(row)
             self._snapshot = found
         return found
+
+    def _read_and_try(self) -> tuple[SealRow | None, Snapshot | None]:
+        """Read the seal, and return it with what :meth:`_try` returns for it. Needs the lock."""
+        row = self.read_seal()
+        _check_form(row)
+        return row, self._try(row)
 
     def _check_age(self, row: SealRow | None) -> SealRow | None:
         """Reject a list that is older than one that this host has seen, before any of it is used. Needs the lock.
@@ -261,9 +369,9 @@ class VerifiedList(GuardedRows):
     def _note(self, row: SealRow) -> None:
         """Store that this verified list is the newest, unless another process has stored it. Needs the lock."""
         if not self._is_noted:
-            self._is_noted = self.remember(row)
+            self._is_noted = self.remember(row, seconds=0)  # requests wait for our lock
             self._stamp = self._mark_stamp()
-        self._look_at = time.monotonic() + _LOOK_SECONDS
+        self._look_at = time.monotonic() + (_LOOK_SECONDS if self._is_noted else _NOTE_SECONDS)
 
     def _pause(self, row: SealRow | None, started: float, error: AllowListIntegrityFailure) -> None:
         """Do not examine this seal at each request. Needs the lock."""
@@ -279,21 +387,3 @@ def _check_form(row: SealRow | None) -> None:
 def _logged(error: AllowListIntegrityFailure) -> AllowListIntegrityFailure:
     logger.critical("%s", error.text(manage_py))
     return error
-
-
-def _holds_seal() -> None:
-    """Do nothing. If this function is to be called on commit, the open transaction has locked the seal row, and maybe changed it."""
-
-
-def read_for_itself(connection: BaseDatabaseWrapper) -> None:
-    """Let the open transaction read the list for itself until it ends, because it holds the lock of the seal row."""
-    if connection.in_atomic_block:
-        transaction.on_commit(_holds_seal, using=connection.alias)
-
-
-def _reads_for_itself(connection: BaseDatabaseWrapper) -> bool:
-    """Return True if this connection may see changes that can still be rolled back: its own, or those of a test case."""
-    if not connection.in_atomic_block:
-        return False
-    is_of_test = getattr(connection.atomic_blocks[0], "_from_testcase", False)
-    return is_of_test or any(hook[1] is _holds_seal for hook in connection.run_on_commit)

@@ -70,6 +70,14 @@ def install(using: str) -> bool:
     return True
 
 
+def drop_function(using: str) -> None:
+    """Drop the function that the triggers called, after the tables were dropped with their triggers."""
+    connection = connections[using]
+    if connection.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute(f"DROP FUNCTION IF EXISTS {connection.ops.quote_name('amesh_django_touch')}()")
+
+
 _INSTALLED = {
     "sqlite": "SELECT COUNT(*) FROM sqlite_master WHERE type = 'trigger' AND name LIKE 'amesh_django_touched_%%'",
     "postgresql": "SELECT COUNT(*) FROM pg_trigger WHERE tgname LIKE 'amesh_django_touched_%%' AND tgenabled <> 'D'",

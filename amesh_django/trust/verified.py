@@ -19,8 +19,8 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
 
-from .high_water import reseal_hint
-from .sealing import SealedRows, SealRow, is_active_controller
+from .high_water import is_older, is_other, other_list, reseal_hint
+from .sealing import SealedRows, SealRow, is_active_controller, row_values
 
 #: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
 UNREADABLE = (AttributeError, TypeError, ValueError)
@@ -111,21 +111,30 @@ class Snapshot:
             raise failure("rows_mismatch")
         return snapshot
 
-    def catch_up(self, sealed: SealedRows, row: SealRow) -> bool:
-        """Apply the rows that are newer than this snapshot.
+    def known(self, pk: int) -> KnownDevice | None:
+        """Return the device with this primary key, or None."""
+        return self.by_key.get(self.key_of.get(pk, b""))
+
+    def matches(self, sealed: SealedRows, device: Device) -> bool:
+        """Return True if a row that was just read is the one that was verified."""
+        known = self.known(device.pk)
+        return known is not None and known.row_hash == hash_of(sealed, device)
+
+    def newer(self, sealed: SealedRows, row: SealRow) -> list[tuple[bytes, KnownDevice]] | None:
+        """Return the rows that are newer than this snapshot, each with its public key.
 
         Args:
             row: a genuine, newer seal row.
 
         Returns:
-            False if the rows do not lead to *row*. The snapshot is then unchanged.
+            None if the rows do not lead to *row*.
         """
         total, count, controllers = self.total, len(self.by_key), self.row.controllers if self.row else 0
         changes = []
         try:
             for values in sealed.rows(revision__gt=self.revision):
                 public_key, known = _known(sealed, values)
-                old = self.by_key.get(self.key_of.get(known.pk, b""))
+                old = self.known(known.pk)
                 if old is None:
                     count += 1
                 else:
@@ -135,22 +144,69 @@ class Snapshot:
                 controllers += known.active_controller
                 changes.append((public_key, known))
         except UNREADABLE:
+            return None
+        if (total % MODULUS, count, controllers) != (sealed.sealed_total(row), row.count, row.controllers):
+            return None
+        return changes
+
+    def catch_up(self, sealed: SealedRows, row: SealRow) -> bool:
+        """Apply the rows that are newer than this snapshot.
+
+        Args:
+            row: a genuine, newer seal row.
+
+        Returns:
+            False if the rows do not lead to *row*. The snapshot is then unchanged.
+        """
+        changes = self.newer(sealed, row)
+        if changes is None:
             return False
-        total %= MODULUS
-        if (total, count, controllers) != (sealed.sealed_total(row), row.count, row.controllers):
-            return False
-        for (
-            public_key,
-            known,
-        ) in changes:  # one step for each device: a reader in another thread sees the old or the new one
+        # One step for each device: a reader in another thread sees the old or the new one.
+        for public_key, known in changes:
             old_key = self.key_of.get(known.pk)
             self.by_key[public_key] = known
             self.key_of[known.pk] = public_key
             if old_key is not None and old_key != public_key:
                 del self.by_key[old_key]
-        self.total = total
+        self.total = sealed.sealed_total(row)
         self.row = row
         return True
+
+
+class Basis:
+    """The verified rows that an open change begins with: a snapshot, and what is newer than it.
+
+    Args:
+        snapshot: a list that matched its seal.
+        newer: as :meth:`Snapshot.newer` returns it.
+    """
+
+    def __init__(self, snapshot: Snapshot, newer: Sequence[tuple[bytes, KnownDevice]] = ()) -> None:
+        self._snapshot = snapshot
+        self._newer = {known.pk: known for _key, known in newer}
+        self._newer_keys = {public_key for public_key, _known in newer}
+
+    def row_hash(self, pk: int) -> int | None:
+        """Return the hash of the row with this primary key, or None if there is none."""
+        known = self._newer.get(pk) or self._snapshot.known(pk)
+        return known.row_hash if known is not None else None
+
+    def has_key(self, public_key: bytes) -> bool:
+        """Return True if a row has this public key."""
+        return public_key in self._newer_keys or public_key in self._snapshot.by_key
+
+    def has_id(self, device_id: str) -> bool:
+        """Return True if a row has this device ID. Looks at all of them."""
+        known = (*self._newer.values(), *self._snapshot.by_key.values())
+        return any(device.device_id == device_id for device in known)
+
+
+def hash_of(sealed: SealedRows, device: Device) -> int | None:
+    """Return the hash of a row that was just read, or None if it holds a value that amesh cannot have written."""
+    try:
+        return sealed.hash_row(row_values(device))
+    except UNREADABLE:
+        return None
 
 
 def _known(sealed: SealedRows, values: Sequence[Any]) -> tuple[bytes, KnownDevice]:
@@ -185,3 +241,11 @@ def failure(reason: str) -> AllowListIntegrityFailure:
     return AllowListIntegrityFailure(
         str(_MESSAGES[reason]), hint=reseal_hint() if reason == "rolled_back" else look, reason=reason
     )
+
+
+def objection(found: SealRow | None, known: SealRow) -> AllowListIntegrityFailure | None:
+    """Return the error for a list that is older than one that is known, or another one; None for a later state of it."""
+    mark = found.mark if found is not None else None
+    if is_other(mark, known.mark):
+        return other_list()
+    return failure("rolled_back") if is_older(mark, known.mark) else None

@@ -32,15 +32,17 @@ Unauthorized               401    ``Verifier.verify``: key, role, target, signat
 TimestampOutOfRange        401    ``Verifier.verify``: the signature is valid, but the clock of the device is wrong
 UserRequired               403    ``AmeshAuthentication``: the device is not mapped to a Django user, and a user is required
 PayloadTooLarge            413    ``check_before_lookup``: the body is larger than ``AMESH["MAX_BODY_BYTES"]``
-AllowListIntegrityFailure  500    ``database_lookup``: the list does not match its seal, or the database, the identity or the key
-                                  can't be used; ``authenticate``: ``AMESH`` is wrong
+AllowListIntegrityFailure  500    ``database_lookup``: the list does not match its seal, or the identity or the key can't be
+                                  used; ``authenticate``: ``AMESH`` is wrong
+AllowListUnavailable       503    ``database_lookup``: the database can't be read
 BodyParserOrderingError    500    ``check_before_lookup``: something read the body before it was verified
 BodyStorageUnavailable     503    ``body_hash``: no disk space for the body
 NonceStoreUnavailable      503    the nonce store, called by ``Verifier.verify``: it is full or can't be reached
 ========================== ====== =============================================================================================
 """
 
+from .signed import DeviceHttpRequest, verified_device
 from .types import VerifiedDevice
 from .verifier import Verifier
 
-__all__ = ["VerifiedDevice", "Verifier"]
+__all__ = ["DeviceHttpRequest", "VerifiedDevice", "Verifier", "verified_device"]

@@ -114,7 +114,7 @@ def late_body_hash(request: HttpRequest, limit: int) -> str:
         Unauthorized: the body has more than 64 KiB, or as for :func:`body_hash`.
         BodyStorageUnavailable: as for :func:`body_hash`.
     """
-    late = Unauthorized(reason="timestamp_out_of_range (the body was not read)")
+    late = Unauthorized(reason="timestamp_out_of_range", detail="the body was not read")
     if _known_length(request) > _LATE_BYTES:
         raise late
     return _hash(request, min(limit, _LATE_BYTES), late)
@@ -134,7 +134,7 @@ def body_hash(request: HttpRequest, limit: int) -> str:
         BodyStorageUnavailable: the body can't be kept for the parsers.
         Unauthorized: the body ended too early, can't be read, or has more than *limit* bytes.
     """
-    return _hash(request, limit, Unauthorized(reason="payload_too_large (of a body without a Content-Length)"))
+    return _hash(request, limit, Unauthorized(reason="payload_too_large", detail="a body without a Content-Length"))
 
 
 def _hash(request: HttpRequest, limit: int, too_large: Unauthorized) -> str:
@@ -160,7 +160,7 @@ def _hash(request: HttpRequest, limit: int, too_large: Unauthorized) -> str:
     except RequestError:
         raise
     except Exception as error:  # each server raises errors of its own
-        raise Unauthorized(reason=f"body_unreadable ({type(error).__name__})") from None
+        raise Unauthorized(reason="body_unreadable", detail=type(error).__name__) from None
     if declared is not None and length != declared:
         raise Unauthorized(reason="body_length_mismatch")
     if declared is None and length:  # a chunked body: the parsers need a length

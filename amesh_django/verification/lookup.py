@@ -11,7 +11,7 @@ from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListIntegrityFailure, DirectoryError, IdentityMissing, KeyStoreError
 
 from .nonces import store_for
-from .types import TrustedKey
+from .types import NonceStore, TrustedKey
 from .verifier import Verifier
 
 
@@ -25,8 +25,9 @@ def database_lookup(public_key: bytes) -> TrustedKey | None:
         The device, which may be revoked or a target; None if the list does not have the key.
 
     Raises:
-        AllowListIntegrityFailure: the list does not match its seal, or it can't be verified because the database, the identity or
-            the key of this server can't be used.
+        AllowListIntegrityFailure: the list does not match its seal, or it can't be verified because the identity or the key of
+            this server can't be used.
+        AllowListUnavailable: the database can't be read.
     """
     try:
         # Before the list is read: enrollment by a bootstrap token changes it.
@@ -41,6 +42,16 @@ def database_lookup(public_key: bytes) -> TrustedKey | None:
 
 
 @functools.cache
+def nonce_store() -> NonceStore:
+    """Return the nonce store that the settings describe; one per process.
+
+    Raises:
+        ImproperlyConfigured: ``AMESH`` is wrong.
+    """
+    return store_for(nonce_cache())
+
+
+@functools.cache
 def default_verifier() -> Verifier:
     """Return the verifier that the settings describe; one per process.
 
@@ -50,7 +61,7 @@ def default_verifier() -> Verifier:
     settings = amesh_settings()
     return Verifier(
         lookup=database_lookup,
-        nonces=store_for(nonce_cache()),
+        nonces=nonce_store(),
         clock_skew=settings.CLOCK_SKEW_SECONDS,
         nonce_window=settings.NONCE_WINDOW_SECONDS,
     )
@@ -59,3 +70,4 @@ def default_verifier() -> Verifier:
 def reset() -> None:
     """Forget the verifier, and the nonces in local memory with it."""
     default_verifier.cache_clear()
+    nonce_store.cache_clear()

@@ -41,9 +41,7 @@ class CacheNonceStore:
 
 
 def _unavailable(detail: str) -> NonceStoreUnavailable:
-    return NonceStoreUnavailable(
-        reason=f"nonce_store_unavailable ({detail})", hint="Check the cache that AMESH['NONCE_CACHE'] names."
-    )
+    return NonceStoreUnavailable(detail=detail, hint="Check the cache that AMESH['NONCE_CACHE'] names.")
 
 
 #: What is wrong with a cache as a nonce store. The system checks say the same.
@@ -69,21 +67,21 @@ def store_for(alias: str) -> NonceStore:
     """
     cache = caches[alias]
     if isinstance(cache, DummyCache):
-        return _Unfit(DUMMY, "nonce_store_unfit (dummy cache)")
+        return _Unfit(DUMMY, "dummy cache")
     if isinstance(cache, FileBasedCache):
-        return _Unfit(FILE, "nonce_store_unfit (file cache)")
+        return _Unfit(FILE, "file cache")
     return _LocalMemory() if isinstance(cache, LocMemCache) else _PerThread(alias)
 
 
 class _Unfit:
     """A cache that can't store nonces: each request is rejected."""
 
-    def __init__(self, message: str, reason: str) -> None:
-        self._message, self._reason = message, reason
+    def __init__(self, message: str, detail: str) -> None:
+        self._message, self._detail = message, detail
 
     def record(self, device_id: str, nonce: str, seconds: int) -> bool:
         message = f"{self._message} All signed requests are rejected."
-        raise NonceStoreUnavailable(message, hint=USE_REDIS, reason=self._reason)
+        raise NonceStoreUnavailable(message, hint=USE_REDIS, reason="nonce_store_unfit", detail=self._detail)
 
 
 class _LocalMemory(InMemoryNonceStore):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Generator
 
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse
 
+from amesh_django import log
 from amesh_django.conf import AmeshSettings, amesh_settings
+from amesh_django.signals import request_accepted, request_refused
 from amesh_django.spelling import manage_py
 from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, Unauthorized
 from authmesh.protocol.header import SCHEME
@@ -22,6 +25,12 @@ from .users import mapped_user
 from .verifier import DRIFT_SECONDS
 
 logger = logging.getLogger("amesh_django.verification")
+
+#: Where a WSGI server finds the device ID for its access log. A client can't set it: headers begin with ``HTTP_``.
+ENVIRON_KEY = "amesh.device_id"
+
+#: Seconds after which a client may try again if a part of the server is down.
+RETRY_AFTER_SECONDS = 5
 
 
 def _settings() -> AmeshSettings:
@@ -50,6 +59,7 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
     done: VerifiedDevice | None = request.__dict__.get("amesh")
     if isinstance(done, VerifiedDevice):
         return done
+    start = time.perf_counter()
     try:
         settings = _settings()
         request.get_host()
@@ -61,36 +71,64 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
             before_lookup=lambda: check_before_lookup(request, settings.MAX_BODY_BYTES),
             late_body_hash=lambda: late_body_hash(request, settings.MAX_BODY_BYTES),
         )
-        if not query_has_one_reading(request):
-            raise Unauthorized(reason="ambiguous_target (charset of Content-Type)", device_id=device.device_id)
-        if not is_routed_as_sent(request, settings):
-            raise Unauthorized(
-                reason="ambiguous_target (script name, see FORCE_SCRIPT_NAME and PROXY_STRIPPED_PREFIX)",
-                device_id=device.device_id,
-            )
+        _must_have_one_meaning(request, settings, device)
     except RequestError as error:
-        log_rejection(request, error)
+        refused(request, error)
         raise
     if abs(device.clock_skew) > DRIFT_SECONDS:
-        logger.warning("clock_drift_warning: device %s is off by %d s", device.device_id, device.clock_skew)
+        members = {
+            "event": "clock_drift_warning",
+            "device_id": device.device_id,
+            "device_name": device.friendly_name,
+        }
+        logger.warning(
+            "clock_drift_warning: device %s is off by %d s", device.device_id, device.clock_skew, extra=members
+        )
     request.amesh = device  # type: ignore[attr-defined]
+    request.META[ENVIRON_KEY] = device.device_id
+    log.remember(device.device_id, device.friendly_name)
     activity.seen(device)
+    request_accepted.send_robust(sender=None, request=request, device=device, seconds=time.perf_counter() - start)
     return device
 
 
-def log_rejection(request: HttpRequest, error: RequestError) -> None:
-    """Write one line to the log: why a request is rejected, and which.
+def _must_have_one_meaning(request: HttpRequest, settings: AmeshSettings, device: VerifiedDevice) -> None:
+    """Reject a genuine request that Django would understand in another way than it was signed."""
+    if not query_has_one_reading(request):
+        detail = "charset of Content-Type"
+    elif not is_routed_as_sent(request, settings):
+        detail = "script name, see FORCE_SCRIPT_NAME and PROXY_STRIPPED_PREFIX"
+    else:
+        return
+    raise Unauthorized(
+        reason="ambiguous_target", detail=detail, device_id=device.device_id, device_name=device.friendly_name
+    )
+
+
+def refused(request: HttpRequest, error: RequestError) -> None:
+    """Write one line to the log, why a request is rejected and which, and send the signal ``request_refused``.
 
     Args:
         request: Django's request.
         error: the reason.
     """
+    reason = f"{error.reason} ({error.detail})" if error.detail else error.reason
+    members = {
+        "event": "request_refused",
+        "code": error.code,
+        "reason": error.reason,
+        "device_id": error.device_id,
+        "device_name": error.device_name,
+        "method": request.method,
+        "path": request.path[:200].encode("unicode_escape").decode("ascii"),
+        "address": request.META.get("REMOTE_ADDR"),
+    }
     if error.status >= 500:
-        logger.error("%s: %s (%s). %s", error.code, error.reason, _shown(request), error.text(manage_py))
+        logger.error("%s: %s (%s). %s", error.code, reason, _shown(request), error.text(manage_py), extra=members)
     else:
-        logger.warning(
-            "%s: %s (%s, device %s)", error.code, error.reason, _shown(request), error.device_id or "unknown"
-        )
+        device = error.device_id or "unknown"
+        logger.warning("%s: %s (%s, device %s)", error.code, reason, _shown(request), device, extra=members)
+    request_refused.send_robust(sender=None, request=request, error=error)
 
 
 def _shown(request: HttpRequest) -> str:
@@ -107,7 +145,7 @@ class _Rejection(JsonResponse):
 
 
 def error_response(error: RequestError) -> JsonResponse:
-    """Return the response of protocol.md §3 to a rejected request. A 401 names the scheme (RFC 9110 §11.6.1).
+    """Return the response of protocol.md §3 to a rejected request. A 401 names the scheme (RFC 9110 §11.6.1), a 503 when to try again.
 
     Args:
         error: the reason of the rejection. Only its code and its status reach the caller.
@@ -115,6 +153,8 @@ def error_response(error: RequestError) -> JsonResponse:
     response = _Rejection({"error": error.code}, status=error.status, headers={"Cache-Control": "no-store"})
     if error.status == 401:
         response.headers["WWW-Authenticate"] = SCHEME
+    if error.status == 503:
+        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
 
 
@@ -136,7 +176,7 @@ def accept(request: HttpRequest) -> JsonResponse | None:
     try:
         mapped_user(device)
     except RequestError as error:
-        log_rejection(request, error)
+        refused(request, error)
         request.amesh = None  # type: ignore[attr-defined]
         return error_response(error)
     private.skip_csrf_check(request)

@@ -42,11 +42,11 @@ def raw_target(request: HttpRequest, settings: AmeshSettings) -> str:
         if not target:
             target = quote(_routed_path(request, settings), safe=_PATH_LITERALS) + (f"?{query}" if query else "")
         elif target.partition("?")[2] != query:
-            raise Unauthorized(reason="ambiguous_target (the query of the request line is not QUERY_STRING)")
+            raise Unauthorized(reason="ambiguous_target", detail="the query of the request line is not QUERY_STRING")
     added, stripped = settings.PROXY_ADDED_PREFIX.rstrip("/"), settings.PROXY_STRIPPED_PREFIX.rstrip("/")
     if added:
         if not target.startswith(f"{added}/"):
-            raise Unauthorized(reason="ambiguous_target (the path lacks PROXY_ADDED_PREFIX)")
+            raise Unauthorized(reason="ambiguous_target", detail="the path lacks PROXY_ADDED_PREFIX")
         target = target[len(added) :]
     return stripped + target
 

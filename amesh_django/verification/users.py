@@ -9,6 +9,7 @@ from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
 from django.db.models.manager import EmptyManager
 
+from amesh_django.conf import amesh_settings
 from authmesh.protocol.errors import Unauthorized
 
 from .types import VerifiedDevice
@@ -30,7 +31,7 @@ def mapped_user(device: VerifiedDevice) -> AbstractBaseUser | None:
         return None
     user = get_user_model()._default_manager.filter(pk=device.user_id).first()
     if user is None or not user.is_active:
-        raise Unauthorized(reason="user_inactive", device_id=device.device_id)
+        raise Unauthorized(reason="user_inactive", device_id=device.device_id, device_name=device.friendly_name)
     return user
 
 
@@ -38,7 +39,10 @@ _NO_ROW = "A DeviceUser has no database row, so nothing was changed. Map the dev
 
 
 class DeviceUser:
-    """A user who is authenticated and active, but has no permissions and no database row.
+    """A user who is active, but has no permissions and no database row.
+
+    ``is_authenticated`` is ``AMESH["DEVICES_ARE_USERS"]``. By default it is False, so that views for people (``IsAuthenticated``,
+    ``login_required``) reject devices, and only views that name devices accept them.
 
     It has every attribute of Django's AnonymousUser.
 
@@ -49,8 +53,6 @@ class DeviceUser:
         id, pk, username: the device ID.
     """
 
-    is_authenticated = True
-    is_anonymous = False
     is_active = True
     is_staff = False
     is_superuser = False
@@ -67,6 +69,16 @@ class DeviceUser:
 
     def __hash__(self) -> int:
         return hash(self.pk)
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Return True if the settings say that devices are users."""
+        return amesh_settings().DEVICES_ARE_USERS
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Return the opposite of ``is_authenticated``."""
+        return not self.is_authenticated
 
     def get_username(self) -> str:
         """Return the device ID."""

@@ -14,6 +14,7 @@ from authmesh.protocol.encoding import b64decode_any
 from authmesh.protocol.errors import (
     InvalidInput,
     MissingHeader,
+    RequestError,
     TimestampOutOfRange,
     Unauthorized,
     UnsupportedVersion,
@@ -107,52 +108,56 @@ class Verifier:
             raise UnsupportedVersion()
         if before_lookup is not None:
             before_lookup()
-        public_key, device = self._controller(header)
-        ambiguity = target_ambiguity(target)
-        if ambiguity is not None:
-            raise Unauthorized(reason=f"ambiguous_target ({ambiguity})", device_id=device.device_id)
-        # Before the body is read: anyone who recorded a header once could make the server store bodies forever.
-        if late_body_hash is not None and abs(int(header.ts) - int(self._clock())) > self._skew:
-            body_hash = late_body_hash
+        public_key, device = self._known(header)
         try:
-            message = scheme.signed_message(
-                method=method, target=target, timestamp=header.ts, nonce=header.nonce, body_hash=body_hash()
+            if device.revoked:
+                raise Unauthorized(reason="device_revoked")
+            if device.role != CONTROLLER:
+                raise Unauthorized(reason="role_rejected")
+            ambiguity = target_ambiguity(target)
+            if ambiguity is not None:
+                raise Unauthorized(reason="ambiguous_target", detail=ambiguity)
+            # Before the body is read: anyone who recorded a header once could make the server store bodies forever.
+            if late_body_hash is not None and abs(int(header.ts) - int(self._clock())) > self._skew:
+                body_hash = late_body_hash
+            try:
+                message = scheme.signed_message(
+                    method=method, target=target, timestamp=header.ts, nonce=header.nonce, body_hash=body_hash()
+                )
+                genuine = verify_signature(_loaded_key(public_key), message, b64decode_any(header.sig))
+            except InvalidInput:
+                genuine = False
+            if not genuine:
+                raise Unauthorized(reason="invalid_signature")
+            # Once more: a body that arrives slowly must not outlive the memory of its nonce.
+            now = int(self._clock())
+            skew = int(header.ts) - now
+            if abs(skew) > self._skew:
+                raise TimestampOutOfRange()
+            if not self._nonces.record(device.device_id, header.nonce, self._remember):
+                raise Unauthorized(reason="replay_detected")
+            return VerifiedDevice(
+                device_id=device.device_id,
+                friendly_name=device.friendly_name,
+                verified_at=now,
+                role=device.role,
+                permissions=device.permissions,
+                public_key=public_key,
+                user_id=device.user_id,
+                pk=device.pk,
+                clock_skew=skew,
             )
-            genuine = verify_signature(_loaded_key(public_key), message, b64decode_any(header.sig))
-        except InvalidInput:
-            genuine = False
-        if not genuine:
-            raise Unauthorized(reason="invalid_signature", device_id=device.device_id)
-        # Once more: a body that arrives slowly must not outlive the memory of its nonce.
-        now = int(self._clock())
-        skew = int(header.ts) - now
-        if abs(skew) > self._skew:
-            raise TimestampOutOfRange(device_id=device.device_id)
-        if not self._nonces.record(device.device_id, header.nonce, self._remember):
-            raise Unauthorized(reason="replay_detected", device_id=device.device_id)
-        return VerifiedDevice(
-            device_id=device.device_id,
-            friendly_name=device.friendly_name,
-            verified_at=now,
-            role=device.role,
-            permissions=device.permissions,
-            public_key=public_key,
-            user_id=device.user_id,
-            pk=device.pk,
-            clock_skew=skew,
-        )
+        except RequestError as error:
+            error.device_id, error.device_name = device.device_id, device.friendly_name
+            raise
 
-    def _controller(self, header: Authorization) -> tuple[bytes, TrustedKey]:
-        """Return public key and device of the header, if the device may authenticate."""
+    def _known(self, header: Authorization) -> tuple[bytes, TrustedKey]:
+        """Return the public key of the header, and its device in the allow list."""
         try:
             public_key = decode_public_key(header.id)
         except InvalidInput:
-            raise Unauthorized(reason="unknown_device (not a public key)") from None
+            raise Unauthorized(reason="unknown_device", detail="not a public key") from None
         device = self._lookup(public_key)
         if device is None:
             raise Unauthorized(reason="unknown_device", device_id=device_id(public_key))
-        if device.revoked:
-            raise Unauthorized(reason="device_revoked", device_id=device.device_id)
-        if device.role != CONTROLLER:
-            raise Unauthorized(reason="role_rejected", device_id=device.device_id)
         return public_key, device

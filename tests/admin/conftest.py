@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.test import Client
+from playwright.sync_api import Browser, sync_playwright
 
 from amesh_django.models import Device
 from amesh_django.test.devices import EphemeralDevice
@@ -28,3 +30,12 @@ def trust(db: None, amesh_trust: Callable[..., EphemeralDevice]) -> Trust:
 def root(db: None, amesh_server: object) -> Client:
     """A superuser."""
     return logged_in(staff("root", is_superuser=True))
+
+
+@pytest.fixture
+def browser(chromium: Path) -> Iterator[Browser]:
+    """Chromium, for one test: its event loop must not outlive it."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()

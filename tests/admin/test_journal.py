@@ -6,6 +6,7 @@ import datetime as dt
 
 import pytest
 from django.test import Client
+from django.urls import reverse
 from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
@@ -46,6 +47,7 @@ def test_a_forged_line_is_marked_and_its_contents_are_hidden(trust: Trust, root:
         trust(by)
         AllowListChange.objects.filter(pk=AllowListChange.objects.latest("pk").pk).update(by=by, at=moment)
     page = text_of(root.get(page_of(device)))
+    assert "forged name" not in text_of(root.get(JOURNAL))
     assert page.count("Amesh did not write this line") == 2
     assert "forged name" not in page
     assert "\u202e" not in page
@@ -64,6 +66,32 @@ def test_a_device_without_a_journal_and_one_with_a_long_one(
     page = root.get(page_of(device))
     assert len(page.context["amesh_history"]) == 3
     assert "n: 2 → n: 3" in text_of(page)
+    link = f"{JOURNAL}?q={device.device_id}"
+    assert f'<a href="{link}">' in page.content.decode()
+    assert text_of(root.get(link)).count(device.device_id) == 4
+    viewer = logged_in(staff("viewer", "view_device"))
+    assert JOURNAL not in viewer.get(page_of(device)).content.decode()
+
+
+def test_the_button_for_the_history_leads_to_the_journal(trust: Trust, root: Client) -> None:
+    device = trust()
+    button = reverse("admin:amesh_device_history", args=[device.pk])
+    assert button in root.get(page_of(device)).content.decode()
+    response = root.get(button)
+    assert response.headers["Location"] == f"{page_of(device)}#amesh-journal"
+    assert 'id="amesh-journal"' in root.get(page_of(device)).content.decode()
+    assert Client().get(button).headers["Location"].startswith(reverse("admin:login"))
+
+
+def test_the_journal_shows_names_and_finds_them(trust: Trust, root: Client) -> None:
+    device, other = trust("build server"), trust("phone")
+    assert f"build server {device.device_id}" in text_of(root.get(JOURNAL))
+    DatabaseAllowList(by="alice").set_permissions(device.device_id, {"shell": True})
+    for term in ("build", "server build", device.device_id, device.device_id[:12], "alice"):
+        page = text_of(root.get(JOURNAL, {"q": term}))
+        assert device.device_id in page, term
+        assert other.device_id not in page, term
+    assert device.device_id not in text_of(root.get(JOURNAL, {"q": device.device_id[-4:]}))
 
 
 def test_the_journal_needs_a_permission_of_its_own(trust: Trust) -> None:

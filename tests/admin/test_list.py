@@ -42,6 +42,14 @@ def test_the_list_shows_each_device_in_full(trust: Trust, root: Client) -> None:
         assert expected in page
 
 
+def test_the_page_of_a_device_names_it_in_title_and_breadcrumbs(trust: Trust, root: Client) -> None:
+    device = trust("ci-runner-6")
+    page = root.get(page_of(device)).content.decode()
+    shown = f"ci-runner-6 ({device.device_id})"
+    assert f"<title>{shown} | " in page
+    assert f'<li aria-current="page">{shown}</li>' in page or f"&rsaquo; {shown}" in page
+
+
 def test_the_number_of_queries_does_not_depend_on_the_number_of_devices(trust: Trust, root: Client) -> None:
     def queries(url: str) -> int:
         with CaptureQueriesContext(
@@ -71,10 +79,29 @@ def test_search(trust: Trust, root: Client) -> None:
     device, other = trust("build server"), trust("phone")
     DatabaseAllowList().map_user(device.device_id, staff("robot"))
     key = device.to_entry().public_key
-    for term in ("BUILD", device.device_id, device.device_id[4:12], device.public_key, b64url_encode(key), "robot"):
+    in_url = b64url_encode(key)
+    for term in (
+        "BUILD",
+        "server build",
+        '"build server"',
+        device.device_id,
+        device.device_id[:12],
+        "rob",
+        "build robot",
+    ):
         page = text_of(root.get(LIST, {"q": term}))
         assert device.device_id in page, term
         assert other.device_id not in page, term
+    for term in (device.public_key, device.public_key[:12], in_url, in_url[:12], f"{device.public_key[:12]} build"):
+        assert device.device_id in text_of(root.get(LIST, {"q": term})), term
+
+
+def test_a_short_word_does_not_find_random_ids_and_keys(trust: Trust, root: Client) -> None:
+    """Device IDs and keys contain every short word by chance, and every key begins with an A."""
+    device = trust("build server")
+    middle = (device.device_id[4:9], device.device_id[-4:], device.public_key[:2], device.public_key[3:12], "server x")
+    for term in middle:
+        assert device.device_id not in text_of(root.get(LIST, {"q": term})), term
 
 
 @pytest.mark.parametrize(
@@ -130,7 +157,6 @@ def test_a_hostile_name_is_harmless_everywhere(trust: Trust, root: Client) -> No
         root.get(REVOKE, {"devices": device.device_id}),
         revoke(root, device, follow=True),
         root.get(JOURNAL),
-        root.get(reverse("admin:amesh_device_history", args=[device.pk])),
         root.get(reverse("admin:index")),
     ]
     for page in pages:

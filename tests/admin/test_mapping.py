@@ -26,7 +26,7 @@ from tests.admin.people import (
 def test_map_and_unmap(trust: Trust, root: Client) -> None:
     device, user = trust(), staff("robot")
     response = assign(root, device, user)
-    assert "was changed successfully" in text_of(response)
+    assert f"The device “ laptop ({device.device_id}) ” was changed successfully" in text_of(response)
     assert mapped(device) == user
     assert AllowListChange.objects.first().by == "root"  # type: ignore[union-attr]
     assert "mapped user" in LogEntry.objects.get().get_change_message().lower()
@@ -51,9 +51,13 @@ def test_nothing_sealed_comes_from_the_form(trust: Trust, root: Client) -> None:
     assert Device.objects.count() == 1
 
 
+#: The permissions of a staff user who may map devices.
+MAPPER = ("change_device", "auth.view_user", "auth.change_user")
+
+
 def test_nobody_grants_permissions_that_they_do_not_have(trust: Trust) -> None:
     device = trust()
-    client = logged_in(staff("staff", "change_device", "auth.view_user"))
+    client = logged_in(staff("staff", *MAPPER))
     for user, expected in (
         (staff("boss", is_superuser=True), "boss is a superuser"),
         (staff("more", "change_device", "auth.delete_user"), "more has permissions that you do not have"),
@@ -65,9 +69,23 @@ def test_nobody_grants_permissions_that_they_do_not_have(trust: Trust) -> None:
         assert expected in text_of(assign(client, device, None))
         assert mapped(device) == user
         DatabaseAllowList().map_user(device.device_id, None)
-    for user in (staff("same", "change_device", "auth.view_user"), staff("less", "change_device"), staff("none")):
+    for user in (staff("same", *MAPPER), staff("less", "change_device"), staff("none")):
         assign(client, device, user)
         assert mapped(device) == user
+
+
+@pytest.mark.parametrize("permissions", [(), ("auth.view_user",), ("auth.change_user",)])
+def test_mapping_needs_the_permissions_to_view_and_change_users(trust: Trust, permissions: tuple[str, ...]) -> None:
+    """A customer has no permissions in the admin, so a clerk has all of them: to compare permissions is not enough."""
+    device, customer = trust(), staff("customer", is_staff=False)
+    clerk = logged_in(staff("clerk", "change_device", *permissions))
+    assert "You may not view and change users (auth.view_user, auth.change_user)" in text_of(
+        assign(clerk, device, customer)
+    )
+    assert mapped(device) is None
+    DatabaseAllowList().map_user(device.device_id, customer)
+    assert "Ask a superuser to change this mapping" in text_of(assign(clerk, device, None))
+    assert mapped(device) == customer
 
 
 def test_a_superuser_maps_to_every_active_user(trust: Trust, root: Client) -> None:
@@ -97,13 +115,37 @@ def test_a_revoked_device_can_be_unmapped_so_that_its_user_can_be_deleted(trust:
     assert mapped(device) is None
 
 
-def test_a_mapped_user_cannot_be_deleted(trust: Trust, root: Client) -> None:
-    device, user = trust(), staff("robot")
+@pytest.mark.parametrize("is_revoked", [False, True])
+def test_deleting_a_mapped_user_names_the_device_to_unmap(trust: Trust, root: Client, is_revoked: bool) -> None:
+    device, user, other = trust(), staff("robot"), staff("other")
     assign(root, device, user)
-    url = reverse("admin:auth_user_delete", args=[user.pk])
-    assert "Cannot delete user" in text_of(root.get(url))
-    root.post(url, {"post": "yes"})
-    assert mapped(device) == user
+    if is_revoked:
+        DatabaseAllowList().revoke(device.device_id)
+    one = reverse("admin:auth_user_delete", args=[user.pk])
+    many = {"action": "delete_selected", "_selected_action": [user.pk, other.pk], "post": "yes"}
+    users = reverse("admin:auth_user_changelist")
+    for page in (root.get(one), root.post(one, {"post": "yes"}), root.post(users, many)):
+        assert "Cannot delete user" in text_of(page)
+        assert f"The device laptop ({device.device_id}) is mapped to robot." in text_of(page)
+        assert text_of(page).count("is mapped to robot") == 1
+        assert f'<a href="{page_of(device)}">laptop ({device.device_id})</a>' in page.content.decode()
+        assert mapped(device) == user
+    assign(root, device, None)
+    assert "is mapped to" not in text_of(root.get(one))
+    root.post(users, many)
+    assert not type(user).objects.filter(username__in=["robot", "other"]).exists()
+    assert Device.objects.filter(pk=device.pk).exists()
+
+
+def test_a_revoked_device_is_not_offered_a_user(trust: Trust, root: Client) -> None:
+    device, other = trust(), trust("other")
+    DatabaseAllowList().map_user(device.device_id, staff("robot"))
+    for one in (device, other):
+        DatabaseAllowList().revoke(one.device_id)
+    assert 'name="user"' in root.get(page_of(device)).content.decode()  # to remove it
+    page = root.get(page_of(other)).content.decode()
+    assert 'name="user"' not in page
+    assert 'name="_save"' not in page
 
 
 def test_the_user_is_searched_for_or_typed(trust: Trust) -> None:

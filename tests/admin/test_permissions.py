@@ -27,8 +27,9 @@ from tests.admin.people import (
         ((), 403, 403, 403),
         (("view_device",), 200, 403, 403),
         (("view_device", "revoke_device"), 200, 200, 403),
-        (("change_device",), 200, 403, 302),
-        (("change_device", "revoke_device"), 200, 200, 302),
+        (("change_device",), 200, 403, 200),  # the page again, with an error
+        (("change_device", "auth.view_user", "auth.change_user"), 200, 403, 302),
+        (("change_device", "auth.view_user", "auth.change_user", "revoke_device"), 200, 200, 302),
         # The page that revokes shows the devices, so it needs the permission to view them.
         (("revoke_device",), 403, 403, 403),
         # Permissions for the journal or for users are not permissions for devices.

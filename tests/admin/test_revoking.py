@@ -30,11 +30,12 @@ def test_revoke(trust: Trust, root: Client) -> None:
     device = trust()
     key = device.to_entry().public_key
     page = root.get(REVOKE, {"devices": device.device_id})
-    assert device.device_id in text_of(page)
+    assert text_of(page).count(f"Revoke laptop ({device.device_id})") == 3  # title, heading, button
+    assert f">laptop ({device.device_id})</a>" in page.content.decode()  # breadcrumbs
     assert not Device.objects.get(pk=device.pk).is_revoked
     response = revoke(root, device, reason="  left on the train ", follow=True)
     assert response.redirect_chain == [(page_of(device), 302)]
-    assert f"Revoked: {device.device_id} (laptop)" in text_of(response)
+    assert f"Revoked: laptop ({device.device_id})." in text_of(response)
     assert "left on the train" in text_of(response)
     assert "may authenticate" not in text_of(response)
     assert "amesh-revoke" not in response.content.decode().replace("amesh-revoked", "")
@@ -44,7 +45,7 @@ def test_revoke(trust: Trust, root: Client) -> None:
     line = AllowListChange.objects.get(device_id=device.device_id, action="revoked")
     assert line.by == "root"
     entry = LogEntry.objects.get()
-    assert (entry.object_id, entry.object_repr) == (str(device.pk), device.device_id)
+    assert (entry.object_id, entry.object_repr) == (str(device.pk), f"laptop ({device.device_id})")
     assert entry.get_change_message() == "Revoked. Reason: left on the train"
 
 
@@ -92,8 +93,8 @@ def test_revoke_several_devices_and_name_those_that_were_revoked_already(trust: 
     DatabaseAllowList(by="quicker").revoke(second.device_id, reason="meanwhile")
     response = root.post(REVOKE, {"devices": names[1], "reason": "stolen"}, follow=True)
     assert response.redirect_chain == [(LIST, 302)]
-    assert f"Revoked: {first.device_id} (one)." in text_of(response)
-    assert f"Already revoked, skipped: {second.device_id} (two)." in text_of(response)
+    assert f"Revoked: one ({first.device_id})." in text_of(response)
+    assert f"Already revoked, skipped: two ({second.device_id})." in text_of(response)
     assert Device.objects.get(pk=second.pk).revoked_by == "quicker"
     assert Device.objects.get(pk=old.pk).revoke_reason == "before"
 
@@ -140,8 +141,8 @@ def test_an_error_is_a_message_and_devices_revoked_before_it_stay_revoked(
     assert response.status_code == 200
     page = text_of(response)
     assert expected in page
-    assert f"Revoked: {first.device_id} (one)." in page
-    assert "Revoke 1 device " in page  # what is left can be tried again, with the same reason
+    assert f"Revoked: one ({first.device_id})." in page
+    assert f"Revoke two ({second.device_id}) Cancel" in page  # what is left can be tried again, with the same reason
     assert "stolen" in page
     assert Device.objects.get(pk=first.pk).is_revoked
     assert not Device.objects.get(pk=second.pk).is_revoked

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 from django.contrib.admin.models import LogEntry
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 
@@ -33,7 +35,6 @@ def test_a_broken_seal_is_shown_on_every_page_until_it_is_fixed(trust: Trust, ro
         JOURNAL,
         page_of(device),
         f"{REVOKE}?devices={device.device_id}",
-        reverse("admin:amesh_device_history", args=[device.pk]),
         reverse("admin:app_list", args=["amesh"]),
     ]
     for url in pages:
@@ -58,13 +59,49 @@ def test_the_index_does_not_warn_users_who_may_not_view_devices(trust: Trust) ->
     assert "seal" not in text_of(client.get(reverse("admin:index")))
 
 
-def test_nothing_is_changed_while_the_seal_is_broken(trust: Trust, root: Client) -> None:
+def test_the_banner_names_the_rows_that_differ(trust: Trust, root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = [trust(f"number {number}") for number in range(3)]
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE amesh_device SET friendly_name = 'x‮<b>' WHERE id = %s", [devices[0].pk])
+        cursor.execute("UPDATE amesh_device SET role = 'target' WHERE id <> %s", [devices[0].pk])
+    page = root.get(LIST)
+    banner = text_of(page).partition("On the server, run:")[0]
+    for device in devices:
+        assert device.device_id in banner
+    assert "role is 'target', but was sealed as 'controller'" in banner
+    assert not {"‮", "x<b>"} & set(page.content.decode())
+    monkeypatch.setattr("amesh_django.admin.trouble._MAX_NAMED", 1)
+    assert "2 more differences" in text_of(root.get(LIST))
+    monkeypatch.setattr("amesh_django.admin.trouble._MAX_COMPARED", 2)
+    assert "differences" not in text_of(root.get(LIST))
+    DatabaseAllowList().reseal(by="operator")
+    assert "was sealed as" not in text_of(root.get(LIST))
+
+
+def test_a_broken_seal_leaves_revoking_and_offers_no_mapping(trust: Trust, root: Client) -> None:
+    device = trust()
+    assert 'name="_save"' in root.get(page_of(device)).content.decode()
+    break_seal(trust("other"))
+    page = root.get(page_of(device)).content.decode()
+    assert f"{REVOKE}?devices={device.device_id}" in page
+    assert 'name="user"' not in page
+    assert 'name="_save"' not in page
+    assert "revoke_selected" in root.get(LIST).content.decode()
+
+
+def test_a_device_is_revoked_while_the_seal_is_broken(trust: Trust, root: Client) -> None:
+    device = trust()
+    break_seal(trust("other"))
+    response = root.post(REVOKE, {"devices": device.device_id, "reason": "stolen"}, follow=True)
+    assert "Revoked: " in text_of(response)
+    assert "do not match their seal" in text_of(response)
+    assert Device.objects.get(pk=device.pk).is_revoked
+    assert LogEntry.objects.count() == 1
+
+
+def test_nothing_else_is_changed_while_the_seal_is_broken(trust: Trust, root: Client) -> None:
     device = trust()
     break_seal(device)
-    response = revoke(root, device, reason="stolen")
-    assert response.status_code == 200
-    assert "do not match their seal" in text_of(response)
-    assert "The change was rejected" in text_of(response)
     response = assign(root, device, staff("robot"))
     assert "The change was rejected" in text_of(response)
     row = Device.objects.get(pk=device.pk)
@@ -93,3 +130,18 @@ def test_a_server_without_its_key_warns_and_advises_against_resealing(
     assert "AMESH['NO_SUCH'] is not a setting" in text_of(root.get(LIST))
     assert "AMESH['NO_SUCH'] is not a setting" in text_of(revoke(root, device))
     assert not Device.objects.get(pk=device.pk).is_revoked
+
+
+@pytest.mark.parametrize("page", ["list", "device", "revoke"])
+def test_a_forged_row_is_noticed_when_it_is_shown(trust: Trust, root: Client, page: str) -> None:
+    """The triggers report nothing. The row says that the device was revoked already, so that nobody revokes it."""
+    device = trust()
+    urls = {"list": LIST, "device": page_of(device), "revoke": f"{REVOKE}?devices={device.device_id}"}
+    root.get(LIST)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE amesh_device SET revoked_at = added_at")
+        cursor.execute("UPDATE amesh_allowlistseal SET touched = 0")
+    shown = root.get(urls[page])
+    assert 'class="amesh-banner" role="alert"' in shown.content.decode()
+    assert "amesh-revoked" not in shown.content.decode()
+    assert "Already revoked" not in text_of(shown)

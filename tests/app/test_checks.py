@@ -9,9 +9,19 @@ import django
 import pytest
 from django.core.checks import Error, run_checks
 from django.core.exceptions import ImproperlyConfigured
+from django.http import HttpResponse
+from django.urls import include, path
+from django.views.decorators.cache import cache_page
+from rest_framework.authentication import BasicAuthentication
+from rest_framework.decorators import api_view, permission_classes
+from rest_framework.permissions import IsAdminUser, IsAuthenticated, IsAuthenticatedOrReadOnly
+from rest_framework.request import Request
+from rest_framework.response import Response
+from rest_framework.views import APIView
 
-from amesh_django import checks
+from amesh_django import checks, metrics
 from amesh_django.conf import amesh_settings, nonce_cache
+from amesh_django.drf import AmeshAuthentication, HasDevicePermission, IsTrustedDevice
 from authmesh.device import LocalDevice
 from tests.support.sources import PYPROJECT
 
@@ -47,6 +57,7 @@ def test_a_correct_project_has_no_messages() -> None:
         ({"MAX_BODY_BYTES": None}, "amesh.E002", "None"),
         ({"PROTECT": "/api/"}, "amesh.E002", "list"),
         ({"PROTECT": ["api/"]}, "amesh.E002", "begin with /"),
+        ({"DEVICES_ARE_USERS": "no"}, "amesh.E002", "True or False"),
         ({"DIR": 5}, "amesh.E002", "text"),
         ({"NONCE_WINDOW_SECONDS": 59}, "amesh.E003", "replayed"),
         ({"CLOCK_SKEW_SECONDS": 31}, "amesh.E003", "Set it to 62"),
@@ -108,14 +119,15 @@ def test_a_cache_that_does_not_exist(settings: Any) -> None:
 
 def test_no_identity(settings: Any, tmp_path: Path) -> None:
     settings.AMESH = {"DIR": str(tmp_path)}
-    found = ids()
+    assert ids() == {}  # in a build
+    found = ids(databases=["default"])
     assert list(found) == ["amesh.W003"]
     assert "amesh_init" in found["amesh.W003"]
 
 
 def test_a_directory_open_to_others(amesh_server: LocalDevice) -> None:
     amesh_server.path.chmod(0o755)
-    assert "chmod 700" in ids()["amesh.W004"]
+    assert "chmod 700" in ids(databases=["default"])["amesh.W004"]
 
 
 def test_missing_triggers() -> None:
@@ -129,7 +141,7 @@ def test_missing_triggers() -> None:
 
 def test_a_seal_key_file_that_cannot_be_used(settings: Any, tmp_path: Path) -> None:
     settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILE": str(tmp_path / "missing")}
-    assert "openssl rand" in ids()["amesh.W006"]
+    assert "openssl rand" in ids(databases=["default"])["amesh.W006"]
 
 
 @pytest.mark.parametrize(
@@ -155,3 +167,66 @@ def test_a_version_of_django_that_is_not_supported(
 def test_the_supported_versions_of_django_are_those_of_the_distribution() -> None:
     oldest, too_new = (".".join(map(str, version)) for version in checks.SUPPORTED_DJANGO)
     assert f"django>={oldest},<{too_new}" in PYPROJECT["project"]["optional-dependencies"]["django"]
+
+
+def _views() -> tuple[Any, ...]:
+    """Return the URLs of a project whose views name no authentication classes, except for one."""
+
+    class Default(APIView):
+        permission_classes: Any = (IsAuthenticated,)
+
+    class Own(Default):
+        authentication_classes = (AmeshAuthentication,)
+
+    @api_view(["GET"])
+    @permission_classes([IsAuthenticatedOrReadOnly | IsAdminUser])
+    def function(request: Request) -> Response:
+        return Response()
+
+    def default(*permissions: Any) -> Any:
+        return type("Other", (Default,), {"permission_classes": permissions}).as_view()
+
+    return (
+        path("x/", include([path("d/", cache_page(60)(Default.as_view()))])),
+        path("f/", function),
+        path("own/", Own.as_view()),
+        path("option/", Own.as_view(authentication_classes=[BasicAuthentication])),
+        path("anyone/", default()),
+        path("devices/", default(IsAuthenticated, IsTrustedDevice)),
+        path("shell/", default(HasDevicePermission("shell") | IsAuthenticated)),
+        path("staff/", default(IsAuthenticated, IsAdminUser)),
+        path("plain/", lambda request: HttpResponse()),
+    )
+
+
+def test_views_that_every_device_may_use(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings.AMESH = {**settings.AMESH, "DEVICES_ARE_USERS": True}
+    settings.ROOT_URLCONF = _views()
+    assert ids() == {}
+    monkeypatch.setattr(
+        APIView, "authentication_classes", [AmeshAuthentication]
+    )  # as the setting of REST framework does
+    settings.ROOT_URLCONF = _views()
+    found = ids()
+    assert list(found) == ["amesh.W010"]
+    assert f": {__name__}.Default, {__name__}.function. Set " in found["amesh.W010"]
+    settings.AMESH = {**settings.AMESH, "DEVICES_ARE_USERS": False}
+    assert ids() == {}
+
+
+def test_many_views_that_every_device_may_use(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(APIView, "authentication_classes", [AmeshAuthentication])
+    settings.AMESH = {**settings.AMESH, "DEVICES_ARE_USERS": True}
+    views = [type(f"View{n:02}", (APIView,), {"permission_classes": [IsAuthenticated]}) for n in range(12)]
+    settings.ROOT_URLCONF = tuple(path(f"{n}/", view.as_view()) for n, view in enumerate(views))
+    message = ids()["amesh.W010"]
+    assert "View09, and 2 more." in message and "View10" not in message
+
+
+def test_metrics_without_their_library(settings: Any, monkeypatch: Any) -> None:
+    settings.AMESH = {"METRICS": True}
+    assert checks.check_metrics(None) == []
+    monkeypatch.setattr(metrics, "is_installed", lambda: False)
+    assert [message.id for message in checks.check_metrics(None)] == ["amesh.E008"]
+    settings.AMESH = {}
+    assert checks.check_metrics(None) == []

@@ -87,6 +87,7 @@ USES = [
     ("postgres", "psycopg", DJANGO + "import django.db.backends.postgresql.base", "psycopg"),
     ("drf", "rest_framework", "import amesh_django.drf", ""),
     ("drf", "rest_framework", "from amesh_django.test import AmeshAPIClient", ""),
+    ("openapi", "drf_spectacular", "import amesh_django.openapi", ""),
     ("redis", "django_redis", CHECK, ""),
     ("relay", "channels", DJANGO + "import amesh_django.relay.routing", ""),
     ("relay", "daphne", DJANGO + "from django.core.management import call_command; call_command('amesh_relay')", ""),
@@ -95,6 +96,13 @@ USES = [
         "prometheus_client",
         DJANGO + "import asyncio; from amesh_django.relay import reports\n"
         "print(asyncio.run(reports.metrics(None)).body.decode())",
+        "",
+    ),
+    (
+        "metrics",
+        "prometheus_client",
+        DJANGO + "from amesh_django.checks import check_metrics\nfrom django.test import override_settings\n"
+        "with override_settings(AMESH={'METRICS': True}): print(*(found.hint for found in check_metrics(None)))",
         "",
     ),
     ("requests", "requests", "from authmesh import AmeshRequestsAuth; AmeshRequestsAuth()", ""),

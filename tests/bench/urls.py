@@ -13,7 +13,7 @@ from rest_framework.views import APIView
 from rest_framework_api_key.permissions import HasAPIKey
 from rest_framework_simplejwt.authentication import JWTAuthentication
 
-from amesh_django.drf import AmeshAuthentication
+from amesh_django.drf import AmeshAuthentication, IsTrustedDevice
 
 
 class Reading(APIView):
@@ -35,5 +35,5 @@ urlpatterns = [
     path("token/", _behind([TokenAuthentication], IsAuthenticated)),
     path("jwt/", _behind([JWTAuthentication], IsAuthenticated)),
     path("api-key/", _behind([], HasAPIKey)),
-    path("amesh/", _behind([AmeshAuthentication], IsAuthenticated)),
+    path("amesh/", _behind([AmeshAuthentication], IsTrustedDevice)),
 ]

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from amesh_django.test.devices import EphemeralDevice
+from authmesh.commands import init as init_command
 from authmesh.device import FileAllowList, LocalDevice, read_identity
+from authmesh.keystore import BACKENDS
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.header import parse_authorization
 from tests.support.front_ends import HOSTILE, HOSTILE_SHOWN, Result, answering, id_of, invoke, line_of
@@ -57,8 +59,8 @@ def test_init_makes_an_identity_and_says_all_about_it(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     identity = read_identity(tmp_path / "new")
     for text in (
-        "secure-enclave  no: It needs macOS.",
-        "encrypted-file  yes",
+        "amesh export-key",
+        "manage.py amesh_trust LINE --role controller",
         identity.device_id,
         "laptop",
         "Warning: The key is protected by software only.",
@@ -69,6 +71,23 @@ def test_init_makes_an_identity_and_says_all_about_it(tmp_path: Path) -> None:
         assert text in done.stdout
     assert identity.max_controllers == 3
     assert not done.stderr
+
+
+def test_init_begins_with_the_place_of_the_key_and_explains_it_if_asked(tmp_path: Path) -> None:
+    done = call("--dir", tmp_path / "one", "init", "--name", "laptop")
+    first = "The key goes into an encrypted file in the device directory (encrypted-file)"
+    assert done.stdout.startswith(f"{first}, the best place on this machine. --explain shows what was tried.\n")
+    assert "secure-enclave" not in done.stdout
+    done = call("--dir", tmp_path / "two", "init", "--name", "laptop", "--explain")
+    shown = done.stdout.splitlines()
+    assert shown[:2] == ["Looking for the best place for the key", "  secure-enclave  no: It needs macOS."]
+    assert "  encrypted-file  yes" in shown and f"{first}." in shown
+    done = call("--dir", tmp_path / "three", "init", "--name", "laptop", "--backend", "encrypted-file")
+    assert done.stdout.startswith(f"{first}, as --backend or the option for a PIN says.\n")
+
+
+def test_every_back_end_has_its_place_in_words() -> None:
+    assert set(init_command._PLACES) == set(BACKENDS)
 
 
 def test_init_shows_no_secret(tmp_path: Path) -> None:
@@ -140,6 +159,18 @@ def test_list_without_identity_says_what_to_do(tmp_path: Path) -> None:
     assert "amesh init --name NAME" in done.stderr
 
 
+def test_two_variables_for_the_directory_must_agree(directory: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    EphemeralDevice("newer").write(other)
+    for words in (["list"], ["list", "--json"]):
+        done = invoke(words, AMESH_DIR=str(other))
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "The variables AMESH_DIR and AUTH_MESH_DIR are both set, and differ." in done.stderr
+    assert "newer" in invoke(["list"], AMESH_DIR=str(other), AUTH_MESH_DIR=str(other)).stdout
+    assert "newer" in invoke(["list"], AMESH_DIR=str(other), AUTH_MESH_DIR="").stdout
+    assert "newer" in invoke(["--dir", other, "list"], AMESH_DIR="elsewhere").stdout  # the option comes first
+
+
 def test_list_of_nobody_says_what_to_do(directory: Path) -> None:
     done = call("list")
     assert done.exit_code == 0
@@ -196,6 +227,20 @@ def test_a_broken_list_is_shown_to_nobody(directory: Path) -> None:
         assert json.loads(done.stderr)["error"] == "allow_list_integrity_failure"
 
 
+def test_a_broken_list_without_a_backup_is_begun_again(directory: Path) -> None:
+    device = EphemeralDevice("phone")
+    allow(directory, device)
+    file = directory / "allow_list.json"
+    file.write_text(file.read_text().replace("phone", "other"))
+    done = call("list")
+    assert f"Restore {file} from a backup. If there is none, rename the file: the list is empty then." in done.stderr
+    assert "trust it with amesh trust, after you have compared its device ID" in done.stderr
+    assert call("sign-test").exit_code == 0  # requests that it sends need only its key
+    file.rename(directory / "allow_list.rejected.json")
+    assert call("trust", line_of(device), "--role", "controller", "--yes").exit_code == 0
+    assert [known["deviceId"] for known in json.loads(call("list", "--json").stdout)["devices"]] == [id_of(device)]
+
+
 def test_what_is_open_to_others_is_reported(directory: Path) -> None:
     directory.chmod(0o755)
     (directory / "identity.json").chmod(0o644)
@@ -247,6 +292,15 @@ def test_trust_reads_the_line_from_stdin(directory: Path) -> None:
     done = call("trust", "-", "--role", "target", "--yes", given=f"{line[:40]}\n{line[40:]}\n")
     assert done.exit_code == 0, done.output
     assert trusted(directory)[id_of(device)].role == "target"
+
+
+def test_two_lines_in_one_argument_are_two_devices(directory: Path) -> None:
+    one, two = EphemeralDevice("one"), EphemeralDevice("two")
+    done = call("trust", f"{line_of(one)}\n{line_of(two)}", "--role", "target", "--yes")
+    assert done.exit_code == 0, done.output
+    assert list(trusted(directory)) == [id_of(one), id_of(two)]
+    done = call("trust", line_of(one) + line_of(two), "--role", "target", "--yes")
+    assert "This is more than one line of export-key." in done.stderr
 
 
 def test_trust_of_oneself_is_refused(directory: Path) -> None:
@@ -448,11 +502,60 @@ def test_fetch_of_an_error_fails_only_if_told_to(directory: Path) -> None:
         server.status, server.body = 401, b'{"error": "unauthorized"}'
         assert call("fetch", server.url).exit_code == 0
         done = call("fetch", server.url, "--fail")
-        assert (done.exit_code, done.stdout_bytes) == (1, server.body)
-        assert "answered with the status 401" in done.stderr
+        assert (done.exit_code, done.stdout_bytes) == (22, server.body)  # the exit code of curl
+        assert "answered with the status 401. The server rejects this device" in done.stderr
         done = call("fetch", server.url, "--json", "--fail")
-        assert (done.exit_code, json.loads(done.stdout)["status"]) == (1, 401)
+        assert (done.exit_code, json.loads(done.stdout)["status"]) == (22, 401)
         assert json.loads(done.stderr)["error"] == "bad_status"
+
+
+def test_fetch_says_where_a_redirect_leads_and_signs_it_only_within_the_origin(directory: Path) -> None:
+    with answering() as server, answering() as other:
+        root, elsewhere = server.url.partition("/path")[0], other.url
+        server.redirects = {"/near": "/path?b=2&a=1", "/far": elsewhere.replace("http://", "http://user:geheim@")}
+        found = json.loads(call("fetch", f"{root}/near", "--json").stdout)
+        assert (found["status"], found["redirectsTo"]) == (302, server.url)
+        assert "To follow the redirect with a new signature, use -L." in found["meaning"]
+        first = server.headers["authorization"]
+        found = json.loads(call("fetch", f"{root}/near", "-L", "--json").stdout)
+        assert (found["status"], found["url"], found["redirectsTo"]) == (200, server.url, None)
+        assert server.headers["authorization"].startswith("AuthMesh ") and server.headers["authorization"] != first
+        done = call("fetch", f"{root}/far", "-d", "x", "--json")
+        assert (
+            json.loads(done.stdout)["redirectsTo"] == elsewhere and "geheim" not in json.loads(done.stdout)["meaning"]
+        )
+        assert f"run amesh fetch '{elsewhere}'. " in json.loads(done.stdout)["meaning"] + " "
+        assert "The POST becomes a GET." in json.loads(done.stdout)["meaning"]
+        assert not other.asked.is_set()
+        other.status = 401
+        done = call("fetch", f"{root}/far", "-L", "--fail")
+        assert done.exit_code == 22
+        assert "had no signature, because a redirect led it to another origin" in done.stderr
+        assert "authorization" not in other.headers or "AuthMesh" not in other.headers["authorization"]
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "texts"),
+    [
+        (401, b'{"error": "unauthorized"}', ["The server rejects this device", "run amesh doctor http://127.0.0.1:"]),
+        (401, b'{"error": "timestamp_out_of_range"}', ["clocks differ", "NTP", "run amesh doctor http://127.0.0.1:"]),
+        (401, b"<html>", ["asks for credentials, but not for those of amesh", "run amesh doctor http://127.0.0.1:"]),
+        (403, b'{"detail": "no"}', ["did not reject the signature"]),
+        (413, b'{"error": "payload_too_large"}', ["exceeds the size limit"]),
+    ],
+)
+def test_fetch_explains_a_rejection(directory: Path, status: int, body: bytes, texts: list[str]) -> None:
+    with answering() as server:
+        server.status, server.body = status, body
+        meaning = json.loads(call("fetch", server.url, "--json").stdout)["meaning"]
+        assert all(text in meaning for text in texts), meaning
+        assert not call("fetch", server.url).stderr  # not a terminal: as quiet as curl
+
+
+def test_fetch_does_not_explain_the_answer_of_a_view(directory: Path) -> None:
+    with answering() as server:
+        server.status = 404
+        assert json.loads(call("fetch", server.url, "--json").stdout)["meaning"] is None
 
 
 @pytest.mark.parametrize(
@@ -476,6 +579,12 @@ def test_fetch_refuses(directory: Path, words: list[str], exit_code: int, text: 
     done = call("fetch", *words)
     assert (done.exit_code, done.stdout) == (exit_code, "")
     assert text in done.stderr
+
+
+@pytest.mark.parametrize("url", ["/path", "ftp://127.0.0.1/", "http://127.0.0.1:1/", "http://a:b:c/"])
+def test_the_text_of_a_library_ends_with_one_full_stop(directory: Path, url: str) -> None:
+    for words in (["fetch", url], ["header", "GET", url]):
+        assert ".." not in call(*words).stderr
 
 
 def test_fetch_shows_no_password_of_a_url(directory: Path) -> None:

@@ -110,6 +110,29 @@ def test_ctrl_c_while_something_runs_is_one_line(front_end: FrontEnd) -> None:
         server.delay.set()
 
 
+def test_fetch_on_a_terminal_says_what_a_rejection_means(front_end: FrontEnd) -> None:
+    with answering() as server:
+        server.status, server.body = 401, b'{"error": "unauthorized"}'
+        root = server.url.partition("/path")[0]
+        doctor = "manage.py amesh_doctor" if front_end.django else "amesh doctor"
+        with terminal(front_end.argv("fetch", server.url), front_end.env) as person:
+            person.expect('{"error": "unauthorized"}\n')
+            person.expect("The server rejects this device")
+            assert person.end() == 0
+            assert f"To find the cause, run {doctor} {root}." in " ".join(person.shown.split())
+        server.redirects = {"/near": server.url, "/far": "http://127.0.0.1:1/x"}
+        for path, text in (
+            ("/near", f"The server redirects to {server.url}."),
+            ("/far", "The server redirects to http://127.0.0.1:1/x, which is another origin."),
+        ):
+            with terminal(front_end.argv("fetch", root + path), front_end.env) as person:
+                person.expect(text)
+                assert person.end() == 0
+        with terminal(front_end.argv("fetch", "-L", f"{root}/near"), front_end.env) as person:
+            person.expect(f"Redirected to {server.url}, signed again.")
+            assert person.end() == 0
+
+
 def test_a_line_from_a_pipe_leaves_the_question_to_the_terminal(front_end: FrontEnd) -> None:
     device = EphemeralDevice()
     argv = front_end.argv("trust", "-", "--role", "target")
@@ -137,7 +160,7 @@ def test_a_question_is_asked_with_json_too(front_end: FrontEnd) -> None:
         assert id_of(device) in about
         person.type("y\n")
         assert person.end() == 0
-        assert json.loads(person.shown.partition("[y/N] ")[2].partition("\n")[2])["refreshed"] is False
+        assert json.loads(person.shown.partition("[y/N] ")[2].partition("\n")[2])["devices"][0]["refreshed"] is False
 
 
 def test_colors_on_a_terminal_unless_no_color_is_set(front_end: FrontEnd) -> None:
@@ -177,7 +200,7 @@ def test_nothing_is_half_done_after_ctrl_c_in_init(tmp_path: Path) -> None:
     """Whenever Ctrl-C comes, there is an identity that works, or init can be run again."""
     for number, text in enumerate(["Looking", "secure-enclave", "keychain", "tpm2", "encrypted-file", "This device"]):
         path = tmp_path / str(number)
-        argv = [sys.executable, "-m", "authmesh", "--dir", str(path), "init", "--name", "x"]
+        argv = [sys.executable, "-m", "authmesh", "--dir", str(path), "init", "--name", "x", "--explain"]
         with terminal(argv, {}) as person:
             person.expect(text)
             person.type("\x03", at_once=True)
@@ -190,3 +213,15 @@ def test_nothing_is_half_done_after_ctrl_c_in_init(tmp_path: Path) -> None:
             assert code == 130
             again = subprocess.run(argv, capture_output=True, cwd=ROOT)
             assert again.returncode == 0, again.stderr
+
+
+def test_many_lines_from_a_pipe_are_one_question_on_the_terminal(front_end: FrontEnd) -> None:
+    one, two = EphemeralDevice("one"), EphemeralDevice("two")
+    argv = front_end.argv("trust", "-", "--role", "target")
+    given = f"{line_of(one)}\n{line_of(two)}\n".encode()
+    with terminal(argv, front_end.env, stdin=given) as person:
+        table = person.expect("Trust these 2 devices? [y/N] ")
+        assert f"  {id_of(one)}  one\n  {id_of(two)}  two\n" in table
+        person.type("y\n")
+        assert person.end() == 0
+    assert front_end.trusted() == [id_of(one), id_of(two)]

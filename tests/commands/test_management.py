@@ -133,6 +133,7 @@ def test_every_command_of_amesh_is_one_of_manage_py_too() -> None:
 def same(text: str, directory: Path) -> str:
     """Return words without what must differ: the spelling of commands, the directory, and times."""
     text = re.sub(r"manage\.py amesh_(\w+)", lambda match: f"amesh {match[1].replace('_', '-')}", text)
+    text = re.sub(r", \d+ revoked \(shown by --all\)", "", text)  # a file keeps no revoked devices
     text = re.sub(r"\d{4}-\d\d-\d\d[ T]\d\d:\d\d(:[\d.]+Z| UTC)", "TIME", text.replace(str(directory), "DIR"))
     return re.sub(r"[\d.]+ ms, the first time \d+ ms", "MS", text)
 
@@ -193,6 +194,9 @@ def test_init_uses_the_directory_of_the_settings(db: None, tmp_path: Path) -> No
         done = call("init", "--name", "server", "--max-controllers", "4")
         assert done.code == 0
         assert "manage.py amesh_listen" in done.out
+        steps = done.out.partition("Next steps")[2]
+        assert re.search(r"on the device +amesh export-key\n", steps)
+        assert re.search(r"on this server +manage\.py amesh_trust LINE --role controller\n", steps)
         assert server.server_device().identity == read_identity(tmp_path / "new")
         assert DatabaseAllowList().controller_limit == 4
         assert not done.err
@@ -246,7 +250,7 @@ def test_keywords_work_as_words_do(listed: DatabaseAllowList) -> None:
     device = EphemeralDevice()
     out = io.StringIO()
     call_command("amesh_trust", line_of(device), role="controller", yes=True, json=True, stdout=out)
-    assert json.loads(out.getvalue())["device"]["deviceId"] == id_of(device)
+    assert json.loads(out.getvalue())["devices"][0]["deviceId"] == id_of(device)
     call_command("amesh_grant", id_of(device), shell=True, stdout=out)  # noqa: S604 -- no process's shell
     assert listed.get(id_of(device)).permissions == {"shell": True}
 
@@ -386,12 +390,13 @@ def test_import_keeps_to_the_limit(listed: DatabaseAllowList, tmp_path: Path) ->
 # --- integrity --------------------------------------------------------------------------------------------------------
 
 
-def test_integrity_of_a_sound_list(phone: EphemeralDevice) -> None:
+def test_integrity_of_a_sound_list(phone: EphemeralDevice, listed: DatabaseAllowList) -> None:
     assert "matches its seal: 1 row" in call("integrity").out
     assert json.loads(call("integrity", "--json").out) == {
         "ok": True,
         "devices": 1,
         "problems": [],
+        "digest": listed.verify().digest,
         "resealed": False,
         "newest": {"revision": None, "kept": "none"},  # a database in memory
     }
@@ -478,6 +483,17 @@ def test_every_command_prints_one_json_document(manage: Any, tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "amesh")
     done = manage("init", "--name", "x", "--json")
     assert (done.code, json.loads(done.out)["friendlyName"]) == (0, "x")
+
+
+@pytest.mark.process
+def test_the_directory_of_a_server_has_two_variables(manage: Any, tmp_path: Path) -> None:
+    done = manage("list", AMESH_DIR=str(tmp_path / "amesh"))
+    assert done.code == 0
+    done = manage("list", AMESH_DIR=str(tmp_path / "other"))
+    assert (done.code, done.out) == (1, "")
+    assert "The variables AMESH_DIR and AUTH_MESH_DIR are both set, and differ." in done.err
+    done = manage("list", AMESH_DIR=str(tmp_path / "amesh"), AUTH_MESH_DIR="")
+    assert "server" in done.out
 
 
 @pytest.mark.process

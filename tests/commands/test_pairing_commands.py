@@ -79,7 +79,13 @@ def test_two_people_pair(target_is: str, version: str, server: Machine, laptop: 
                 options
             )
         assert f"amesh invite {code}" not in there.shown
-        assert f" --relay {target.relay}{' --v1' if options else ''}\n" in there.shown
+        # The TypeScript command line rejects --v1, and shows no device ID.
+        assert f" --relay {target.relay}\n" in there.shown
+        assert ("If that device runs amesh-django, add --v1 to the command." in there.shown) is bool(options)
+        for person in (there, here):
+            text = " ".join(person.shown.split())
+            assert ("Compare the device ID with the one on the other screen." in text) is not bool(options)
+            assert ("If the other screen shows a device ID, compare it" in text) is bool(options)
         assert "Permissions  shell" in there.shown
         assert not target.listed() and not controller.listed()
 

@@ -61,7 +61,7 @@ def test_two_programs_pair(target_is: str, version: str, server: Machine, laptop
         assert re.fullmatch(r"[1-9]\d{5}", code["code"])
         assert code["relay"] == target.relay
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT[\d:.]+Z", code["expires"])
-        assert code["command"] == f"amesh invite {code['code']} --relay {target.relay}{' --v1' if options else ''}"
+        assert code["command"] == f"amesh invite {code['code']} --relay {target.relay}"
         with program(controller, "invite", *options) as here:
             assert here.until("question")["question"] == "code"
             here.answer(code["code"])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -90,13 +89,14 @@ def front_end(request: pytest.FixtureRequest, swtpm: Swtpm, tmp_path: Path) -> F
 
 
 def test_init_takes_the_tpm_by_itself(front_end: FrontEnd, swtpm: Swtpm) -> None:
-    shown = front_end.done("init", "--name", "laptop")
+    shown = front_end.done("init", "--name", "laptop", "--explain")
     identity = read_identity(front_end.path)
     assert identity.storage_backend == "tpm2" and identity.key_alias == identity.device_id
     for text in (
         "secure-enclave  no: It needs macOS.",
         "tpm2            yes",
-        "Back end     tpm2\n",
+        "The key goes into the TPM 2.0 of this machine (tpm2).",
+        "Backend      tpm2\n",
         "protected by hardware",
     ):
         assert text in shown
@@ -148,7 +148,7 @@ def test_json_says_where_the_key_is(front_end: FrontEnd) -> None:
 
 
 def test_without_a_tpm_init_says_why_and_goes_on(front_end: FrontEnd) -> None:
-    shown = front_end.done("init", "--name", "laptop", AMESH_TPM_TCTI="device:/dev/no-tpm")
+    shown = front_end.done("init", "--name", "laptop", "--explain", AMESH_TPM_TCTI="device:/dev/no-tpm")
     assert "tpm2            no: No TPM 2.0 was found: /dev/no-tpm is missing" in shown
     assert "encrypted-file  yes" in shown
     done = front_end.run(
@@ -342,7 +342,7 @@ def test_a_signed_request_between_two_tpm_identities(swtpm: Swtpm, sqlite_databa
             return services.run([sys.executable, "-m", "django", *words], env=server_env)
 
         shown = manage("amesh_init", "--name", "server", "--max-controllers", "5")
-        assert re.search(r"tpm2 +yes", shown)
+        assert shown.startswith("The key goes into the TPM 2.0 of this machine (tpm2), the best place")
         make(tmp_path / "laptop", backend="tpm2", environ=laptop_tpm.environ)
         laptop = LocalDevice(tmp_path / "laptop", environ=laptop_tpm.environ)
         line = build_key_line(laptop.identity.public_key, "laptop")

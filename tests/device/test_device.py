@@ -382,6 +382,7 @@ def test_what_is_open_to_others_is_reported(
 # --- directories of the reference ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", KEY_FILES, ids=[case["device_id"] for case in KEY_FILES])
 def test_a_directory_of_the_reference_signs_and_seals(tmp_path: Path, case: dict[str, Any]) -> None:
     public_key = reference_directory(tmp_path / "d", case)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 from pathlib import Path
@@ -10,9 +11,10 @@ import pytest
 
 from amesh_django.test import EphemeralDevice
 from amesh_django.test.devices import PASSPHRASE
-from authmesh.device import LocalDevice, find_passphrase
+from authmesh.device import LocalDevice, find_passphrase, init_device
+from authmesh.device.passphrase import passphrase_source
 from authmesh.protocol import verify_signature
-from authmesh.protocol.errors import PassphraseRequired
+from authmesh.protocol.errors import KeyStoreError, PassphraseRequired
 from tests.support.directories import folder_of_nobody, give_to_nobody, legacy, mode, python
 
 
@@ -107,3 +109,18 @@ def test_looking_for_a_passphrase_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(PassphraseRequired):
         find_passphrase(tmp_path, {})
     assert os.listdir(tmp_path) == []
+
+
+def test_the_passphrase_has_two_variables_that_must_agree(tmp_path: Path) -> None:
+    one = {"AMESH_PASSPHRASE": "first secret"}
+    both = {**one, "AUTH_MESH_PASSPHRASE": "second secret"}
+    assert find_passphrase(tmp_path, one) == "first secret"
+    assert passphrase_source(tmp_path, one) == "the variable AMESH_PASSPHRASE"
+    assert find_passphrase(tmp_path, {**one, "AUTH_MESH_PASSPHRASE": ""}) == "first secret"
+    assert find_passphrase(tmp_path, {**one, "AUTH_MESH_PASSPHRASE": "first secret"}) == "first secret"
+    with pytest.raises(KeyStoreError, match="both set, and differ") as caught:
+        find_passphrase(tmp_path, both)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(KeyStoreError, match="both set, and differ"):
+        init_device(tmp_path / "new", "laptop", now=dt.datetime.now(dt.UTC), environ=both)
+    assert not list((tmp_path / "new" / "keys").glob("*"))

@@ -39,6 +39,13 @@ SOURCE = {
 AMESH, COMMANDS = parsers()
 #: Names that begin like a command and are not one: packages (one of which is gone), and tables.
 PACKAGES = {"amesh_django", "amesh_device", "amesh_cli"}
+#: Names of metrics, which look like commands of `manage.py`.
+METRICS = {
+    f"{name}{ending}"
+    for module in ("metrics.py", "relay/reports.py")
+    for name in re.findall(r'"(amesh_[a-z_]+)"', (ROOT / "amesh_django" / module).read_text())
+    for ending in ("", "_total")
+}
 #: Names of loggers. They look like modules, and stay when a module moves.
 LOGGERS = set(re.findall(r"""getLogger\(["']([\w.]+)["']\)""", "\n".join(SOURCE.values())))
 
@@ -166,7 +173,7 @@ def test_commands_and_options_exist(path: Path) -> None:
                 continue
             assert name in get_commands(), f"`{line}`: there is no command {name}"
             check_options(line, given, manage_options(name))
-        for match in re.finditer(r"(?:^|(?<=[\s(|]))amesh (\S.*)", line):
+        for match in re.finditer(r"(?:^|(?<=[\s(|]))(?<!migrate )amesh (\S.*)", line):
             given = words(match[1])
             if given[0] == "--dir":
                 given = given[2:] or ["list"]
@@ -174,7 +181,9 @@ def test_commands_and_options_exist(path: Path) -> None:
             check_options(line, given[1:], amesh_options(given[0]) | amesh_options())
         if bare := re.match(r"(amesh_[a-z_]+)(?: (--.*))?$", line):
             fixture = hasattr(plugin, bare[1])
-            assert bare[1] in PACKAGES or fixture or bare[1] in get_commands(), f"`{line}`: there is no {bare[1]}"
+            assert bare[1] in PACKAGES | METRICS or fixture or bare[1] in get_commands(), (
+                f"`{line}`: there is no {bare[1]}"
+            )
             if bare[2]:
                 check_options(line, words(bare[2]), manage_options(bare[1]))
         if short := re.match(r"([a-z-]+) (--[a-z0-9-]+)", line):

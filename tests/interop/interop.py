@@ -3,7 +3,8 @@
 It is not part of `make test`, for the TypeScript packages can't be installed wherever the tests run. Give it the commands that are
 that implementation's relay (which listens where HOST and PORT say) and its command line; what the terminals showed goes to stderr:
 
-    python -m tests.interop.interop --relay "bun packages/relay/src/start.ts" --cli "bun packages/cli/src/sea.ts"
+    python -m tests.interop.interop --relay "bun packages/relay/src/start.ts" \\
+        --cli "bun --define '__VERSION__=\\"0.7.0\\"' packages/cli/src/sea.ts"
 
 What requests between the two look like is tried by `tests.interop.interop_sdk`.
 """
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,8 @@ from tests.support.services import HOST, Server, run, serve
 from tests.support.terminal import Terminal, terminal
 
 OURS, THEIRS = "ours", "TypeScript"
+#: The longest time of a step, in seconds. Each step starts programs that compute Argon2id, here and in TypeScript.
+SLOW = 180.0
 
 
 @dataclass
@@ -59,7 +62,7 @@ class Machine:
         self.run("init", "--name", name, "--backend", "encrypted-file")
 
     def at_terminal(self, *words: str, v1: bool = True) -> Any:
-        return terminal([*self.cli, *words, *(self.v1 if v1 else ())], self.env)
+        return terminal([*self.cli, *words, *(self.v1 if v1 else ())], self.env, seconds=SLOW)
 
     @property
     def device_id(self) -> str:
@@ -73,7 +76,9 @@ class Machine:
         return found
 
     def file(self) -> list[tuple[str, str]]:
-        """Device ids and roles as they stand in the file."""
+        """Device ids and roles as they stand in the file; none if there is no file yet."""
+        if not (self.path / "allow_list.json").exists():
+            return []
         file = json.loads((self.path / "allow_list.json").read_text("utf-8"))
         return [(entry["deviceId"], entry["role"]) for entry in file["devices"]]
 
@@ -86,18 +91,27 @@ def _digits(side: Terminal, pattern: str) -> str:
     return "".join(found.groups())
 
 
-def _waits(server: Server, sessions: int = 1) -> None:
-    deadline = time.monotonic() + 20
-    while httpx.get(server.url + "/health").json()["sessions"] < sessions:
-        assert time.monotonic() < deadline, "The target did not come to the relay."
+def _until_sessions(server: Server, sessions: int) -> None:
+    """Until the relay has that many sessions. Theirs shows a code before the relay has it."""
+    deadline = time.monotonic() + SLOW
+    while (found := httpx.get(server.url + "/health", timeout=SLOW).json()["sessions"]) != sessions:
+        assert time.monotonic() < deadline, f"The relay has {found} sessions, not {sessions}."
         time.sleep(0.02)
+
+
+def nothing_stored(*machines: Machine) -> None:
+    """Check that no side has stored another device."""
+    for machine in machines:
+        stored = machine.file()
+        assert not stored, f"{machine.path.name} ({machine.kind}) stored {stored} in spite of a wrong code"
 
 
 def pair(relay: Server, target: Machine, controller: Machine, *, types: Callable[[str], str] = str) -> tuple[int, int]:
     """Two people at two terminals; the exit codes."""
+    _until_sessions(relay, 0)  # the end of the pairing before
     with target.at_terminal("listen") as here:
         code = _digits(here, "One-time code" if target.kind == OURS else "pairing code:")
-        _waits(relay)
+        _until_sessions(relay, 1)
         with controller.at_terminal("invite", code) as there:
             verification = _digits(there, "Verification code")
             here.expect("Verification code: ")
@@ -118,7 +132,7 @@ def bootstrap(relay: Server, folder: Path, command: Sequence[str]) -> str:
     for allowed in (False, True):
         target = Machine(THEIRS, [], folder / f"bootstrap-target-{allowed}")
         with controller.at_terminal("provision", "--name", "web", "--ttl", "5m", v1=allowed) as waiting:
-            token = re.findall(r"AMESH_BOOTSTRAP_TOKEN=(\S+)", waiting.expect("To take it back"))[0]
+            token = re.findall(r"AMESH_BOOTSTRAP_TOKEN=(\S+)", waiting.expect("Anyone who has this token"))[0]
             _watches(relay)
             done = subprocess.run(
                 command,
@@ -140,8 +154,8 @@ def bootstrap(relay: Server, folder: Path, command: Sequence[str]) -> str:
 
 def _watches(server: Server) -> None:
     """Until the controller waits at the relay."""
-    deadline = time.monotonic() + 20
-    while "amesh_relay_watches" in (text := httpx.get(server.url + "/metrics").text) and not re.search(
+    deadline = time.monotonic() + SLOW
+    while "amesh_relay_watches" in (text := httpx.get(server.url + "/metrics", timeout=SLOW).text) and not re.search(
         r"^amesh_relay_watches(?:_total)? [1-9]", text, re.MULTILINE
     ):
         assert time.monotonic() < deadline, text
@@ -151,13 +165,42 @@ def _watches(server: Server) -> None:
 @contextmanager
 def _relay(kind: str, command: Sequence[str], folder: Path) -> Iterator[Server]:
     if kind == OURS:
-        with serving(folder) as server:
+        with serving(folder, MATCH_SECONDS=600, FINISH_SECONDS=600) as server:
             yield server
     else:
         # It takes its port from the environment.
         starter = ["sh", "-c", 'PORT="$1"; export PORT; shift; exec "$@"', "sh", "{port}", *command]
         with serve(starter, env={"HOST": HOST}) as server:
             yield server
+
+
+def combination(kinds: Sequence[str], commands: Mapping[str, list[str]], relay_command: Sequence[str]) -> None:
+    """Pair, with a wrong code and with the right one, and look at both sides after each.
+
+    Args:
+        kinds: the implementations of relay, target and controller.
+        commands: the command line of each implementation.
+        relay_command: starts the TypeScript relay.
+    """
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amesh-interop-")))
+        relay = stack.enter_context(_relay(kinds[0], relay_command, folder))
+        target, controller = [
+            Machine(kind, commands[kind], folder / name, address(relay))
+            for kind, name in zip(kinds[1:], ("target", "controller"), strict=True)
+        ]
+        for machine, name in ((target, "server"), (controller, "laptop")):
+            machine.init(name)
+        pair(relay, target, controller, types=lambda code: f"{(int(code) + 1) % 1_000_000:06}")
+        nothing_stored(target, controller)
+        assert pair(relay, target, controller) == (0, 0), "an exit code is not 0"
+        assert target.peers() == [(controller.device_id, "controller")], target.peers()
+        assert controller.peers() == [(target.device_id, "target")], controller.peers()
+        # Each reads what the other has written: the directories are the same.
+        for machine in (target, controller):
+            other = OURS if machine.kind == THEIRS else THEIRS
+            swapped = Machine(other, commands[other], machine.path, machine.relay)
+            assert swapped.peers() == machine.peers()
 
 
 def main() -> int:
@@ -172,35 +215,18 @@ def main() -> int:
     commands = {OURS: [sys.executable, "-m", "authmesh"], THEIRS: arguments.cli}
     failures = 0
     for kinds in itertools.product((OURS, THEIRS), repeat=3):
-        with ExitStack() as stack:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="amesh-interop-")))
-            relay = stack.enter_context(_relay(kinds[0], arguments.relay, folder))
-            target, controller = [
-                Machine(kind, commands[kind], folder / name, address(relay))
-                for kind, name in zip(kinds[1:], ("target", "controller"), strict=True)
-            ]
-            try:
-                for machine, name in ((target, "server"), (controller, "laptop")):
-                    machine.init(name)
-                pair(relay, target, controller, types=lambda code: f"{(int(code) + 1) % 1_000_000:06}")
-                assert not (target.path / "allow_list.json").exists() or not target.peers(), (
-                    "stored in spite of a wrong code"
-                )
-                assert pair(relay, target, controller) == (0, 0), "an exit code is not 0"
-                assert target.peers() == [(controller.device_id, "controller")], target.peers()
-                assert controller.peers() == [(target.device_id, "target")], controller.peers()
-                verdict = "paired; a wrong code stored nothing"
-                # Each reads what the other has written: the directories are the same.
-                for machine in (target, controller):
-                    other = OURS if machine.kind == THEIRS else THEIRS
-                    swapped = Machine(other, commands[other], machine.path, machine.relay)
-                    assert swapped.peers() == machine.peers()
-            except (AssertionError, RuntimeError) as error:
-                failures += 1
-                verdict = f"FAILED: {error}"
+        try:
+            combination(kinds, commands, arguments.relay)
+            verdict = "paired; a wrong code stored nothing"
+        except (AssertionError, RuntimeError) as error:
+            failures += 1
+            verdict = f"FAILED: {error}"
         print(f"relay {kinds[0]:<11} target {kinds[1]:<11} controller {kinds[2]:<11} {verdict}", flush=True)
     if arguments.bootstrap:
-        with tempfile.TemporaryDirectory(prefix="amesh-interop-") as folder, serving(Path(folder)) as relay:
+        with (
+            tempfile.TemporaryDirectory(prefix="amesh-interop-") as folder,
+            serving(Path(folder), FINISH_SECONDS=600) as relay,
+        ):
             print(f"bootstrap, target TypeScript: {bootstrap(relay, Path(folder), arguments.bootstrap)}")
     return bool(failures)
 

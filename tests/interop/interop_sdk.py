@@ -3,7 +3,8 @@
 As `tests.interop.interop`, it is not part of `make test`. Give it the TypeScript command line, and the folder whose `node_modules` has
 `@authmesh/sdk`, `@authmesh/core`, `@authmesh/keystore` and `express`; `--runtime` runs what uses them (`bun`, `node`):
 
-    python -m tests.interop.interop_sdk --cli "bun packages/cli/src/sea.ts" --sdk . --runtime bun
+    python -m tests.interop.interop_sdk --sdk . --runtime bun \\
+        --cli "bun --define '__VERSION__=\\"0.7.0\\"' packages/cli/src/sea.ts"
 
 Every client sends its cases to every server, theirs to theirs as well. What is known to be refused there (`refused`,
 docs/compatibility.md) must be refused; all else must be accepted, and arrive as it was sent.

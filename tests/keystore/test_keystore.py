@@ -56,6 +56,7 @@ def changed(**members: Any) -> str:
 # --- the reference's files --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_key_files_of_the_reference(case: dict[str, Any], tmp_path: Path) -> None:
     expected = case["expected"]

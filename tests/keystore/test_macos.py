@@ -393,6 +393,7 @@ def test_threads_look_the_key_up_once(mac: Security, store: MacKeyStore, tmp_pat
     assert mac.calls.count("SecItemCopyMatching") == 1
 
 
+@pytest.mark.process
 @pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
 def test_a_forked_child_gets_its_own_key(mac: Security, store: MacKeyStore) -> None:
     """The replacement rejects references of another process. The lock may be held while the parent forks."""
@@ -491,7 +492,7 @@ def test_opening_asks_nothing(mac: Security, tmp_path: Path) -> None:
 def test_init_and_a_list(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, entitled: bool) -> None:
     mac = install(monkeypatch, Security(entitled=entitled))
     monkeypatch.setenv("AUTH_MESH_DIR", str(tmp_path / "amesh"))
-    done = invoke(["init", "--name", "laptop"])
+    done = invoke(["init", "--name", "laptop", "--explain"])
     assert done.exit_code == 0, done.output
     identity = read_identity(tmp_path / "amesh")
     if entitled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from authmesh.pairing.ceremony.controller import controller_v1, controller_v2
 from authmesh.pairing.ceremony.machine import Ephemeral
 from authmesh.pairing.ceremony.target import target_v1, target_v2
+from authmesh.protocol.keys import encode_public_key
 from authmesh.protocol.pairing import v1 as pairing_v1
 from authmesh.protocol.pairing import v2 as pairing_v2
 from authmesh.protocol.pairing.errors import (
@@ -26,6 +28,7 @@ from authmesh.protocol.pairing.errors import (
 from tests.pairing.middles import AloneWithController, Meddler, MiddleV1, MiddleV2, SpeaksV1ToBoth, other_key
 from tests.pairing.pairing_world import Side, Wire, party, play, sides
 from tests.pairing.test_pairing_ceremony import VERSIONS, messages, no_controller
+from tests.support.services import ROOT
 
 pytestmark = pytest.mark.unversioned
 
@@ -277,6 +280,21 @@ def test_the_middle_of_version_2_has_one_guess(target_first: bool, as_controller
         else:
             assert isinstance(target.error, WrongVerificationCode) and isinstance(controller.error, PeerRefused)
     assert agreed < 2
+
+
+def test_an_active_relay_learns_names_and_keys_of_both_sides() -> None:
+    """Each side introduces itself before the codes are compared. SECURITY.md and docs/relay.md say so."""
+    real = {"target": party("the real server"), "controller": party("the real laptop")}
+    target, controller = sides(2, **real)
+    middle = MiddleV2(as_controller=party("laptop"), as_target=party("server"))
+    play(target, controller, middle)
+    assert target.stored == controller.stored == []
+    for name, one in real.items():
+        learned = json.loads(middle._plain[name])
+        assert (learned["friendlyName"], learned["publicKey"]) == (one.name, encode_public_key(one.public_key))
+    for page in ("SECURITY.md", "docs/relay.md"):
+        text = " ".join((ROOT / page).read_text("utf-8").split())
+        assert "learns the names and the public keys of both devices" in text
 
 
 def test_version_2_resists_a_relay_that_searches_for_keys() -> None:

@@ -19,12 +19,16 @@ from tests.support.sources import PACKAGES, PYPROJECT, committed, lies_in, modul
 PROJECT = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 GROUPS: dict[str, list[Any]] = PYPROJECT["dependency-groups"]
-OURS = {"amesh_django", "authmesh", "relay_project", "tests"}
+#: ``mysite`` is the project of the documentation, in tests/docs/typed.
+OURS = {"amesh_django", "authmesh", "mysite", "relay_project", "tests"}
 
 #: Which extras a folder or file may import from, beside what every device has. A file goes by all entries that it lies in.
 EXTRAS_OF = {
     "amesh_django": {"django"},
+    "amesh_django/checks.py": {"drf"},
     "amesh_django/drf.py": {"drf"},
+    "amesh_django/metrics.py": {"metrics"},
+    "amesh_django/openapi.py": {"openapi"},
     "amesh_django/relay": {"metrics", "relay"},
     "amesh_django/test/drf.py": {"drf"},
     "cli/authmesh/client/requests_auth.py": {"requests"},
@@ -44,8 +48,10 @@ FROM_GROUPS = {
 #: Libraries that are used without being imported: a file that uses each, and the words that show it.
 USED_BY_NAME = {
     "autobahn": ("amesh_django/relay/private.py", "from daphne.ws_protocol import WebSocketProtocol"),  # its base class
+    "django-jazzmin": ("tests/admin/test_themes.py", '"jazzmin"'),
     "django-redis": ("relay_project/settings.py", "django_redis.cache.RedisCache"),
     "django-stubs": ("pyproject.toml", "mypy_django_plugin.main"),
+    "django-unfold": ("tests/admin/test_themes.py", '"unfold"'),
     "djangorestframework-stubs": ("pyproject.toml", "mypy_drf_plugin.main"),
     "gunicorn": ("tests/support/services.py", '"gunicorn"'),
     "import-linter": ("Makefile", "lint-imports"),

@@ -72,6 +72,7 @@ def test_an_error_can_be_copied(kind: type[AmeshError]) -> None:
         assert getattr(copied, "reason", None) == getattr(error, "reason", None)
 
 
+@pytest.mark.process
 def test_messages_do_not_depend_on_docstrings() -> None:
     command = [sys.executable, "-OO", "-c", PRINT_ALL]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout

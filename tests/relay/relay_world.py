@@ -49,6 +49,9 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
 
 class Client:
     """A connection to the relay of this process."""
@@ -179,7 +182,13 @@ def serving(
     folder: Path, redis: str = "", arguments: tuple[str, ...] = (), **variables: object
 ) -> Iterator[services.Server]:
     """Run ``manage.py amesh_relay``. Limits that are not given are raised so that no test reaches them."""
-    raised = {"TRIES_PER_MINUTE": 1_000_000, "WATCHES_PER_MINUTE": 1_000_000, "CONNECTIONS_PER_ADDRESS": 0}
+    raised = {
+        "TRIES_PER_MINUTE": 1_000_000,
+        "WATCHES_PER_MINUTE": 1_000_000,
+        "TOKENS_PER_MINUTE": 1_000_000,
+        "SESSIONS_PER_NETWORK": 1_000_000,
+        "CONNECTIONS_PER_ADDRESS": 0,
+    }
     limits = {f"AMESH_RELAY_{name}": value for name, value in raised.items()}
     named = {
         name if name.isupper() and name.startswith("AMESH") else f"AMESH_RELAY_{name}": v

@@ -58,6 +58,17 @@ class Local:
 
 
 Make = Callable[..., Exchange]
+#: Makes all that a Redis holds older. Redis has its own clock, by which keys end and the scripts of the relay count.
+OLDER = """
+for _, key in ipairs(redis.call('KEYS', '*')) do
+    local left = redis.call('PTTL', key)
+    if redis.call('TYPE', key).ok == 'zset' then
+        for _, member in ipairs(redis.call('ZRANGE', key, 0, -1)) do redis.call('ZINCRBY', key, -ARGV[1], member) end
+    end
+    if left >= 0 then redis.call('PEXPIRE', key, left - ARGV[1]) end
+end
+return 1
+"""
 
 
 @dataclass
@@ -65,16 +76,12 @@ class Kind:
     """A kind of exchange: how to make one, and how to let a moment pass."""
 
     make: Make
+    pass_seconds: Callable[[int], None]
     #: Seconds: long enough for what is to happen within it, on a machine that has much else to do.
-    moment: int
-    clock: Clock | None = None
+    moment: int = 60
 
     async def passes(self) -> None:
-        """Let a moment pass: on the clock of the test, or really, because Redis has its own clock."""
-        if self.clock is not None:
-            self.clock.now += self.moment
-        else:
-            await asyncio.sleep(self.moment + 0.05)
+        self.pass_seconds(self.moment)
 
 
 @pytest.fixture(params=["memory", "redis"])
@@ -82,9 +89,13 @@ def kind(request: pytest.FixtureRequest) -> Kind:
     """Makes exchanges; those in Redis belong to one relay."""
     if request.param == "memory":
         clock = Clock()
-        return Kind(lambda **settings: MemoryExchange(RelaySettings(**settings), clock), 60, clock)
-    url = request.getfixturevalue("redis").url
-    return Kind(lambda **settings: RedisExchange(RelaySettings(**settings), url), 3)
+        return Kind(lambda **settings: MemoryExchange(RelaySettings(**settings), clock), clock.advance)
+    redis = request.getfixturevalue("redis")
+
+    def pass_seconds(seconds: int) -> None:
+        assert redis.command("EVAL", OLDER, "0", str(1000 * seconds)) == ":1"
+
+    return Kind(lambda **settings: RedisExchange(RelaySettings(**settings), redis.url), pass_seconds)
 
 
 @pytest.fixture
@@ -184,17 +195,17 @@ async def test_capacity(make: Make) -> None:
 async def test_tokens(make: Make) -> None:
     async with running(make(WATCHES_PER_MINUTE=4)) as exchange:
         me, other = Ref(exchange.process, 1), Ref(exchange.process, 2)
-        assert await exchange.use("jti") == "no_watcher"
+        assert await exchange.use("jti", B) == "no_watcher"
         assert await exchange.watch("jti", me, A) is None
         assert await exchange.watch("jti", me, A) is None
         assert await exchange.watch("jti", other, A) == "jti_already_watched"
         await exchange.unwatch("jti", other)
-        assert await exchange.use("jti") == me
-        assert await exchange.use("jti") == "token_already_used"
+        assert await exchange.use("jti", B) == me
+        assert await exchange.use("jti", B) == "token_already_used"
         await exchange.unuse("jti")
-        assert await exchange.use("jti") == me
+        assert await exchange.use("jti", B) == me
         await exchange.unwatch("jti", me)
-        assert await exchange.use("jti") == "token_already_used"
+        assert await exchange.use("jti", B) == "token_already_used"
         assert await exchange.watch("more", me, A) is None
         assert await exchange.watch("too many", me, A) == "rate_limited"
         assert await exchange.watch("more", other, B) == "jti_already_watched"
@@ -206,12 +217,12 @@ async def test_watches_expire(kind: Kind) -> None:
         me, other = Ref(exchange.process, 1), Ref(exchange.process, 2)
         assert await exchange.watch("jti", me, A) is None
         await kind.passes()
-        assert await exchange.use("jti") == "no_watcher"
+        assert await exchange.use("jti", B) == "no_watcher"
         assert await exchange.watch("jti", other, A) is None
-        assert await exchange.use("jti") == other
-        assert await exchange.use("jti") == "token_already_used"
+        assert await exchange.use("jti", B) == other
+        assert await exchange.use("jti", B) == "token_already_used"
         await kind.passes()
-        assert await exchange.use("jti") == "no_watcher"
+        assert await exchange.use("jti", B) == "no_watcher"
 
 
 @asynchronous
@@ -221,14 +232,146 @@ async def test_used_tokens_are_bounded(kind: Kind) -> None:
         me = Ref(exchange.process, 1)
         for jti in ("a", "b", "c"):
             assert await exchange.watch(jti, me, A) is None
-        assert await exchange.use("a") == me
-        assert await exchange.use("b") == me
-        assert await exchange.use("c") == "relay_capacity"
-        assert await exchange.use("a") == "token_already_used"
+        assert await exchange.use("a", B) == me
+        assert await exchange.use("b", B) == me
+        assert await exchange.use("c", B) == "relay_capacity"
+        assert await exchange.use("a", B) == "token_already_used"
         await exchange.unuse("b")
-        assert await exchange.use("c") == me
+        assert await exchange.use("c", B) == me
         await kind.passes()
-        assert await exchange.use("b") == me
+        assert await exchange.use("b", B) == me
+
+
+# --- the shares of an IPv6 /48, whose owner has 65,536 addresses -------------------------------------------------------
+
+
+def address_of(number: int, site: int = 1) -> str:
+    """Return an address, a /64, of a /48."""
+    return f"2001:db8:{site:x}:{number:x}::/64"
+
+
+def one_address(number: int) -> str:
+    """Return the IPv4 address whose tokens, sessions and watches are those of one network, like those of a /48."""
+    return A
+
+
+@pytest.mark.parametrize("question", ["open", "join", "watch", "use"])
+@asynchronous
+async def test_a_network_counts_as_some_addresses(make: Make, question: str) -> None:
+    limits = {"TRIES_PER_MINUTE": 2, "WATCHES_PER_MINUTE": 2, "TOKENS_PER_MINUTE": 2, "ADDRESSES_PER_NETWORK": 3}
+    async with running(make(**limits)) as exchange:
+        me = Ref(exchange.process, 1)
+
+        async def tries(address: str) -> bool:
+            """Return True if the relay looks at one more try."""
+            code, name = fresh()
+            match question:
+                case "open":
+                    answer: object = await exchange.open(code, name, me, address)
+                case "join":
+                    answer = await exchange.join(code, me, address)
+                case "watch":
+                    answer = await exchange.watch(name, me, address)
+                case _:
+                    answer = await exchange.use(name, address)
+            return answer != "rate_limited"
+
+        async def count(address: str, times: int = 3) -> int:
+            return sum([await tries(address) for _ in range(times)])
+
+        assert (
+            await count(address_of(0), 20) == 2
+        )  # what is one too many for the address does not count for its neighbors
+        assert [await count(address_of(number)) for number in (1, 2, 3, 4)] == [2, 2, 0, 0]
+        assert await count(address_of(1, site=2)) == 2
+        assert await count(A) == 2
+        assert await count(B) == 2
+
+
+@pytest.mark.parametrize("place", [address_of, one_address])
+@asynchronous
+async def test_sessions_and_watches_of_a_network(kind: Kind, place: Callable[[int], str]) -> None:
+    limits = {
+        "TRIES_PER_MINUTE": 100,
+        "SESSIONS_PER_NETWORK": 2,
+        "MATCH_SECONDS": kind.moment,
+        "WATCHES_PER_MINUTE": 100,
+    }
+    async with running(kind.make(**limits, WATCH_SECONDS=kind.moment)) as exchange:
+        me = Ref(exchange.process, 1)
+        for number in range(2):
+            assert await exchange.open(f"90000{number}", f"{number}", me, place(number)) is None
+            assert await exchange.watch(f"{number}", me, place(number)) is None
+        assert await exchange.open("900002", "2", me, place(2)) == "rate_limited"
+        assert await exchange.watch("2", me, place(2)) == "rate_limited"
+        assert await exchange.watch("1", me, place(1)) is None  # a renewal
+        for other in (B, address_of(0, site=2)):
+            code, name = fresh()
+            assert await exchange.open(code, name, me, other) is None
+            assert await exchange.watch(name, me, other) is None
+        await exchange.end("900000", "0")
+        await exchange.unwatch("0", me)
+        assert await exchange.open("900002", "2", me, place(2)) is None
+        assert await exchange.watch("2", me, place(2)) is None
+        assert await exchange.open("900003", "3", me, place(3)) == "rate_limited"
+        assert await exchange.watch("3", me, place(3)) == "rate_limited"
+        assert isinstance(await exchange.join("900001", me, B), Joined)
+        await kind.passes()
+        await exchange.end("900002", "2")  # the hub ends it, as its time is up
+        assert await exchange.open("900003", "3", me, place(3)) is None
+        assert await exchange.open("900004", "4", me, place(4)) == "rate_limited"  # the matched one still counts
+        assert await exchange.watch("3", me, place(3)) is None
+
+
+@pytest.mark.parametrize("place", [address_of, one_address])
+@asynchronous
+async def test_used_tokens_of_a_network(make: Make, place: Callable[[int], str]) -> None:
+    """No network can fill the memory for used tokens, which would make the relay reject all tokens for 25 hours."""
+    limits = {"MAX_USED_TOKENS": 4, "USED_TOKENS_PER_NETWORK": 2, "WATCHES_PER_MINUTE": 100}
+    async with running(make(**limits)) as exchange:
+        me = Ref(exchange.process, 1)
+
+        async def use(jti: str, address: str) -> Ref | str:
+            assert await exchange.watch(jti, me, B) is None
+            await asyncio.sleep(0.002)  # the oldest of two is the one of an earlier millisecond
+            return await exchange.use(jti, address)
+
+        assert await use("of another", B) == me
+        for number in range(6):
+            assert await use(f"{number}", place(number)) == me
+        assert await use("of a third", "192.0.2.3") == me
+        assert [await use(f"{number}", B) for number in (4, 5)] == ["token_already_used"] * 2
+        assert await use("of another", B) == "token_already_used"
+        # What was freed does not count, neither in all nor for its network.
+        await exchange.unuse("4")
+        assert await use("6", place(6)) == me
+        assert await use("5", B) == "token_already_used"
+        await exchange.unuse("6")
+        assert await use("0", B) == me
+        assert await use("7", "192.0.2.4") == "relay_capacity"
+
+
+@asynchronous
+async def test_redis_keeps_nothing_about_a_network_forever(redis: services.Redis) -> None:
+    limits = {"SESSIONS_PER_NETWORK": 1, "USED_TOKENS_PER_NETWORK": 1, "REDIS_PREFIX": "forever"}
+    async with running(RedisExchange(RelaySettings(**limits), redis.url)) as exchange:
+        me = Ref(exchange.process, 1)
+        for number in range(3):
+            await exchange.open(f"91000{number}", f"{number}", me, A)
+            await exchange.watch(f"{number}", me, A)
+            await exchange.use(f"{number}", A)
+            await exchange.end(f"91000{number}", f"{number}")
+            await exchange.unwatch(f"{number}", me)
+        await exchange.open("910004", "4", me, A)
+        await exchange.open("910005", "5", me, A)
+        with SyncRedis(host=services.HOST, port=redis.port) as client:
+            names = {
+                name.decode()
+                for name in client.scan_iter("{forever}:*")
+                if name.decode()[-2:] not in (":n", ":v", ":p")
+            }
+            assert {name.split(":")[1] for name in names} >= set("tTaAiInvuo")
+            assert {name for name in names if client.pttl(name) < 0} == set()
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------
@@ -356,7 +499,7 @@ async def test_redis_goes_and_comes_back(redis: services.Redis, caplog: pytest.L
         assert await exchange.restore_sessions(restored) == ["late"]
         assert await exchange.restore_sessions(restored) == ["late"]
         await exchange.restore_watches([("jti", me, 30.0)])
-        assert await exchange.use("jti") == me
+        assert await exchange.use("jti", B) == me
         assert await exchange.sessions() == 2
         words = [record.getMessage() for record in caplog.records]
         assert "Cannot reach Redis" in words[0] and "Check REDIS_URL" in words[0]
@@ -536,7 +679,8 @@ async def test_two_relays_in_one_redis(redis: services.Redis) -> None:
 
 
 @asynchronous
-async def test_redis_that_never_was_there() -> None:
+async def test_redis_that_never_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("amesh_django.relay.exchange.redis_link._START_PATIENCE", 0.2)
     exchange = RedisExchange(RelaySettings(), f"redis://127.0.0.1:{services.free_port()}/0")
     async with running(exchange):
         started = time.monotonic()

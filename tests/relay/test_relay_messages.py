@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from amesh_django.relay.addresses import client_address
+from amesh_django.relay.addresses import Tally, client_address, wide_network
 from amesh_django.relay.hub import messages
 from amesh_django.relay.hub.messages import InvalidMessage, Message, parse
 from tests.relay.relay_world import JTI
@@ -189,3 +189,38 @@ def test_addresses(client: str, forwarded: list[str], proxies: int, expected: st
 
 def test_a_client_without_an_address() -> None:
     assert client_address({"client": None, "headers": []}, 0) == "local"
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        ("2001:db8:1:2::/64", "2001:db8:1::/48"),
+        ("2001:db8:1:ffff::/64", "2001:db8:1::/48"),
+        ("::/64", "::/48"),
+        ("203.0.113.9", "203.0.113.9"),
+        ("local", "local"),
+    ],
+)
+def test_the_network_around_an_address(address: str, expected: str) -> None:
+    assert wide_network(address) == expected
+
+
+def test_connections_of_an_address_and_of_a_network() -> None:
+    tally = Tally(2, 2)
+    addresses = ["2001:db8:1:1::/64", "2001:db8:1:2::/64", "2001:db8:1:3::/64"]
+    for address in addresses[:2]:
+        for _ in range(2):
+            assert not tally.is_full(address)
+            tally.add(address)
+        assert tally.is_full(address)
+    assert tally.is_full(addresses[2])
+    assert not tally.is_full("2001:db8:2:3::/64")
+    tally.remove(addresses[0])
+    assert not tally.is_full(addresses[2])
+    assert tally.is_full(addresses[1])
+    for address in (addresses[0], *addresses[1:2] * 2):
+        tally.remove(address)
+    assert len(tally) == 0
+    unlimited = Tally(0, 8)
+    unlimited.add("192.0.2.1")
+    assert not unlimited.is_full("192.0.2.1")

@@ -372,6 +372,18 @@ async def test_as_many_connections_as_one_address_may_have() -> None:
 
 
 @asynchronous
+async def test_as_many_connections_as_one_network_may_have() -> None:
+    async with relay(CONNECTIONS_PER_ADDRESS=2, ADDRESSES_PER_NETWORK=2) as world:
+        first, *_ = [await world.client(f"2001:db8:1:{number}::1") for number in range(4)]
+        fifth, other = await world.client("2001:db8:1:ffff::1"), await world.client("2001:db8:2::1")
+        assert await fifth.error() == "rate_limited"
+        assert await fifth.closed() == 1013
+        assert await other.hears_nothing()
+        await first.leave()
+        assert await (await world.client("2001:db8:1:ffff::1")).hears_nothing()
+
+
+@asynchronous
 async def test_who_only_makes_mistakes_is_closed() -> None:
     async with relay(MAX_ERRORS=3) as world:
         client = await world.client()

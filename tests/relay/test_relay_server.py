@@ -418,10 +418,11 @@ def test_requests_to_a_project_may_take_their_time(monkeypatch: pytest.MonkeyPat
     from twisted.web.http import HTTPFactory
 
     from amesh_django.relay import private, server
+    from amesh_django.relay.addresses import Tally
 
     clock = Clock()
     monkeypatch.setattr(server, "time", SimpleNamespace(monotonic=clock))
-    gate = server.Gate(10, 0)
+    gate = server.Gate(10, Tally(0, 1))
 
     def connected(request: type) -> tuple[Any, StringTransport]:
         factory = HTTPFactory()
@@ -451,6 +452,25 @@ def test_requests_to_a_project_may_take_their_time(monkeypatch: pytest.MonkeyPat
         clock.now += seconds
         gate.close_silent()
         assert asking[1].disconnected is cut
+
+
+def test_who_may_connect_before_a_byte_is_read() -> None:
+    """The limit of an IPv6 /48 holds there too, and that of the relay."""
+    from amesh_django.relay import server
+    from amesh_django.relay.addresses import Tally
+
+    gate = server.Gate(4, Tally(1, 2))
+
+    def connect_from(address: str) -> bool:
+        if not gate.admits(address):
+            return False
+        connection = Mock(address=address)
+        gate.registerProtocol(connection)
+        return True
+
+    addresses = ["2001:db8:1:1::/64", "2001:db8:1:1::/64", "2001:db8:1:2::/64", "2001:db8:1:3::/64", "192.0.2.1"]
+    assert [connect_from(address) for address in addresses] == [True, False, True, False, True]
+    assert [connect_from(f"192.0.2.{number}") for number in (2, 3)] == [True, False]
 
 
 @asynchronous

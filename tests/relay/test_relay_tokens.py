@@ -246,6 +246,45 @@ async def test_as_many_used_tokens_as_are_remembered() -> None:
         assert await other.receive() == {"type": "bootstrap_reject", "error": "relay_capacity"}
 
 
+@asynchronous
+async def test_what_the_watcher_rejects_is_not_used_up() -> None:
+    """Anyone who has seen the name of a token can send it, but only its owner has the proof."""
+    async with relay(MAX_USED_TOKENS=1) as world:
+        controller, thief, target = [await world.client(f"192.0.2.{number}") for number in range(3)]
+        for leaves in (False, True):
+            await watch(controller)
+            await thief.send("bootstrap_init", **INIT | {"proof": "wrong"})
+            await controller.receive()
+            if leaves:
+                await thief.leave()
+            await controller.send("bootstrap_reject", jti=JTI, error="invalid_init")
+            if not leaves:
+                assert (await thief.receive())["error"] == "invalid_init"
+        await watch(controller)
+        await target.send("bootstrap_init", **INIT)
+        assert await controller.receive() == {"type": "bootstrap_init", **INIT}
+        await controller.send("bootstrap_ack", jti=JTI, publicKey="K", controllerSig="S")
+        assert (await target.receive())["type"] == "bootstrap_ack"
+        await watch(controller)
+        await target.send("bootstrap_init", **INIT)
+        assert (await target.receive())["error"] == "token_already_used"
+
+
+@asynchronous
+async def test_sixty_tokens_a_minute_and_address() -> None:
+    """The error is not about the token: a target tries again."""
+    async with relay(MAX_ERRORS=1000) as world:
+        target = await world.client()
+        for _ in range(60):
+            await target.send("bootstrap_init", **INIT)
+            assert await target.receive() == {"type": "bootstrap_reject", "error": "no_watcher"}
+        await target.send("bootstrap_init", **INIT)
+        assert await target.error() == "rate_limited"
+        await world.passes(60)
+        await target.send("bootstrap_init", **INIT)
+        assert await target.receive() == {"type": "bootstrap_reject", "error": "no_watcher"}
+
+
 class Flaky(MemoryExchange):
     """An exchange that cannot be reached for a while."""
 

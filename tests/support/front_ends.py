@@ -37,6 +37,8 @@ class Answering:
     url: str = ""
     status: int = 200
     body: bytes = b"hello"
+    #: Where it redirects to, by path; other paths get the answer.
+    redirects: dict[str, str] = field(default_factory=dict)
     method: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     received: bytes = b""
@@ -65,7 +67,10 @@ class _Handler(BaseHTTPRequestHandler):
         answering.asked.set()
         answering.delay.wait()
         with suppress(ConnectionError):
-            self.send_response(answering.status)
+            to = answering.redirects.get(self.path)
+            self.send_response(answering.status if to is None else 302)
+            if to is not None:
+                self.send_header("Location", to)
             self.send_header("Content-Length", str(len(answering.body)))
             self.end_headers()
             self.wfile.write(answering.body)

@@ -37,6 +37,7 @@ class Terminal:
 
     process: subprocess.Popen[bytes]
     master: int
+    seconds: float = SECONDS
     raw: str = ""
     _looked_at: int = 0
 
@@ -47,7 +48,7 @@ class Terminal:
 
     def expect(self, text: str) -> str:
         """Wait until `text` is shown after what was expected before. Return what was shown in between, including `text`."""
-        deadline = time.monotonic() + SECONDS
+        deadline = time.monotonic() + self.seconds
         while (at := self.shown.find(text, self._looked_at)) < 0:
             if time.monotonic() > deadline or not self._read():
                 raise AssertionError(f"{text!r} was not shown. The terminal shows:\n{self.shown[self._looked_at :]}")
@@ -73,10 +74,10 @@ class Terminal:
         """Read to the end, and return the exit code."""
         while self._read():
             pass
-        return self.process.wait(SECONDS)
+        return self.process.wait(self.seconds)
 
     def _read(self) -> bool:
-        ready, _, _ = select.select([self.master], [], [], SECONDS)
+        ready, _, _ = select.select([self.master], [], [], self.seconds)
         try:
             found = os.read(self.master, 65536) if ready else b""
         except OSError:  # Linux reports it after the last program has closed the terminal
@@ -93,8 +94,12 @@ def terminal(
     columns: int = 100,
     stdin: bytes | None = None,
     cwd: Path = ROOT,
+    seconds: float = SECONDS,
 ) -> Iterator[Terminal]:
-    """Run a program on a terminal of that width. With `stdin`, it reads these bytes from a pipe and keeps its terminal."""
+    """Run a program on a terminal of that width. With `stdin`, it reads these bytes from a pipe and keeps its terminal.
+
+    Nothing that is expected may take longer than `seconds`.
+    """
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
     environment = {**os.environ, **env, "TERM": "xterm-256color"}
@@ -114,7 +119,7 @@ def terminal(
         process.stdin.write(stdin)
         process.stdin.close()
     try:
-        yield Terminal(process, master)
+        yield Terminal(process, master, seconds)
     finally:
         process.kill()
         process.wait()

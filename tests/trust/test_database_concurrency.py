@@ -14,11 +14,14 @@ from typing import Any
 
 import pytest
 from django.db import connection, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg import IsolationLevel
 from pytest_django.plugin import DjangoDbBlocker
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.trust import SealedList, current, current_list, keys
+from amesh_django.models import Device
+from amesh_django.trust import SealedList, current, current_list, keys, snapshot
 from amesh_django.trust.verified import Snapshot
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry, device_id
@@ -166,6 +169,69 @@ def test_after_a_change_that_was_undone_others_may_go_on_all_the_time(
         for other in others:
             other.join()
         assert DatabaseAllowList().verify().ok
+
+
+@pytest.mark.parametrize("what", ["the list", "some rows"])
+def test_a_writer_that_is_in_the_way_of_a_reader_with_repeatable_read(
+    postgres_database: dict[str, Any],
+    amesh_server: LocalDevice,
+    django_db_blocker: DjangoDbBlocker,
+    monkeypatch: pytest.MonkeyPatch,
+    what: str,
+) -> None:
+    """On PostgreSQL: writers keep changing the list. The reader locks them out, and the last one commits while it waits for that."""
+    build, others, has_written = Snapshot.build, [], threading.Event()
+
+    def write() -> None:
+        with transaction.atomic():
+            DatabaseAllowList().add(DeviceEntry.new(public_key("c", 0), "c", "target", added_at=WHEN))
+            has_written.set()
+            with closing(connection.copy()) as watcher:
+                wait_until_one_waits_for_a_lock(watcher)
+        connection.close()
+
+    def disturb() -> None:
+        """Change the list, and then lock it, once."""
+        if not others:
+            others.append(threading.Thread(target=add, args=("b",)))
+            others[0].start()
+            others[0].join()
+            others.append(threading.Thread(target=write))
+            others[1].start()
+            assert has_written.wait(10)
+
+    def build_late(*arguments: Any) -> Any:
+        disturb()
+        return build(*arguments)
+
+    def read() -> list[Device]:
+        disturb()
+        return list(Device.objects.all())
+
+    isolation = {"OPTIONS": {"isolation_level": IsolationLevel.REPEATABLE_READ}}
+    with django_db_blocker.unblock(), as_default({**postgres_database, **isolation}):
+        add("a")
+        monkeypatch.setattr(snapshot, "_MAX_ATTEMPTS", 1)
+        if what == "the list":
+            monkeypatch.setattr(Snapshot, "build", build_late)
+            current_list().snapshot()
+        else:
+            current_list().snapshot()
+            current_list().verified(read)
+        others[1].join(10)
+        assert len(current_list().snapshot().by_key) == 3
+
+
+def wait_until_one_waits_for_a_lock(watcher: BaseDatabaseWrapper) -> None:
+    for _again in range(1000):
+        with watcher.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+            )
+            if cursor.fetchone() != (0,):
+                return
+        time.sleep(0.01)
+    raise AssertionError("nobody waits for the lock")
 
 
 def test_keys_that_are_derived_while_all_is_forgotten(

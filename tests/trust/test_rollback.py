@@ -11,6 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,7 +60,12 @@ def noted(device: LocalDevice) -> dict[str, Any]:
 
 def is_newest(device: LocalDevice) -> bool:
     seal = AllowListSeal.objects.get()
-    return noted(device) == {"revision": seal.revision, "seal": seal.hmac}
+    return noted(device) == {
+        "revision": seal.revision,
+        "seal": seal.hmac,
+        "epoch": seal.epoch,
+        "continues": seal.continues,
+    }
 
 
 @pytest.fixture
@@ -86,7 +92,6 @@ def test_a_process_that_starts_later_refuses_it(
     assert look(default_database, amesh_server.path) == "rolled_back"
     for change in (
         lambda: devices.add(entry(2)),
-        lambda: devices.revoke(entry(1).device_id),
         lambda: devices.set_permissions(entry(1).device_id, {}),
     ):
         with pytest.raises(AllowListIntegrityFailure, match="older"):
@@ -530,3 +535,46 @@ def test_the_command_shows_it_and_accepts_it(restored: Backup, amesh_server: Loc
     code, text = call()
     assert code == 0
     assert f"according to {amesh_server.path / RECORD}. Without a TPM" in text
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from authmesh.files.storage import locked
+
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.process
+def test_a_lock_that_another_process_holds_stalls_no_request(
+    devices: DatabaseAllowList,
+    amesh_server: LocalDevice,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def is_newest() -> bool:
+        return bool(noted(amesh_server)["revision"] == AllowListSeal.objects.get().revision)
+
+    devices.add(entry(1))
+    current_list().snapshot()
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(amesh_server.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        monkeypatch.setattr(SealedList, "remember_on_commit", lambda self, row: None)  # killed before that
+        devices.add(entry(2))
+        started = time.monotonic()
+        for _request in range(3):
+            current_list()._look_at = 0.0
+            current_list().snapshot()
+        assert time.monotonic() - started < 2
+        assert not is_newest()
+        holder.communicate(b"\n")
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    current_list()._look_at = 0.0
+    current_list().snapshot()
+    assert is_newest()

@@ -141,7 +141,7 @@ def test_a_record_that_is_written_while_it_is_read_and_can_t_be_locked(counter: 
     writer.remember("database", Mark(1, "seal"))
 
     class Reader(HighWater):
-        def _locked(self) -> Any:
+        def _locked(self, seconds: float = 0) -> Any:
             raise AllowListBusy("Another process holds the lock.")
 
         def _read_file(self) -> Marks:
@@ -206,7 +206,8 @@ def record(path: Path) -> dict[str, Any]:
 def is_newest(path: Path) -> bool:
     seal, found = AllowListSeal.objects.get(), record(path)
     (seen,) = found["lists"].values()
-    return bool(seen == {"revision": seal.revision, "seal": seal.hmac} and found["counter"] == counter_of(path).read())
+    mark = {"revision": seal.revision, "seal": seal.hmac, "epoch": seal.epoch, "continues": seal.continues}
+    return bool(seen == mark and found["counter"] == counter_of(path).read())
 
 
 def reason() -> str:

@@ -10,6 +10,7 @@ from asgiref.sync import async_to_sync
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import AnonymousUser
 from django.core.cache import caches
+from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import path
 from django.views.decorators.cache import cache_page
@@ -18,24 +19,24 @@ from rest_framework.permissions import IsAuthenticated
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.test import APIClient
-from rest_framework.throttling import UserRateThrottle
 from rest_framework.views import APIView
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.drf import AmeshAuthentication, HasDevicePermission, IsTrustedDevice
+from amesh_django.decorators import device_required
+from amesh_django.drf import AmeshAuthentication, DeviceRateThrottle, HasDevicePermission, IsTrustedDevice
 from amesh_django.test.devices import EphemeralDevice
 from amesh_django.test.drf import AmeshAPIClient
-from amesh_django.verification import VerifiedDevice
+from amesh_django.verification import VerifiedDevice, verified_device
 from amesh_django.verification.users import DeviceUser
 
 
-class OnePerDevice(UserRateThrottle):
+class OnePerDevice(DeviceRateThrottle):
     rate = "1/min"
 
 
 class Who(APIView):
     authentication_classes = (AmeshAuthentication, BasicAuthentication)
-    permission_classes: Any = (IsAuthenticated,)
+    permission_classes: Any = (IsTrustedDevice | IsAuthenticated,)
 
     def get(self, request: Request) -> Response:
         device = request.auth if isinstance(request.auth, VerifiedDevice) else None
@@ -49,6 +50,18 @@ class Who(APIView):
         )
 
     post = get
+
+
+class Verified(Who):
+    permission_classes = ()
+
+    def get(self, request: Request) -> Response:
+        assert verified_device(request) is verified_device(request._request)
+        return Response({"device": verified_device(request).device_id})
+
+
+def verified(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(verified_device(request).device_id)
 
 
 class UserAuthentication(AmeshAuthentication):
@@ -66,6 +79,10 @@ urlpatterns = [
     path("no-shell/", Who.as_view(permission_classes=[~HasDevicePermission("shell")])),
     path("required/", Who.as_view(authentication_classes=[UserAuthentication])),
     path("optional/", Who.as_view(authentication_classes=[OptionalAuthentication])),
+    path("people/", Who.as_view(permission_classes=[IsAuthenticated])),
+    path("verified/", Verified.as_view()),
+    path("plain/", verified),
+    path("plain-device/", device_required(verified)),
     path("anyone/", Who.as_view(permission_classes=[])),
     path("cached/", cache_page(60)(Who.as_view(permission_classes=[]))),
     path("throttled/", Who.as_view(throttle_classes=[OnePerDevice])),
@@ -125,9 +142,26 @@ def test_permissions(amesh_trust: Trust) -> None:
         assert found == statuses, url
 
 
+def test_the_verified_device_of_a_request(amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice) -> None:
+    """A request that no device signed, or that nothing verified, has none: 403."""
+    name = amesh_device.identity.device_id
+    assert amesh_api_client.get("/verified/").json() == {"device": name}
+    assert amesh_api_client.get("/plain-device/").content == name.encode()
+    assert amesh_api_client.get("/plain/").status_code == 403
+    response = APIClient().get("/verified/")
+    assert (response.status_code, response.json()) == (403, {"detail": "A trusted device must sign this request."})
+
+
 def test_throttles_count_by_device(amesh_trust: Trust) -> None:
-    clients = [AmeshAPIClient(amesh_trust()) for _ in range(2)]
-    assert [client.get("/throttled/").status_code for client in clients * 2] == [200, 200, 429, 429]
+    """Two devices of one user, at one address, count on their own, and so does a person."""
+    bob = get_user_model().objects.create_user("bob")
+    devices = [amesh_trust() for _ in range(2)]
+    for device in devices:
+        DatabaseAllowList().map_user(device.identity.device_id, bob)
+    person = APIClient()
+    person.force_authenticate(bob)
+    clients = [*(AmeshAPIClient(device) for device in devices), person]
+    assert [client.get("/throttled/").status_code for client in clients * 2] == [200, 200, 200, 429, 429, 429]
 
 
 def test_behind_the_middleware_a_request_is_verified_once(amesh_trusted_device: EphemeralDevice) -> None:
@@ -193,3 +227,16 @@ def test_views_that_require_a_user(
     assert status() == [403, 403, 200]
     DatabaseAllowList().map_user(amesh_device.identity.device_id, get_user_model().objects.create_user("bob"))
     assert status() == [200, 200, 200]
+
+
+def test_views_for_people_reject_devices_by_default(
+    amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice, settings: Any
+) -> None:
+    """Only views that name devices accept them. A device that is mapped to a user is that user."""
+    assert amesh_api_client.get("/people/").status_code == 403
+    assert amesh_api_client.get("/trusted/").status_code == 200
+    settings.AMESH = {**settings.AMESH, "DEVICES_ARE_USERS": True}
+    assert amesh_api_client.get("/people/").status_code == 200
+    settings.AMESH = {**settings.AMESH, "DEVICES_ARE_USERS": False}
+    DatabaseAllowList().map_user(amesh_device.identity.device_id, get_user_model().objects.create_user("bob"))
+    assert amesh_api_client.get("/people/").status_code == 200

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +16,7 @@ from redis import Redis as Client
 from amesh_django.verification.nonces import CacheNonceStore, store_for
 from authmesh.nonces import InMemoryNonceStore
 from authmesh.protocol.errors import NonceStoreUnavailable
-from tests.support.services import Redis
+from tests.support.services import ROOT, Redis
 
 DJANGO_REDIS = "django_redis.cache.RedisCache"
 
@@ -134,3 +138,24 @@ def test_of_many_threads_one_wins(kind: str, request: pytest.FixtureRequest, set
     for thread in threads:
         thread.join()
     assert won == [1]
+
+
+@pytest.mark.process
+def test_redis_url_is_the_redis_of_the_nonces(redis: Redis, tmp_path: Path) -> None:
+    """In the project that ships, the variable means what the public documentation of amesh says."""
+    program = (
+        "import django; django.setup()\n"
+        "from amesh_django.conf import amesh_settings\n"
+        "from amesh_django.verification.nonces import store_for\n"
+        "store = store_for(amesh_settings().NONCE_CACHE)\n"
+        "print(store.record('am_a', 'n', 61), store.record('am_a', 'n', 61))\n"
+    )
+    env = os.environ | {
+        "DJANGO_SETTINGS_MODULE": "relay_project.settings",
+        "DJANGO_DATA_DIR": str(tmp_path),
+        "REDIS_URL": redis.url,
+    }
+    done = subprocess.run([sys.executable, "-c", program], env=env, cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout == "True False\n", done.stderr
+    with Client.from_url(redis.url) as client:
+        assert list(client.scan_iter("*amesh:nonce:am_a:n*"))

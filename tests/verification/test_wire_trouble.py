@@ -142,6 +142,7 @@ def test_redis_stops_and_comes_back(world: World, redis: services.Redis, kind: s
             for door in DOORS:
                 answer = signed(server, world.laptop, "GET", door)
                 assert (answer.status, answer.error) == (503, "nonce_store_unavailable")
+                assert int(answer.headers["Retry-After"]) > 0
         assert signed(server, world.laptop, "GET", "/drf").status == 200
 
 
@@ -173,18 +174,25 @@ def test_postgres_stops_and_comes_back(
         with said(server) as log, postgres_server.down():
             for door in DOORS:
                 answer = signed(server, world.laptop, "GET", door)
-                assert (answer.status, answer.error) == (500, "allow_list_integrity_failure")
+                assert (answer.status, answer.error) == (503, "allow_list_unavailable")
+                assert int(answer.headers["Retry-After"]) > 0
         assert sum("allow_list_unavailable" in line for line in log) == len(DOORS), log
         assert signed(server, world.laptop, "GET", "/drf").status == 200
 
 
-def rejects_everybody(world: World, server: Server, reason: str, advice: str) -> None:
+def rejects_everybody(
+    world: World,
+    server: Server,
+    reason: str,
+    advice: str,
+    expected: tuple[int, str] = (500, "allow_list_integrity_failure"),
+) -> None:
     """Assert that a server rejects all requests, and that its log has the reason, but no secrets."""
     with said(server) as log:
         for door in DOORS:
             for signer in (world.laptop, world.stranger):
                 answer = signed(server, signer, "GET", door)
-                assert (answer.status, answer.error) == (500, "allow_list_integrity_failure")
+                assert (answer.status, answer.error) == expected
     ours = [line for line in log if line.startswith("ERROR amesh_django.verification")]
     assert len(ours) == 2 * len(DOORS), log
     assert all(reason in line and advice in line for line in ours), ours
@@ -195,7 +203,8 @@ def rejects_everybody(world: World, server: Server, reason: str, advice: str) ->
 def test_a_database_that_is_not_migrated(world: World, tmp_path: Path) -> None:
     world.database = databases.sqlite(tmp_path / "empty.sqlite3")
     with world.serve("gunicorn") as server:
-        rejects_everybody(world, server, "allow_list_unavailable", "manage.py migrate")
+        unavailable = "allow_list_unavailable"
+        rejects_everybody(world, server, unavailable, "manage.py migrate", (503, unavailable))
 
 
 def test_a_server_with_a_wrong_passphrase(world: World) -> None:

@@ -19,6 +19,7 @@ AMESH: dict[str, Any] = {
     "PROTECT": ["/middleware/"],
     "EXEMPT": ["/middleware/open"],
     "MAX_BODY_BYTES": int(os.environ.get("TEST_AMESH_MAX_BODY", 256 * 1024 * 1024)),
+    "METRICS": "PROMETHEUS_MULTIPROC_DIR" in os.environ,
 }
 if os.environ.get("TEST_STRIPPED_PREFIX"):
     AMESH["PROXY_STRIPPED_PREFIX"] = os.environ["TEST_STRIPPED_PREFIX"]

@@ -21,7 +21,7 @@ from rest_framework.views import APIView
 
 from amesh_django import server as enrolment
 from amesh_django.decorators import device_required
-from amesh_django.drf import AmeshAuthentication
+from amesh_django.drf import AmeshAuthentication, IsTrustedDevice
 
 enrolment.BOOTSTRAP_SECONDS = float(os.environ.get("TEST_BOOTSTRAP_SECONDS", enrolment.BOOTSTRAP_SECONDS))
 
@@ -98,7 +98,7 @@ class Rest(APIView):
     """REST framework, with another authentication class after ours."""
 
     authentication_classes = (AmeshAuthentication, BasicAuthentication)
-    permission_classes = (IsAuthenticated,)
+    permission_classes = (IsTrustedDevice | IsAuthenticated,)
 
     def handle(self, request: Request, *args: Any, **kwargs: Any) -> Response:
         plain: HttpRequest = request._request

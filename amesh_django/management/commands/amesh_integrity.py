@@ -9,25 +9,35 @@ from amesh_django.trust.rollback import Memory
 from authmesh.commands.context import Context
 from authmesh.commands.spec import Command as Spec
 from authmesh.commands.spec import add_yes
+from authmesh.commands.terminal.errors import UsageProblem
 from authmesh.commands.terminal.lines import Shown, Styled
 from authmesh.commands.words import counted
 from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Run
 
+#: How many trusted devices are printed. ``--json`` prints all.
+_MAX_NAMED = 100
 
-def integrity(context: Context, *, reseal: bool, yes: bool) -> None:
-    """Verify every row, show what differs, and reseal the list if a person says so."""
+
+def integrity(context: Context, *, reseal: bool, digest: str | None, yes: bool) -> None:
+    """Verify every row, show what differs, and reseal exactly what was shown if a person says so."""
+    if digest is not None and not reseal:
+        raise UsageProblem("--digest is only used with --reseal. Nothing was changed.")
     context.own_device()
     devices = DatabaseAllowList(by=context.home.actor)
     found = devices.verify()
     console = context.console
-    answer = {
+    answer: dict[str, object] = {
         "ok": found.ok,
         "devices": found.devices,
         "problems": found.problems,
+        "digest": found.digest,
         "resealed": False,
         "newest": _memory_json(devices),
     }
-    report = _valid(found, devices.memory(), reseal) if found.ok else _invalid(found)
+    report = _valid(found, devices.memory()) if found.ok else _invalid(found)
+    if reseal or not found.ok:
+        answer["trusted"] = found.trusted
+        report += _trusted(found)
     console.say(*report)
     if found.ok and not reseal:
         console.result(answer)
@@ -40,44 +50,50 @@ def integrity(context: Context, *, reseal: bool, yes: bool) -> None:
             )
         question = "Trust the rows as they are, and reseal the list?"
         console.confirm(question, about=report if console.as_json else [], yes=yes)
+        devices.reseal(digest=found.digest if digest is None else digest)
     except AmeshError:
         console.result(answer)
         raise
-    devices.reseal()
     console.say(Styled("The list was resealed as it is.", "good"))
     if found.is_old:
         console.say("Now revoke again the devices that were revoked since.")
     console.result({**answer, "resealed": True, "newest": _memory_json(devices)})
 
 
-def _valid(found: IntegrityReport, memory: Memory, reseal: bool) -> list[Shown]:
+def _valid(found: IntegrityReport, memory: Memory) -> list[Shown]:
     rows = counted(found.devices, "row")
-    report: list[Shown] = [
-        Styled(f"The list matches its seal: {rows}, including revoked devices.", "good"),
-        _newest(memory),
+    return [Styled(f"The list matches its seal: {rows}, including revoked devices.", "good"), _newest(memory)]
+
+
+def _invalid(found: IntegrityReport) -> list[Shown]:
+    return [
+        Styled(f"{_problem(found)} ({counted(found.devices, 'row')}). All requests are rejected.", "bad"),
+        *[f"  {problem}" for problem in found.problems],
     ]
-    if reseal:  # after a restore: servers that have seen a newer list accept this one once its revision is higher
+
+
+def _trusted(found: IntegrityReport) -> list[Shown]:
+    """Return whom resealing would trust: nothing else tells that if the journal was changed, too."""
+    if not found.digest:  # the rows cannot be read, so they cannot be resealed
+        return []
+    if not found.trusted:
+        return ["Resealing would trust no device."]
+    again = " Devices that were revoked since are trusted again:" if found.is_old else ""
+    report: list[Shown] = [
+        f"Resealing would trust {counted(len(found.trusted), 'device')}{'.' if again else ':'}{again}"
+    ]
+    report += [f"  {device}" for device in found.trusted[:_MAX_NAMED]]
+    if len(found.trusted) > _MAX_NAMED:
+        report.append(
+            (f"  and {len(found.trusted) - _MAX_NAMED} more. To see all, run ", Run("integrity", "--json"), ".")
+        )
+    if found.ok:  # after a restore: servers that have seen a newer list accept this one once its revision is higher
         report.append("Resealing makes this list newer than any list that a server has seen.")
     return report
 
 
-def _invalid(found: IntegrityReport) -> list[Shown]:
-    report: list[Shown] = [
-        Styled(f"{_problem(found)} ({counted(found.devices, 'row')}). All requests are rejected.", "bad"),
-        *[f"  {problem}" for problem in found.problems],
-    ]
-    if found.is_old:
-        report.append(
-            "It trusts these devices. Devices that were revoked since are trusted again:"
-            if found.trusted
-            else "It trusts no device."
-        )
-        report += [f"  {device}" for device in found.trusted]
-    return report
-
-
 def _problem(found: IntegrityReport) -> str:
-    if found.reason in ("rolled_back", "revision_lost"):
+    if found.reason in ("rolled_back", "other_epoch", "revision_lost"):
         return "The list is not known to be the newest that this server has seen"
     return "The list does not match its seal"
 
@@ -100,6 +116,10 @@ def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--reseal", action="store_true", help="Accept the rows as they are and reseal the list, after a question."
     )
+    parser.add_argument(
+        "--digest",
+        help="Reseal only if the rows are still those for which --json printed this digest.",
+    )
     add_yes(parser)
 
 
@@ -109,6 +129,10 @@ class Command(AmeshCommand):
         "Verify the sealed list of trusted devices, and show what differs.",
         integrity,
         _arguments,
-        details=("The exit code is 1 if the list does not match its seal and was not resealed.",),
+        details=(
+            "The exit code is 1 if the list does not match its seal and was not resealed.",
+            "--reseal seals exactly the rows that it shows. If they change before the answer, nothing is sealed. To look first and "
+            "reseal later without a question, pass the digest of --json: --reseal --digest DIGEST --yes.",
+        ),
         asks=True,
     )

@@ -103,7 +103,8 @@ class Exchange(Protocol):
         """Let a target wait with a one-time code, unless the code is in use or burnt.
 
         Returns:
-            None, or an error code: ``rate_limited``, ``otc_in_use``, ``relay_capacity``.
+            None, or an error code: ``rate_limited`` (too many tries, or sessions, of the address or its network), ``otc_in_use``,
+            ``relay_capacity``.
         """
 
     async def join(self, code: str, me: Ref, address: str) -> Joined | str:
@@ -120,21 +121,23 @@ class Exchange(Protocol):
         """Start or renew a watch for a token.
 
         Returns:
-            None, or an error code: ``rate_limited``, ``jti_already_watched``, ``relay_capacity``.
+            None, or an error code: ``rate_limited`` (too many tries, or watches, of the address or its network),
+            ``jti_already_watched``, ``relay_capacity``.
         """
 
     async def unwatch(self, jti: str, me: Ref) -> None:
         """End a watch."""
 
-    async def use(self, jti: str) -> Ref | str:
-        """Use up a token.
+    async def use(self, jti: str, address: str) -> Ref | str:
+        """Use up a token. If the network of the address has its share of used tokens, the oldest of them is forgotten.
 
         Returns:
-            the connection that watches for the token, or an error code: ``token_already_used``, ``no_watcher``, ``relay_capacity``.
+            the connection that watches for the token, or an error code: ``rate_limited``, ``token_already_used``, ``no_watcher``,
+            ``relay_capacity``.
         """
 
     async def unuse(self, jti: str) -> None:
-        """Make a token usable again, because its watcher was gone."""
+        """Make a token usable again, because its watcher was gone, or rejected the target."""
 
     async def restore_sessions(self, sessions: Sequence[tuple[str, str, Ref, float]]) -> list[str]:
         """Restore the waiting sessions of this process after a loss.

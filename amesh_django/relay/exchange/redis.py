@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from ..addresses import wide_network
 from ..conf import RelaySettings
 from ..failures import report
 from . import redis_scripts as scripts
@@ -50,6 +51,14 @@ class RedisExchange:
 
     def _key(self, kind: str, name: str = "") -> str:
         return f"{self._prefix}{kind}:{name}" if name else f"{self._prefix}{kind}"
+
+    def _tries(self, kind: str, address: str) -> list[str]:
+        """Return the keys of the tries of an address and of its network."""
+        return [self._key(kind, address), self._key(kind.upper(), wide_network(address))]
+
+    def _limits(self, limit: int) -> tuple[int, int]:
+        """Return the limits of an address and of its network."""
+        return limit, limit * self._settings.ADDRESSES_PER_NETWORK
 
     def start(self, local: Local) -> None:
         self._local = local
@@ -115,13 +124,21 @@ class RedisExchange:
     async def open(self, code: str, session: str, me: Ref, address: str) -> str | None:
         answer = await self._link.script(
             scripts.OPEN,
-            [self._key("t", address), self._key("s", code), self._key("f", code), self._key("n")],
-            self._settings.TRIES_PER_MINUTE,
+            [
+                *self._tries("t", address),
+                self._key("s", code),
+                self._key("f", code),
+                self._key("n"),
+                self._key("n", wide_network(address)),
+            ],
+            *self._limits(self._settings.TRIES_PER_MINUTE),
             self._settings.MATCH_SECONDS * 1000,
             self._settings.MAX_SESSIONS,
             self._settings.TRIES_PER_CODE,
             session,
             *me,
+            self._settings.SESSIONS_PER_NETWORK,
+            (self._settings.MATCH_SECONDS + self._settings.FINISH_SECONDS) * 1000,
         )
         return answer.decode() or None
 
@@ -129,8 +146,8 @@ class RedisExchange:
         answer = (
             await self._link.script(
                 scripts.JOIN,
-                [self._key("t", address), self._key("s", code), self._key("f", code), self._key("n")],
-                self._settings.TRIES_PER_MINUTE,
+                [*self._tries("t", address), self._key("s", code), self._key("f", code), self._key("n")],
+                *self._limits(self._settings.TRIES_PER_MINUTE),
                 self._settings.FINISH_SECONDS * 1000,
                 self._settings.BURNT_SECONDS * 1000,
             )
@@ -163,12 +180,19 @@ class RedisExchange:
         token = _token(jti)
         answer = await self._link.script(
             scripts.WATCH,
-            [self._key("a", address), self._key("w", token), self._key("v"), self._key("p")],
-            self._settings.WATCHES_PER_MINUTE,
+            [
+                *self._tries("a", address),
+                self._key("w", token),
+                self._key("v"),
+                self._key("v", wide_network(address)),
+                self._key("p"),
+            ],
+            *self._limits(self._settings.WATCHES_PER_MINUTE),
             self._settings.WATCH_SECONDS * 1000,
             self._settings.MAX_SESSIONS,
             token,
             *me,
+            self._settings.SESSIONS_PER_NETWORK,
         )
         return answer.decode() or None
 
@@ -176,15 +200,24 @@ class RedisExchange:
         token = _token(jti)
         await self._link.script(scripts.UNWATCH, [self._key("w", token), self._key("v")], token, *me)
 
-    async def use(self, jti: str) -> Ref | str:
-        token = _token(jti)
+    async def use(self, jti: str, address: str) -> Ref | str:
+        token, network = _token(jti), wide_network(address)
         answer = (
             await self._link.script(
                 scripts.USE,
-                [self._key("u"), self._key("w", token)],
+                [
+                    *self._tries("i", address),
+                    self._key("u"),
+                    self._key("u", network),
+                    self._key("o"),
+                    self._key("w", token),
+                ],
+                *self._limits(self._settings.TOKENS_PER_MINUTE),
                 self._settings.USED_TOKEN_SECONDS * 1000,
                 self._settings.MAX_USED_TOKENS,
                 token,
+                network,
+                self._settings.USED_TOKENS_PER_NETWORK,
             )
         ).decode()
         if " " not in answer:
@@ -193,7 +226,11 @@ class RedisExchange:
         return Ref(process, int(number))
 
     async def unuse(self, jti: str) -> None:
-        await self._link.command("ZREM", self._key("u"), _token(jti))
+        token = _token(jti)
+        network = await self._link.command("HGET", self._key("o"), token)
+        if network is not None:
+            keys = [self._key("u"), self._key("u", network.decode()), self._key("o")]
+            await self._link.script(scripts.UNUSE, keys, token)
 
     async def restore_watches(self, watches: Sequence[tuple[str, Ref, float]]) -> None:
         await asyncio.gather(

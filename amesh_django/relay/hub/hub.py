@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Final, Protocol, TypeVar
 
+from ..addresses import Tally
 from ..conf import RelaySettings
 from ..exchange.base import Event, Exchange, Ref, Unavailable
 from ..failures import report
@@ -80,7 +81,7 @@ class Hub:
         self._listeners: dict[str, Listener] = {}
         self._answers: dict[str, str] = {}
         self._budget = Budget(settings.MAX_UNSENT_BYTES_IN_ALL)
-        self._per_address: Counter[str] = Counter()
+        self._per_address = Tally(settings.CONNECTIONS_PER_ADDRESS, settings.ADDRESSES_PER_NETWORK)
         # Connections that are being closed, but whose client has not read everything yet.
         self._closing: set[Socket] = set()
         self._numbers = itertools.count(1)
@@ -168,13 +169,13 @@ class Hub:
         if len(self.sockets) + self.exchange.others >= settings.MAX_CONNECTIONS:
             self.counts["refused:too_many_connections"] += 1
             self._turn_away(socket)
-        elif 0 < settings.CONNECTIONS_PER_ADDRESS <= self._per_address[address]:
+        elif self._per_address.is_full(address):
             self.counts["refused:rate_limited"] += 1
             socket.write(messages.error("rate_limited"))
             self._turn_away(socket)
         else:
             self.sockets[socket.number] = socket
-            self._per_address[address] += 1
+            self._per_address.add(address)
             self.counts["connections"] += 1
         return socket
 
@@ -186,9 +187,7 @@ class Hub:
         """Remove a connection that is gone, or is being closed. Removing it again has no effect."""
         if self.sockets.pop(socket.number, None) is None:
             return
-        self._per_address[socket.address] -= 1
-        if not self._per_address[socket.address]:
-            del self._per_address[socket.address]
+        self._per_address.remove(socket.address)
         for service in self.services:
             await service.leave(socket)
 

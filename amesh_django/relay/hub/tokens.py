@@ -68,7 +68,10 @@ class Tokens:
         if socket.session is not None or socket.asking is not None:
             hub.refuse(socket, "invalid_message")
             return
-        watcher = await hub.ask(hub.exchange.use(jti))
+        watcher = await hub.ask(hub.exchange.use(jti, socket.address))
+        if watcher == "rate_limited":  # about the address, not the token: the target may try again
+            hub.refuse(socket, watcher)
+            return
         if isinstance(watcher, str):
             self._reject(socket, watcher)
             return
@@ -91,6 +94,8 @@ class Tokens:
             hub.refuse(socket, "invalid_jti")
             return
         socket.watches.pop(jti, None)
+        if message.kind == "bootstrap_reject":  # the token was not used: its owner still can
+            await self._free(partial(hub.exchange.unuse, jti))
         await hub.tell(asker[0], Event("answer", jti, hub.ref(socket), message.frame))
         await self._free(partial(hub.exchange.unwatch, jti, hub.ref(socket)))
 

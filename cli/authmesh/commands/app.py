@@ -67,7 +67,7 @@ def _add_directory(parser: argparse.ArgumentParser, *, default: str | None) -> N
         "--dir",
         metavar="DIR",
         default=default,
-        help="Device directory. Defaults to AUTH_MESH_DIR, or ~/.amesh if AUTH_MESH_DIR is not set.",
+        help="Device directory. Defaults to AMESH_DIR or AUTH_MESH_DIR, or ~/.amesh if neither is set.",
     )
 
 

@@ -3,40 +3,56 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, BooleanOptionalAction
+from collections.abc import Sequence
 
 from authmesh.protocol.allow_list import CONTROLLER, ROLES, DeviceEntry
 from authmesh.protocol.display import clean
-from authmesh.protocol.errors import AllowListError, Run
+from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, AmeshError, Run
 from authmesh.protocol.keys import encode_public_key
 
 from .context import Context
+from .home import Listed
+from .selecting import add_devices, select
 from .spec import Command, add_yes
 from .terminal.errors import UsageProblem
-from .terminal.lines import Styled, facts
+from .terminal.lines import Shown, Styled, facts
 from .words import MEANING, has_shell, identity_json, named, permissions, when
 
 _ROLE_WIDTH = len("[controller]")
 
 
-def _add_device_id(parser: ArgumentParser) -> None:
-    parser.add_argument("device_id", metavar="ID", help="Device ID of a trusted device: am_ and 16 characters.")
-
-
-def device_lines(entry: DeviceEntry) -> list[Styled]:
-    """Return a trusted device as two lines. The device IDs of several devices are below each other."""
-    role = f"[{clean(entry.role)}]".ljust(_ROLE_WIDTH)
-    added = f"added {when(entry.added_at)} ({clean(entry.added_by)}), {permissions(entry) or 'no shell'}"
+def device_lines(device: Listed) -> list[Styled]:
+    """Return a device as lines. The device IDs of several devices are below each other."""
+    entry = device.entry
+    what = "revoked" if device.revoked_at else clean(entry.role)
     return [
-        Styled(f"{clean(entry.device_id)}  {clean(entry.friendly_name)}", label=role),
-        Styled(f"  {'':{_ROLE_WIDTH}}  {added}", "quiet"),
+        Styled(f"{clean(entry.device_id)}  {clean(entry.friendly_name)}", label=f"[{what}]".ljust(_ROLE_WIDTH)),
+        *[Styled(f"  {'':{_ROLE_WIDTH}}  {text}", "quiet") for text in _facts(device)],
     ]
 
 
-def list_devices(context: Context) -> None:
+def _facts(device: Listed) -> list[str]:
+    entry = device.entry
+    added = f"added {when(entry.added_at)} ({clean(entry.added_by)})"
+    if device.revoked_at:
+        by = f" by {clean(device.revoked_by)}" if device.revoked_by else ""
+        why = f": {clean(device.revoke_reason)}" if device.revoke_reason else ""
+        return [f"{added}, was a {clean(entry.role)}", f"revoked {when(device.revoked_at)}{by}{why}"]
+    seen = f"last seen {when(device.last_seen)}, " if device.last_seen else ""
+    lines = [f"{added}, {seen}{permissions(entry) or 'no shell'}"]
+    return [*lines, f"acts as the user {clean(device.user)}"] if device.user else lines
+
+
+def list_devices(context: Context, *, devices: Sequence[str], all: bool) -> None:
     """Show this device and the devices that it trusts."""
     identity = context.own_device().identity
-    allow_list = context.home.allow_list()
-    entries = allow_list.read()
+    limit = context.home.allow_list().controller_limit
+    known = context.home.devices()
+    shown = [device for device in known if all or not device.revoked_at]
+    if devices:
+        chosen = select([device.entry for device in shown], devices, of="device" if all else "trusted device")
+        by_id = {device.entry.device_id: device for device in shown}
+        shown = [by_id[entry.device_id] for entry in chosen]
     say = context.console.say
     say(
         Styled("This device", "title"),
@@ -44,59 +60,121 @@ def list_devices(context: Context) -> None:
             ("Name", clean(identity.friendly_name)),
             ("Device ID", identity.device_id),
             ("Public key", encode_public_key(identity.public_key)),
-            ("Back end", clean(identity.storage_backend)),
+            ("Backend", clean(identity.storage_backend)),
             ("Created", when(identity.created_at)),
         ),
         "",
     )
-    if entries:
-        controllers = sum(entry.role == CONTROLLER for entry in entries)
-        limit = allow_list.controller_limit
-        say(Styled(f"Trusted devices: {len(entries)} ({controllers} of {limit} controllers)", "title"))
-        say(*[line for entry in entries for line in device_lines(entry)])
-        say("", *[Styled(f"  {f'[{role}]'.ljust(_ROLE_WIDTH)}  {MEANING[role]}", "quiet") for role in ROLES])
+    trusted = [device.entry for device in known if not device.revoked_at]
+    revoked = len(known) - len(trusted)
+    hidden = f", {revoked} revoked{'' if all else ' (shown by --all)'}" if revoked else ""
+    if trusted:
+        controllers = sum(entry.role == CONTROLLER for entry in trusted)
+        say(Styled(f"Trusted devices: {len(trusted)} ({controllers} of {limit} controllers){hidden}", "title"))
     else:
-        say(
-            Styled("No device is trusted yet", "title"),
-            "  To trust a device, use the line that export-key prints on it:",
-            *facts(
-                ("  on the other device", "amesh export-key"),
-                ("  on this device", (Run("trust", "LINE --role controller"),)),
-            ),
-            Styled(f"  Role controller: {MEANING['controller']}. Role target: {MEANING['target']}.", "quiet"),
-        )
-    own = {**identity_json(identity), "maxControllers": allow_list.controller_limit}
-    context.console.result({"device": own, "devices": [entry.to_json() for entry in entries]})
+        say(Styled(f"No device is trusted yet{hidden}", "title"), *_first_steps())
+    say(*[line for device in shown for line in device_lines(device)])
+    if trusted:
+        say("", *[Styled(f"  {f'[{role}]'.ljust(_ROLE_WIDTH)}  {MEANING[role]}", "quiet") for role in ROLES])
+    own = {**identity_json(identity), "maxControllers": limit}
+    context.console.result({"device": own, "devices": [device.to_json() for device in shown]})
 
 
-LIST = Command("list", "Show this device and the devices that it trusts.", list_devices)
+def _first_steps() -> list[Shown]:
+    return [
+        "  To pair this device with another one over a relay, run listen on the device that is called, such as a server:",
+        *facts(
+            ("  to be called", (Run("listen"),)),
+            ("  to call", (Run("invite", "CODE"),)),
+        ),
+        "  Without a relay, use the line that export-key prints on the other device:",
+        *facts(
+            ("  on the other device", "amesh export-key"),
+            ("  on this device", (Run("trust", "LINE --role controller"),)),
+        ),
+        Styled(f"  Role controller: {MEANING['controller']}. Role target: {MEANING['target']}.", "quiet"),
+    ]
 
 
-def revoke(context: Context, *, device_id: str, reason: str, yes: bool) -> None:
-    """Stop trusting a device."""
-    context.own_device()
-    allow_list = context.home.allow_list()
-    entry = allow_list.get(device_id)
-    context.console.confirm(f"Revoke {named(entry)}?", about=device_lines(entry), yes=yes)
-    entry = allow_list.revoke(device_id, reason=reason, by=context.home.actor)
-    effect = "Its next request is rejected." if entry.role == CONTROLLER else "This device no longer trusts it."
-    context.console.say(Styled(f"Revoked: {named(entry)}. {effect}", "good"))
-    context.console.result({"revoked": entry.to_json(), "reason": reason})
+def _list_arguments(parser: ArgumentParser) -> None:
+    add_devices(parser, optional=True)
+    parser.add_argument(
+        "--all", "-a", action="store_true", help="Show revoked devices, too. A list in a file does not keep them."
+    )
+
+
+LIST = Command(
+    "list",
+    "Show this device and the devices that it trusts.",
+    list_devices,
+    _list_arguments,
+    details=(
+        "Last seen, the mapped user, and revoked devices are known if the list is in a database. If devices are named, only those are shown.",
+    ),
+)
+
+
+def revoke(context: Context, *, devices: Sequence[str], reason: str, yes: bool) -> None:
+    """Stop trusting devices."""
+    own = context.own_device().identity
+    allow_list, console = context.home.allow_list(), context.console
+    chosen = _revocable(context, devices)
+    question = f"Revoke {named(chosen[0].entry)}?" if len(chosen) == 1 else f"Revoke these {len(chosen)} devices?"
+    console.confirm(question, about=[line for device in chosen for line in device_lines(device)], yes=yes)
+    ids = [device.entry.device_id for device in chosen]
+    revoked = allow_list.revoke_all(ids, reason=reason, by=context.home.actor)
+    for entry in revoked:
+        effect = "Its next request is rejected." if entry.role == CONTROLLER else "This device no longer trusts it."
+        console.say(Styled(f"Revoked: {named(entry)}. {effect}", "good"))
+    trouble = allow_list.trouble
+    if trouble is not None:
+        what = "The device was revoked" if len(revoked) == 1 else "The devices were revoked"
+        console.warn((f"{what}, but that is not all. ", *_parts(trouble)))
+    there = "the other device" if len(revoked) == 1 else "each of the other devices"
+    console.say(
+        f"If {there} also trusts this one, revoke this device there:",
+        *facts((f"  on {there}", f"amesh revoke {own.device_id}")),
+    )
+    problem = {"problem": trouble.message} if trouble is not None else {}
+    console.result({"devices": [entry.to_json() for entry in revoked], "reason": reason, **problem})
+
+
+def _revocable(context: Context, words: Sequence[str]) -> list[Listed]:
+    """Return the devices that the words of the command mean. If the list does not match its seal, only device IDs do."""
+    try:
+        trusted = [device for device in context.home.devices() if not device.revoked_at]
+    except AllowListIntegrityFailure:
+        allow_list = context.home.allow_list()
+        return [Listed(allow_list.revocable(word)) for word in dict.fromkeys(words)]
+    by_id = {device.entry.device_id: device for device in trusted}
+    return [by_id[entry.device_id] for entry in select([device.entry for device in trusted], words)]
+
+
+def _parts(error: AmeshError) -> tuple[str | Run, ...]:
+    hint = (error.hint,) if isinstance(error.hint, str) else error.hint
+    return (error.message, " ", *hint)
 
 
 def _revoke_arguments(parser: ArgumentParser) -> None:
-    _add_device_id(parser)
+    add_devices(parser)
     parser.add_argument(
         "--reason", metavar="TEXT", default="", help="Why the device is revoked. Recorded if the list is in a database."
     )
     add_yes(parser)
 
 
-REVOKE = Command("revoke", "Stop trusting a device, from its next request on.", revoke, _revoke_arguments, asks=True)
+REVOKE = Command(
+    "revoke",
+    "Stop trusting devices, from their next request on.",
+    revoke,
+    _revoke_arguments,
+    details=("Several devices are revoked in one step: either all of them, or none.",),
+    asks=True,
+)
 
 
-def grant(context: Context, *, device_id: str, shell: bool | None) -> None:
-    """Grant a permission to a device, or withdraw it."""
+def grant(context: Context, *, devices: Sequence[str], shell: bool | None) -> None:
+    """Grant a permission to devices, or withdraw it."""
     if shell is None:
         raise UsageProblem(
             "No permission was named. Nothing was changed.",
@@ -104,26 +182,37 @@ def grant(context: Context, *, device_id: str, shell: bool | None) -> None:
         )
     context.own_device()
     allow_list = context.home.allow_list()
-    entry = allow_list.get(device_id)
-    if shell and entry.role != CONTROLLER:
-        raise AllowListError(
-            f"{named(entry)} is a target: it may not authenticate to this device, so it cannot use a shell. Nothing was changed.",
-            hint="Trust it as a controller first, or grant the shell on that device.",
+    chosen = select(allow_list.read(), devices)
+    for entry in chosen:
+        if shell and entry.role != CONTROLLER:
+            raise AllowListError(
+                f"{named(entry)} is a target: it may not authenticate to this device, so it cannot use a shell. Nothing was changed.",
+                hint="Trust it as a controller first, or grant the shell on that device.",
+            )
+    changing = [entry.device_id for entry in chosen if has_shell(entry) != shell]
+    granted = {"shell": True} if shell else {}
+    changed: list[DeviceEntry] = []
+    if changing:
+        changed = allow_list.update_permissions_of(
+            changing, lambda before: {**{name: before[name] for name in before if name != "shell"}, **granted}
         )
-    changed = has_shell(entry) != shell
-    if changed:
-        granted = {"shell": True} if shell else {}
-        entry = allow_list.update_permissions(
-            device_id, lambda before: {**{name: before[name] for name in before if name != "shell"}, **granted}
-        )
+    new = {entry.device_id: entry for entry in changed}
     what = "may open a shell on this device" if shell else "may not open a shell on this device"
-    context.console.say(Styled(f"{named(entry)} {what}{'' if changed else ', as before'}.", "good"))
-    context.console.result({"device": entry.to_json(), "changed": changed})
+    for entry in chosen:
+        as_before = "" if entry.device_id in new else ", as before"
+        context.console.say(Styled(f"{named(entry)} {what}{as_before}.", "good"))
+    context.console.result(
+        {
+            "devices": [
+                {**new.get(entry.device_id, entry).to_json(), "changed": entry.device_id in new} for entry in chosen
+            ]
+        }
+    )
 
 
 def _grant_arguments(parser: ArgumentParser) -> None:
-    _add_device_id(parser)
+    add_devices(parser)
     parser.add_argument("--shell", action=BooleanOptionalAction, help="Grant a shell, or withdraw it.")
 
 
-GRANT = Command("grant", "Grant a trusted device a shell on this device, or withdraw it.", grant, _grant_arguments)
+GRANT = Command("grant", "Grant trusted devices a shell on this device, or withdraw it.", grant, _grant_arguments)

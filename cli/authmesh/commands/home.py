@@ -4,12 +4,46 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from authmesh.device import AllowList, FileAllowList, LocalDevice
 from authmesh.pairing.bootstrap.enrolment import Enrolment, allowed_relays
+from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import AmeshError, Hint
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A device of the allow list, with all that its home knows about it.
+
+    Attributes:
+        entry: its entry.
+        last_seen: time of its last accepted request (ISO 8601); None if it is not known.
+        user: name of the user as whom it acts; empty for none.
+        revoked_at: time when it was revoked; None if it is trusted.
+        revoked_by: the person who revoked it.
+        revoke_reason: why it was revoked.
+    """
+
+    entry: DeviceEntry
+    last_seen: str | None = None
+    user: str = ""
+    revoked_at: str | None = None
+    revoked_by: str = ""
+    revoke_reason: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the device for ``--json``."""
+        return {
+            **self.entry.to_json(),
+            "lastSeen": self.last_seen,
+            "user": self.user or None,
+            "revokedAt": self.revoked_at,
+            "revokedBy": self.revoked_by or None,
+            "revokeReason": self.revoke_reason or None,
+        }
 
 
 class Home(ABC):
@@ -22,10 +56,12 @@ class Home(ABC):
     Attributes:
         directory_setting: how a person chooses another device directory.
         limit_setting: where a person changes the limit of controllers.
+        is_server: True for a server, which other devices call; False for a device that usually calls.
     """
 
-    directory_setting = "--dir or AUTH_MESH_DIR"
+    directory_setting = "--dir or AMESH_DIR"
     limit_setting = "maxControllers in identity.json"
+    is_server = False
 
     def __init__(self, directory: Path, actor: str = "") -> None:
         self.directory = directory
@@ -42,6 +78,14 @@ class Home(ABC):
     @abstractmethod
     def allow_list(self) -> AllowList:
         """Open the allow list of this device."""
+
+    def devices(self) -> list[Listed]:
+        """Return all devices of the list, oldest first; revoked ones, too, if the list keeps them.
+
+        Raises:
+            AllowListIntegrityFailure: the list does not match its seal.
+        """
+        return [Listed(entry) for entry in self.allow_list().read()]
 
     @abstractmethod
     def list_after_replacement(self) -> Hint:

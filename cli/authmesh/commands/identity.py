@@ -61,7 +61,7 @@ def sign_test(context: Context) -> None:
         *facts(
             ("Device ID", device.identity.device_id),
             ("Name", clean(device.identity.friendly_name)),
-            ("Back end", device.identity.storage_backend),
+            ("Backend", device.identity.storage_backend),
             ("Signing", f"{later:.2f} ms, the first time {first:.0f} ms"),
         ),
     )

@@ -20,8 +20,16 @@ from .replacing import Replaced, replaced
 from .spec import Command, add_yes
 from .terminal.console import Console
 from .terminal.errors import UsageProblem
-from .terminal.lines import Styled, facts
+from .terminal.lines import Shown, Styled, facts
 from .words import identity_json, named
+
+#: Where each back end keeps a key, in a sentence.
+_PLACES = {
+    "secure-enclave": "the Secure Enclave of this Mac",
+    "keychain": "the keychain of this user",
+    "tpm2": "the TPM 2.0 of this machine",
+    "encrypted-file": "an encrypted file in the device directory",
+}
 
 
 def init(
@@ -33,6 +41,7 @@ def init(
     max_controllers: int | None,
     tpm_pin: bool,
     tpm_pin_file: str | None,
+    explain: bool,
     yes: bool,
 ) -> None:
     """Create the identity and the key of this device."""
@@ -45,7 +54,7 @@ def init(
     pin = None
     if (tpm_pin or tpm_pin_file is not None) and (force or not exists):
         backend, pin = "tpm2", _new_pin(console, backend, tpm_pin_file)
-    search = _Search(console)
+    search = _Search(console, explain=explain, chosen=backend is not None)
     identity = init_device(
         directory,
         name,
@@ -61,7 +70,7 @@ def init(
     _show_identity(console, directory, identity, store, has_pin=pin is not None)
     if before is not None:
         _show_replaced(console, directory, before)
-    _show_next_steps(console)
+    _show_next_steps(context)
     console.result(
         {
             **identity_json(identity),
@@ -101,22 +110,37 @@ def _new_pin(console: Console, backend: str | None, file: str | None) -> str:
 class _Search:
     """The search for the best back end, shown while it runs.
 
+    Args:
+        console: the place for the words.
+        explain: True shows each back end that is tried.
+        chosen: True if a person chose the back end.
+
     Attributes:
         tried: the back ends so far, for ``--json``.
     """
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, *, explain: bool, chosen: bool) -> None:
         self._console = console
+        self._explain = explain
+        self._chosen = chosen
         self.tried: list[dict[str, str | bool | None]] = []
 
     def report(self, backend: str, problem: KeyStoreError | None) -> None:
-        """Show one back end, and why this machine cannot use it, or that it can."""
-        if not self.tried:
+        """Show one back end, and why this machine cannot use it; or that it is the place of the key."""
+        if self._explain and not self.tried:
             self._console.say("Looking for the best place for the key", tone="title")
         why_not = problem.text(self._console.spell) if problem else ""
         self.tried.append({"backend": backend, "usable": problem is None, "reason": why_not or None})
-        width = max(map(len, keystore.BACKENDS))
-        self._console.say(Styled(f"no: {why_not}" if why_not else "yes", label=backend.ljust(width)))
+        if self._explain:
+            width = max(map(len, keystore.BACKENDS))
+            self._console.say(Styled(f"no: {why_not}" if why_not else "yes", label=backend.ljust(width)))
+        if problem is None:
+            self._console.say(f"The key goes into {_PLACES[backend]} ({backend}){self._reason()}")
+
+    def _reason(self) -> str:
+        if self._chosen:
+            return ", as --backend or the option for a PIN says."
+        return "." if self._explain else ", the best place on this machine. --explain shows what was tried."
 
 
 def _show_identity(console: Console, directory: Path, identity: Identity, store: KeyStore, *, has_pin: bool) -> None:
@@ -129,7 +153,7 @@ def _show_identity(console: Console, directory: Path, identity: Identity, store:
             ("Name", clean(identity.friendly_name)),
             ("Device ID", identity.device_id),
             ("Public key", encode_public_key(identity.public_key)),
-            ("Back end", backend),
+            ("Backend", backend),
             ("Directory", str(directory)),
             ("Controllers", f"{identity.controller_limit} at a time (maxControllers in identity.json)"),
         ),
@@ -145,20 +169,23 @@ def _show_replaced(console: Console, directory: Path, before: Identity) -> None:
         console.say(f"The previous allow list was saved as {saved}. Its devices are no longer trusted.")
 
 
-def _show_next_steps(console: Console) -> None:
-    listen, invite = Run("listen"), Run("invite", "CODE")
-    console.say(
+def _show_next_steps(context: Context) -> None:
+    line = "LINE --role controller"
+    steps: tuple[Shown, ...] = (
+        "  To call a server from this device, print its key as one line, and trust that line on the server:",
+        *facts(("  on this device", (Run("export-key"),)), ("  on the server", f"manage.py amesh_trust {line}")),
+    )
+    if context.home.is_server:
+        steps = (
+            "  To let a device call this server, print the key of the device as one line, and trust that line on this server:",
+            *facts(("  on the device", "amesh export-key"), ("  on this server", (Run("trust", line),))),
+        )
+    context.console.say(
         "",
         Styled("Next steps", "title"),
-        "  To let another device call this one (this device is the target, such as a server), run:",
-        *facts(("  on this device", (listen,)), ("  on the other one", "amesh invite CODE")),
-        "  To call another device (this device is the controller, such as a laptop), run:",
-        *facts(("  on the other one", "amesh listen"), ("  on this device", (invite,))),
-        Styled(
-            "  CODE is the one-time code that listen shows. On a Django server, use the management commands amesh_listen and amesh_invite. "
-            "Without a relay, pair with export-key and trust, which use a line of text.",
-            "quiet",
-        ),
+        *steps,
+        "  Without copying a line, pair two devices over a relay. CODE is the one-time code that listen shows:",
+        *facts(("  to be called", (Run("listen"),)), ("  to call", (Run("invite", "CODE"),))),
     )
 
 
@@ -192,6 +219,9 @@ def _arguments(parser: ArgumentParser) -> None:
         "--tpm-pin", action="store_true", help="Protect the key with a PIN for each signature, typed now. Needs a TPM."
     )
     parser.add_argument("--tpm-pin-file", metavar="FILE", help="The same, with the PIN in FILE.")
+    parser.add_argument(
+        "--explain", action="store_true", help="Show each place for the key that was tried, and why it cannot be used."
+    )
     add_yes(parser)
 
 

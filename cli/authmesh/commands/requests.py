@@ -12,8 +12,10 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError, InvalidInput
 
 from .context import Context
+from .network import environment_problem
+from .responses import Answer
 from .spec import Command
-from .terminal.errors import UsageProblem
+from .terminal.errors import ExitingError, UsageProblem
 from .words import first_line
 
 if TYPE_CHECKING:
@@ -31,10 +33,11 @@ class NoAnswer(AmeshError):
     default_message = "The server did not answer."
 
 
-class BadStatus(AmeshError):
-    """The server answered with a status of 400 or more, and ``--fail`` was given."""
+class BadStatus(ExitingError):
+    """The server answered with a status of 400 or more, and ``--fail`` was given. The exit code is that of curl."""
 
     code = "bad_status"
+    exit_code = 22
     default_message = "The server rejected the request."
 
 
@@ -76,34 +79,6 @@ def _method(text: str) -> str:
             f"{text!r} is not a valid HTTP method. {_NOT_SENT}", hint="Use a method such as GET or POST."
         )
     return text.upper()
-
-
-def environment_problem() -> AmeshError | None:
-    """Return an error if httpx can't use the variables for proxies and certificates, or None.
-
-    The text is ours, because the text of httpx may contain parts of a proxy's password.
-    """
-    import httpx  # quick start: most commands send no request
-
-    try:
-        httpx.Client().close()
-    except (httpx.InvalidURL, ValueError):
-        return InvalidInput(
-            "One of the variables HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY is not a valid address.",
-            hint="Correct or unset it.",
-        )
-    except ImportError:
-        return InvalidInput(
-            "A variable for proxies names a SOCKS proxy, which needs a further package.",
-            hint="Install it with pip install 'httpx[socks]', or unset the variable.",
-        )
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        return InvalidInput(
-            f"The certificates that SSL_CERT_FILE or SSL_CERT_DIR names cannot be read ({why}).",
-            hint="Correct or unset the variable.",
-        )
-    return None
 
 
 def fetch(
@@ -160,12 +135,18 @@ def fetch(
             f"{host} could not be reached: {first_line(error)}.",
             hint="Check the address, the network and the certificate of the server.",
         ) from None
-    _show(context, response, include)
-    if fail and response.status_code >= 400:
-        raise BadStatus(f"{host} answered with the status {response.status_code}.")
+    answer = Answer.of(response, own=device.identity.device_id)
+    _show(context, response, answer, include)
+    failed = fail and response.status_code >= 400
+    if context.console.is_terminal(err=True) and not context.console.as_json:
+        context.console.beside(*answer.remarks(refusal=not failed))
+    if failed:
+        text, hint = answer.refusal or ("", "")
+        status = f"{response.url.host} answered with the status {response.status_code}."
+        raise BadStatus(f"{status} {text}".rstrip(), hint=hint)
 
 
-def _show(context: Context, response: httpx.Response, include: bool) -> None:
+def _show(context: Context, response: httpx.Response, answer: Answer, include: bool) -> None:
     console = context.console
     if console.as_json:
         try:
@@ -178,6 +159,7 @@ def _show(context: Context, response: httpx.Response, include: bool) -> None:
                 "headers": response.headers.multi_items(),
                 "body": text,
                 "bodyBase64": base64.b64encode(response.content).decode(),
+                **answer.to_json(console.spell),
             }
         )
         return
@@ -214,7 +196,11 @@ def _fetch_arguments(parser: ArgumentParser) -> None:
         "--include", "-i", action="store_true", help="Print the status and the headers of the response on stderr."
     )
     parser.add_argument(
-        "--location", "-L", action="store_true", help="Follow redirects. Each redirected request is signed again."
+        "--location",
+        "-L",
+        action="store_true",
+        help="Follow redirects. A redirect within the same origin, or to https on the same host, is signed again. Any other origin gets "
+        "no signature.",
     )
     parser.add_argument(
         "--timeout",
@@ -227,7 +213,7 @@ def _fetch_arguments(parser: ArgumentParser) -> None:
         "--fail",
         "-f",
         action="store_true",
-        help="Exit with 1 if the status is 400 or more. The body is printed anyway.",
+        help="Exit with 22, as curl does, if the status is 400 or more. The body is printed anyway.",
     )
 
 
@@ -238,7 +224,8 @@ FETCH = Command(
     _fetch_arguments,
     details=(
         f"A body is sent as {_FORM} unless -H sets its Content-Type. As with curl, the exit code is 0 for every response unless --fail is "
-        "given. On a terminal, control characters in the body are left out; a file or a pipe receives every byte.",
+        "given. On a terminal, control characters in the body are left out; a file or a pipe receives every byte. If stderr is a terminal, "
+        "the command says there what a rejection means and where a redirect leads.",
     ),
 )
 

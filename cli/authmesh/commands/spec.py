@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from authmesh.protocol.errors import AmeshError
 
 from .context import Context
-from .terminal.errors import INTERRUPTED_CODE, Interrupted, UsageProblem
+from .terminal.errors import INTERRUPTED_CODE, ExitingError, Interrupted
 from .terminal.logs import shown_warnings
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -116,7 +116,7 @@ def attempt(
         except Exception as error:
             known = translate(error) or error
             if isinstance(known, AmeshError):
-                exit_code = WRONG_USAGE if isinstance(known, UsageProblem) else FAILED
+                exit_code = known.exit_code if isinstance(known, ExitingError) else FAILED
                 return Failure(exit_code, known.code, known.text(console.spell))
             if isinstance(known, OSError):
                 place = f"{known.filename}: " if known.filename else ""

@@ -1,4 +1,4 @@
-"""trust: trust a device by hand, with the line that export-key prints on it."""
+"""trust: trust devices by hand, with the lines that export-key prints on them."""
 
 from __future__ import annotations
 
@@ -23,28 +23,37 @@ _UNCHANGED = "Nothing was changed."
 
 
 def trust(context: Context, *, line: str, role: Role, shell: bool, replace: str | None, yes: bool) -> None:
-    """Trust the device that a line of export-key belongs to."""
+    """Trust the devices that lines of export-key belong to."""
     if shell and role == TARGET:
         raise UsageProblem(
             f"--shell is for a controller: a target does not authenticate to this device. {_UNCHANGED}",
             hint="Omit --shell, or use --role controller.",
         )
-    console = context.console
     own_key = context.own_device().identity.public_key
-    found = _read_line(console, line)
-    if found.public_key == own_key:
+    found = _read_lines(context.console, line)
+    if any(one.public_key == own_key for one in found):
         raise InvalidInput(
             f"This is the key of this device itself. {_UNCHANGED}",
             hint="Run export-key on the other device, and use the line that it prints.",
         )
-    allow_list = context.home.allow_list()
-    entry = DeviceEntry.new(
-        found.public_key,
-        clean(found.name),  # stored as it is shown
-        role,
-        added_at=context.now(),
-        permissions={"shell": True} if shell else {},
-    )
+    entries = [
+        DeviceEntry.new(
+            one.public_key,
+            clean(one.name),  # stored as it is shown
+            role,
+            added_at=context.now(),
+            permissions={"shell": True} if shell else {},
+        )
+        for one in found
+    ]
+    if len(entries) == 1:
+        _trust_one(context, entries[0], replace, yes)
+    else:
+        _trust_several(context, entries, replace, yes)
+
+
+def _trust_one(context: Context, entry: DeviceEntry, replace: str | None, yes: bool) -> None:
+    console, allow_list = context.console, context.home.allow_list()
     known = allow_list.find(entry.public_key)
     about = _about(entry, known, context.home.remarks(entry.public_key))
     replaced: DeviceEntry | None
@@ -56,24 +65,107 @@ def trust(context: Context, *, line: str, role: Role, shell: bool, replace: str 
         if replaced is None:
             console.confirm("Trust this device?", about=about, yes=yes)
     allow_list.add(entry, replacing=replaced.device_id if replaced else None)
-    console.say(Styled(f"{'Refreshed' if known else 'Trusted'}: {named(entry)} as {role}: {MEANING[role]}.", "good"))
+    _conclude(console, [entry], {known.device_id} if known else set(), replaced)
+
+
+def _trust_several(context: Context, entries: list[DeviceEntry], replace: str | None, yes: bool) -> None:
+    """Trust several devices in one step, after one question.
+
+    Raises:
+        UsageProblem: ``--replace`` was given.
+        ControllerLimitReached: the list would have too many controllers.
+    """
+    if replace is not None:
+        raise UsageProblem(
+            f"--replace needs exactly one line, and there are {len(entries)}. {_UNCHANGED}",
+            hint=("Omit --replace, and first revoke what must go with ", Run("revoke", "DEVICE"), "."),
+        )
+    console, allow_list = context.console, context.home.allow_list()
+    known = {entry.public_key: found for entry in entries if (found := allow_list.find(entry.public_key)) is not None}
+    _check_room(allow_list, entries, known)
+    about: list[Shown] = [
+        Styled(f"The devices to trust as {entries[0].role}: {MEANING[entries[0].role]}", "title"),
+        Styled(f"  Permissions of each: {permissions(entries[0]) or 'none'}"),
+    ]
+    for entry in entries:
+        about.append(Styled(f"  {entry.device_id}  {entry.friendly_name}", whole=True))
+        if entry.public_key in known:
+            about += ["    Already trusted, and will be refreshed:", *changes(entry, known[entry.public_key])]
+        if (remarks := context.home.remarks(entry.public_key)) is not None:
+            about.append(Styled(f"    {remarks}", "warning"))
+    about += ["", "Compare each device ID with the one that export-key or list shows on that device."]
+    console.confirm(f"Trust these {len(entries)} devices?", about=about, yes=yes)
+    allow_list.add_all(entries, even_revoked=True)
+    _conclude(console, entries, {entry.device_id for entry in known.values()}, None)
+
+
+def _check_room(allow_list: AllowList, entries: list[DeviceEntry], known: dict[bytes, DeviceEntry]) -> None:
+    """Find out before the question whether the list has room for all devices."""
+    more = sum(
+        entry.role == CONTROLLER and (entry.public_key not in known or known[entry.public_key].role != CONTROLLER)
+        for entry in entries
+    )
+    limit, present = allow_list.controller_limit, allow_list.count(CONTROLLER)
+    if more and present + more > limit:
+        raise ControllerLimitReached(
+            f"The limit of this device is {counted(limit, 'controller')} (maxControllers). It trusts {present}, and these would be "
+            f"{more} more. {_UNCHANGED}",
+            hint=("Trust fewer, raise the limit, or revoke others first with ", Run("revoke", "DEVICE"), "."),
+        )
+
+
+def _conclude(console: Console, entries: list[DeviceEntry], refreshed: set[str], replaced: DeviceEntry | None) -> None:
+    for entry in entries:
+        done = "Refreshed" if entry.device_id in refreshed else "Trusted"
+        console.say(Styled(f"{done}: {named(entry)} as {entry.role}: {MEANING[entry.role]}.", "good"))
     if replaced is not None:
         console.say(f"Revoked in its place: {named(replaced)}.")
     console.result(
         {
-            "device": entry.to_json(),
-            "refreshed": known is not None,
+            "devices": [{**entry.to_json(), "refreshed": entry.device_id in refreshed} for entry in entries],
             "replaced": replaced.device_id if replaced else None,
         }
     )
 
 
-def _read_line(console: Console, line: str) -> KeyLine:
-    if line != "-":
-        return parse_key_line(line)
-    if sys.stdin.isatty():
-        console.hint("Paste the line of export-key, then press Enter and Ctrl-D.")
-    return parse_key_line(console.read_stdin().decode("utf-8", "replace"))
+def _read_lines(console: Console, line: str) -> list[KeyLine]:
+    """Return the content of all lines in the argument or on stdin, each key once.
+
+    Raises:
+        InvalidInput: a line is not valid, or two lines give one key two names.
+    """
+    if line == "-":
+        if sys.stdin.isatty():
+            console.hint("Paste one or more lines of export-key, then press Enter and Ctrl-D.")
+        line = console.read_stdin().decode("utf-8", "replace")
+    lines = _split(line)
+    found: dict[bytes, KeyLine] = {}
+    for number, text in enumerate(lines, 1):
+        try:
+            one = parse_key_line(text)
+        except InvalidInput as error:
+            if len(lines) == 1:
+                raise
+            raise InvalidInput(
+                f"Line {number} of {len(lines)} is not valid. {error.message} {_UNCHANGED}", hint=error.hint
+            ) from None
+        if found.setdefault(one.public_key, one) != one:
+            raise InvalidInput(
+                f"Line {number} of {len(lines)} has the key of an earlier line, and another name. {_UNCHANGED}",
+                hint="Remove one of the two lines.",
+            )
+    return list(found.values())
+
+
+def _split(text: str) -> list[str]:
+    """Return the lines of export-key in a text. A line may be broken into several, as a terminal or a mail program does."""
+    lines: list[str] = []
+    for part in text.split():
+        if lines and not part.lstrip("\"'`").startswith("amesh-key-"):
+            lines[-1] += part
+        else:
+            lines.append(part)
+    return lines or [""]
 
 
 def _about(entry: DeviceEntry, known: DeviceEntry | None, remarks: str | None) -> list[Shown]:
@@ -157,7 +249,9 @@ def _offered_replacement(
 
 def _arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "line", metavar="LINE", help="The line that export-key prints on the other device; - reads it from stdin."
+        "line",
+        metavar="LINE",
+        help="The line that export-key prints on the other device, or several such lines in quotes; - reads them from stdin.",
     )
     parser.add_argument(
         "--role",
@@ -176,7 +270,8 @@ TRUST = Command(
     trust,
     _arguments,
     details=(
-        "The command shows the whole device ID and asks for confirmation. A device that is already trusted is refreshed.",
+        "The command shows the whole device ID and asks for confirmation. A device that is already trusted is refreshed. Several lines are "
+        "shown in one table, and one question is asked: either all devices are trusted, or none.",
     ),
     asks=True,
 )

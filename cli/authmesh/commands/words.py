@@ -77,6 +77,6 @@ def joined(hint: Hint, *more: str | Run) -> Hint:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of the text of a library's error, fit to be shown; its class name if it has no text."""
-    lines = str(error).splitlines()
-    return clean_line(lines[0])[:200] if lines and lines[0].strip() else type(error).__name__
+    """Return the first line of the text of a library's error as a part of a sentence; its class name if it has no text."""
+    lines = str(error).splitlines() or [""]
+    return clean_line(lines[0])[:200].rstrip(". ") or type(error).__name__

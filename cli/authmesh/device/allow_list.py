@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from authmesh.protocol.allow_list import DeviceEntry, Role
-from authmesh.protocol.errors import ControllerLimitReached, DeviceNotFound, Run
+from authmesh.protocol.errors import AllowListError, ControllerLimitReached, DeviceNotFound, Run
 
 
 class AllowList(ABC):
@@ -17,9 +17,11 @@ class AllowList(ABC):
 
     Attributes:
         controller_limit: active controllers that the list may have (``maxControllers``).
+        trouble: what is wrong with the list although the last :meth:`revoke` worked; None if nothing is.
     """
 
     controller_limit: int
+    trouble: AllowListError | None = None
 
     @abstractmethod
     def read(self) -> list[DeviceEntry]:
@@ -43,8 +45,12 @@ class AllowList(ABC):
         """
 
     @abstractmethod
-    def add_all(self, entries: Sequence[DeviceEntry]) -> list[DeviceEntry]:
-        """Trust several devices in one step, either all or none. Devices that were revoked in this list stay revoked.
+    def add_all(self, entries: Sequence[DeviceEntry], *, even_revoked: bool = False) -> list[DeviceEntry]:
+        """Trust several devices in one step, either all or none.
+
+        Args:
+            entries: the devices.
+            even_revoked: True trusts devices again that were revoked in this list. Otherwise they stay revoked.
 
         Returns:
             the entries that were skipped because their devices were revoked in this list.
@@ -66,6 +72,21 @@ class AllowList(ABC):
             DeviceNotFound: the device is not in the list.
         """
 
+    def revocable(self, device_id: str) -> DeviceEntry:
+        """Return the device that :meth:`revoke` would revoke. A list that can revoke although its seal is broken names it, too.
+
+        Raises:
+            DeviceNotFound: the device is not in the list.
+        """
+        return self.get(device_id)
+
+    @abstractmethod
+    def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
+        """Stop trusting several devices in one step, either all or none. Return their entries, in the order of the IDs.
+
+        The arguments and errors are those of :meth:`revoke`.
+        """
+
     @abstractmethod
     def update_permissions(
         self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -78,6 +99,15 @@ class AllowList(ABC):
 
         Raises:
             DeviceNotFound: the device is not in the list.
+        """
+
+    @abstractmethod
+    def update_permissions_of(
+        self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> list[DeviceEntry]:
+        """Change the permissions of several devices in one step, either all or none. Return the new entries.
+
+        The arguments and errors are those of :meth:`update_permissions`.
         """
 
     def set_permissions(self, device_id: str, permissions: Mapping[str, Any]) -> DeviceEntry:

@@ -38,6 +38,7 @@ from authmesh.protocol.keys import device_id
 
 from .identity import Identity
 from .passphrase import find_passphrase, find_passphrases, passphrase_file
+from .variables import directory_variable
 
 logger = logging.getLogger("amesh_django.device")
 
@@ -46,8 +47,13 @@ MAX_NAME_CHARACTERS = 128
 
 
 def default_directory(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return ``AUTH_MESH_DIR``, or ``~/.amesh`` if it is not set."""
-    return expanded(environ.get("AUTH_MESH_DIR") or DEFAULT_DIRECTORY)
+    """Return ``AMESH_DIR`` or ``AUTH_MESH_DIR``, or ``~/.amesh`` if neither is set.
+
+    Raises:
+        DirectoryError: both are set, and differ.
+        StorageError: there is no home folder.
+    """
+    return expanded(directory_variable(environ) or DEFAULT_DIRECTORY)
 
 
 def check_name(name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from authmesh.files.clock import utc_now
 from authmesh.files.storage import atomic_write, json_text, locked
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, open_document, seal_document
-from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, StorageError
+from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, Hint, Run, StorageError
 
 from .allow_list import AllowList, limit_reached, not_found
 from .directory import LocalDevice
@@ -56,7 +56,15 @@ class FileAllowList(AllowList):
             )
         except AllowListIntegrityFailure as error:
             logger.critical("%s: %s (%s)", self._path, error, error.reason)
-            raise
+            raise AllowListIntegrityFailure(error.message, hint=self._without_backup(), reason=error.reason) from None
+
+    def _without_backup(self) -> Hint:
+        return (
+            f"Restore {self._path} from a backup. If there is none, rename the file: the list is empty then. Pair again with each device "
+            "that you trust, or trust it with ",
+            Run("trust"),
+            ", after you have compared its device ID with the one that it shows.",
+        )
 
     def _save(self, entries: Sequence[DeviceEntry]) -> None:
         document = seal_document(
@@ -103,7 +111,7 @@ class FileAllowList(AllowList):
 
         self._change(change)
 
-    def add_all(self, entries: Sequence[DeviceEntry]) -> list[DeviceEntry]:
+    def add_all(self, entries: Sequence[DeviceEntry], *, even_revoked: bool = False) -> list[DeviceEntry]:
         """Trust several devices in one step. No entry is skipped, because the file keeps no revoked devices."""
 
         def change(current: list[DeviceEntry]) -> tuple[list[DeviceEntry], list[DeviceEntry]]:
@@ -117,29 +125,44 @@ class FileAllowList(AllowList):
 
     def revoke(self, device_id: str, *, reason: str = "", by: str = "") -> DeviceEntry:
         """Remove a device from the file, as the reference does, and return its entry."""
+        (entry,) = self.revoke_all([device_id])
+        return entry
 
-        def change(entries: list[DeviceEntry]) -> tuple[list[DeviceEntry], DeviceEntry]:
-            rest = _without(entries, device_id)
-            return rest, next(entry for entry in entries if entry.device_id == device_id)
+    def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
+        """Remove several devices from the file in one step, and return their entries."""
+
+        def change(entries: list[DeviceEntry]) -> tuple[list[DeviceEntry], list[DeviceEntry]]:
+            revoked = [_named(entries, device_id) for device_id in device_ids]
+            return [entry for entry in entries if entry not in revoked], revoked
 
         return self._change(change)
 
     def update_permissions(
         self, device_id: str, update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> DeviceEntry:
-        def change(entries: list[DeviceEntry]) -> tuple[list[DeviceEntry], DeviceEntry]:
-            _without(entries, device_id)
-            changed = [
-                dataclasses.replace(e, permissions=dict(update(e.permissions))) if e.device_id == device_id else e
-                for e in entries
-            ]
-            return changed, next(entry for entry in changed if entry.device_id == device_id)
+        (entry,) = self.update_permissions_of([device_id], update)
+        return entry
+
+    def update_permissions_of(
+        self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+    ) -> list[DeviceEntry]:
+        def change(entries: list[DeviceEntry]) -> tuple[list[DeviceEntry], list[DeviceEntry]]:
+            new = {
+                before.device_id: dataclasses.replace(before, permissions=dict(update(before.permissions)))
+                for before in (_named(entries, device_id) for device_id in device_ids)
+            }
+            return [new.get(entry.device_id, entry) for entry in entries], list(new.values())
 
         return self._change(change)
 
 
+def _named(entries: list[DeviceEntry], device_id: str) -> DeviceEntry:
+    for entry in entries:
+        if entry.device_id == device_id:
+            return entry
+    raise not_found(device_id)
+
+
 def _without(entries: list[DeviceEntry], device_id: str) -> list[DeviceEntry]:
-    rest = [entry for entry in entries if entry.device_id != device_id]
-    if len(rest) == len(entries):
-        raise not_found(device_id)
-    return rest
+    gone = _named(entries, device_id)
+    return [entry for entry in entries if entry is not gone]

@@ -13,6 +13,7 @@ from authmesh.files.storage import atomic_write, expanded, json_text, locked
 from authmesh.protocol.errors import AmeshError, PassphraseRequired
 
 from .identity import LEGACY_PASSPHRASE
+from .variables import passphrase_variable
 
 logger = logging.getLogger("amesh_django.device")
 
@@ -31,6 +32,7 @@ def find_passphrase(path: Path, environ: Mapping[str, str] = os.environ) -> str:
 
     Raises:
         PassphraseRequired: there is no passphrase, or it is empty.
+        KeyStoreError: the two variables for it differ.
     """
     return find_passphrases(path, environ)[0]
 
@@ -42,10 +44,11 @@ def find_passphrases(path: Path, environ: Mapping[str, str] = os.environ) -> tup
 
     Raises:
         PassphraseRequired: there is no passphrase, or it is empty.
+        KeyStoreError: the two variables for it differ.
     """
-    from_environment = environ.get("AUTH_MESH_PASSPHRASE")
-    if from_environment:
-        return (from_environment,)
+    variable = passphrase_variable(environ)
+    if variable:
+        return (environ[variable],)
     file = passphrase_file(path, environ)
     text = _read_passphrase(file)
     legacy = _legacy_passphrase(path)
@@ -63,8 +66,9 @@ def find_passphrases(path: Path, environ: Mapping[str, str] = os.environ) -> tup
 
 def passphrase_source(path: Path, environ: Mapping[str, str] = os.environ) -> str:
     """Return a phrase that names the place where :func:`find_passphrase` looks. It never contains the passphrase."""
-    if environ.get("AUTH_MESH_PASSPHRASE"):
-        return "the variable AUTH_MESH_PASSPHRASE"
+    variable = passphrase_variable(environ)
+    if variable:
+        return f"the variable {variable}"
     file = passphrase_file(path, environ)
     return f"the file {file}" if file.exists() or _legacy_passphrase(path) is None else "identity.json, its old place"
 

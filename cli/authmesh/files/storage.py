@@ -115,9 +115,8 @@ def locked(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     try:
         lock.acquire(timeout=seconds, poll_interval=0.01)
     except filelock.Timeout:
-        raise AllowListBusy(
-            f"Another process has held {folder / '.lock'} for {seconds:g} s. Nothing was changed.", hint="Try again."
-        ) from None
+        held = f"has held {folder / '.lock'} for {seconds:g} s" if seconds else f"holds {folder / '.lock'}"
+        raise AllowListBusy(f"Another process {held}. Nothing was changed.", hint="Try again.") from None
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or "the file system has no file locks"
         raise StorageError(

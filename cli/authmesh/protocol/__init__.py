@@ -11,6 +11,7 @@ from .encoding import b64decode, b64encode, b64url_decode, b64url_encode, format
 from .errors import (
     AllowListError,
     AllowListIntegrityFailure,
+    AllowListUnavailable,
     AmeshError,
     BodyParserOrderingError,
     BodyStorageUnavailable,
@@ -48,6 +49,7 @@ __all__ = [
     "TARGET",
     "AllowListError",
     "AllowListIntegrityFailure",
+    "AllowListUnavailable",
     "AmeshError",
     "Authorization",
     "BodyParserOrderingError",

@@ -256,7 +256,7 @@ def build_request(
         now: Unix seconds.
         sign: returns a signature made with the key of this machine, 64 bytes.
     """
-    message = enrollment_message(
+    request = enrollment_message(
         jti=token.jti, public_key=public_key, friendly_name=friendly_name, issued_at=now, issuer=token.issuer
     )
     return {
@@ -265,8 +265,8 @@ def build_request(
         "publicKey": encode_public_key(public_key),
         "friendlyName": friendly_name,
         "iat": now,
-        "proof": b64encode(hmac.digest(token.secret, message, "sha256")),
-        "sig": b64encode(sign(message)),
+        "proof": b64encode(hmac.digest(token.secret, request, "sha256")),
+        "sig": b64encode(sign(request)),
     }
 
 
@@ -309,7 +309,7 @@ def verify_proof(request: EnrollmentRequest, *, secret: bytes, issuer: str) -> N
         InvalidEnrollmentToken: the proof is wrong.
     """
     if not hmac.compare_digest(hmac.digest(secret, request.message(issuer), "sha256"), request.proof):
-        raise InvalidEnrollmentToken(reason="invalid_token (wrong proof)", device_id=device_id(request.public_key))
+        raise InvalidEnrollmentToken(detail="wrong proof", device_id=device_id(request.public_key))
 
 
 def verify_key(request: EnrollmentRequest, *, issuer: str) -> None:
@@ -319,7 +319,7 @@ def verify_key(request: EnrollmentRequest, *, issuer: str) -> None:
         InvalidEnrollmentToken: the signature is not valid.
     """
     if not verify_signature(request.public_key, request.message(issuer), request.signature):
-        raise InvalidEnrollmentToken(reason="invalid_token (wrong signature)", device_id=device_id(request.public_key))
+        raise InvalidEnrollmentToken(detail="wrong signature", device_id=device_id(request.public_key))
 
 
 # --- the answer -----------------------------------------------------------------------------------------------------
@@ -348,12 +348,12 @@ def build_answer(
         server_name: name of this server.
         sign: returns a signature made with the key of this server, 64 bytes.
     """
-    message = answer_message(jti=request.jti, public_key=request.public_key, state=state)
+    answer = answer_message(jti=request.jti, public_key=request.public_key, state=state)
     return {
         "deviceId": device_id(request.public_key),
         "state": state,
         "server": {"publicKey": encode_public_key(server_key), "friendlyName": server_name},
-        "sig": b64encode(sign(message)),
+        "sig": b64encode(sign(answer)),
     }
 
 

@@ -205,19 +205,30 @@ class RequestError(AmeshError):
     """A request is rejected. Callers see ``code`` and ``status`` only (protocol.md §3).
 
     Args:
-        reason: the reason in the log. Defaults to the code.
+        reason: the reason in the log: one stable word, such as ``replay_detected``. Defaults to the code.
+        detail: what the log says about the reason in brackets, such as the name of an exception.
         device_id: the device in the log, if it is known.
+        device_name: the friendly name of a device in the allow list.
     """
 
     status: ClassVar[int] = 401
     default_message = "The request was rejected."
 
     def __init__(
-        self, message: str = "", *, hint: Hint = "", reason: str | None = None, device_id: str | None = None
+        self,
+        message: str = "",
+        *,
+        hint: Hint = "",
+        reason: str | None = None,
+        detail: str = "",
+        device_id: str | None = None,
+        device_name: str | None = None,
     ) -> None:
         super().__init__(message, hint=hint)
         self.reason = reason or self.code
+        self.detail = detail
         self.device_id = device_id
+        self.device_name = device_name
 
 
 class MissingHeader(RequestError):
@@ -293,6 +304,15 @@ class AllowListIntegrityFailure(RequestError, AllowListError):
     status = 500
     default_message = "The allow list does not match its seal. All requests are rejected until the list is fixed."
     default_hint = ("To see what differs, run ", Run("integrity"), ".")
+
+
+class AllowListUnavailable(RequestError, AllowListError):
+    """The allow list can't be read, because the database is down: all requests are rejected until it can."""
+
+    code = "allow_list_unavailable"
+    status = 503
+    default_message = "The allow list cannot be read. All requests are rejected until it can be read again."
+    default_hint = "Check the database of the server."
 
 
 class BodyParserOrderingError(RequestError):

@@ -69,6 +69,11 @@ def parse_key_line(text: str) -> KeyLine:
             hint="Update the older one of the two devices.",
         )
     parts = line.split(".")
+    if len(parts) > 4:  # a name has no dots
+        raise InvalidInput(
+            "This is more than one line of export-key.",
+            hint="Use one line, or write all lines to the stdin of trust -.",
+        )
     if len(parts) != 4 or not line.isascii() or _check(line.rpartition(".")[0]) != parts[3].lower():
         raise _incomplete()
     _, key_part, name_part, _ = parts

@@ -114,7 +114,7 @@ def build_rotation(
         now: Unix seconds.
         sign: returns a signature made with the new key, 64 bytes.
     """
-    message = rotation_message(
+    rotation = rotation_message(
         old_device_id=old_device_id, new_public_key=new_public_key, audience=audience, issued_at=now
     )
     return {
@@ -122,7 +122,7 @@ def build_rotation(
         "aud": audience,
         "newPublicKey": encode_public_key(new_public_key),
         "iat": now,
-        "sig": b64encode(sign(message)),
+        "sig": b64encode(sign(rotation)),
     }
 
 
@@ -193,10 +193,10 @@ def build_rotated(
         overlap: seconds for which the old key is still valid.
         sign: returns a signature made with the key of this server, 64 bytes.
     """
-    message = rotated_message(
+    rotated = rotated_message(
         old_device_id=old_device_id, new_public_key=request.new_public_key, audience=request.audience
     )
-    return {"deviceId": device_id(request.new_public_key), "overlapSeconds": overlap, "sig": b64encode(sign(message))}
+    return {"deviceId": device_id(request.new_public_key), "overlapSeconds": overlap, "sig": b64encode(sign(rotated))}
 
 
 def verify_rotated(

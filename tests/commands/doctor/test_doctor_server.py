@@ -274,6 +274,11 @@ def test_each_error_of_the_protocol_has_its_sentence(code: tuple[int, str]) -> N
     assert message and hint and not message.startswith("Something else"), (code, message)
 
 
+def test_a_database_that_is_down_is_no_manipulation() -> None:
+    message, hint = meaning(503, {}, {"error": "allow_list_unavailable"}, own="am_x")
+    assert "database" in message and "start the database" in str(hint)
+
+
 @pytest.mark.parametrize(
     ("status", "text"),
     [

@@ -32,7 +32,7 @@ Raw = Frame | str | bytes | int
 
 #: Long enough for a busy machine. A test that needs a timeout sets its own.
 PATIENT = Timeouts(connect=30, relay=30, message=30)
-BRISK = Pace(renew=200, look=0.05, again=0.1, first=0.05, longest=0.2)
+BRISK = Pace(renew=200, look=0.02, again=0.1, first=0.01, longest=0.2)
 
 
 @dataclass
@@ -67,6 +67,9 @@ class Notes(Watcher):
 
     def enrolled(self, token: StoredToken, entry: DeviceEntry) -> None:
         self._say("enrolled", entry)
+
+    def stored(self, token: StoredToken, entry: DeviceEntry) -> None:
+        self._say("stored", entry)
 
     def ended(self, token: StoredToken) -> None:
         self._say("ended", token.jti)

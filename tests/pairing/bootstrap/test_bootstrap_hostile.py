@@ -426,7 +426,9 @@ async def test_a_token_of_the_reference_is_sent_only_with_v1(tmp_path: Path) -> 
             target = Target(tmp_path / "t", v1=True)
             await target.come(text)
             await Target(tmp_path / "u", v1=True).come(ours)
-        target.check(controller)
+        # What a target without proof makes of the answer is not known, so that it is never reported as enrolled.
+        assert [entry.public_key for entry in notes.of("stored")] == [target.check(controller).identity.public_key]
+        assert len(notes.of("enrolled")) == 1
         first, second = [frame for frame in relay.seen if frame["type"] == "bootstrap_init"]
         assert first.keys() == {"type", "jti", "token", "targetPubKey"} and first["token"] == text
         assert "token" not in second
@@ -438,6 +440,31 @@ async def test_a_token_of_the_reference_is_sent_only_with_v1(tmp_path: Path) -> 
             await notes.until("watching")
             await refused(Target(tmp_path / "v", v1=True), text, ProofRequired)
             assert not controller.targets
+
+
+@asynchronous
+async def test_the_relay_of_the_reference_loses_the_signature_of_the_answer(tmp_path: Path) -> None:
+    relay = BootstrapRelay(answer=lambda frame: [{name: frame[name] for name in frame if name != "controllerSig"}])
+    async with relay.running():
+        controller, target = Controller(tmp_path / "c", relay.url), Target(tmp_path / "t", v1=True)
+        text = strip_key(controller)
+        async with controller.serving(v1=True) as notes:
+            await notes.until("watching")
+            await refused(target, text, InvalidAcknowledgement)
+            await notes.until("stored")
+            assert not notes.of("enrolled") and "identity.json" not in target.written
+
+
+@asynchronous
+async def test_the_advice_fits_the_program_that_made_the_token(tmp_path: Path) -> None:
+    async with BootstrapRelay().running() as relay:
+        controller = Controller(tmp_path / "c", relay.url)
+        for text, theirs in ((strip_key(controller), True), (controller.token(), False)):
+            with pytest.raises(NoWatcher) as caught:
+                await Target(tmp_path / f"{theirs}", v1=True).come(text)
+            said = caught.value.text(str)
+            assert ("provision --resume" in said) is not theirs
+            assert ("listen --v1" in said) is theirs
 
 
 def strip_key(controller: Controller) -> str:

@@ -16,10 +16,13 @@ from typing import Any
 
 import httpx
 import pytest
+from websockets.sync.client import connect
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.client import AmeshAuth
 from authmesh.device import FileAllowList, LocalDevice
+from authmesh.protocol.keys import encode_public_key
+from authmesh.protocol.pairing.token import verify_token
 from tests.pairing.bootstrap.bootstrap_world import without_ours
 from tests.relay.relay_world import address, serving
 from tests.support import cheap_keys, databases, services
@@ -48,7 +51,7 @@ class Side:
             **without_ours(),
             "AUTH_MESH_DIR": str(path),
             "AMESH_RELAY_URL": relay,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'cli'}",
             **env,
         }
         self.argv = cheap_keys.AMESH
@@ -149,6 +152,31 @@ def test_at_a_terminal(laptop: Side, tmp_path: Path) -> None:
     assert other.returncode == 1 and json.loads(other.stderr)["error"] == "token_already_used"
     assert token not in other.stderr
     assert laptop.states() == {"web-1": "used"}
+
+
+def test_a_target_of_which_nothing_is_known_is_not_called_enrolled(laptop: Side) -> None:
+    """A target of the TypeScript implementation shows the token. Over that implementation's relay, it cannot verify the answer."""
+    argv = [*laptop.argv, "provision", "--name", "web-1", "--v1"]
+    with terminal(argv, laptop.env, columns=400) as person:
+        person.expect("AMESH_BOOTSTRAP_TOKEN=")
+        token = person.expect("\n").strip()
+        person.expect("Waiting for web-1")
+        target = EphemeralDevice("web-1")
+        init = {
+            "jti": verify_token(token, now=time.time()).jti,
+            "token": token,
+            "targetPubKey": encode_public_key(target.identity.public_key),
+        }
+        with connect(laptop.env["AMESH_RELAY_URL"]) as socket:
+            socket.send(json.dumps({"type": "bootstrap_init", **init}))
+            assert json.loads(socket.recv(SECONDS))["type"] == "bootstrap_ack"
+        person.expect(f"Stored: {target.identity.device_id} (web-1) as target")
+        mine = LocalDevice(laptop.path, environ={}).identity.device_id
+        person.expect("and may not be enrolled: the relay of the TypeScript implementation loses the signature")
+        person.expect(f"check that list shows {mine} as a controller")
+        person.expect(f"amesh revoke {target.identity.device_id}")
+        assert person.end() == 0
+        assert "Enrolled" not in person.shown
 
 
 def test_ctrl_c_leaves_the_token_open_and_resume_serves_it(laptop: Side, tmp_path: Path) -> None:

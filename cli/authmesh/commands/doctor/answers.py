@@ -42,6 +42,10 @@ _CODES: dict[str, Meaning] = {
         "The server cannot verify its allow list, so it rejects all requests.",
         "On the server, read the log, then run the management commands amesh_doctor and amesh_integrity.",
     ),
+    "allow_list_unavailable": (
+        "The server cannot reach the database with its allow list, so it rejects all requests.",
+        "On the server, start the database, then run the management commands migrate and amesh_doctor.",
+    ),
     "body_parser_ordering_error": (
         "On the server, something reads the body before amesh does.",
         "On the server, put AmeshMiddleware before every middleware that reads the body.",
@@ -51,6 +55,17 @@ _CODES: dict[str, Meaning] = {
         "On the server, start the cache that the setting NONCE_CACHE names, usually Redis.",
     ),
 }
+
+
+def rejects(status: int, body: Any) -> bool:
+    """Return True if an answer is a rejection by amesh.
+
+    Args:
+        status: HTTP status.
+        body: its JSON, or None.
+    """
+    code = body.get("error") if isinstance(body, dict) else None
+    return isinstance(code, str) and (code in _CODES or (status == 401 and code == "unauthorized"))
 
 
 def meaning(status: int, headers: Mapping[str, str], body: Any, *, own: str) -> Meaning:

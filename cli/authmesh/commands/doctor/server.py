@@ -22,7 +22,7 @@ from authmesh.protocol.check import CHECK_PATH, CheckAnswer
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.errors import AmeshError, InvalidInput
 
-from ..requests import environment_problem
+from ..network import environment_problem
 from ..terminal.errors import UsageProblem
 from ..words import first_line
 from .answers import meaning

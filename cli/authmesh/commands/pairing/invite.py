@@ -54,7 +54,7 @@ class _Controller(Meeting, ControllerOperator):
 
     def show_verification_code(self, code: str, met: Met) -> None:
         self.meet(met)
-        self.console.say(*self.peer_lines(met), "", "Compare the device ID with the one on the other screen.", "")
+        self.console.say(*self.peer_lines(met), "", self.comparison, "")
         self.console.step({"step": "verification_code", "code": code})
         self.show_large("Verification code", code)
         self.console.say("Type this code on the other device.")

@@ -59,8 +59,6 @@ class _Target(Meeting, TargetOperator):
         command = f"amesh invite {code}"
         if relay != DEFAULT_RELAY:
             command += f" --relay {shlex.quote(relay)}"
-        if self.version == 1:
-            command += " --v1"
         expires = format_time(self.context.now() + dt.timedelta(seconds=seconds))
         self.console.step({"step": "code", "code": code, "relay": relay, "expires": expires, "command": command})
         if self.draws_qr and not self.console.as_json:
@@ -71,6 +69,8 @@ class _Target(Meeting, TargetOperator):
             "",
             Styled(f"  {command}", "title", whole=True),
             "",
+            # The TypeScript command line, for which version 1 is there, rejects the option.
+            *(["If that device runs amesh-django, add --v1 to the command.", ""] if self.version == 1 else []),
         )
         if self.console.is_terminal():
             self.count_down(seconds, " the code is valid for {left} s")
@@ -93,8 +93,8 @@ class _Target(Meeting, TargetOperator):
             if self.replaced is not None:
                 about += [Styled(f"{named(self.replaced)} will be revoked in its place.", "warning"), ""]
             about += [
-                "Compare the device ID with the one on the other screen. That screen also shows a verification code. To trust the other "
-                f"device, type the code here within {self.context.timeouts.person:.0f} seconds. To refuse, press Enter.",
+                f"{self.comparison} That screen also shows a verification code. To trust the other device, type the code here within "
+                f"{self.context.timeouts.person:.0f} seconds. To refuse, press Enter.",
             ]
         self.ask_json("verification_code", again=again)
         typed = await self.prompts.text("Verification code: ", about=about, unanswered=_nobody())

@@ -191,6 +191,13 @@ class Meeting:
             lines += ["", known, *changes(entry, met.known)]
         return lines
 
+    @property
+    def comparison(self) -> str:
+        """The sentence that asks to compare device IDs. In version 1, the other screen may be one that shows none."""
+        if self.version == 1:
+            return "If the other screen shows a device ID, compare it: the TypeScript command line shows none."
+        return "Compare the device ID with the one on the other screen."
+
     async def remarks(self, met: Met) -> list[Shown]:
         """Return the lines about what comes with trusting the other device: an earlier revocation, a user as whom it acts."""
         remarks = await self.context.blocking(self.context.home.remarks, met.peer.public_key)

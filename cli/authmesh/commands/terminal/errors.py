@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from authmesh.protocol.errors import AmeshError, Hint
 
 INTERRUPTED_CODE = "interrupted"
@@ -21,10 +23,21 @@ class Declined(AmeshError):
     default_message = "Nothing was changed."
 
 
-class UsageProblem(AmeshError):
+class ExitingError(AmeshError):
+    """Base of the errors that end a command with an exit code of their own.
+
+    Attributes:
+        exit_code: the exit code; that of all other errors is 1.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageProblem(ExitingError):
     """The options contradict each other, or an option is missing. The exit code is 2."""
 
     code = "usage"
+    exit_code = 2
     default_message = "The options are not valid. Nothing was changed."
 
 

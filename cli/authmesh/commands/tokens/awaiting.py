@@ -69,6 +69,20 @@ class _Screen(Watcher):
             ("The token is used up. If this was not your device, revoke it: ", Run("revoke", entry.device_id)),
         )
 
+    def stored(self, token: StoredToken, entry: DeviceEntry) -> None:
+        now = self._context.now().timestamp()
+        mine = self._context.own_device().identity
+        self._console.step({"step": "stored", **token_json(token, now), "answered": True, "device": entry.to_json()})
+        self._console.say(
+            Styled(f"Stored: {named(entry)} as {entry.role}: {MEANING[entry.role]}.", "warning"),
+            (
+                "It showed the token itself (--v1), and may not be enrolled: the relay of the TypeScript implementation loses the signature of "
+                f"the answer. On that device, check that list shows {mine.device_id} as a controller. If it does not, or if it was not your "
+                "device, revoke it here: ",
+                Run("revoke", entry.device_id),
+            ),
+        )
+
     def ended(self, token: StoredToken) -> None:
         now = self._context.now().timestamp()
         self._console.step({"step": "ended", **token_json(token, now)})

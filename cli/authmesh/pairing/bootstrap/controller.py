@@ -63,6 +63,9 @@ class Watcher:
     def enrolled(self, token: StoredToken, entry: DeviceEntry) -> None:
         """Report that a device is stored, and that its acknowledgement is on its way."""
 
+    def stored(self, token: StoredToken, entry: DeviceEntry) -> None:
+        """Report that a device that showed the token itself (version 1) is stored, and that it may not get the acknowledgement."""
+
     def ended(self, token: StoredToken) -> None:
         """Report that the token is no longer awaited: it has expired, was withdrawn, or was used at another process."""
 
@@ -372,7 +375,11 @@ class _Serving:
         )
         await owner.blocking(owner.store.answered, init.jti, owner.now().timestamp())
         owner._awaited.pop(init.jti, None)
-        owner.watcher.enrolled(used, entry)
+        if init.proof is None and init.token is not None:
+            # The relay of the reference, which forwards only such an init, loses the signature of the acknowledgement.
+            owner.watcher.stored(used, entry)
+        else:
+            owner.watcher.enrolled(used, entry)
 
 
 async def _await(awaitable: object) -> tuple[StoredToken, DeviceEntry, str]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 from authmesh.protocol.encoding import b64encode
+from authmesh.protocol.errors import Hint, Run
 from authmesh.protocol.keys import encode_public_key
 from authmesh.protocol.pairing.errors import (
     OwnKey,
@@ -87,6 +88,15 @@ _REPORTED = {
         "To make a new token, run provision on the controller.",
     ),
 }
+
+#: Its maker has no provision --resume, because that came with the tokens that have a key.
+_NO_WATCHER_V1: Hint = (
+    "The device that made it must wait at this relay, and the TypeScript command line never does. Pair by hand instead: on this device, run ",
+    Run("init"),
+    " and ",
+    Run("listen", "--v1"),
+    "; on the other device, run amesh invite with the code.",
+)
 
 
 def same_relay(one: str, other: str) -> bool:
@@ -182,7 +192,7 @@ def _check_answer(frame: frames.Frame, token: BootstrapToken, public_key: bytes)
                 token, target_public_key=public_key, controller_public_key=key, controller_signature=signature
             )
         case frames.Rejected(jti, code):
-            raise _rejection(code) if jti in (None, token.jti) else RelayProtocolViolation()
+            raise _rejection(code, token) if jti in (None, token.jti) else RelayProtocolViolation()
         case frames.Failed(PeerGone()):
             raise PeerGone(
                 "The controller left before it answered. Nothing was stored here.",
@@ -194,6 +204,8 @@ def _check_answer(frame: frames.Frame, token: BootstrapToken, public_key: bytes)
             raise RelayProtocolViolation()
 
 
-def _rejection(code: str) -> PairingError:
+def _rejection(code: str, token: BootstrapToken) -> PairingError:
+    if code == NoWatcher.code and token.key is None:
+        return NoWatcher(hint=_NO_WATCHER_V1)
     message, hint = _REPORTED.get(code, ("", ""))
     return _REJECTIONS.get(code, TokenRefused)(message, hint=hint)

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("amesh", "0001_initial"),
+        ("amesh", "0002_epoch"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 

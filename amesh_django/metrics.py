@@ -1,0 +1,133 @@
+"""Metrics for Prometheus: each process counts its requests, and the state of the allow list is read when Prometheus asks.
+
+With several processes behind one address, prometheus_client adds up their counters if the environment variable
+``PROMETHEUS_MULTIPROC_DIR`` names an empty folder before they start.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, InterfaceError
+
+from amesh_django.conf import amesh_settings
+from amesh_django.signals import request_accepted, request_refused
+from amesh_django.trust import current_list
+from amesh_django.trust.owner import controller_limit
+from authmesh.protocol.errors import AmeshError, NonceStoreUnavailable, RequestError
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+__all__ = ["connect", "is_installed", "page"]
+
+#: Upper bounds in seconds: from a fast verification to a database that hardly answers.
+_BUCKETS = (0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
+_SEAL_OK = "1 if the allow list can be read and matches its seal. 0 if not: all signed requests are rejected."
+_UID = "amesh_metrics"
+
+
+class _Counters:
+    """What this process counts. Raises ImportError without the extra ``metrics``."""
+
+    def __init__(self) -> None:
+        from prometheus_client import Counter, Histogram
+
+        self.accepted = Counter("amesh_requests_accepted", "Signed requests that were accepted.", registry=None)
+        self.refused = Counter(
+            "amesh_requests_refused", "Rejected requests, by the reason in the log.", ["reason"], registry=None
+        )
+        self.nonce_errors = Counter(
+            "amesh_nonce_store_errors", "Requests that were rejected because of the nonce store.", registry=None
+        )
+        self.seconds = Histogram(
+            "amesh_verification_seconds",
+            "Time that it took to accept a request, in seconds.",
+            buckets=_BUCKETS,
+            registry=None,
+        )
+
+    def on_accepted(self, *, seconds: float, **kwargs: Any) -> None:
+        self.accepted.inc()
+        self.seconds.observe(seconds)
+
+    def on_refused(self, *, error: RequestError, **kwargs: Any) -> None:
+        self.refused.labels(reason=error.reason).inc()
+        if isinstance(error, NonceStoreUnavailable):
+            self.nonce_errors.inc()
+
+
+@functools.cache
+def _counters() -> _Counters:
+    return _Counters()
+
+
+def is_installed() -> bool:
+    """Return True if the extra ``metrics`` is installed."""
+    try:
+        import prometheus_client  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def connect() -> None:
+    """Count from now on if ``AMESH["METRICS"]`` is True, or else stop. Without valid settings and the extra, nothing is counted."""
+    request_accepted.disconnect(dispatch_uid=_UID)
+    request_refused.disconnect(dispatch_uid=_UID)
+    try:
+        if amesh_settings().METRICS:
+            request_accepted.connect(_counters().on_accepted, dispatch_uid=_UID, weak=False)
+            request_refused.connect(_counters().on_refused, dispatch_uid=_UID, weak=False)
+    except (ImproperlyConfigured, ImportError):  # the system checks say so
+        return
+
+
+class _State:
+    """The allow list, as this process sees it now."""
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        try:
+            snapshot, limit = current_list().snapshot(), controller_limit()
+        except (AmeshError, DatabaseError, InterfaceError):
+            yield GaugeMetricFamily("amesh_seal_ok", _SEAL_OK, value=0)
+            return
+        devices = snapshot.by_key.values()
+        yield GaugeMetricFamily("amesh_seal_ok", _SEAL_OK, value=1)
+        revision = snapshot.row.revision if snapshot.row is not None else 0
+        yield GaugeMetricFamily("amesh_list_revision", "Revision of the allow list.", value=revision)
+        by_state = GaugeMetricFamily("amesh_devices", "Devices in the allow list, by state.", labels=["state"])
+        states = Counter("revoked" if device.revoked else "active" for device in devices)
+        for state in ("active", "revoked"):
+            by_state.add_metric([state], states[state])
+        yield by_state
+        controllers = sum(device.active_controller for device in devices)
+        yield GaugeMetricFamily("amesh_controllers", "Controllers that are trusted.", value=controllers)
+        yield GaugeMetricFamily("amesh_controllers_limit", "Controllers that may be trusted.", value=limit)
+
+
+def page() -> tuple[bytes, str]:
+    """Return the metrics in the text format of Prometheus, and its content type.
+
+    Raises:
+        ImportError: the extra ``metrics`` is not installed.
+    """
+    from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+    from prometheus_client.multiprocess import MultiProcessCollector
+
+    counters = _counters()
+    registry = CollectorRegistry()
+    if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    else:
+        for collector in (counters.accepted, counters.refused, counters.nonce_errors, counters.seconds):
+            registry.register(collector)
+    registry.register(_State())
+    return generate_latest(registry), CONTENT_TYPE_LATEST

@@ -1,0 +1,191 @@
+"""Revoking in a list that does not match its seal: it always works, and it makes no other row trusted."""
+
+from __future__ import annotations
+
+import json
+import logging
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from django.db import DatabaseError, transaction
+from django.db.models import Max, Q, QuerySet
+
+from amesh_django.models import AllowListChange, Device
+from authmesh.device.allow_list import not_found
+from authmesh.protocol.errors import AllowListIntegrityFailure, KeyStoreError
+from authmesh.protocol.multiset import MASK_BYTES, MODULUS
+
+from .change import ChangeableList
+from .high_water import is_older, is_other
+from .sealing import COLUMNS, SealRow, actor, is_active_controller, journal_row, now, row_values, storable
+from .verified import Snapshot
+
+logger = logging.getLogger("amesh_django.allow_list")
+
+
+class RevocableList(ChangeableList):
+    """Adds revoking in a list that is rejected, and what the journal says about the rows as they were sealed."""
+
+    def sealed_rows(self, revision: int | None = None, **conditions: Any) -> tuple[dict[str, dict[str, str]], int]:
+        """Return the rows as they were sealed according to the journal, by device ID, and how many of its lines are forged.
+
+        Args:
+            revision: ignore lines of later revisions; None reads all lines.
+            conditions: which lines to read. Defaults to all.
+        """
+        newest: dict[str, dict[str, str]] = {}
+        forged = 0
+        if revision is not None:
+            conditions["revision__lte"] = revision
+        for line in self.journal(**conditions):
+            if not self.is_genuine_line(line):
+                forged += 1
+            elif line.action == AllowListChange.Action.PURGED:
+                newest.pop(line.device_id, None)
+            else:
+                newest[line.device_id] = json.loads(line.row)
+        return newest, forged
+
+    def sealed_device(self, device_id: str) -> Device | None:
+        """Return a device as it was last sealed according to the journal, not saved; None if the journal does not have it."""
+        texts = self.sealed_rows(device_id=device_id)[0].get(device_id)
+        return _device(texts) if texts is not None else None
+
+    def revoke_anyway(self, device_id: str, *, reason: str, by: str) -> tuple[Device, bool]:
+        """Revoke a device in a list that does not match its seal, or that is an old one.
+
+        The row is written as it was sealed according to the journal, revoked. The new seal differs from the one before in this row
+        only, so rows that were changed outside Django still do not match it. All processes verify all rows. An old list does not
+        become the newest.
+
+        Returns:
+            the device, and True if the list matches its seal again because no other row was changed.
+
+        Raises:
+            DeviceNotFound: there is no such device, or it was revoked already.
+            AllowListBusy: other changes were committed all the time; nothing was changed.
+            IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used; nothing was changed.
+        """
+        self.unlock()
+        kept = self._snapshot
+        known = kept.row if kept is not None else None
+        result = self._retried(lambda: self._revoke_anyway(device_id, reason, by, known))
+        self.distrust(tell=False)
+        return result
+
+    def _revoke_anyway(self, device_id: str, reason: str, by: str, known: SealRow | None) -> tuple[Device, bool]:
+        before = self._lock_seal()
+        if before is not None and not self.is_genuine(before):
+            before = None
+        is_old = before is not None and self._is_old(before, known)
+        sealed = self.sealed_device(device_id)
+        rows = QuerySet[Device](Device, using=self.using).filter(
+            Q(device_id=device_id) | Q(public_key=sealed.public_key if sealed is not None else "")
+        )
+        is_revoked = sealed is None or sealed.is_revoked
+        if is_revoked and not rows.filter(revoked_at=None).exists():
+            raise not_found(device_id)
+        revision = self._next_revision(before, is_old)
+        revoked = {
+            "revoked_at": now(),
+            "revoked_by": actor(by),
+            "revoke_reason": storable(reason),
+            "revision": revision,
+        }
+        if sealed is None:  # it was added outside Django, or the journal was
+            rows.update(**revoked)
+            total, controllers, device = 0, 0, rows[0]
+        else:
+            old = row_values(sealed)
+            device = sealed
+            for name, value in revoked.items():
+                setattr(device, name, value)
+            self._restore(device, rows, revoked)
+            values = row_values(device)
+            total = self.hash_row(values) - self.hash_row(old)
+            controllers = -int(is_active_controller(old))
+            row = journal_row(values)
+            action = AllowListChange.Action.REVOKED
+            self.write_journal(
+                [
+                    self.journal_line(
+                        revision=revision,
+                        device_id=device_id,
+                        action=action,
+                        row=row,
+                        by=by,
+                        at=device.revoked_at or now(),
+                    )
+                ]
+            )
+        return device, before is not None and self._reseal_one(before, revision, total, controllers, is_old)
+
+    def _is_old(self, row: SealRow, known: SealRow | None) -> bool:
+        """Return True if the list is not known to be the newest. Then it must not become the newest."""
+        if known is not None and (is_older(row.mark, known.mark) or is_other(row.mark, known.mark)):
+            return True
+        try:
+            self.check_age(row)
+        except (AllowListIntegrityFailure, KeyStoreError):
+            return True
+        return False
+
+    def _next_revision(self, before: SealRow | None, is_old: bool) -> int:
+        if before is None:
+            lines = AllowListChange.objects.using(self.using)
+            return 1 + (lines.aggregate(found=Max("revision"))["found"] or 0)
+        return before.revision + (not is_old)
+
+    def _restore(self, device: Device, rows: QuerySet[Device], revoked: Mapping[str, Any]) -> None:
+        """Write the row of a device. If another row is in the way, only revoke those that are there."""
+        columns = {name: getattr(device, name) for name in COLUMNS if name != "id"}
+        all_rows = QuerySet[Device](Device, using=self.using)
+        users = Device._meta.get_field("user").related_model._base_manager.using(self.using)
+        if device.user_id is not None and not users.filter(pk=device.user_id).exists():
+            columns["user_id"] = None
+        pks = list(rows.values_list("pk", flat=True))
+        try:
+            with transaction.atomic(using=self.using):
+                if not pks:
+                    is_free = not all_rows.filter(pk=device.pk).exists()
+                    all_rows.bulk_create([Device(id=device.pk if is_free else None, **columns)])
+                elif len(pks) == 1:
+                    all_rows.filter(pk=pks[0]).update(**columns)
+                else:
+                    rows.update(**revoked)
+        except DatabaseError:
+            rows.update(**revoked)
+
+    def _reseal_one(self, before: SealRow, revision: int, total: int, controllers: int, is_old: bool) -> bool:
+        """Replace the seal by one that differs by one row. Return True if the rows match it."""
+        after = self.make_seal(
+            self.epoch_after(before),
+            revision=revision,
+            total=(self.sealed_total(before) + total) % MODULUS,
+            count=before.count,
+            controllers=before.controllers + controllers,
+            r=secrets.token_bytes(MASK_BYTES),
+        )
+        is_good = not is_old
+        try:
+            Snapshot.build(self, after)
+        except AllowListIntegrityFailure:
+            is_good = False
+        if not is_good:  # every process must verify all rows
+            after = after._replace(touched=max(before.touched, 0) + 1)
+        self.replace_seal(before, after)
+        if not is_old:
+            self.remember_on_commit(after)
+        return is_good
+
+
+def _device(texts: Mapping[str, str]) -> Device:
+    """Return a row from its texts in the journal, not saved."""
+    device = Device()
+    for name in COLUMNS:
+        field: Any = Device._meta.get_field(name.removesuffix("_id") if name == "user_id" else name)
+        field = getattr(field, "target_field", field)
+        text = texts[name]
+        setattr(device, name, None if not text and name in ("user_id", "revoked_at") else field.to_python(text))
+    return device

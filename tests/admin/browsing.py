@@ -1,0 +1,123 @@
+"""Helpers for the tests of the admin in a real browser: a server with typical devices, and a user who is logged in."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from django.contrib.auth import get_user_model
+from django.db import connection
+from django.utils import timezone
+from playwright.sync_api import Browser, Page
+
+from amesh_django import lifecycle
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.models import Device, DeviceActivity
+from amesh_django.test.devices import EphemeralDevice
+from tests.admin.people import LIST
+from tests.support import databases, services
+
+T = TypeVar("T")
+
+SCREENS = {"desk": (1280, 900), "phone": (390, 844)}
+
+
+def aside(work: Callable[[], T]) -> T:
+    """Run *work* in a thread: this one has the event loop of Playwright, in which the ORM raises SynchronousOnlyOperation."""
+
+    def run() -> T:
+        try:
+            return work()
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(run).result()
+
+
+def fill() -> list[str]:
+    """Add typical devices and some with hostile names. Return their device IDs, oldest first."""
+    get_user_model().objects.create_superuser("root", password="secret")
+    robot = get_user_model().objects.create_user("robot")
+    trusted = DatabaseAllowList(by="command")
+    ids = []
+    names = ("build server", "Anna’s laptop", "old phone", "M" * 300, "\u202e<b>evil</b>", "scanner")
+    for number, name in enumerate(names):
+        entry = EphemeralDevice(name).entry(permissions={"shell": True} if number == 1 else None)
+        trusted.add(entry)
+        ids.append(entry.device_id)
+    trusted.map_user(ids[0], robot)
+    trusted.revoke(ids[2], reason="left on the train", by="root")
+    for name, hours in ((ids[0], 0), (ids[1], 70)):
+        moment = timezone.now() - dt.timedelta(hours=hours)
+        DeviceActivity.objects.create(device=Device.objects.get(device_id=name), last_seen_at=moment)
+    return ids
+
+
+class Site:
+    """A running server and its devices."""
+
+    def __init__(self, url: str, ids: list[str]) -> None:
+        self.url = url
+        self.ids = ids
+        self.session: Any = None
+
+    def device(self, number: int) -> str:
+        pk = aside(lambda: Device.objects.get(device_id=self.ids[number]).pk)
+        return f"{LIST}{pk}/change/"
+
+    def tamper(self) -> None:
+        """Change a row outside Django."""
+
+        def update() -> None:
+            with connection.cursor() as cursor:
+                cursor.execute("UPDATE amesh_device SET role = 'target' WHERE device_id = %s", [self.ids[5]])
+
+        aside(update)
+
+
+@contextmanager
+def running(database: dict[str, str], directory: Path, settings: Any, theme: str = "") -> Iterator[Site]:
+    """Run a server with typical devices.
+
+    Args:
+        theme: the app that replaces the look of the admin; none for Django's own.
+    """
+    EphemeralDevice("server").write(directory, max_controllers=100)
+    settings.AMESH = {"DIR": str(directory)}
+    lifecycle.reset()
+    ids = fill()
+    env = {
+        **databases.environment(database),
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "AUTH_MESH_DIR": str(directory),
+        "TEST_ADMIN_THEME": theme,
+    }
+    with services.serve(services.runserver("--insecure"), env=env) as process:  # --insecure: the admin's static files
+        yield Site(process.url, ids)
+    lifecycle.reset()
+
+
+def open_page(browser: Browser, site: Site, scheme: Any = "light", screen: str = "desk") -> Page:
+    """Return a page with a user who is logged in. The second page of a browser uses the session of the first."""
+    width, height = SCREENS[screen]
+    context = browser.new_context(
+        base_url=site.url,
+        color_scheme=scheme,
+        viewport={"width": width, "height": height},
+        has_touch=screen == "phone",
+        storage_state=site.session,
+    )
+    page = context.new_page()
+    if site.session is None:
+        page.goto("/admin/login/?next=/admin/")
+        page.fill("[name=username]", "root")
+        page.fill("[name=password]", "secret")
+        page.click("[type=submit]")
+        page.wait_for_url("/admin/", timeout=10_000)
+        site.session = context.storage_state()
+    return page

@@ -1,0 +1,158 @@
+"""Revoking in a list that is rejected: it works, and trusts nothing else."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.models import AllowListSeal, Device
+from amesh_django.trust import current, current_list
+from authmesh.device import LocalDevice
+from authmesh.protocol import DeviceEntry
+from authmesh.protocol.errors import AllowListIntegrityFailure, DeviceNotFound
+from tests.support.database_worker import WHEN, public_key
+from tests.trust.rollbacks import Backup
+
+pytestmark = pytest.mark.usefixtures("default_database", "amesh_server")
+
+STOLEN, OTHER = 1, 2
+
+
+def entry(number: int, role: Any = "controller") -> DeviceEntry:
+    return DeviceEntry.new(public_key("test", number), "caller", role, added_at=WHEN)
+
+
+def forge(*statements: str, touched: bool = False) -> None:
+    """Change rows with SQL and, unless *touched*, reset what the triggers have counted."""
+    with connection.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+        if not touched:
+            cursor.execute("UPDATE amesh_allowlistseal SET touched = 0")
+
+
+def reason() -> str:
+    try:
+        current_list().snapshot()
+    except AllowListIntegrityFailure as error:
+        return error.reason
+    return "ok"
+
+
+@pytest.fixture
+def devices() -> DatabaseAllowList:
+    found = DatabaseAllowList(by="alice")
+    found.add(entry(STOLEN))
+    found.add(entry(OTHER, "target"))
+    current_list().snapshot()
+    return found
+
+
+THE_OTHER = "UPDATE amesh_device SET friendly_name = 'evil' WHERE role = 'target'"
+ITSELF = "UPDATE amesh_device SET revoked_at = added_at, friendly_name = 'evil' WHERE role = 'controller'"
+GONE = "DELETE FROM amesh_device WHERE role = 'controller'"
+ITS_ID = "UPDATE amesh_device SET device_id = 'am_IIA0Q7957JSf_rTI' WHERE role = 'controller'"
+
+
+@pytest.mark.parametrize("touched", [False, True])
+@pytest.mark.parametrize(("statement", "heals"), [(THE_OTHER, False), (ITSELF, True), (GONE, True), (ITS_ID, True)])
+def test_a_device_is_revoked_in_a_list_that_does_not_match(
+    devices: DatabaseAllowList, statement: str, heals: bool, touched: bool
+) -> None:
+    worker = current_list()  # a process that goes on with what it verified
+    forge(statement, touched=touched)
+    current._lists.clear()
+    assert devices.revocable(entry(STOLEN).device_id).public_key == entry(STOLEN).public_key
+    assert devices.revoke(entry(STOLEN).device_id, reason="stolen").friendly_name == "caller"
+    row = Device.objects.get(device_id=entry(STOLEN).device_id)
+    assert (row.is_revoked, row.friendly_name, row.revoke_reason) == (True, "caller", "stolen")
+    for process in (worker, current_list()):
+        current._lists["default"] = process
+        assert reason() == ("ok" if heals else "rows_mismatch")
+    current.reset()
+    if heals:
+        assert devices.trouble is None
+        assert devices.verify().ok
+        assert current_list().snapshot().by_key[entry(STOLEN).public_key].revoked
+        assert devices.count("controller") == 0
+    else:
+        assert devices.trouble is not None
+        assert "do not match their seal" in devices.trouble.message
+        assert list(devices.verify().problems) == [
+            f"{entry(OTHER).device_id}: friendly_name is 'evil', but was sealed as 'caller'."
+        ]
+    with pytest.raises(DeviceNotFound):
+        devices.revoke(entry(STOLEN).device_id)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DELETE FROM amesh_allowlistseal",
+        "UPDATE amesh_allowlistseal SET hmac = digest",
+        "DELETE FROM amesh_allowlistchange",
+    ],
+)
+def test_a_device_is_revoked_without_seal_or_journal(devices: DatabaseAllowList, statement: str) -> None:
+    worker = current_list()
+    forge(statement, THE_OTHER, touched=True)
+    devices.revoke(entry(STOLEN).device_id)
+    assert Device.objects.get(device_id=entry(STOLEN).device_id).is_revoked
+    for process in (worker, None):
+        current._lists.clear()
+        if process is not None:
+            current._lists["default"] = process
+        assert reason() != "ok"
+    devices.reseal()
+    assert current_list().snapshot().by_key[entry(STOLEN).public_key].revoked
+
+
+def test_an_old_list_does_not_become_the_newest(devices: DatabaseAllowList, amesh_server: LocalDevice) -> None:
+    backup = Backup()
+    devices.revoke(entry(OTHER).device_id)
+    current_list().snapshot()
+    backup.restore()
+    for _change in range(2):
+        devices.revoke(entry(STOLEN if not _change else OTHER).device_id)
+        assert devices.trouble is not None
+        assert AllowListSeal.objects.get().revision == 2
+        for _process in range(2):
+            assert reason() == "rolled_back"
+            current.reset()
+    devices.reseal()
+    assert all(known.revoked for known in current_list().snapshot().by_key.values())
+
+
+def test_who_was_added_outside_django_is_revoked(devices: DatabaseAllowList) -> None:
+    forge(
+        "INSERT INTO amesh_device (device_id, public_key, friendly_name, role, permissions_json, added_at, added_by, "
+        "revoked_by, revoke_reason, revision) SELECT 'am_IIA0Q7957JSf_rTI', 'AhArY3/SR3fscZQyR5pgCoc6M6oKvRqJWttr1w8CJfsE', 'evil', "
+        "'controller', '{}', added_at, 'manual', '', '', 1 FROM amesh_device WHERE role = 'target'"
+    )
+    devices.revoke("am_IIA0Q7957JSf_rTI")
+    assert Device.objects.get(device_id="am_IIA0Q7957JSf_rTI").is_revoked
+    current.reset()
+    assert reason() == "rows_mismatch"
+    with pytest.raises(DeviceNotFound):
+        devices.revoke("am_nobody")
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_revokes_and_says_what_else_is_wrong(devices: DatabaseAllowList, as_json: bool) -> None:
+    forge(THE_OTHER)
+    current._lists.clear()
+    out, err = io.StringIO(), io.StringIO()
+    call_command("amesh_revoke", entry(STOLEN).device_id, yes=True, json=as_json, stdout=out, stderr=err)
+    assert Device.objects.get(device_id=entry(STOLEN).device_id).is_revoked
+    assert "manage.py amesh_integrity" in err.getvalue()
+    if as_json:
+        assert "do not match their seal" in json.loads(out.getvalue())["problem"]
+    else:
+        assert "Revoked: " in out.getvalue()
+        assert "do not match their seal" in " ".join(err.getvalue().split())
