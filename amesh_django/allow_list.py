@@ -36,6 +36,9 @@ __all__ = ["DatabaseAllowList"]
 
 logger = logging.getLogger("amesh_django.allow_list")
 
+#: Reason of a revocation by rotation. Until the time of the revocation, the key is still valid.
+ROTATED = "rotated"
+
 #: Keys that one query looks up.
 _MAX_KEYS = 500
 
@@ -301,13 +304,21 @@ def _active(pending: Change, device_id: str) -> Device:
 
 
 def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
-    return pending.update(
-        _active(pending, device_id),
-        AllowListChange.Action.REVOKED,
-        revoked_at=now(),
-        revoked_by=actor(by),
-        revoke_reason=storable(reason),
-    )
+    moment = now()
+    row = _any(pending, device_id)
+    if row.revoked_at is not None and row.revoked_at <= moment:
+        raise not_found(device_id)
+    # A key that this device has replaced, and that is still valid, must not outlive it.
+    replaced = pending.select(revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=moment)
+    for one in (*replaced, row):
+        pending.update(
+            one,
+            AllowListChange.Action.REVOKED,
+            revoked_at=moment,
+            revoked_by=actor(by),
+            revoke_reason=storable(reason),
+        )
+    return row
 
 
 def _put(pending: Change, entry: DeviceEntry) -> None:

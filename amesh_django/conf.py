@@ -12,6 +12,7 @@ from django.conf import settings as django_settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.core.exceptions import ImproperlyConfigured
 
+from authmesh.protocol.enrollment import is_server_url
 from authmesh.protocol.pairing.token import is_relay_address
 
 __all__ = ["AmeshDict"]
@@ -45,6 +46,8 @@ class AmeshSettings:
         METRICS: True counts requests, and serves ``amesh/metrics`` for Prometheus. Needs the extra ``metrics``.
         BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``. Defaults to
             ``AMESH_BOOTSTRAP_RELAYS``, or any relay if it is not set.
+        ROTATE_OVERLAP_SECONDS: time for which the old key of a device is still valid after the device has replaced it.
+        URL: public address of ``amesh_django.urls`` on this server, such as ``https://api.example/amesh/``. Enrollment tokens name it.
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
     """
 
@@ -65,6 +68,8 @@ class AmeshSettings:
     DEVICES_ARE_USERS: bool = False
     METRICS: bool = False
     BOOTSTRAP_RELAYS: Sequence[str] | None = None
+    ROTATE_OVERLAP_SECONDS: int = 600
+    URL: str | None = None
     RELAY: Mapping[str, Any] | None = None
 
     @property
@@ -97,7 +102,7 @@ class AmeshDict(TypedDict, total=False):
 
 
 #: Minimum values of the integer settings whose minimum is not 1.
-_MINIMUM = {"MAX_BODY_BYTES": 0, "LAST_SEEN_SECONDS": 0}
+_MINIMUM = {"MAX_BODY_BYTES": 0, "LAST_SEEN_SECONDS": 0, "ROTATE_OVERLAP_SECONDS": 0}
 
 
 def key_problems(
@@ -155,6 +160,12 @@ def _value_problem(name: str, value: Any) -> str | None:
     if name == "SEAL_KEY_FILES":
         return (
             None if _are_files(value) else "must be a list of paths, the new file first; None is the key of this server"
+        )
+    if name == "URL":
+        return (
+            None
+            if is_server_url(str(value))
+            else "must be an address that ends with /, such as https://api.example/amesh/"
         )
     if name in ("PROTECT", "EXEMPT"):
         if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(p, str) for p in value):

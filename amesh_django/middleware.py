@@ -3,23 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
+from django.urls import Resolver404, resolve
 from django.utils.cache import patch_vary_headers
+
+from authmesh.protocol.enrollment import ENROLL_PATH
 
 from .conf import amesh_settings
 from .verification.request import accept
 
 __all__ = ["AmeshMiddleware", "is_protected"]
 
+View = TypeVar("View", bound=Callable[..., Any])
+
+
+def unsigned(view: View) -> View:
+    """Let requests to a view of this app through without a signature, because the view has a proof of its own."""
+    view.amesh_unsigned = True  # type: ignore[attr-defined]
+    return view
+
+
+def _is_unsigned(path: str) -> bool:
+    """Return True if a path leads to an :func:`unsigned` view. Only this app has such views."""
+    if not path.endswith(f"/{ENROLL_PATH}"):
+        return False
+    try:
+        return getattr(resolve(path).func, "amesh_unsigned", False) is True
+    except Resolver404:
+        return False
+
 
 def is_protected(path: str) -> bool:
     """Return True if a path is under ``AMESH["PROTECT"]`` and not under ``AMESH["EXEMPT"]``.
 
-    PROTECT is compared as a plain prefix, so that it protects too much rather than too little. EXEMPT ends at a slash.
+    The address at which machines enroll is never protected: they have no trusted key yet, and prove that they have a token. PROTECT is compared as a plain prefix, so that it protects too much rather than too little. EXEMPT ends at a slash.
 
     Args:
         path: ``request.path_info``.
@@ -31,7 +52,9 @@ def is_protected(path: str) -> bool:
         return False
     if "/../" in f"{path}/" or "/./" in f"{path}/":  # where such a path leads depends on who resolves it
         return True
-    return not any(path == exempt or path.startswith(exempt.rstrip("/") + "/") for exempt in settings.EXEMPT)
+    if any(path == exempt or path.startswith(exempt.rstrip("/") + "/") for exempt in settings.EXEMPT):
+        return False
+    return not _is_unsigned(path)
 
 
 class AmeshMiddleware:

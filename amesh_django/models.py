@@ -1,4 +1,4 @@
-"""The tables of the allow list: devices, the seal over them, the journal of changes, and the unsealed activity of devices."""
+"""The tables: devices, the seal over them, the journal of changes, enrollment tokens, and the unsealed activity of devices."""
 
 from __future__ import annotations
 
@@ -179,6 +179,63 @@ class AllowListChange(models.Model):
 
     def __str__(self) -> str:
         return f"{self.device_id} {self.action}"
+
+
+class EnrollmentToken(models.Model):
+    """A token with which machines enroll themselves here. The MAC covers every other column but the primary key.
+
+    The secret of the token is not stored: it is derived from the key of the seal.
+    """
+
+    jti = models.CharField(_("number"), max_length=35, unique=True)
+    name = models.TextField(_("name"))
+    scopes_json = models.TextField(_("scopes"), default="[]")
+    groups_json = models.TextField(_("groups"), default="[]")
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("mapped user"),
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        related_name="+",
+        help_text=_("The machines that enroll act as this Django user."),
+    )
+    max_uses = models.PositiveIntegerField(_("uses allowed"), default=1)
+    uses = models.PositiveIntegerField(_("uses"), default=0)
+    created_at = models.DateTimeField(_("created"))
+    created_by = models.CharField(_("created by"), max_length=150, blank=True)
+    expires_at = models.DateTimeField(_("expires"))
+    approved = models.BooleanField(_("approved"), default=False)
+    withdrawn_at = models.DateTimeField(_("withdrawn"), null=True, blank=True)
+    mac = models.CharField(max_length=64)
+
+    class Meta:
+        verbose_name = _("enrollment token")
+        verbose_name_plural = _("enrollment tokens")
+        ordering: ClassVar[list[str]] = ["-created_at", "-id"]
+        default_permissions = ("view", "add", "change")
+
+    def __str__(self) -> str:
+        return f"{self.jti}"
+
+    @property
+    def scopes(self) -> list[str]:
+        """The scopes that each machine gets."""
+        return _names(self.scopes_json)
+
+    @property
+    def groups(self) -> list[str]:
+        """The groups that each machine joins."""
+        return _names(self.groups_json)
+
+
+def _names(text: str) -> list[str]:
+    """Return the names in a JSON list; none if the row was damaged outside Django, which its MAC shows."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return []
+    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 class DeviceActivity(models.Model):

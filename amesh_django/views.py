@@ -1,22 +1,36 @@
-"""The addresses of the app: a device asks how this server knows it, a load balancer whether it is ready, Prometheus for numbers."""
+"""The addresses of the app: for devices that ask, enroll, or replace their key, for load balancers, and for Prometheus."""
 
 from __future__ import annotations
 
 import datetime as dt
+import json
+import time
+from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, InterfaceError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_http_methods, require_safe
+from django.views.decorators.csrf import csrf_exempt
+from django.views.decorators.http import require_http_methods, require_POST, require_safe
 
 from authmesh.protocol.check import CheckAnswer
+from authmesh.protocol.enrollment_errors import MalformedEnrollment
+from authmesh.protocol.errors import AllowListIntegrityFailure, PayloadTooLarge, RequestError
 
 from . import metrics as prometheus
 from .conf import amesh_settings
 from .decorators import device_required
+from .enrollment import answering, rotating
 from .health import is_ready
+from .middleware import unsigned
 from .verification import DeviceHttpRequest
+from .verification.request import error_response, refused
 
-__all__ = ["check", "live", "metrics", "ready"]
+__all__ = ["check", "enroll", "live", "metrics", "ready", "rotate"]
+
+#: Largest body of a request to enroll or to rotate, in bytes.
+MAX_BODY_BYTES = 16 * 1024
 
 
 # Outside of device_required: a cache must not keep a rejection either.
@@ -30,6 +44,72 @@ def check(request: DeviceHttpRequest) -> JsonResponse:
         device.device_id, device.friendly_name, device.role, device.permissions, dt.datetime.now(dt.UTC)
     )
     return JsonResponse(answer.to_json())
+
+
+@unsigned
+@never_cache
+@csrf_exempt
+@require_POST
+def enroll(request: HttpRequest) -> HttpResponse:
+    """Enroll the machine that proves that it has an enrollment token. The request is not signed as others are."""
+    try:
+        value = _json(request)
+        answer = _decided(lambda: answering.enroll(value, address=request.META.get("REMOTE_ADDR", ""), now=time.time()))
+    except RequestError as error:
+        return _refused(request, error)
+    return JsonResponse(answer, status=201)
+
+
+@never_cache
+@device_required
+@require_POST
+def rotate(request: DeviceHttpRequest) -> HttpResponse:
+    """Replace the key of the device that signed the request by a new one. Both are valid for a while."""
+    try:
+        value = _json(request)
+        answer = _decided(lambda: rotating.rotate(value, public_key=request.amesh.public_key, now=time.time()))
+    except RequestError as error:
+        return _refused(request, error)
+    return JsonResponse(answer)
+
+
+def _refused(request: HttpRequest, error: RequestError) -> HttpResponse:
+    """Log why a request is refused, and return the response. It is a plain one: device_required would wait for one that can be awaited."""
+    refused(request, error)
+    rejection = error_response(error)
+    return HttpResponse(rejection.content, status=rejection.status_code, headers=dict(rejection.items()))
+
+
+def _decided(work: Any) -> Any:
+    """Return the result of *work*. If the settings or the database prevent a decision, the request is rejected.
+
+    Raises:
+        AllowListIntegrityFailure: this server cannot decide.
+    """
+    try:
+        return work()
+    except ImproperlyConfigured as error:
+        raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
+    except (DatabaseError, InterfaceError) as error:
+        raise AllowListIntegrityFailure(
+            "The database cannot be used.", reason=f"database_error ({type(error).__name__})"
+        ) from error
+
+
+def _json(request: HttpRequest) -> Any:
+    """Return the JSON value of a small body.
+
+    Raises:
+        PayloadTooLarge: the body is not small.
+        MalformedEnrollment: it is not JSON.
+    """
+    declared = request.META.get("CONTENT_LENGTH") or "0"
+    if not declared.isdecimal() or int(declared) > MAX_BODY_BYTES or len(request.body) > MAX_BODY_BYTES:
+        raise PayloadTooLarge()
+    try:
+        return json.loads(request.body)
+    except (ValueError, RecursionError):
+        raise MalformedEnrollment() from None
 
 
 @never_cache

@@ -32,6 +32,7 @@ for name in (
     "AMESH_PASSPHRASE_FILE",
     "AMESH_BOOTSTRAP_TOKEN",
     "AMESH_BOOTSTRAP_RELAYS",
+    "AMESH_ENROLL_TOKEN",
     "AMESH_TPM_PIN_FILE",
 ):
     os.environ.pop(name, None)

@@ -18,7 +18,7 @@ from authmesh.device import LocalDevice
 from authmesh.pairing.bootstrap.enrolment import Enrolment
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import format_time
-from authmesh.protocol.errors import Hint, Run
+from authmesh.protocol.errors import AllowListError, AmeshError, Hint, Run
 from authmesh.protocol.keys import encode_public_key
 
 from .errors import Misconfigured
@@ -73,6 +73,14 @@ class DatabaseHome(ServerHome):
         by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
         why = f": {clean(row.revoke_reason)}" if row.revoke_reason else ""
         return f"It was revoked {when(_time(row.revoked_at))}{by}{why}. Trusting it undoes the revocation.{_lost(user)}"
+
+    def rotation_problem(self) -> AmeshError | None:
+        if amesh_settings().SEAL_KEY_FILE is not None:
+            return None
+        return AllowListError(
+            "The key of this server also seals its allow list, so it cannot be replaced alone. Nothing was changed.",
+            hint="Set AMESH['SEAL_KEY_FILE'] and reseal the list with it first.",
+        )
 
     def enrolment(self, **options: Any) -> Enrolment:
         return server_enrolment(**options)

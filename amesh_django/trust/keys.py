@@ -41,6 +41,8 @@ class SealKeys:
         journal: key of the HMAC over each line of the journal, 32 bytes.
         high_water: key of the HMAC over the high-water file, 32 bytes.
         counter: password of the counter in the TPM, 32 bytes.
+        enrollment: key from which the secrets of enrollment tokens are derived, 32 bytes.
+        tokens: key of the HMAC over each enrollment token in the database, 32 bytes.
         owner: ID of the device that owns the list, or ``shared``; bound by the HMAC of the seal row.
     """
 
@@ -49,6 +51,8 @@ class SealKeys:
     journal: bytes
     high_water: bytes
     counter: bytes
+    enrollment: bytes
+    tokens: bytes
     owner: str
 
 
@@ -123,7 +127,8 @@ def all_seal_keys(device: LocalDevice | None = None) -> tuple[SealKeys, ...]:
 def _derive(secret: bytes, owner: str) -> SealKeys:
     keys = hkdf_sha256(secret, salt=b"amesh-allow-list-database-v1", info=owner.encode(), length=96)
     more = hkdf_sha256(secret, salt=b"amesh-newest-list-v1", info=owner.encode(), length=64)
-    return SealKeys(keys[:32], keys[32:64], keys[64:], more[:32], more[32:], owner)
+    tokens = hkdf_sha256(secret, salt=b"amesh-enrollment-v1", info=owner.encode(), length=64)
+    return SealKeys(keys[:32], keys[32:64], keys[64:], more[:32], more[32:], tokens[:32], tokens[32:], owner)
 
 
 def _seal_secrets(device: LocalDevice | None = None) -> list[tuple[bytes, str]]:

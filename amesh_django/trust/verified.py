@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -22,21 +23,30 @@ from .marks import is_older, is_other, other_list, reseal_hint
 from .sealing import SealedRows, SealRow, is_active_controller, row_values
 
 #: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
-UNREADABLE = (TypeError, ValueError)
+UNREADABLE = (AttributeError, TypeError, ValueError)
 
 
 class KnownDevice(NamedTuple):
-    """A device in a snapshot."""
+    """A device in a snapshot.
+
+    Attributes:
+        revoked_from: Unix seconds from which the device is revoked, or None. It may be a time to come: that of a replaced key.
+    """
 
     pk: int
     device_id: str
     friendly_name: str
     role: str
     permissions_json: str
-    revoked: bool
+    revoked_from: float | None
     user_id: Any
     active_controller: bool
     row_hash: int
+
+    @property
+    def revoked(self) -> bool:
+        """True if the device is revoked now."""
+        return self.revoked_from is not None and self.revoked_from <= time.time()
 
     @property
     def permissions(self) -> Mapping[str, Any]:
@@ -209,7 +219,7 @@ def _known(sealed: SealedRows, values: Sequence[Any]) -> tuple[bytes, KnownDevic
         friendly_name=values[3],
         role=sys.intern(str(values[4])),  # all devices share a few texts
         permissions_json=sys.intern(str(values[5])),
-        revoked=values[9] is not None,
+        revoked_from=values[9].timestamp() if values[9] is not None else None,
         user_id=values[8],
         active_controller=is_active_controller(values),
         row_hash=sealed.hash_row(values),

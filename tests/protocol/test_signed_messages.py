@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from authmesh.keystore.macos import store as macos_store
 from authmesh.keystore.tpm import store as tpm_store
+from authmesh.protocol import enrollment, rotation
 from authmesh.protocol.keys import load_private_key, public_key_bytes
 from authmesh.protocol.pairing import v1, v2
 from authmesh.protocol.pairing.token import acknowledgement_message, build_token, init_message
@@ -32,6 +33,10 @@ PREFIXES = {
     ("protocol/pairing/token.py", "signed.encode('ascii')"): "eyJ",  # a JSON object in base64url
     ("pairing/bootstrap/target.py", "init_message(public_key, token.jti)"): "amesh-bootstrap-init-v2\n",
     ("pairing/bootstrap/controller.py", "acknowledgement_message(public_key, token.jti)"): "amesh-bootstrap-ack-v1\n",
+    ("protocol/enrollment.py", "request"): "amesh-enroll-v1\n",
+    ("protocol/enrollment.py", "answer"): "amesh-enrolled-v1\n",
+    ("protocol/rotation.py", "rotation"): "amesh-rotate-v1\n",
+    ("protocol/rotation.py", "rotated"): "amesh-rotated-v1\n",
     ("commands/identity.py", "message"): "amesh sign-test ",
     ("commands/doctor/device.py", "message"): "amesh doctor ",
     ("keystore/tpm/store.py", "_FIRST"): "amesh: the first signature of a new key",
@@ -92,9 +97,9 @@ def message_signed(make: Callable[[Callable[[bytes], bytes]], object]) -> bytes:
 
 
 def begins(file: str, message: bytes) -> bool:
-    (prefix,) = {prefix for (place, _), prefix in PREFIXES.items() if place == file}
-    pattern = prefix if "[" in prefix else re.escape(prefix)
-    return re.match(pattern.encode(), message) is not None
+    prefixes = {prefix for (place, _), prefix in PREFIXES.items() if place == file}
+    patterns = [prefix if "[" in prefix else re.escape(prefix) for prefix in prefixes]
+    return any(re.match(pattern.encode(), message) for pattern in patterns)
 
 
 @given(
@@ -117,6 +122,12 @@ def test_messages_begin_with_their_prefix(scalar: int, name: str, method: str) -
     assert begins("protocol/pairing/token.py", token)
     assert begins("pairing/bootstrap/target.py", init_message(key, name))
     assert begins("pairing/bootstrap/controller.py", acknowledgement_message(key, name))
+    enroll = enrollment.enrollment_message(jti="et_", public_key=key, friendly_name=name, issued_at=1, issuer="am_")
+    enrolled = enrollment.answer_message(jti="et_", public_key=key, state="active")
+    rotate = rotation.rotation_message(old_device_id="am_", new_public_key=key, audience="am_", issued_at=1)
+    rotated = rotation.rotated_message(old_device_id="am_", new_public_key=key, audience="am_")
+    assert begins("protocol/enrollment.py", enroll) and begins("protocol/enrollment.py", enrolled)
+    assert begins("protocol/rotation.py", rotate) and begins("protocol/rotation.py", rotated)
 
 
 def test_messages_about_nothing() -> None:

@@ -25,7 +25,7 @@ DJANGO = [sys.executable, "-m", "tests.support.cheap_keys", "-m", "django"]
 
 
 #: Commands that make a key. The others read the cost from its file, and are started as a person starts them.
-MAKING = ("init", "bootstrap")
+MAKING = ("init", "bootstrap", "enroll")
 
 
 def argv(django: bool, name: str, *words: object) -> list[str]:

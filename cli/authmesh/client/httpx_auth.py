@@ -19,7 +19,15 @@ from authmesh.protocol.canonical import EMPTY_BODY_HASH
 from authmesh.protocol.errors import InvalidInput
 
 from .origins import Origin, may_sign, origin
-from .signing import PREFIX, Signer, default_device, default_device_async, sign_request
+from .signing import (
+    PREFIX,
+    Signer,
+    default_device,
+    default_device_async,
+    enroll_default_device,
+    enroll_default_device_async,
+    sign_request,
+)
 from .spool import SpooledBody
 
 
@@ -44,10 +52,11 @@ class AmeshAuth(httpx.Auth):
         self._device = device
         self._now = now
 
-    def _signer(self) -> Signer:
-        if self._device is None:
-            self._device = default_device()
-        return self._device
+    def _signer(self, asked: Origin) -> Signer:
+        if self._device is not None:
+            return self._device
+        enroll_default_device(asked)
+        return default_device()  # each time: its key may have been replaced
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Sign *request* and its redirects.
@@ -55,6 +64,7 @@ class AmeshAuth(httpx.Auth):
         Raises:
             InvalidInput: only an async client can read the body.
             IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
+            EnrollmentError, RequestError: the token in ``AMESH_ENROLL_TOKEN`` is for this server, and did not enroll the device.
         """
         if not isinstance(request.stream, httpx.ByteStream | SpooledBody):
             if not isinstance(request.stream, httpx.SyncByteStream):
@@ -66,7 +76,7 @@ class AmeshAuth(httpx.Auth):
             for chunk in request.stream:
                 body.write(chunk)
             _replace_body(request, body)
-        chain = _Chain(self._signer(), self._now, request)
+        chain = _Chain(self._signer(_origin_of(request.url)), self._now, request)
         request.extensions = {**request.extensions, "trace": _Trace(chain, request)}
         yield from chain.flow(request)
 
@@ -76,6 +86,7 @@ class AmeshAuth(httpx.Auth):
         Raises:
             InvalidInput: only a sync client can read the body.
             IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
+            EnrollmentError, RequestError: the token in ``AMESH_ENROLL_TOKEN`` is for this server, and did not enroll the device.
         """
         if not isinstance(request.stream, httpx.ByteStream | SpooledBody):
             if not isinstance(request.stream, httpx.AsyncByteStream):
@@ -86,9 +97,11 @@ class AmeshAuth(httpx.Auth):
             async for chunk in request.stream:
                 body.write(chunk)
             _replace_body(request, body)
-        if self._device is None:
-            self._device = await default_device_async()
-        chain = _Chain(self._device, self._now, request)
+        device = self._device
+        if device is None:
+            await enroll_default_device_async(_origin_of(request.url))
+            device = await default_device_async()
+        chain = _Chain(device, self._now, request)
         request.extensions = {**request.extensions, "trace": _AsyncTrace(chain, request)}
         flow = chain.flow(request)
         following = next(flow)

@@ -12,7 +12,7 @@ from authmesh.protocol.canonical import EMPTY_BODY_HASH
 from authmesh.protocol.errors import InvalidInput
 
 from .origins import Origin, may_sign, origin
-from .signing import PREFIX, Signer, default_device, sign_request
+from .signing import PREFIX, Signer, default_device, enroll_default_device, sign_request
 from .spool import CHUNK_BYTES
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ class AmeshRequestsAuth:
         Raises:
             InvalidInput: the body cannot be read twice, or is a file in text mode.
             IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
+            EnrollmentError, RequestError: the token in ``AMESH_ENROLL_TOKEN`` is for this server, and did not enroll the device.
         """
+        if self._device is None:
+            enroll_default_device(_origin_of(request.url))
         if isinstance(request.body, str):  # urllib3 would encode it in the same way, but later
             request.body = request.body.encode()
         body_hash = _hash_body(request.body)
@@ -85,10 +88,8 @@ class AmeshRequestsAuth:
             del sent.headers["Authorization"]
 
     def _sign(self, request: requests.PreparedRequest, body_hash: str) -> str:
-        if self._device is None:
-            self._device = default_device()
         return sign_request(
-            self._device,
+            self._device or default_device(),  # each time: its key may have been replaced
             method=request.method or "GET",
             target=_wire_target(request),
             body_hash=body_hash,

@@ -21,6 +21,9 @@ from authmesh.protocol.errors import InvalidInput
 from authmesh.protocol.header import SCHEME, build_authorization
 from authmesh.protocol.schemes.registry import SCHEMES
 
+from . import enrolling
+from .origins import Origin
+
 logger = logging.getLogger("amesh_django.client")
 
 VERSION = "1"
@@ -31,7 +34,8 @@ BOOTSTRAP_SECONDS = 8.0
 #: Start of the Authorization header of a signed request.
 PREFIX = f"{SCHEME} "
 
-_devices: dict[Path, LocalDevice] = {}
+#: Each default device, and the mark of the identity.json that it was opened with.
+_devices: dict[Path, tuple[tuple[int, ...], LocalDevice]] = {}
 _lock = ForkSafeLock()
 
 
@@ -49,7 +53,8 @@ class Signer(Protocol):
 
 
 def default_device() -> LocalDevice:
-    """Return the device of ``AUTH_MESH_DIR`` (``~/.amesh``). It is opened, and its key unlocked, once per process and directory.
+    """Return the device of ``AUTH_MESH_DIR`` (``~/.amesh``). It is opened, and its key unlocked, once per process and directory, and
+    again after its key was replaced.
 
     If the directory has no identity and ``AMESH_BOOTSTRAP_TOKEN`` has a bootstrap token, a thread enrols this device with the token,
     and this function waits a few seconds for it. Async code calls :func:`default_device_async`, which does not block the event loop.
@@ -61,14 +66,26 @@ def default_device() -> LocalDevice:
         DirectoryError, BackendUnavailable: the identity cannot be read, or its key store cannot be used on this machine.
     """
     path = default_directory().absolute()
-    device = _devices.get(path)
-    if device is None:
-        _enrol(path)
+    mark = _mark(path)
+    known = _devices.get(path)
+    if known is None or (mark and known[0] != mark):
+        if known is None:
+            _enrol(path)
         with _lock:
-            device = _devices.get(path)
-            if device is None:
-                device = _devices[path] = LocalDevice(path)
-    return device
+            known = _devices.get(path)
+            mark = _mark(path)
+            if known is None or (mark and known[0] != mark):
+                known = _devices[path] = (mark, LocalDevice(path))
+    return known[1]
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """Return what changes if identity.json is replaced; nothing if it cannot be examined."""
+    try:
+        found = (path / "identity.json").stat()
+    except OSError:
+        return ()
+    return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
 async def default_device_async() -> Signer:
@@ -99,6 +116,30 @@ def _enrol(path: Path) -> None:
     background.ensure_identity(
         lambda: Enrolment(directory=path, relays=allowed_relays()), path, patience=BOOTSTRAP_SECONDS
     )
+
+
+def enroll_default_device(asked: Origin) -> None:
+    """Enroll the default device if ``AMESH_ENROLL_TOKEN`` has a token of the server that a request goes to.
+
+    Args:
+        asked: origin of the request.
+
+    Raises:
+        EnrollmentError, RequestError: the device was not enrolled.
+        DirectoryError, KeyStoreError, AllowListError: this device cannot make an identity, sign, or store.
+    """
+    if enrolling.is_due():
+        enrolling.enroll_first(asked, default_directory().absolute())
+
+
+async def enroll_default_device_async(asked: Origin) -> None:
+    """Do the same as :func:`enroll_default_device`, in a thread.
+
+    Raises:
+        AmeshError: as for :func:`enroll_default_device`.
+    """
+    if enrolling.is_due():
+        await anyio.to_thread.run_sync(enroll_default_device, asked, abandon_on_cancel=True)
 
 
 def forget_devices() -> None:
@@ -183,6 +224,9 @@ def authorization_header(
         IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
     """
     target = url if isinstance(url, str) and url.startswith("/") else _target_of(url)
+    asked = enrolling.origin_of_text(url)
+    if device is None and asked is not None:
+        enroll_default_device(asked)
     raw = body.encode() if isinstance(body, str) else body
     return sign_request(
         device or default_device(),

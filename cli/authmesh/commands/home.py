@@ -11,7 +11,7 @@ from typing import Any
 from authmesh.device import AllowList, FileAllowList, LocalDevice
 from authmesh.pairing.bootstrap.enrolment import Enrolment, allowed_relays
 from authmesh.protocol.allow_list import DeviceEntry
-from authmesh.protocol.errors import Hint
+from authmesh.protocol.errors import AmeshError, Hint
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +96,10 @@ class Home(ABC):
 
         None if nothing does.
         """
+        return None
+
+    def rotation_problem(self) -> AmeshError | None:
+        """Return the error that prevents a replacement of the key of this device while its allow list stays valid, or None."""
         return None
 
     def enrolment(self, **options: Any) -> Enrolment:

@@ -7,8 +7,10 @@ from .init import INIT
 from .pairing.invite import INVITE
 from .pairing.listen import LISTEN
 from .requests import FETCH, HEADER
+from .rotate import ROTATE
 from .spec import Command
 from .tokens.bootstrap import BOOTSTRAP
+from .tokens.enroll import ENROLL
 from .tokens.provision import PROVISION
 from .trust import TRUST
 
@@ -20,6 +22,8 @@ COMMANDS: tuple[Command, ...] = (
     INVITE,
     PROVISION,
     BOOTSTRAP,
+    ENROLL,
+    ROTATE,
     EXPORT_KEY,
     TRUST,
     REVOKE,

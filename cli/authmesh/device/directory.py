@@ -76,6 +76,7 @@ class LocalDevice:
     Args:
         path: the device directory. Defaults to :func:`default_directory`.
         environ: the variables of protocol.md §10.
+        identity: an identity whose key is in the key store of the directory. Defaults to the one in ``identity.json``.
 
     Raises:
         IdentityMissing: the directory has no identity.
@@ -83,9 +84,15 @@ class LocalDevice:
         BackendUnavailable: its key store cannot be used on this machine.
     """
 
-    def __init__(self, path: Path | str | None = None, *, environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(
+        self,
+        path: Path | str | None = None,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        identity: Identity | None = None,
+    ) -> None:
         self.path = expanded(path) if path is not None else default_directory(environ)
-        self.identity = read_identity(self.path)
+        self.identity = identity or read_identity(self.path)
         self._ask_pin = cannot_ask
         self._keys = keystore.open_key_store(
             self.identity.storage_backend,
@@ -220,11 +227,12 @@ def init_device(
             if _is_in_place(path, identity):  # also if Ctrl-C came right after the file was written
                 undo.pop_all()
         if old is not None:
-            _delete_key(path, old, environ)
+            delete_key(path, old, environ)
     return identity
 
 
-def _delete_key(path: Path, old: Identity, environ: Mapping[str, str]) -> None:
+def delete_key(path: Path, old: Identity, environ: Mapping[str, str]) -> None:
+    """Delete the key of an identity that is not in use any more, and its counter in the TPM."""
     # The alias of an old file may be invalid, and its back end may not exist on this machine.
     with contextlib.suppress(KeyStoreError, StorageError):
         store = keystore.open_key_store(

@@ -18,11 +18,11 @@ _ESCAPE_SEQUENCE = re.compile(
 # Control, format (bidirectional marks, zero-width, tags), surrogates, private use, unassigned; line and paragraph separators.
 _UNSHOWABLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
-_TOKEN = re.compile(r"(amesh-bt-v\d+\.)[\w.=-]+")
+_TOKEN = re.compile(r"(amesh-[be]t-v\d+\.)[\w.=-]+")
 
 
 def without_tokens(text: str) -> str:
-    """Return *text* with every bootstrap token shortened, because printed text may end up in logs.
+    """Return *text* with every bootstrap or enrollment token shortened, because printed text may end up in logs.
 
     Args:
         text: an error about user input, which may be a token in the wrong place.

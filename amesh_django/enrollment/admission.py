@@ -1,0 +1,99 @@
+"""Admission: a machine with a valid proof becomes a controller, and the use of its token is counted, in one sealed change."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from amesh_django.models import Device, EnrollmentToken
+from amesh_django.trust import current_list
+from amesh_django.trust.change import Change
+from amesh_django.trust.owner import controller_limit
+from amesh_django.trust.sealing import now as moment
+from amesh_django.trust.sealing import storable
+from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.display import clean
+from authmesh.protocol.enrollment import ACTIVE, EnrollmentRequest
+from authmesh.protocol.enrollment_errors import KeyDenied, MaxControllers
+from authmesh.protocol.keys import decode_public_key, device_id, encode_public_key
+from authmesh.protocol.seal import canonical_json
+
+from . import tokens
+
+logger = logging.getLogger("amesh_django.enrollment")
+
+
+def initial_state(token: EnrollmentToken) -> str:
+    """Return the state in which a machine enrolls, as the answer says it."""
+    return ACTIVE
+
+
+def known_state(*, device: str, role: str, is_revoked: bool) -> str:
+    """Return the state of a key that is in the list already, as the answer says it.
+
+    Args:
+        device: device ID.
+        role: role in the list.
+        is_revoked: True if the device was revoked.
+
+    Raises:
+        KeyDenied: a token does not bring this device back, and does not change its role. A person decides that.
+    """
+    if is_revoked:
+        raise KeyDenied(detail="revoked", device_id=device)
+    if role != CONTROLLER:
+        raise KeyDenied(detail="it is a target", device_id=device)
+    return ACTIVE
+
+
+def admit(request: EnrollmentRequest, *, now: float) -> str:
+    """Trust a machine, unless it is trusted already, and return its state.
+
+    Args:
+        request: the request, whose proof and signature are verified.
+        now: Unix seconds.
+
+    Raises:
+        InvalidEnrollmentToken, EnrollmentTokenWithdrawn, EnrollmentTokenExpired, EnrollmentTokenUsedUp: by the token.
+        KeyDenied: the key was revoked, or is that of a target.
+        MaxControllers: the list has as many controllers as it may have.
+        AllowListError: the list does not match its seal, or is busy.
+        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+    """
+    sealed, device = current_list(), device_id(request.public_key)
+    known = sealed.snapshot().by_key.get(request.public_key)
+    if known is not None:  # as before, without a lock
+        return known_state(device=device, role=known.role, is_revoked=known.revoked)
+    # Checked without a lock first: a token that cannot be used must not slow down changes of the list.
+    token = tokens.check(tokens.find(request.jti), jti=request.jti, now=now)
+    limit = controller_limit()
+
+    def work(pending: Change) -> tuple[str, bool]:
+        row = pending.find(public_key=encode_public_key(request.public_key))
+        if row is not None and decode_public_key(row.public_key) == request.public_key:
+            return known_state(device=device, role=row.role, is_revoked=row.is_revoked), False
+        locked = tokens.check(tokens.find(request.jti), jti=request.jti, now=now)
+        if pending.controllers >= limit:
+            raise MaxControllers(device_id=device)
+        pending.insert([_row(request, locked)])
+        tokens.count_use(locked)
+        return initial_state(locked), True
+
+    state, is_new = sealed.change(f"enrollment token {token.name} ({token.jti})", work)
+    if is_new:
+        logger.info("%s was enrolled with the token %s and is %s.", device, token.jti, state)
+    return state
+
+
+def _row(request: EnrollmentRequest, token: EnrollmentToken) -> Device:
+    permissions: dict[str, Any] = {"scopes": token.scopes} if token.scopes else {}
+    return Device(
+        device_id=device_id(request.public_key),
+        public_key=encode_public_key(request.public_key),
+        friendly_name=storable(clean(request.friendly_name)),
+        role=CONTROLLER,
+        permissions_json=canonical_json(permissions).decode(),
+        added_at=moment(),
+        added_by=Device.AddedBy.HANDSHAKE,
+        user_id=token.user_id,
+    )

@@ -1,0 +1,104 @@
+"""Rotation: a controller replaces its key here, and both keys are valid for a while (docs/fleet.md §2).
+
+The row of the old key gets a time of revocation that is still to come, with the reason ``rotated``. The time is sealed, so nothing has
+to happen when it has come: from then on, the old key is revoked.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from typing import Any
+
+from amesh_django.allow_list import ROTATED
+from amesh_django.conf import amesh_settings
+from amesh_django.models import AllowListChange, Device
+from amesh_django.server import server_device
+from amesh_django.trust import current_list
+from amesh_django.trust.change import Change
+from amesh_django.trust.sealing import now as moment
+from authmesh.protocol.enrollment_errors import KeyDenied, ServerBusy
+from authmesh.protocol.errors import (
+    AllowListBusy,
+    AllowListIntegrityFailure,
+    DirectoryError,
+    KeyStoreError,
+    TimestampOutOfRange,
+    Unauthorized,
+)
+from authmesh.protocol.keys import device_id, encode_public_key
+from authmesh.protocol.rotation import (
+    MAX_SKEW_SECONDS,
+    AlreadyRotated,
+    KeyAlreadyKnown,
+    RotationRequest,
+    build_rotated,
+    parse_rotation,
+    verify_rotation,
+)
+
+logger = logging.getLogger("amesh_django.enrollment")
+
+
+def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
+    """Replace the key of a device, and return the body of the answer.
+
+    Args:
+        value: the JSON value of the body.
+        public_key: the key that signed the request, 33 bytes.
+        now: Unix seconds.
+
+    Raises:
+        RequestError: the rotation is refused, or this server cannot decide now (docs/fleet.md §2).
+    """
+    request, old = parse_rotation(value), device_id(public_key)
+    try:
+        server = server_device()
+        verify_rotation(request, old_public_key=public_key, audience=server.identity.device_id)
+        if abs(request.issued_at - int(now)) > MAX_SKEW_SECONDS:
+            raise TimestampOutOfRange(device_id=old)
+        overlap = current_list().change(f"rotation of {old}", lambda pending: _replace(pending, request, public_key))
+        return build_rotated(request, old_device_id=old, overlap=overlap, sign=server.sign)
+    except AllowListBusy as error:
+        raise ServerBusy(device_id=old) from error
+    except (KeyStoreError, DirectoryError) as error:
+        raise AllowListIntegrityFailure(error.message, hint=error.hint, reason=error.code) from error
+
+
+def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> int:
+    """Store the new key, and set the end of the old one. Return the seconds for which the old one is still valid."""
+    old, new = device_id(public_key), device_id(request.new_public_key)
+    rows = {row.device_id: row for row in pending.select(device_id__in=[old, new])}
+    before, known, moment_now = rows.get(old), rows.get(new), moment()
+    if before is None or (before.revoked_at is not None and before.revoked_at <= moment_now):
+        raise Unauthorized(reason="device_revoked", device_id=old)  # between the verification and the lock
+    if before.revoked_at is not None:  # in its overlap
+        if before.revoked_by != new or known is None:
+            raise AlreadyRotated(device_id=old)
+        return int((before.revoked_at - moment_now).total_seconds())
+    if known is not None:
+        raise KeyDenied(device_id=old) if known.is_revoked else KeyAlreadyKnown(device_id=old)
+    overlap = amesh_settings().ROTATE_OVERLAP_SECONDS
+    pending.update(
+        before,
+        AllowListChange.Action.REVOKED,
+        revoked_at=moment_now + dt.timedelta(seconds=overlap),
+        revoked_by=new,
+        revoke_reason=ROTATED,
+    )
+    pending.insert(
+        [
+            Device(
+                device_id=new,
+                public_key=encode_public_key(request.new_public_key),
+                friendly_name=before.friendly_name,
+                role=before.role,
+                permissions_json=before.permissions_json,
+                added_at=moment_now,
+                added_by=before.added_by,
+                user_id=before.user_id,
+            )
+        ]
+    )
+    logger.info("%s was replaced by %s. The old key is valid for %d s more.", old, new, overlap)
+    return overlap

@@ -1,0 +1,255 @@
+"""The enrollment tokens of this server: made, found, checked, counted, withdrawn.
+
+Rows are written only while the seal of the allow list is locked, so that a use is never counted twice or lost.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import hmac
+import json
+import logging
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from django.utils import timezone
+from django.utils.translation import gettext as _
+
+from amesh_django.models import EnrollmentToken
+from amesh_django.server import server_device
+from amesh_django.trust import current_list
+from amesh_django.trust.change import Change
+from amesh_django.trust.database import database
+from amesh_django.trust.keys import seal_keys
+from amesh_django.trust.sealing import actor, row_texts, storable
+from authmesh.protocol.enrollment import MAX_LIFE_SECONDS, MAX_USES, build_token, token_secret
+from authmesh.protocol.enrollment_errors import (
+    EnrollmentTokenExpired,
+    EnrollmentTokenUsedUp,
+    EnrollmentTokenWithdrawn,
+    InvalidEnrollmentToken,
+)
+from authmesh.protocol.errors import AmeshError, InvalidInput, Run
+from authmesh.protocol.multiset import encode_row
+
+logger = logging.getLogger("amesh_django.enrollment")
+
+State = Literal["open", "used_up", "expired", "withdrawn", "changed"]
+
+#: Columns under the MAC, in the order in which they are hashed.
+_COLUMNS = (
+    "jti",
+    "name",
+    "scopes_json",
+    "groups_json",
+    "user_id",
+    "max_uses",
+    "uses",
+    "created_at",
+    "created_by",
+    "expires_at",
+    "approved",
+    "withdrawn_at",
+)
+
+
+class EnrollmentTokenNotFound(AmeshError):
+    """No token has this number, or more than one number begins with it."""
+
+    code = "enrollment_token_not_found"
+    default_message = "No enrollment token has this number, or more than one begins with it. Nothing was changed."
+    default_hint = ("To see the tokens, run ", Run("enroll-token", "--list"), ".")
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token that was just made.
+
+    Attributes:
+        row: its row.
+        text: the token itself, which is not stored.
+    """
+
+    row: EnrollmentToken
+    text: str = field(repr=False)
+
+
+def _mac(row: EnrollmentToken) -> str:
+    texts = row_texts([getattr(row, name) for name in _COLUMNS])
+    keys = seal_keys()
+    return hmac.digest(keys.tokens, encode_row("amesh-enrollment-token-v1", keys.owner, *texts), "sha256").hex()
+
+
+def is_genuine(row: EnrollmentToken) -> bool:
+    """Return True if amesh wrote the row, with our key. Takes constant time.
+
+    Raises:
+        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+    """
+    return hmac.compare_digest(_mac(row).encode(), str(row.mac).encode("utf-8", "replace"))
+
+
+def state(row: EnrollmentToken, now: float) -> State:
+    """Return the state of a token.
+
+    Args:
+        now: Unix seconds.
+    """
+    if not is_genuine(row):
+        return "changed"
+    if row.withdrawn_at is not None:
+        return "withdrawn"
+    if now >= row.expires_at.timestamp():
+        return "expired"
+    return "used_up" if row.uses >= row.max_uses else "open"
+
+
+def check(row: EnrollmentToken | None, *, jti: str, now: float) -> EnrollmentToken:
+    """Return the row of a token with which another machine may enroll.
+
+    Raises:
+        InvalidEnrollmentToken: there is none, or it was changed outside Django.
+        EnrollmentTokenWithdrawn, EnrollmentTokenExpired, EnrollmentTokenUsedUp: it cannot be used any more.
+    """
+    if row is None or row.jti != jti:  # a collation may ignore case
+        raise InvalidEnrollmentToken(detail="no such token")
+    found = state(row, now)
+    if found == "changed":
+        logger.critical("The enrollment token %s was changed outside Django. No machine can enroll with it.", row.jti)
+        raise InvalidEnrollmentToken(detail="changed outside Django")
+    if found == "withdrawn":
+        raise EnrollmentTokenWithdrawn()
+    if found == "expired":
+        raise EnrollmentTokenExpired()
+    if found == "used_up":
+        raise EnrollmentTokenUsedUp()
+    return row
+
+
+def find(jti: str) -> EnrollmentToken | None:
+    """Return the row of a token, or None. It is not checked."""
+    return EnrollmentToken.objects.using(database()).filter(jti=jti).first()
+
+
+def every() -> list[EnrollmentToken]:
+    """Return all rows, the newest first. They are not checked."""
+    return list(EnrollmentToken.objects.using(database()).select_related("user"))
+
+
+def match(number: str) -> EnrollmentToken:
+    """Return the row whose number is *number* or begins with it.
+
+    Raises:
+        EnrollmentTokenNotFound: there is none, or more than one.
+    """
+    found = [row for row in every() if row.jti.startswith(number)] if number else []
+    exact = [row for row in found if row.jti == number]
+    if len(exact or found) != 1:
+        raise EnrollmentTokenNotFound()
+    return (exact or found)[0]
+
+
+def make(
+    *,
+    url: str,
+    name: str,
+    uses: int,
+    lifetime: int,
+    by: str,
+    scopes: Sequence[str] = (),
+    groups: Sequence[str] = (),
+    user_id: Any = None,
+    approved: bool = False,
+) -> NewToken:
+    """Make a token.
+
+    Args:
+        url: public address of ``amesh_django.urls`` on this server, with a slash at the end.
+        name: name of the token, for people.
+        uses: number of machines that may enroll, 1 to 10,000.
+        lifetime: seconds, at most 30 days.
+        by: who makes it.
+        scopes: scopes that each machine gets.
+        groups: groups that each machine joins.
+        user_id: primary key of the Django user as whom the machines act.
+        approved: True if the machines need no approval.
+
+    Raises:
+        InvalidInput: a value is out of range, or *url* is not valid.
+        IdentityMissing, DirectoryError, KeyStoreError: this server has no identity, or its keys cannot be used.
+    """
+    if not 1 <= uses <= MAX_USES:
+        raise InvalidInput(_("A token is for 1 to 10,000 machines. No token was made."))
+    if not 1 <= lifetime <= MAX_LIFE_SECONDS:
+        raise InvalidInput(_("The lifetime of an enrollment token is at most 30 days. No token was made."))
+    device = server_device()
+    created = timezone.now().replace(microsecond=0)
+    row = EnrollmentToken(
+        jti=f"et_{secrets.token_hex(16)}",
+        name=storable(name),
+        scopes_json=json.dumps(sorted(set(scopes))),
+        groups_json=json.dumps(sorted(set(groups))),
+        user_id=user_id,
+        max_uses=uses,
+        created_at=created,
+        created_by=actor(by),
+        expires_at=created + dt.timedelta(seconds=lifetime),
+        approved=approved,
+    )
+    text = build_token(
+        url=url,
+        public_key=device.identity.public_key,
+        jti=row.jti,
+        expires_at=int(row.expires_at.timestamp()),
+        secret=token_secret(seal_keys().enrollment, row.jti),
+        name=row.name,
+    )
+    row.mac = _mac(row)
+    row.save(using=database(), force_insert=True)
+    logger.info("The enrollment token %s for %d machines was made by %s.", row.jti, uses, row.created_by or "unknown")
+    return NewToken(row, text)
+
+
+def count_use(row: EnrollmentToken) -> None:
+    """Count one more use. Call it only while the seal of the allow list is locked."""
+    row.uses += 1
+    _save(row, "uses")
+
+
+def withdraw(jti: str, *, by: str) -> EnrollmentToken:
+    """Withdraw a token: no further machine can enroll with it. The machines that have are not changed.
+
+    Args:
+        jti: number of the token.
+        by: who withdraws it.
+
+    Raises:
+        EnrollmentTokenNotFound: there is no such token.
+        InvalidEnrollmentToken: it was changed outside Django, and cannot be used anyway.
+        AllowListError: the allow list cannot be locked.
+    """
+
+    def work(pending: Change) -> EnrollmentToken:
+        row = find(jti)
+        if row is None:
+            raise EnrollmentTokenNotFound()
+        if not is_genuine(row):
+            raise InvalidEnrollmentToken(
+                "This token was changed outside Django, so no machine can enroll with it. Nothing was changed.",
+                hint="Delete its row, and find out who changed it.",
+            )
+        if row.withdrawn_at is None:
+            row.withdrawn_at = timezone.now().replace(microsecond=0)
+            _save(row, "withdrawn_at")
+        return row
+
+    row = current_list().change(by, work)
+    logger.info("The enrollment token %s was withdrawn by %s.", row.jti, actor(by) or "unknown")
+    return row
+
+
+def _save(row: EnrollmentToken, column: str) -> None:
+    row.mac = _mac(row)
+    row.save(using=database(), update_fields=[column, "mac"])

@@ -1,0 +1,240 @@
+"""The server's end of enrollment, over HTTP: who gets in, who does not, and what a token gives."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+from django.contrib.auth import get_user_model
+from django.core.cache import cache
+from django.db import connection
+from django.test import Client, override_settings
+from django.urls import reverse
+
+from amesh_django import lifecycle
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.enrollment import limits, tokens
+from amesh_django.models import AllowListChange, Device, EnrollmentToken
+from amesh_django.test import AmeshClient, EphemeralDevice
+from authmesh.device import LocalDevice
+from authmesh.protocol import enrollment
+from authmesh.protocol.check import CHECK_PATH
+from authmesh.protocol.errors import InvalidInput
+from tests.enrollment.machines import PATH, body, come, make, post, refusal
+from tests.support.databases import environment
+from tests.support.services import gunicorn, serve
+
+MIDDLEWARE = ["amesh_django.middleware.AmeshMiddleware"]
+pytestmark = pytest.mark.usefixtures("amesh_server")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_counters() -> None:
+    cache.clear()
+
+
+def uses(token: enrollment.EnrollmentToken) -> int:
+    return EnrollmentToken.objects.get(jti=token.jti).uses
+
+
+def test_the_address_is_the_one_in_the_protocol() -> None:
+    assert reverse("amesh_django:enroll") == PATH
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("middleware", [[], MIDDLEWARE])
+def test_a_machine_enrolls_and_may_authenticate(amesh_server: LocalDevice, middleware: list[str]) -> None:
+    machine, user = EphemeralDevice("sensor 17\x1b[2J"), get_user_model().objects.create_user("robot")
+    token = make(scopes=["orders:read", "a:*"], user_id=user.pk)
+    with override_settings(MIDDLEWARE=middleware):
+        response = come(token, machine)
+        assert response.status_code == 201 and "no-store" in response["Cache-Control"], response.content
+        answer = enrollment.verify_answer(token, public_key=machine.identity.public_key, value=response.json())
+        assert (answer.state, answer.server_name) == ("active", amesh_server.identity.friendly_name)
+        checked = AmeshClient(machine).get(CHECK_PATH)
+    assert checked.status_code == 200 and checked.json()["permissions"] == {"scopes": ["a:*", "orders:read"]}
+    row = Device.objects.get(device_id=machine.identity.device_id)
+    assert (row.friendly_name, row.role, row.user) == ("sensor 17", "controller", user)
+    line = AllowListChange.objects.get(device_id=row.device_id)
+    assert line.by == f"enrollment token sensors ({token.jti})"
+    assert uses(token) == 1 and DatabaseAllowList().verify().ok
+
+
+@pytest.mark.django_db
+def test_the_same_key_again_is_answered_as_before_and_counted_once() -> None:
+    machine, token = EphemeralDevice(), make(uses=1)
+    first = come(token, machine).json()
+    assert come(token, machine).json() == first and uses(token) == 1
+    assert refusal(come(token, EphemeralDevice())) == (403, "token_used_up")
+    tokens.withdraw(token.jti, by="test")
+    assert come(token, machine).json() == first and uses(token) == 1  # the answer may have been lost
+    assert Device.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_a_trusted_controller_keeps_what_it_has(amesh_trust: Callable[..., EphemeralDevice]) -> None:
+    machine, token = amesh_trust(permissions={"shell": True}), make(scopes=["orders:write"])
+    assert come(token, machine).status_code == 201
+    assert DatabaseAllowList().get(machine.identity.device_id).permissions == {"shell": True}
+    assert uses(token) == 0
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.django_db
+def test_unknown_tokens_and_wrong_proofs_have_one_answer_and_cost_no_query(django_assert_num_queries: Any) -> None:
+    token, machine = make(), EphemeralDevice()
+    right = body(token, machine)
+    unknown = {**right, "jti": "et_" + "0" * 32}
+    wrong = {**right, "proof": body(make(), EphemeralDevice())["proof"]}
+    with django_assert_num_queries(0):
+        answers = [post(value) for value in (unknown, wrong)]
+    assert {refusal(answer) for answer in answers} == {(401, "invalid_token")}
+    assert len({answer.content for answer in answers}) == 1
+    other = EphemeralDevice()
+    assert refusal(post({**right, "sig": body(token, other)["sig"]})) == (401, "invalid_token")
+    EnrollmentToken.objects.filter(jti=token.jti).delete()  # a right proof, and no row any more
+    assert refusal(post(right)) == (401, "invalid_token")
+    assert not Device.objects.exists()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("max_uses", 100), ("uses", 0), ("user_id", 1), ("scopes_json", '["admin"]'), ("expires_at", dt.datetime(2099, 1, 1, tzinfo=dt.UTC)), ("withdrawn_at", None), ("approved", True)],
+)  # fmt: skip
+def test_a_row_that_was_changed_outside_django_is_refused(
+    column: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = get_user_model().objects.create_user("root")
+    token = make(uses=1)
+    come(token, EphemeralDevice())
+    tokens.withdraw(token.jti, by="test")
+    EnrollmentToken.objects.filter(jti=token.jti).update(**{column: user.pk if column == "user_id" else value})
+    assert refusal(come(token, EphemeralDevice())) == (401, "invalid_token")
+    assert any(record.levelname == "CRITICAL" and token.jti in record.message for record in caplog.records)
+    assert Device.objects.count() == 1
+
+
+@pytest.mark.django_db
+def test_tokens_that_are_over() -> None:
+    withdrawn = make()
+    tokens.withdraw(withdrawn.jti, by="test")
+    assert refusal(come(withdrawn, EphemeralDevice())) == (403, "token_withdrawn")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens.timezone, "now", lambda: dt.datetime.now(dt.UTC) - dt.timedelta(hours=2))
+        expired = make()
+    assert refusal(come(expired, EphemeralDevice())) == (403, "token_expired")
+
+
+@pytest.mark.django_db
+def test_a_token_neither_brings_a_device_back_nor_changes_its_role(amesh_trust: Callable[..., EphemeralDevice]) -> None:
+    token, revoked, target = make(), amesh_trust(), amesh_trust(role="target")
+    DatabaseAllowList().revoke(revoked.identity.device_id)
+    for device in (revoked, target):
+        assert refusal(come(token, device)) == (403, "key_denied")
+    assert uses(token) == 0 and DatabaseAllowList().get(target.identity.device_id).role == "target"
+
+
+@pytest.mark.django_db
+def test_the_limit_of_controllers_holds_and_counts_no_use(settings: Any) -> None:
+    token = make(uses=5)
+    settings.AMESH = {**settings.AMESH, "MAX_CONTROLLERS": 1}
+    lifecycle.reset()
+    assert come(token, EphemeralDevice()).status_code == 201
+    assert refusal(come(token, EphemeralDevice())) == (409, "max_controllers")
+    assert uses(token) == 1
+
+
+@pytest.mark.django_db
+def test_clocks_bodies_and_methods() -> None:
+    token, machine = make(), EphemeralDevice()
+    import time
+
+    for seconds in (-62, 62):
+        assert refusal(come(token, machine, now=time.time() + seconds)) == (401, "timestamp_out_of_range")
+    assert refusal(post(b"{")) == (400, "malformed_request")
+    assert refusal(post([])) == (400, "malformed_request")
+    assert refusal(post(b'"' + b"x" * 20_000 + b'"')) == (413, "payload_too_large")
+    assert Client().get(PATH).status_code == 405
+
+
+@pytest.mark.django_db
+def test_wrong_proofs_of_an_address_are_limited_and_right_ones_are_not() -> None:
+    token = make(uses=2)
+    wrong = {**body(token, EphemeralDevice()), "jti": "et_" + "0" * 32}
+    codes = [refusal(post(wrong)) for _ in range(limits.WRONG_PER_MINUTE + 1)]
+    assert codes == [(401, "invalid_token")] * limits.WRONG_PER_MINUTE + [(429, "too_many_attempts")]
+    assert refusal(post(wrong, REMOTE_ADDR="192.0.2.1")) == (401, "invalid_token")
+    assert come(token, EphemeralDevice()).status_code == 201  # from the same address, such as that of a proxy
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(limits, "USES_PER_MINUTE", 1)
+        assert refusal(come(token, EphemeralDevice())) == (429, "too_many_attempts")
+
+
+@pytest.mark.django_db
+def test_without_a_cache_that_counts_nothing_is_limited(settings: Any) -> None:
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.dummy.DummyCache"}}
+    assert come(make(), EphemeralDevice()).status_code == 201
+
+
+@pytest.mark.django_db
+def test_a_list_that_does_not_match_its_seal_takes_nobody_in(amesh_trusted_device: EphemeralDevice) -> None:
+    token = make()
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE {Device._meta.db_table} SET friendly_name = 'forged'")  # noqa: S608
+    assert refusal(come(token, EphemeralDevice())) == (500, "allow_list_integrity_failure")
+    assert uses(token) == 0
+
+
+@pytest.mark.django_db
+def test_only_the_address_of_the_app_needs_no_signature() -> None:
+    with override_settings(MIDDLEWARE=MIDDLEWARE):
+        for path in ("/other/enroll", "/amesh/enroll/", "/amesh/x/../enroll"):
+            assert Client().post(path).json() == {"error": "missing_header"}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "wrong", [{"uses": 0}, {"uses": 10_001}, {"lifetime": 0}, {"lifetime": 30 * 86400 + 1}, {"url": "x"}]
+)
+def test_what_is_no_token(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput):
+        make(**wrong)
+    assert not EnrollmentToken.objects.exists()
+
+
+# --- at the same moment ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.process
+@pytest.mark.slow
+def test_forty_machines_at_the_same_moment(default_database: dict[str, str], amesh_server: LocalDevice) -> None:
+    """With SQLite and PostgreSQL, and several processes and threads: exactly as many get in as the token allows."""
+    env = {**environment(default_database), "AUTH_MESH_DIR": str(amesh_server.path)}
+    machines = [EphemeralDevice(f"m{number}") for number in range(40)]
+    with serve(gunicorn("tests.wsgi:application", 2, "--threads", "10"), env) as server:
+        token = make(uses=25, url=f"{server.url}/amesh/")
+        found: list[tuple[int, str]] = []
+        start = threading.Barrier(len(machines))
+
+        def enroll(machine: EphemeralDevice) -> None:
+            value = body(token, machine)
+            with httpx.Client(timeout=60) as client:
+                start.wait()
+                answer = client.post(f"{token.url}enroll", json=value)
+            found.append((answer.status_code, answer.json().get("error", "")))
+
+        threads = [threading.Thread(target=enroll, args=(machine,)) for machine in machines]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(found) == [(201, "")] * 25 + [(403, "token_used_up")] * 15, server.output()
+    assert Device.objects.count() == 25 and uses(token) == 25
+    assert DatabaseAllowList().verify().ok

@@ -1,0 +1,306 @@
+"""The machine's end of enrollment: the command, and the first request of a client; against a server that answers."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import requests
+
+from amesh_django import lifecycle
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.enrollment import answering, tokens
+from amesh_django.models import Device, EnrollmentToken
+from amesh_django.test.devices import EphemeralDevice
+from authmesh.client import AmeshAuth, AmeshRequestsAuth, authorization_header, enrolling, fetch, forget_devices
+from authmesh.device import FileAllowList, LocalDevice, read_identity
+from authmesh.device.servers import ServerStore
+from authmesh.files.clock import utc_now
+from authmesh.protocol import enrollment
+from authmesh.protocol import enrollment_errors as errors
+from authmesh.protocol.allow_list import DeviceEntry
+from authmesh.protocol.enrollment import parse_token
+from authmesh.protocol.errors import DirectoryError, TimestampOutOfRange
+from tests.commands.test_management import call
+from tests.support.front_ends import answering as another_server
+from tests.support.front_ends import invoke
+
+pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.usefixtures("amesh_server")]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The device directory of the machine, which has no identity."""
+    monkeypatch.setenv("AUTH_MESH_DIR", str(tmp_path / "machine"))
+    monkeypatch.delenv(enrolling.ENROLL_VARIABLE, raising=False)
+    forget_devices()
+    enrolling.reset()
+    yield tmp_path / "machine"
+    forget_devices()
+    enrolling.reset()
+
+
+@pytest.fixture
+def token(live_server: Any) -> str:
+    """A token for three machines of a server that runs."""
+    return tokens.make(url=f"{live_server.url}/amesh/", name="sensors", uses=3, lifetime=3600, by="test").text
+
+
+def uses() -> int:
+    return EnrollmentToken.objects.get().uses
+
+
+def trusted(home: Path) -> list[tuple[str, str]]:
+    return [(entry.device_id, entry.role) for entry in FileAllowList(LocalDevice(home)).read()]
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["stdin", "argument", "variable", "line"])
+def test_the_command_enrolls_and_stores_the_server(
+    home: Path, token: str, amesh_server: LocalDevice, live_server: Any, way: str
+) -> None:
+    line = f"{enrolling.ENROLL_VARIABLE}={token}\n"
+    words = {"stdin": ["-"], "argument": [token], "variable": [], "line": ["-"]}[way]
+    env = {enrolling.ENROLL_VARIABLE: token} if way == "variable" else {}
+    done = invoke(["enroll", *words, "--name", "m-1"], line if way == "line" else token, **env)
+    assert done.exit_code == 0 and "Enrolled" in done.stdout, done.output
+    assert token not in done.output and ("on the command line" in done.stderr) is (way == "argument")
+    assert trusted(home) == [(amesh_server.identity.device_id, "target")]
+    (server,) = ServerStore(home).read()
+    assert (server.url, server.state) == (f"{live_server.url}/amesh/", "active")
+    assert Device.objects.get().friendly_name == "m-1"
+    assert fetch(f"{live_server.url}/amesh/check", device=LocalDevice(home)).status_code == 200
+    again = invoke(["enroll", "-", "--json"], token)
+    answer = json.loads(again.stdout)
+    assert (answer["state"], answer["deviceId"]) == ("active", read_identity(home).device_id) and uses() == 1
+
+
+def test_a_django_project_enrolls_at_another_one(amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch) -> None:
+    boss, jti = EphemeralDevice("boss"), "et_" + "0" * 32
+    text = enrollment.build_token(
+        url="https://boss.example/amesh/",
+        public_key=boss.identity.public_key,
+        jti=jti,
+        expires_at=int(time.time()) + 60,
+        secret=b"s" * 32,
+    )
+
+    def answer(method: str, url: str, *, json: Any, timeout: float) -> Any:
+        """Answer as the other server, which cannot run in this process, too."""
+        request = enrollment.parse_request(json)
+        enrollment.verify_proof(request, secret=b"s" * 32, issuer=boss.identity.device_id)
+        return enrollment.build_answer(
+            request, state="pending", server_key=boss.identity.public_key, server_name="boss", sign=boss.sign
+        )
+
+    monkeypatch.setattr(enrolling, "read_answer", answer)
+    monkeypatch.setenv(enrolling.ENROLL_VARIABLE, text)
+    done = call("enroll")
+    assert done.code == 0 and "waits for approval" in done.out, done.err
+    assert DatabaseAllowList().get(boss.identity.device_id).role == "target"
+    (server,) = ServerStore(amesh_server.path).read()
+    assert (server.jti, server.state) == (jti, "pending")
+    done = call("rotate")  # its key seals the list of the database
+    assert done.code == 1 and "also seals its allow list" in done.err and "SEAL_KEY_FILE" in done.err
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("", "usage"),
+        ("amesh-et-v1.e30.AAAA", "not_an_enrollment_token"),
+        ("amesh-bt-v1.x.y.z", "not_an_enrollment_token"),
+    ],
+)
+def test_what_is_no_token_changes_nothing(home: Path, text: str, code: str) -> None:
+    done = invoke(["enroll", "-", "--json"], text)
+    assert json.loads(done.stderr)["error"] == code and not home.exists()
+
+
+def test_refusals_reach_the_person(home: Path, token: str) -> None:
+    tokens.withdraw(EnrollmentToken.objects.get().jti, by="test")
+    done = invoke(["enroll", "-", "--json"], token)
+    assert done.exit_code == 1 and json.loads(done.stderr.splitlines()[-1])["error"] == "token_withdrawn"
+    assert trusted(home) == [] and ServerStore(home).read() == []
+
+
+def test_a_server_that_may_call_this_device_stays_its_controller(
+    home: Path, token: str, amesh_server: LocalDevice
+) -> None:
+    device = EphemeralDevice("m").write(home)
+    server = DeviceEntry.new(amesh_server.identity.public_key, "boss", "controller", added_at=utc_now())
+    FileAllowList(device).add(server)
+    assert invoke(["enroll", "-"], token).exit_code == 0
+    assert trusted(home) == [(amesh_server.identity.device_id, "controller")]
+
+
+def test_answers_of_something_else_are_not_believed(home: Path) -> None:
+    with another_server() as other:
+        url = other.url.partition("/path")[0] + "/amesh/"
+        text = tokens.make(url=url, name="x", uses=1, lifetime=60, by="test").text
+        cases: list[tuple[int, Any, str]] = [
+            (200, {"deviceId": "x", "state": "active", "server": {}, "sig": ""}, "unverified_answer"),
+            (200, [], "unverified_answer"),
+            (404, "<html>", "unexpected_answer"),
+            (302, {}, "unexpected_answer"),
+            (200, "x" * 70_000, "unexpected_answer"),
+            (500, {"error": "allow_list_integrity_failure"}, "server_unreachable"),
+            (503, {"error": "server_busy"}, "server_unreachable"),
+            (403, {"error": "new_reason"}, "enrollment_refused"),
+            (429, {"error": "too_many_attempts"}, "too_many_attempts"),
+            (401, {"error": "timestamp_out_of_range"}, "timestamp_out_of_range"),
+        ]
+        for status, value, code in cases:
+            other.status, other.body = status, json.dumps(value).encode()
+            done = invoke(["enroll", "-", "--json"], text)
+            assert json.loads(done.stderr)["error"] == code, (status, value)
+        sent = json.loads(other.received)
+        assert text.rpartition(".")[2] not in other.received.decode() and sent["jti"]
+        assert trusted(home) == []
+    done = invoke(["enroll", "-", "--json"], text)
+    assert json.loads(done.stderr)["error"] == "server_unreachable"
+
+
+# --- before the first request ---------------------------------------------------------------------------------------
+
+
+def by_httpx(url: str) -> int:
+    with httpx.Client(auth=AmeshAuth()) as client:
+        return client.get(url).status_code
+
+
+def by_async(url: str) -> int:
+    async def send() -> int:
+        async with httpx.AsyncClient(auth=AmeshAuth()) as client:
+            return (await client.get(url)).status_code
+
+    return asyncio.run(send())
+
+
+def by_requests(url: str) -> int:
+    return requests.get(url, auth=AmeshRequestsAuth(), timeout=10).status_code
+
+
+def by_fetch(url: str) -> int:
+    return fetch(url).status_code
+
+
+def by_header(url: str) -> int:
+    return httpx.get(url, headers={"Authorization": authorization_header("GET", url)}).status_code
+
+
+WAYS: list[Callable[[str], int]] = [by_httpx, by_async, by_requests, by_fetch, by_header]
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_first_request_enrolls(
+    home: Path, token: str, live_server: Any, monkeypatch: pytest.MonkeyPatch, way: Callable[[str], int]
+) -> None:
+    monkeypatch.setenv(enrolling.ENROLL_VARIABLE, token)
+    assert way(f"{live_server.url}/amesh/check") == 200
+    assert uses() == 1 and len(ServerStore(home).read()) == 1
+    assert enrolling.ENROLL_VARIABLE not in os.environ
+    monkeypatch.setenv(enrolling.ENROLL_VARIABLE, token)  # as after a restart
+    enrolling.reset()
+    forget_devices()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(enrolling, "enroll", None)
+        assert way(f"{live_server.url}/amesh/check") == 200
+
+
+def test_a_token_is_for_its_own_server_only(home: Path, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    EphemeralDevice("m").write(home)
+    monkeypatch.setenv(enrolling.ENROLL_VARIABLE, token)
+    with another_server() as other:
+        assert fetch(other.url).status_code == 200
+    assert uses() == 0
+
+
+def test_many_threads_enroll_once(home: Path, token: str, live_server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(enrolling.ENROLL_VARIABLE, token)
+    found: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(by_fetch(f"{live_server.url}/amesh/check"))) for _ in range(5)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [200] * 5 and Device.objects.count() == uses() == 1
+
+
+def test_a_failure_is_told_and_not_repeated_at_once(
+    home: Path, token: str, live_server: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv(enrolling.ENROLL_VARIABLE, token)
+    tokens.withdraw(EnrollmentToken.objects.get().jti, by="test")
+    attempts: list[str] = []
+    real = enrolling.read_answer
+
+    def read_answer(method: str, url: str, **options: Any) -> Any:
+        attempts.append(url)
+        return real(method, url, **options)
+
+    monkeypatch.setattr(enrolling, "read_answer", read_answer)
+    for _ in range(3):
+        with pytest.raises(errors.EnrollmentTokenWithdrawn):
+            by_fetch(f"{live_server.url}/amesh/check")
+    assert len(attempts) == 1
+    monkeypatch.setattr(enrolling.time, "monotonic", lambda: time.perf_counter() + 1e9)
+    with pytest.raises(errors.EnrollmentTokenWithdrawn):
+        by_fetch(f"{live_server.url}/amesh/check")
+    assert len(attempts) == 2
+    assert token not in caplog.text and token.rpartition(".")[2] not in caplog.text
+
+
+def test_a_text_that_is_no_token(home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv(enrolling.ENROLL_VARIABLE, "amesh-et-v1.secret")
+    with another_server() as other:
+        with pytest.raises(errors.NotAnEnrollmentToken):
+            fetch(other.url)
+        EphemeralDevice("m").write(home)
+        with caplog.at_level(logging.WARNING):
+            assert fetch(other.url).status_code == fetch(other.url).status_code == 200
+    assert caplog.text.count("is ignored") == 1 and "secret" not in caplog.text
+
+
+# --- answers that are lost ------------------------------------------------------------------------------------------
+
+
+def test_an_answer_that_is_lost_is_repeated(home: Path, token: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server is interrupted after it has stored the machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(answering, "build_answer", lambda *a, **b: (_ for _ in ()).throw(DirectoryError("killed")))
+        done = invoke(["enroll", "-", "--json"], token)
+        assert json.loads(done.stderr)["error"] == "server_unreachable"
+    first = read_identity(home).device_id
+    assert Device.objects.get().device_id == first and trusted(home) == []
+    tokens.withdraw(EnrollmentToken.objects.get().jti, by="test")
+    assert invoke(["enroll", "-"], token).exit_code == 0
+    assert read_identity(home).device_id == first and uses() == 1 and len(trusted(home)) == 1
+
+
+def test_a_clock_that_is_off(home: Path, token: str) -> None:
+    with pytest.raises(TimestampOutOfRange):
+        enrolling.enroll(parse_token(token), directory=home, now=lambda: utc_now() + timedelta(hours=1))
+    assert DatabaseAllowList().read() == []
+    lifecycle.reset()
+
+
+def test_a_damaged_file_of_servers(home: Path, token: str) -> None:
+    assert invoke(["enroll", "-"], token).exit_code == 0
+    (home / "servers.json").write_text("[]")
+    with pytest.raises(DirectoryError):
+        ServerStore(home).read()
