@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
@@ -25,8 +23,6 @@ from authmesh.protocol import enrollment
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.errors import InvalidInput
 from tests.enrollment.machines import PATH, body, come, make, post, refusal
-from tests.support.databases import environment
-from tests.support.services import gunicorn, serve
 
 MIDDLEWARE = ["amesh_django.middleware.AmeshMiddleware"]
 pytestmark = pytest.mark.usefixtures("amesh_server")
@@ -207,34 +203,3 @@ def test_what_is_no_token(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         make(**wrong)
     assert not EnrollmentToken.objects.exists()
-
-
-# --- at the same moment ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.process
-@pytest.mark.slow
-def test_forty_machines_at_the_same_moment(default_database: dict[str, str], amesh_server: LocalDevice) -> None:
-    """With SQLite and PostgreSQL, and several processes and threads: exactly as many get in as the token allows."""
-    env = {**environment(default_database), "AUTH_MESH_DIR": str(amesh_server.path)}
-    machines = [EphemeralDevice(f"m{number}") for number in range(40)]
-    with serve(gunicorn("tests.wsgi:application", 2, "--threads", "10"), env) as server:
-        token = make(uses=25, url=f"{server.url}/amesh/")
-        found: list[tuple[int, str]] = []
-        start = threading.Barrier(len(machines))
-
-        def enroll(machine: EphemeralDevice) -> None:
-            value = body(token, machine)
-            with httpx.Client(timeout=60) as client:
-                start.wait()
-                answer = client.post(f"{token.url}enroll", json=value)
-            found.append((answer.status_code, answer.json().get("error", "")))
-
-        threads = [threading.Thread(target=enroll, args=(machine,)) for machine in machines]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(found) == [(201, "")] * 25 + [(403, "token_used_up")] * 15, server.output()
-    assert Device.objects.count() == 25 and uses(token) == 25
-    assert DatabaseAllowList().verify().ok
