@@ -18,6 +18,7 @@ from amesh_django.models import Device
 from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
+from authmesh.protocol.scopes import scopes_of
 
 from .marks import is_older, is_other, other_list, reseal_hint
 from .sealing import SealedRows, SealRow, is_active_controller, row_values
@@ -53,11 +54,21 @@ class KnownDevice(NamedTuple):
         """Name → value, such as ``{"shell": True}``."""
         return _permissions(self.permissions_json)
 
+    @property
+    def scopes(self) -> frozenset[str]:
+        """The scopes in the permissions, such as ``orders:read``."""
+        return _scopes(self.permissions_json)
+
 
 @functools.lru_cache(maxsize=1024)
 def _permissions(text: str) -> Mapping[str, Any]:
     found = json.loads(text)
     return MappingProxyType(found if isinstance(found, dict) else {})
+
+
+@functools.lru_cache(maxsize=1024)
+def _scopes(text: str) -> frozenset[str]:
+    return scopes_of(_permissions(text))
 
 
 @dataclass(slots=True)
