@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from authmesh.protocol.multiset import encode_row
+from authmesh.protocol.scopes import SCOPES, scopes_of
 
 NO_SCOPES: frozenset[str] = frozenset()
 
@@ -42,7 +43,7 @@ class Groups:
         pairs = list(groups)
         self.digest = groups_digest(pairs)
         self.scopes: Mapping[str, frozenset[str]] = MappingProxyType(
-            {name: frozenset(json_names(text)) for name, text in pairs}
+            {name: scopes_of({SCOPES: json.loads(text)}) for name, text in pairs}
         )
         self._kept: dict[tuple[str, str], frozenset[str]] = {}
 
@@ -57,21 +58,14 @@ class Groups:
         kept = self._kept.get(texts)
         if kept is None:
             own = json.loads(permissions_json)
-            of_groups = [self.scopes.get(name, NO_SCOPES) for name in json_names(groups_json)]
-            kept = names(own.get("scopes") if isinstance(own, dict) else None).union(*of_groups)
+            names = json.loads(groups_json) if groups_json else []
+            of_groups = [self.scopes.get(name, NO_SCOPES) for name in names]
+            kept = (scopes_of(own) if isinstance(own, dict) else NO_SCOPES).union(*of_groups)
             self._kept[texts] = kept
         return kept
 
 
-def names(value: object) -> frozenset[str]:
-    """Return the names in a list; none if it is not one."""
-    return frozenset(name for name in value if isinstance(name, str)) if isinstance(value, list) else NO_SCOPES
-
-
-def json_names(text: str) -> frozenset[str]:
-    """Return the names in a JSON list; none if the text is empty.
-
-    Raises:
-        ValueError: it is not JSON.
-    """
-    return names(json.loads(text)) if text else NO_SCOPES
+def names_text(names: Iterable[str]) -> str:
+    """Return the text that stands for names of groups in a row: a JSON list, or nothing if there are none."""
+    found = sorted(set(names))
+    return json.dumps(found) if found else ""

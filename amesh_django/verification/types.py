@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from amesh_django.states import State
+from authmesh.protocol.scopes import covers
 
 #: Returns the SHA-256 of the raw body in lower-case hex, or raises a RequestError.
 BodyHash = Callable[[], str]
@@ -26,6 +27,7 @@ class VerifiedDevice:
         user_id: primary key of the mapped Django user, from the allow list; None if there is none.
         pk: primary key of the ``Device`` row; None if the list is not in the database.
         clock_skew: seconds by which the clock of the device is ahead of the clock of the server; negative if it is behind.
+        scopes: scopes, from the allow list, such as ``orders:read`` or ``orders:*``.
     """
 
     device_id: str
@@ -37,6 +39,7 @@ class VerifiedDevice:
     user_id: Any = None
     pk: int | None = None
     clock_skew: int = 0
+    scopes: frozenset[str] = frozenset()
 
     def has_permission(self, name: str) -> bool:
         """Return True if the allow list grants a permission to the device.
@@ -45,6 +48,14 @@ class VerifiedDevice:
             name: name of the permission, such as ``shell``. Its value must be True.
         """
         return self.permissions.get(name) is True
+
+    def has_scope(self, name: str) -> bool:
+        """Return True if one of the scopes of the device is, or covers, a scope.
+
+        Args:
+            name: a scope without ``*``, such as ``orders:read``.
+        """
+        return covers(self.scopes, name)
 
 
 class TrustedKey(Protocol):

@@ -149,6 +149,7 @@ class Verifier:
                 user_id=device.user_id,
                 pk=device.pk,
                 clock_skew=skew,
+                scopes=device.scopes,
             )
         except RequestError as error:
             error.device_id, error.device_name = device.device_id, device.friendly_name
