@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from amesh_django.states import State
 from authmesh.protocol.scopes import covers
 
 #: Returns the SHA-256 of the raw body in lower-case hex, or raises a RequestError.
@@ -58,11 +59,7 @@ class VerifiedDevice:
 
 
 class TrustedKey(Protocol):
-    """A device in the allow list, as the verifier needs it. Attributes as in :class:`VerifiedDevice`.
-
-    Attributes:
-        revoked: True if the device was revoked, and its row is kept.
-    """
+    """A device in the allow list, as the verifier needs it. Attributes as in :class:`VerifiedDevice`."""
 
     @property
     def device_id(self) -> str: ...
@@ -71,15 +68,18 @@ class TrustedKey(Protocol):
     @property
     def role(self) -> str: ...
     @property
-    def revoked(self) -> bool: ...
-    @property
     def permissions(self) -> Mapping[str, Any]: ...
     @property
-    def scopes(self) -> frozenset[str]: ...
+    def scopes(self) -> frozenset[str]:
+        """Its own scopes and those of its groups."""
+
     @property
     def user_id(self) -> Any: ...
     @property
     def pk(self) -> int | None: ...
+
+    def state(self, now: float) -> State:
+        """Return the state of the device at a time (Unix seconds). Only ``active`` is accepted."""
 
 
 #: Returns the device of a public key (33 bytes), or None if the allow list does not have it.
