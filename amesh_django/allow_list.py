@@ -26,7 +26,7 @@ from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
 from .trust.rollback import Memory
-from .trust.sealing import actor, now, storable
+from .trust.sealing import ROTATED, actor, is_revoked, now, row_values, storable
 from .trust.verified import Snapshot
 
 if TYPE_CHECKING:
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseAllowList"]
 
 logger = logging.getLogger("amesh_django.allow_list")
-
-#: Reason of a revocation by rotation. Until the time of the revocation, the key is still valid.
-ROTATED = "rotated"
 
 #: Keys that one query looks up.
 _MAX_KEYS = 500
@@ -306,7 +303,7 @@ def _active(pending: Change, device_id: str) -> Device:
 def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
     moment = now()
     row = _any(pending, device_id)
-    if row.revoked_at is not None and row.revoked_at <= moment:
+    if is_revoked(row_values(row)):
         raise not_found(device_id)
     # A key that this device has replaced, and that is still valid, must not outlive it.
     replaced = pending.select(revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=moment)

@@ -8,6 +8,7 @@ import hmac
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -38,6 +39,8 @@ COLUMNS = (
     "revoke_reason",
     "revision",
 )
+#: Reason of a revocation by rotation. Until the time of the revocation, the key is still valid.
+ROTATED = "rotated"
 #: Rows that one statement inserts.
 BATCH_SIZE = 1000
 #: Rows that are read from the database at a time.
@@ -319,6 +322,23 @@ def journal_row(values: Sequence[Any]) -> str:
 def is_active_controller(values: Sequence[Any]) -> bool:
     """Return True if the row counts towards ``maxControllers``."""
     return values[4] == "controller" and values[9] is None
+
+
+def revoked_from(values: Sequence[Any]) -> float | None:
+    """Return the Unix seconds from which a row is revoked, or None if it is not.
+
+    Only a rotation sets a time to come. Any other revocation counts at once, also on a host whose clock is behind.
+    """
+    revoked_at, by, why = values[9:12]
+    if revoked_at is None:
+        return None
+    return float(revoked_at.timestamp()) if why == ROTATED and str(by).startswith("am_") else 0.0
+
+
+def is_revoked(values: Sequence[Any]) -> bool:
+    """Return True if a row is revoked now."""
+    since = revoked_from(values)
+    return since is not None and since <= time.time()
 
 
 def storable(text: str) -> str:

@@ -20,7 +20,7 @@ from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
 
 from .marks import is_older, is_other, other_list, reseal_hint
-from .sealing import SealedRows, SealRow, is_active_controller, row_values
+from .sealing import SealedRows, SealRow, is_active_controller, revoked_from, row_values
 
 #: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
 UNREADABLE = (AttributeError, TypeError, ValueError)
@@ -30,7 +30,8 @@ class KnownDevice(NamedTuple):
     """A device in a snapshot.
 
     Attributes:
-        revoked_from: Unix seconds from which the device is revoked, or None. It may be a time to come: that of a replaced key.
+        revoked_from: Unix seconds from which the device is revoked; 0 if no rotation set the time, None if it is not revoked. It may
+            be a time to come: that of a replaced key.
     """
 
     pk: int
@@ -219,7 +220,7 @@ def _known(sealed: SealedRows, values: Sequence[Any]) -> tuple[bytes, KnownDevic
         friendly_name=values[3],
         role=sys.intern(str(values[4])),  # all devices share a few texts
         permissions_json=sys.intern(str(values[5])),
-        revoked_from=values[9].timestamp() if values[9] is not None else None,
+        revoked_from=revoked_from(values),
         user_id=values[8],
         active_controller=is_active_controller(values),
         row_hash=sealed.hash_row(values),
