@@ -21,7 +21,7 @@ from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
 from .rekeying import RekeyableList
-from .sealing import COLUMNS, Epoch, SealRow, is_active_controller, journal_row, now, row_texts
+from .sealing import COLUMNS, Epoch, SealRow, is_active_controller, is_revoked, journal_row, now, row_texts
 from .verified import UNREADABLE
 
 Row = tuple[Any, ...]
@@ -257,8 +257,7 @@ def _digest(rows: list[Row]) -> str:
 
 
 def _trusted(rows: list[Row]) -> list[str]:
-    found = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
-    trusted = [row for row in found if row["revoked_at"] is None]
+    trusted = [dict(zip(COLUMNS, values, strict=True)) for values in rows if not is_revoked(values)]
     trusted.sort(key=lambda row: str(row["device_id"]))
     return [_trusted_as(row) for row in trusted]
 
@@ -273,6 +272,8 @@ def _trusted_as(row: dict[str, Any]) -> str:
         text += _(", mapped to the user with the ID %(user)s") % {"user": row["user_id"]}
     if row["permissions_json"] != "{}":
         text += _(", with the permissions %(permissions)s") % {"permissions": row["permissions_json"]}
+    if row["revoked_at"] is not None:  # a key that was replaced
+        text += _(", until %(moment)s") % {"moment": row["revoked_at"]}
     return text
 
 
