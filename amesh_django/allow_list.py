@@ -20,14 +20,14 @@ from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
 from .models import AllowListChange, Device
-from .states import ACTIVE
+from .states import ACTIVE, ROTATED
 from .trust import SealedList, current_list
 from .trust.change import Change
 from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
 from .trust.rollback import Memory
-from .trust.sealing import actor, now, storable
+from .trust.sealing import actor, is_revoked, now, row_values, storable
 from .trust.verified import Snapshot
 
 if TYPE_CHECKING:
@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseAllowList"]
 
 logger = logging.getLogger("amesh_django.allow_list")
-
-#: Reason of a revocation by rotation. Until the time of the revocation, the key is still valid.
-ROTATED = "rotated"
 
 #: Keys that one query looks up.
 _MAX_KEYS = 500
@@ -338,7 +335,7 @@ def _unrevoked(pending: Change, device_id: str) -> Device:
 def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
     moment = now()
     row = _any(pending, device_id)
-    if row.revoked_at is not None and row.revoked_at <= moment:
+    if is_revoked(row_values(row)):
         raise not_found(device_id)
     # A key that this device has replaced, and that is still valid, must not outlive it.
     replaced = pending.select(revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=moment)

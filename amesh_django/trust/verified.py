@@ -32,7 +32,16 @@ _GROUPS = COLUMNS.index("groups_json")
 _REVOKED, _PENDING = COLUMNS.index("revoked_at"), COLUMNS.index("pending_since")
 _STANDING = {
     name: COLUMNS.index(name)
-    for name in ("revoked_at", "denied_at", "suspended_at", "suspended_until", "expires_at", "pending_since")
+    for name in (
+        "revoked_at",
+        "revoked_by",
+        "revoke_reason",
+        "denied_at",
+        "suspended_at",
+        "suspended_until",
+        "expires_at",
+        "pending_since",
+    )
 }
 
 
