@@ -98,6 +98,8 @@ class AmeshDict(TypedDict, total=False):
     DEVICES_ARE_USERS: bool
     METRICS: bool
     BOOTSTRAP_RELAYS: Sequence[str] | None
+    ROTATE_OVERLAP_SECONDS: int
+    URL: str | None
     RELAY: Mapping[str, Any] | None
 
 
