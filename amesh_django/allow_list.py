@@ -20,13 +20,14 @@ from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
 from .models import AllowListChange, Device
+from .states import ACTIVE, ROTATED
 from .trust import SealedList, current_list
 from .trust.change import Change
 from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
 from .trust.rollback import Memory
-from .trust.sealing import actor, now, storable
+from .trust.sealing import actor, is_revoked, now, row_values, storable
 from .trust.verified import Snapshot
 
 if TYPE_CHECKING:
@@ -36,18 +37,36 @@ __all__ = ["DatabaseAllowList"]
 
 logger = logging.getLogger("amesh_django.allow_list")
 
-#: Reason of a revocation by rotation. Until the time of the revocation, the key is still valid.
-ROTATED = "rotated"
-
 #: Keys that one query looks up.
 _MAX_KEYS = 500
 
-#: Columns of a device that is trusted again after it was revoked.
-_TRUSTED_AGAIN: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
+#: Columns of a device that is trusted again after it was revoked. What else was decided about it before is not decided again.
+_TRUSTED_AGAIN: dict[str, Any] = {
+    "revoked_at": None,
+    "revoked_by": "",
+    "revoke_reason": "",
+    "user_id": None,
+    "suspended_at": None,
+    "suspended_until": None,
+    "suspended_by": "",
+    "suspend_reason": "",
+    "expires_at": None,
+    "groups_json": "",
+}
+
+
+class DeviceDenied(AllowListError):
+    """A person denied the device, so its key is not trusted again without a decision about that."""
+
+    code = "device_denied"
+    default_message = "The device was denied. Nothing was changed."
 
 
 class DatabaseAllowList(AllowList):
     """The sealed list in the database (design.md, decision 3).
+
+    ``read``, ``find`` and ``get`` return active devices only, which are those that are accepted now. ``count`` counts controllers as
+    the limit does: also those that wait for approval, are suspended, or have expired.
 
     Args:
         by: who makes the changes, for the journal: a user name, ``command``, …
@@ -75,7 +94,7 @@ class DatabaseAllowList(AllowList):
         found = self._sealed.verified(
             lambda: list(rows.all()), lambda known, devices: len(devices) == len(known.by_key)
         )
-        return [row.to_entry() for row in found if not row.is_revoked]
+        return [row.to_entry() for row in found if _is_active(row)]
 
     def find(self, public_key: bytes) -> DeviceEntry | None:
         name = encode_public_key(public_key)
@@ -91,7 +110,7 @@ class DatabaseAllowList(AllowList):
         return found
 
     def _find(self, conditions: Mapping[str, str], is_known: Callable[[Snapshot], bool]) -> DeviceEntry | None:
-        """Return the trusted device whose row meets *conditions*.
+        """Return the active device whose row meets *conditions*.
 
         Args:
             conditions: what the row must be.
@@ -101,7 +120,7 @@ class DatabaseAllowList(AllowList):
         found = self._sealed.verified(
             lambda: list(rows.all()), lambda known, devices: bool(devices) or not is_known(known)
         )
-        return found[0].to_entry() if found and not found[0].is_revoked else None
+        return found[0].to_entry() if found and _is_active(found[0]) else None
 
     def count(self, role: Role) -> int:
         found = self._sealed.snapshot()
@@ -112,7 +131,11 @@ class DatabaseAllowList(AllowList):
     def add(self, entry: DeviceEntry, *, replacing: str | None = None) -> None:
         """Trust a device, even one that was revoked.
 
-        A device that is trusted keeps its mapped user. One that was revoked loses it: to act as a user again is a decision of its own.
+        A device that is trusted keeps its mapped user, its groups, and its state: pairing a suspended device again does not lift it. One
+        that was revoked loses them: to act as a user again is a decision of its own.
+
+        Raises:
+            DeviceDenied: a person denied the device; nothing was changed.
         """
         limit = self.controller_limit
 
@@ -149,7 +172,9 @@ class DatabaseAllowList(AllowList):
                 part = pending.select(public_key__in=names[start : start + _MAX_KEYS])
                 known.update((row.public_key, row) for row in part)
             for name, row in known.items():
-                if row.is_revoked and not even_revoked:
+                if row.denied_at is not None and even_revoked:
+                    raise _denied(row)
+                if (row.is_revoked or row.denied_at is not None) and not even_revoked:
                     skipped.append(unique[name])
                 elif row.is_revoked:
                     pending.update(row, AllowListChange.Action.ADDED, **_columns(unique[name]), **_TRUSTED_AGAIN)
@@ -165,7 +190,7 @@ class DatabaseAllowList(AllowList):
     def revocable(self) -> list[DeviceEntry]:
         """Return the devices that can be revoked. In a list that does not match its seal, their names are those that were sealed."""
         try:
-            return self.read()
+            return [row.to_entry() for row in self.devices() if not row.is_revoked]
         except AllowListIntegrityFailure:
             sealed = [row for row in self._sealed.sealed_devices() if not row.is_revoked]
         found = {row.device_id: row.to_entry() for row in sealed}
@@ -206,7 +231,7 @@ class DatabaseAllowList(AllowList):
         self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> list[DeviceEntry]:
         def work(pending: Change) -> list[DeviceEntry]:
-            rows = [_active(pending, device_id) for device_id in device_ids]
+            rows = [_unrevoked(pending, device_id) for device_id in device_ids]
             new = [canonical_json(dict(update(row.to_entry().permissions))).decode() for row in rows]
             return [pending.update(row, permissions_json=text).to_entry() for row, text in zip(rows, new, strict=True)]
 
@@ -296,7 +321,11 @@ def _any(pending: Change, device_id: str) -> Device:
     return row
 
 
-def _active(pending: Change, device_id: str) -> Device:
+def _is_active(row: Device) -> bool:
+    return not row.is_revoked and row.state == ACTIVE
+
+
+def _unrevoked(pending: Change, device_id: str) -> Device:
     row = _any(pending, device_id)
     if row.is_revoked:
         raise not_found(device_id)
@@ -306,7 +335,7 @@ def _active(pending: Change, device_id: str) -> Device:
 def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
     moment = now()
     row = _any(pending, device_id)
-    if row.revoked_at is not None and row.revoked_at <= moment:
+    if is_revoked(row_values(row)):
         raise not_found(device_id)
     # A key that this device has replaced, and that is still valid, must not outlive it.
     replaced = pending.select(revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=moment)
@@ -321,9 +350,18 @@ def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
     return row
 
 
+def _denied(row: Device) -> DeviceDenied:
+    return DeviceDenied(
+        _("%(device)s was denied; nothing was changed.") % {"device": row.device_id},
+        hint=_("Only another decision of a person about this device undoes that."),
+    )
+
+
 def _put(pending: Change, entry: DeviceEntry) -> None:
     public_key = encode_public_key(entry.public_key)
     row = pending.find(public_key=public_key)
+    if row is not None and row.denied_at is not None:
+        raise _denied(row)
     if row is not None and decode_public_key(row.public_key) == entry.public_key:
         pending.update(
             row, AllowListChange.Action.ADDED, **_columns(entry), **(_TRUSTED_AGAIN if row.is_revoked else {})

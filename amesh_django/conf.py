@@ -11,11 +11,19 @@ from typing import Any, TypedDict, get_type_hints
 from django.conf import settings as django_settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
 from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import Promise
 
 from authmesh.protocol.enrollment import is_server_url
 from authmesh.protocol.pairing.token import is_relay_address
+from authmesh.protocol.scopes import is_grantable, is_scope
 
 __all__ = ["AmeshDict"]
+
+
+#: An entry of PROTECT: a prefix, or a pair of a prefix and the scopes that it requires.
+Protected = str | tuple[str, Sequence[str]]
+#: What a name in SCOPES or PERMISSIONS allows: a sentence, or a dict with ``text`` and ``permission``.
+Explained = str | Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +41,8 @@ class AmeshSettings:
         CLOCK_SKEW_SECONDS: maximum difference between the clock of a device and the clock of this server.
         NONCE_WINDOW_SECONDS: time for which a nonce is remembered; at least twice the clock skew.
         MAX_BODY_BYTES: maximum size of a body that is verified; a larger one is rejected with 413.
-        PROTECT: path prefixes that the middleware protects. Defaults to every path.
+        PROTECT: path prefixes that the middleware protects. Defaults to every path. A pair of a prefix and a list of scopes accepts
+            only devices that have all of them.
         EXEMPT: paths that the middleware does not protect, each with all paths below it, although PROTECT covers them.
         LAST_SEEN_SECONDS: minimum time between two writes of "last seen" of a device, per process; 0 turns them off.
         MAX_CONTROLLERS: maximum number of trusted controllers. Defaults to ``maxControllers`` of the identity.
@@ -48,6 +57,9 @@ class AmeshSettings:
             ``AMESH_BOOTSTRAP_RELAYS``, or any relay if it is not set.
         ROTATE_OVERLAP_SECONDS: time for which the old key of a device is still valid after the device has replaced it.
         URL: public address of ``amesh_django.urls`` on this server, such as ``https://api.example/amesh/``. Enrollment tokens name it.
+        SCOPES: the scopes that may be granted: name → a sentence, or ``{"text": …, "permission": …}`` with the Django permission that
+            a person needs to grant it. None allows every name.
+        PERMISSIONS: the permissions of devices that may be granted, in the same form.
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
     """
 
@@ -58,7 +70,7 @@ class AmeshSettings:
     CLOCK_SKEW_SECONDS: int = 30
     NONCE_WINDOW_SECONDS: int = 60
     MAX_BODY_BYTES: int = 32 * 1024 * 1024
-    PROTECT: Sequence[str] = ("/",)
+    PROTECT: Sequence[Protected] = ("/",)
     EXEMPT: Sequence[str] = ()
     LAST_SEEN_SECONDS: int = 60
     MAX_CONTROLLERS: int | None = None
@@ -70,7 +82,14 @@ class AmeshSettings:
     BOOTSTRAP_RELAYS: Sequence[str] | None = None
     ROTATE_OVERLAP_SECONDS: int = 600
     URL: str | None = None
+    SCOPES: Mapping[str, Explained] | None = None
+    PERMISSIONS: Mapping[str, Explained] | None = None
     RELAY: Mapping[str, Any] | None = None
+
+    @property
+    def protected(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """PROTECT as pairs of a prefix and the scopes that it requires."""
+        return tuple((entry, ()) if isinstance(entry, str) else (entry[0], tuple(entry[1])) for entry in self.PROTECT)
 
     @property
     def seal_secrets(self) -> tuple[str | None, ...]:
@@ -88,7 +107,7 @@ class AmeshDict(TypedDict, total=False):
     CLOCK_SKEW_SECONDS: int
     NONCE_WINDOW_SECONDS: int
     MAX_BODY_BYTES: int
-    PROTECT: Sequence[str]
+    PROTECT: Sequence[Protected]
     EXEMPT: Sequence[str]
     LAST_SEEN_SECONDS: int
     MAX_CONTROLLERS: int | None
@@ -98,6 +117,10 @@ class AmeshDict(TypedDict, total=False):
     DEVICES_ARE_USERS: bool
     METRICS: bool
     BOOTSTRAP_RELAYS: Sequence[str] | None
+    ROTATE_OVERLAP_SECONDS: int
+    URL: str | None
+    SCOPES: Mapping[str, Explained] | None
+    PERMISSIONS: Mapping[str, Explained] | None
     RELAY: Mapping[str, Any] | None
 
 
@@ -167,11 +190,54 @@ def _value_problem(name: str, value: Any) -> str | None:
             if is_server_url(str(value))
             else "must be an address that ends with /, such as https://api.example/amesh/"
         )
-    if name in ("PROTECT", "EXEMPT"):
-        if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(p, str) for p in value):
-            return "must be a list of paths"
-        return None if all(path.startswith("/") for path in value) else "must be a list of paths that begin with /"
+    if name == "PROTECT":
+        return None if _are_protected(value) else f"{_PATHS}, or pairs of such a path and a list of scopes"
+    if name == "EXEMPT":
+        return None if _are_paths(value) else _PATHS
+    if name == "SCOPES":
+        return None if _are_explained(value, is_grantable) else f"{_EXPLAINED}. A name is written like orders:read"
+    if name == "PERMISSIONS":
+        return None if _are_explained(value, _is_name) else _EXPLAINED
     return None  # the relay validates RELAY
+
+
+_PATHS = "must be a list of paths that begin with /"
+_EXPLAINED = "must be a dict of names, each with a sentence, or with a dict of 'text' and 'permission' ('app.codename')"
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes)
+
+
+def _are_paths(value: Any) -> bool:
+    return _is_list(value) and all(isinstance(path, str) and path.startswith("/") for path in value)
+
+
+def _are_protected(value: Any) -> bool:
+    return _is_list(value) and all(_are_paths([entry]) or _is_scoped_path(entry) for entry in value)
+
+
+def _is_scoped_path(entry: Any) -> bool:
+    if not _is_list(entry) or len(entry) != 2 or not _are_paths(entry[:1]):
+        return False
+    return _is_list(entry[1]) and all(is_scope(scope) for scope in entry[1])
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and name.strip() != ""
+
+
+def _are_explained(value: Any, is_valid: Callable[[Any], bool]) -> bool:
+    return isinstance(value, Mapping) and all(is_valid(name) and _is_explained(found) for name, found in value.items())
+
+
+def _is_explained(found: Any) -> bool:
+    if isinstance(found, str | Promise):
+        return True
+    if not isinstance(found, Mapping) or not {"text"} <= set(found) <= {"text", "permission"}:
+        return False
+    permission = found.get("permission", "app.any")
+    return isinstance(found["text"], str | Promise) and isinstance(permission, str) and permission.count(".") == 1
 
 
 def _are_relays(value: Any) -> bool:

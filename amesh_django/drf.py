@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import ImproperlyConfigured
+
 try:
     from rest_framework.authentication import BaseAuthentication
     from rest_framework.exceptions import APIException, ErrorDetail
     from rest_framework.permissions import BasePermission
     from rest_framework.request import Request
-    from rest_framework.throttling import UserRateThrottle
 except ModuleNotFoundError:
     raise ImportError(
         "amesh_django.drf needs Django REST framework, which is not installed. Run: pip install 'amesh-django[drf]'"
     ) from None
 
-from authmesh.protocol.errors import RequestError, UserRequired
+from authmesh.protocol.errors import InvalidInput, RequestError, ScopeMissing, UserRequired
 from authmesh.protocol.header import SCHEME, is_amesh
+from authmesh.protocol.scopes import required
 
 from .conf import amesh_settings
+from .throttling import DeviceRateThrottle
 from .verification import DeviceHttpRequest, VerifiedDevice
 from .verification.private import django_request
 from .verification.request import RETRY_AFTER_SECONDS, authenticate, refused
@@ -31,10 +34,12 @@ if TYPE_CHECKING:
 __all__ = [
     "AmeshAuthentication",
     "AmeshRefused",
+    "DeviceHasScope",
     "DeviceRateThrottle",
     "DeviceRequest",
     "DeviceUser",
     "HasDevicePermission",
+    "HasDeviceScope",
     "IsTrustedDevice",
 ]
 
@@ -135,18 +140,6 @@ def _vary(request: Request) -> None:
             headers["Vary"] = ", ".join([*words, "Authorization"])
 
 
-class DeviceRateThrottle(UserRateThrottle):
-    """Counts by device, and by user or address for other requests: the rate is ``DEFAULT_THROTTLE_RATES["device"]``."""
-
-    scope = "device"
-
-    def get_cache_key(self, request: Request, view: Any) -> str | None:
-        device = signing_device(request)
-        if device is None:
-            return super().get_cache_key(request, view)
-        return self.cache_format % {"scope": self.scope, "ident": device.device_id}
-
-
 class IsTrustedDevice(BasePermission):
     """Allows requests that a trusted device has signed; rejects people and other credentials."""
 
@@ -167,4 +160,55 @@ def HasDevicePermission(name: str) -> type[IsTrustedDevice]:
             return device is not None and device.has_permission(name)
 
     Granted.__name__ = Granted.__qualname__ = f"HasDevicePermission({name!r})"
+    return Granted
+
+
+class DeviceHasScope(IsTrustedDevice):
+    """Allows devices that have all scopes in ``required_scopes`` of the view. Others get 403 ``insufficient_scope``.
+
+    A view without ``required_scopes`` is a mistake of the project, which raises ImproperlyConfigured.
+    """
+
+    message = ScopeMissing.default_message
+    code = ScopeMissing.code
+
+    def has_permission(self, request: Request, view: Any) -> bool:
+        device = signing_device(request)
+        names = self.get_scopes(view)
+        return device is not None and all(device.has_scope(name) for name in names)
+
+    def get_scopes(self, view: Any) -> tuple[str, ...]:
+        """Return the scopes that a request needs. Override this method to let them depend on ``view.request.method``.
+
+        Raises:
+            ImproperlyConfigured: the view has no ``required_scopes``, or they are not a list of scopes.
+        """
+        names = getattr(view, "required_scopes", None)
+        if not names:
+            name = type(view).__name__
+            raise ImproperlyConfigured(f"DeviceHasScope needs {name}.required_scopes, such as ['orders:read'].")
+        try:
+            return required(names)
+        except InvalidInput as error:
+            raise ImproperlyConfigured(f"{type(view).__name__}.required_scopes: {error}") from error
+
+
+def HasDeviceScope(*names: str) -> type[DeviceHasScope]:
+    """Return a class for ``permission_classes`` that allows devices that have all of these scopes.
+
+    Args:
+        names: scopes without ``*``: ``permission_classes = [HasDeviceScope("orders:read")]``.
+
+    Raises:
+        InvalidInput: one of them is not a scope.
+    """
+    if not names:
+        raise InvalidInput("HasDeviceScope needs a scope.", hint='Write HasDeviceScope("orders:read").')
+    scopes = required(names)
+
+    class Granted(DeviceHasScope):
+        def get_scopes(self, view: Any) -> tuple[str, ...]:
+            return scopes
+
+    Granted.__name__ = Granted.__qualname__ = f"HasDeviceScope({', '.join(map(repr, names))})"
     return Granted

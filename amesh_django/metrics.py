@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import time
 from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from django.db import DatabaseError, InterfaceError
 
 from amesh_django.conf import problems
 from amesh_django.signals import request_accepted, request_refused
+from amesh_django.states import STATES
 from amesh_django.trust import current_list
 from amesh_django.trust.owner import controller_limit
 from authmesh.protocol.errors import AmeshError, NonceStoreUnavailable, RequestError
@@ -103,11 +105,12 @@ class _State:
         revision = snapshot.row.revision if snapshot.row is not None else 0
         yield GaugeMetricFamily("amesh_list_revision", "Revision of the allow list.", value=revision)
         by_state = GaugeMetricFamily("amesh_devices", "Devices in the allow list, by state.", labels=["state"])
-        states = Counter("revoked" if device.revoked else "active" for device in devices)
-        for state in ("active", "revoked"):
+        now = time.time()
+        states = Counter(device.state(now) for device in devices)
+        for state in STATES:
             by_state.add_metric([state], states[state])
         yield by_state
-        controllers = sum(device.active_controller for device in devices)
+        controllers = sum(device.counted_controller for device in devices)
         yield GaugeMetricFamily("amesh_controllers", "Controllers that are trusted.", value=controllers)
         yield GaugeMetricFamily("amesh_controllers_limit", "Controllers that may be trusted.", value=limit)
 

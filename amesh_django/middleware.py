@@ -16,7 +16,7 @@ from authmesh.protocol.enrollment import ENROLL_PATH
 from .conf import amesh_settings
 from .verification.request import accept
 
-__all__ = ["AmeshMiddleware", "is_protected"]
+__all__ = ["AmeshMiddleware", "is_protected", "required_scopes"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -48,13 +48,35 @@ def is_protected(path: str) -> bool:
     if not path.startswith("/"):  # absolute or asterisk form: PROTECT and EXEMPT do not apply to it
         return True
     settings = amesh_settings()
-    if not any(path.startswith(prefix) or path == prefix.rstrip("/") for prefix in settings.PROTECT):
+    if not any(_is_below(path, prefix) for prefix, _scopes in settings.protected):
         return False
-    if "/../" in f"{path}/" or "/./" in f"{path}/":  # where such a path leads depends on who resolves it
+    if _has_dots(path):
         return True
     if any(path == exempt or path.startswith(exempt.rstrip("/") + "/") for exempt in settings.EXEMPT):
         return False
     return not _is_unsigned(path)
+
+
+def required_scopes(path: str) -> tuple[str, ...]:
+    """Return the scopes that ``AMESH["PROTECT"]`` requires for a path that is protected: those of every entry above it.
+
+    If it is not certain where the path leads, the scopes of all entries are required.
+
+    Args:
+        path: ``request.path_info``.
+    """
+    uncertain = not path.startswith("/") or _has_dots(path)
+    found = (scopes for prefix, scopes in amesh_settings().protected if uncertain or _is_below(path, prefix))
+    return tuple(dict.fromkeys(scope for scopes in found for scope in scopes))
+
+
+def _is_below(path: str, prefix: str) -> bool:
+    return path.startswith(prefix) or path == prefix.rstrip("/")
+
+
+def _has_dots(path: str) -> bool:
+    """Return True if a path has a part ``.`` or ``..``: where it leads depends on who resolves it."""
+    return "/../" in f"{path}/" or "/./" in f"{path}/"
 
 
 class AmeshMiddleware:
@@ -102,4 +124,4 @@ class AmeshMiddleware:
         if not is_protected(request.path_info):
             request.amesh = None  # type: ignore[attr-defined]
             return None
-        return accept(request)
+        return accept(request, required_scopes(request.path_info))

@@ -1,10 +1,11 @@
-"""The tables: devices, the seal over them, the journal of changes, enrollment tokens, and the unsealed activity of devices."""
+"""The tables: devices and their groups, the seal, the journal of changes, enrollment tokens, the unsealed activity of devices."""
 
 from __future__ import annotations
 
 import datetime as dt
 import json
-from typing import Any, ClassVar, NoReturn
+import time
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 from django.conf import settings
 from django.db import models
@@ -15,6 +16,10 @@ from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.keys import decode_public_key
 
+from .states import Standing, State, standing, state_of
+
+_M = TypeVar("_M", bound=models.Model)
+
 
 class SealedModelError(TypeError):
     """Raised by every attempt to change sealed devices other than through ``amesh_django.allow_list.DatabaseAllowList``."""
@@ -22,19 +27,23 @@ class SealedModelError(TypeError):
 
 def _refuse(*args: Any, **kwargs: Any) -> NoReturn:
     raise SealedModelError(
-        "Devices are sealed and cannot be changed this way; nothing was changed. Call a method of "
+        "Devices and their groups are sealed and cannot be changed this way; nothing was changed. Call a method of "
         "amesh_django.allow_list.DatabaseAllowList (add, revoke, set_permissions, update_permissions, map_user, purge), or run a "
         "command such as manage.py amesh_revoke."
     )
 
 
-class DeviceQuerySet(models.QuerySet["Device"]):
+class SealedQuerySet(models.QuerySet[_M]):
     """A query set that can only read. Methods that would write without the seal raise SealedModelError."""
 
     create = acreate = bulk_create = abulk_create = _refuse
     update = aupdate = bulk_update = abulk_update = _refuse
     delete = adelete = _refuse
     get_or_create = aget_or_create = update_or_create = aupdate_or_create = _refuse
+
+
+class DeviceQuerySet(SealedQuerySet["Device"]):
+    """The devices, which can only be read."""
 
 
 class Device(models.Model):
@@ -79,6 +88,19 @@ class Device(models.Model):
     revoked_by = models.CharField(_("revoked by"), max_length=150, blank=True)
     revoke_reason = models.TextField(_("reason"), blank=True)
     revision = models.BigIntegerField(_("revision"), db_index=True, editable=False)
+    # The columns below were added after version 0.1. A row in which all of them are empty is hashed as it was then.
+    pending_since = models.DateTimeField(_("waits for approval since"), null=True, blank=True)
+    denied_at = models.DateTimeField(_("denied"), null=True, blank=True)
+    denied_by = models.CharField(_("denied by"), max_length=150, blank=True, default="", db_default="")
+    deny_reason = models.TextField(_("reason of the denial"), blank=True, default="", db_default="")
+    suspended_at = models.DateTimeField(_("suspended"), null=True, blank=True)
+    suspended_until = models.DateTimeField(_("suspended until"), null=True, blank=True)
+    suspended_by = models.CharField(_("suspended by"), max_length=150, blank=True, default="", db_default="")
+    suspend_reason = models.TextField(_("reason of the suspension"), blank=True, default="", db_default="")
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
+    groups_json = models.TextField(
+        _("groups"), blank=True, default="", db_default="", help_text=_("JSON list of names; empty for none.")
+    )
 
     objects = DeviceQuerySet.as_manager()
 
@@ -88,7 +110,11 @@ class Device(models.Model):
         ordering: ClassVar[list[str]] = ["added_at", "id"]
         base_manager_name = "objects"
         default_permissions = ("view", "change")
-        permissions: ClassVar[list[tuple[str, Any]]] = [("revoke_device", "Can revoke device")]
+        permissions: ClassVar[list[tuple[str, Any]]] = [
+            ("revoke_device", "Can revoke device"),
+            ("approve_device", "Can approve and deny device"),
+            ("suspend_device", "Can suspend and lift device"),
+        ]
 
     save = asave = delete = adelete = _refuse
 
@@ -105,9 +131,33 @@ class Device(models.Model):
         return found if isinstance(found, dict) else {}
 
     @property
+    def groups(self) -> list[str]:
+        """The names of the groups that the device is in."""
+        return _names(self.groups_json)
+
+    @property
     def is_revoked(self) -> bool:
         """True if the device was revoked."""
         return self.revoked_at is not None
+
+    @property
+    def standing(self) -> Standing:
+        """The columns that the state follows from."""
+        return standing(
+            revoked_at=self.revoked_at,
+            revoked_by=self.revoked_by,
+            revoke_reason=self.revoke_reason,
+            denied_at=self.denied_at,
+            suspended_at=self.suspended_at,
+            suspended_until=self.suspended_until,
+            expires_at=self.expires_at,
+            pending_since=self.pending_since,
+        )
+
+    @property
+    def state(self) -> State:
+        """The state of the device now. Only ``active`` is accepted."""
+        return state_of(self.standing, time.time())
 
     def to_entry(self) -> DeviceEntry:
         """Return the entry of the allow list, as in the sealed file.
@@ -126,8 +176,33 @@ class Device(models.Model):
         )
 
 
+class DeviceGroup(models.Model):
+    """A group of devices: each of its members has its scopes. The seal covers the groups, and each device names its own."""
+
+    name = models.CharField(_("name"), max_length=64, unique=True)
+    scopes_json = models.TextField(_("scopes"), help_text=_("JSON list of names."))
+
+    objects = SealedQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("group of devices")
+        verbose_name_plural = _("groups of devices")
+        ordering: ClassVar[list[str]] = ["name"]
+        base_manager_name = "objects"
+
+    save = asave = delete = adelete = _refuse
+
+    def __str__(self) -> str:
+        return f"{clean_line(self.name)}"
+
+    @property
+    def scopes(self) -> list[str]:
+        """The scopes that each member has."""
+        return _names(self.scopes_json)
+
+
 class AllowListSeal(models.Model):
-    """The one row that seals all devices (design.md, decision 3)."""
+    """The one row that seals all devices and groups (design.md, decision 3)."""
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     revision = models.BigIntegerField()
@@ -139,6 +214,8 @@ class AllowListSeal(models.Model):
     #: The random name of this list, and those of the lists that it continues, the latest first. Empty in a list of version 0.1.
     epoch = models.CharField(max_length=32, default="", db_default="")
     continues = models.CharField(max_length=255, default="", db_default="")
+    #: Digest of all groups. Empty if there is none, as in a list of version 0.1.
+    groups = models.CharField(max_length=64, default="", db_default="")
     #: Incremented by database triggers when a device row changes, and set to 0 by each sealed change. A hint, not sealed.
     touched = models.BigIntegerField(default=0, db_default=0)
 

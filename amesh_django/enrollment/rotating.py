@@ -10,12 +10,13 @@ import datetime as dt
 import logging
 from typing import Any
 
-from amesh_django.allow_list import ROTATED
 from amesh_django.conf import amesh_settings
 from amesh_django.models import AllowListChange, Device
 from amesh_django.server import server_device
+from amesh_django.states import ROTATED
 from amesh_django.trust import current_list
 from amesh_django.trust.change import Change
+from amesh_django.trust.sealing import is_revoked, row_values
 from amesh_django.trust.sealing import now as moment
 from authmesh.protocol.enrollment_errors import KeyDenied, ServerBusy
 from authmesh.protocol.errors import (
@@ -70,7 +71,7 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
     old, new = device_id(public_key), device_id(request.new_public_key)
     rows = {row.device_id: row for row in pending.select(device_id__in=[old, new])}
     before, known, moment_now = rows.get(old), rows.get(new), moment()
-    if before is None or (before.revoked_at is not None and before.revoked_at <= moment_now):
+    if before is None or is_revoked(row_values(before)):
         raise Unauthorized(reason="device_revoked", device_id=old)  # between the verification and the lock
     if before.revoked_at is not None:  # in its overlap
         if before.revoked_by != new or known is None:

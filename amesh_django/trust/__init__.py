@@ -12,6 +12,7 @@ the keys. Each file adds one layer to it, and imports only from files below:
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()
     rollback    GuardedRows         check_age(), remember(), memory(): the high-water mark of one database
+    groups      Groups              the groups, their digest, and the scopes of a device
     sealing     SealedRows          read_seal(), rows(), under(), hash_row(), make_seal(), the journal
     keys        seal_keys()         the keys of seal, rows, journal and marks
     owner       open_device()       the device whose secret they are derived from
@@ -21,8 +22,8 @@ the keys. Each file adds one layer to it, and imports only from files below:
 
 Theory of operation
 
-1.  What is stored. The database holds the device rows, one seal row (revision, epoch, digest of all rows, counts, HMAC) and a journal,
-    each line with its own MAC. The device directory holds the high-water mark of each database: the newest list that this host has
+1.  What is stored. The database holds the device rows, the groups, one seal row (revision, epoch, digest of all rows, counts, digest of
+    all groups, HMAC) and a journal, each line with its own MAC. The device directory holds the high-water mark of each database: the newest list that this host has
     seen. The process holds a snapshot in memory: rows that matched their seal.
 
     The epoch is the random name of a list. It is made with the first seal and kept by every change, so a list that the same key sealed
@@ -39,8 +40,8 @@ Theory of operation
 
     a.  Empty: there is no snapshot. This is so at the start, after ``reset()``, and after the check of marks in (2) failed. The next
         call compares the seal with the mark, reads and hashes all rows, stores the mark, and keeps the snapshot.
-    b.  Verified: there is a snapshot. A newer seal is compared with the mark; then the rows of later revisions are read and applied,
-        if the triggers have counted no change from outside Django and the result matches the new seal. Otherwise all rows are
+    b.  Verified: there is a snapshot. A newer seal is compared with the mark; then the rows of later revisions, and all groups if
+        their digest is another one, are read and applied, if the triggers have counted no change from outside Django and the result matches the new seal. Otherwise all rows are
         verified again.
     c.  Broken: the list was rejected. The same seal row is not examined again for at least a second, and for ten times as long as the
         check took; the error is raised at once. Any other seal row is examined, so a change that is undone by hand is accepted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import logging
 import secrets
 import time
@@ -14,14 +15,15 @@ from django.db import IntegrityError, OperationalError, connections, transaction
 from django.db.models import QuerySet
 from django.utils.translation import gettext as _
 
-from amesh_django.models import AllowListChange, AllowListSeal, Device
+from amesh_django.models import AllowListChange, AllowListSeal, Device, DeviceGroup
 from amesh_django.spelling import manage_py
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .database import is_conflict, read_for_itself
-from .sealing import BATCH_SIZE, Epoch, SealRow, is_active_controller, journal_row, now, row_values
+from .groups import groups_digest
+from .sealing import BATCH_SIZE, Epoch, SealRow, is_counted_controller, journal_row, now, row_values
 from .snapshot import VerifiedList
 from .verified import UNREADABLE, Basis, failure, hash_of
 
@@ -132,7 +134,7 @@ class ChangeableList(VerifiedList):
             ConcurrentChange: another process did so just now.
         """
         seal = self.make_seal(
-            Epoch.new(), revision=0, total=0, count=0, controllers=0, r=secrets.token_bytes(MASK_BYTES)
+            Epoch.new(), revision=0, total=0, count=0, controllers=0, groups="", r=secrets.token_bytes(MASK_BYTES)
         )
         try:
             with transaction.atomic(using=self.using):
@@ -153,11 +155,11 @@ class ChangeableList(VerifiedList):
 
 
 class Change:
-    """An open change. Rows are changed through this object only, so that digest, counts and journal are kept up to date.
+    """An open change. Rows and groups are changed through this object only, so that digests, counts and journal are kept up to date.
 
     Attributes:
         revision: revision of the list after this change.
-        controllers: number of active controllers now, under the seal.
+        controllers: number of controllers that count towards the limit, as the seal will have it.
         changed: True if there is anything to write.
     """
 
@@ -173,6 +175,7 @@ class Change:
         self._total = self._keyed.sealed_total(before)
         self.revision = before.revision + 1
         self.controllers = before.controllers
+        self._groups = before.groups
         self.changed = False
 
     def find(self, **conditions: Any) -> Device | None:
@@ -233,7 +236,7 @@ class Change:
         self._written[device.pk] = row_hash if sign > 0 else None
         self._total += sign * row_hash
         self._count += sign
-        self.controllers += sign * is_active_controller(values)
+        self.controllers += sign * is_counted_controller(values)
         self.changed = True
 
     def _record(self, device: Device, action: str) -> None:
@@ -284,6 +287,39 @@ class Change:
         self._account(device, -1)
         self._rows().filter(pk=device.pk).delete()
 
+    def groups(self) -> dict[str, DeviceGroup]:
+        """Return all groups by name, compared with the digest under the seal.
+
+        Raises:
+            AllowListIntegrityFailure: a group was changed outside Django.
+        """
+        found = list(self._group_rows())
+        if groups_digest((group.name, group.scopes_json) for group in found) != self._groups:
+            raise self._tampered()
+        return {group.name: group for group in found}
+
+    def put_group(self, name: str, scopes: Iterable[str]) -> None:
+        """Make a group, or replace the scopes of one."""
+        text = json.dumps(sorted(set(scopes)))
+        if name in self.groups():
+            self._group_rows().filter(name=name).update(scopes_json=text)
+        else:
+            self._group_rows().bulk_create([DeviceGroup(name=name, scopes_json=text)])
+        self._groups_changed()
+
+    def delete_group(self, name: str) -> None:
+        """Remove a group. Its members must be changed first: a device that names a group gets its scopes if it is made again."""
+        self.groups()
+        self._group_rows().filter(name=name).delete()
+        self._groups_changed()
+
+    def _groups_changed(self) -> None:
+        self._groups = groups_digest(self._keyed.groups())
+        self.changed = True
+
+    def _group_rows(self) -> QuerySet[DeviceGroup]:
+        return QuerySet(DeviceGroup, using=self._sealed.using)
+
     def write(self) -> None:
         """Write the journal and the new seal.
 
@@ -297,6 +333,7 @@ class Change:
             total=self._total % MODULUS,
             count=self._count,
             controllers=self.controllers,
+            groups=self._groups,
             r=secrets.token_bytes(MASK_BYTES),
         )
         self._sealed.replace_seal(self._before, after)

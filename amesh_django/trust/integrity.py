@@ -20,8 +20,9 @@ from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, 
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
+from .groups import Groups, groups_digest
 from .rekeying import RekeyableList
-from .sealing import COLUMNS, Epoch, SealRow, is_active_controller, journal_row, now, row_texts
+from .sealing import COLUMNS, Epoch, SealRow, is_counted_controller, is_revoked, journal_row, now, row_texts
 from .verified import UNREADABLE
 
 Row = tuple[Any, ...]
@@ -37,7 +38,7 @@ class IntegrityReport:
         problems: sentences for people, one for each difference; empty if *ok*.
         reason: as in the log (``rows_mismatch``, …); empty if *ok*.
         is_old: True if the list is an older one that was restored, or is not known to be the newest.
-        trusted: the devices that the list trusts and that resealing would trust, in words, with what comes with each.
+        trusted: the devices that the list trusts and that resealing would trust, and the groups, in words, with what comes with each.
         digest: stands for exactly these rows; empty if they cannot be read. ``reseal`` compares it.
     """
 
@@ -94,11 +95,12 @@ class SealedList(RekeyableList):
             if seal is None and rows:  # there was nothing to lock: the first devices may have come since
                 seal = self._lock_seal()
                 rows = list(self.rows())
+            groups = self.groups()
         except UNREADABLE as error:
             return IntegrityReport(False, 0, [str(_unreadable(error))], "rows_mismatch")
         reason, problems = "", []
         try:
-            if seal is not None or rows:
+            if seal is not None or rows or groups:
                 self.verify_rows(seal)
         except AllowListIntegrityFailure as error:
             reason, problems = error.reason, list(self._differences(seal, rows, error.reason))
@@ -112,8 +114,8 @@ class SealedList(RekeyableList):
             problems=problems,
             reason=reason,
             is_old=age is not None,
-            trusted=_trusted(rows),
-            digest=_digest(rows),
+            trusted=[*_trusted(rows), *_groups(groups)],
+            digest=_digest(rows, groups),
         )
 
     def _age(self, seal: SealRow | None) -> AllowListIntegrityFailure | None:
@@ -150,13 +152,16 @@ class SealedList(RekeyableList):
                 yield _("%(device)s: added outside Django (role %(role)s, name %(name)s).") % _shown(found)
                 continue
             for column in COLUMNS:
-                if found[column] != expected.get(column):
+                if found.get(column, "") != expected.get(column, ""):
                     yield _("%(device)s: %(column)s is %(found)r, but was sealed as %(sealed)r.") % {
                         "device": found["device_id"],
                         "column": column,
-                        "found": found[column],
-                        "sealed": expected.get(column),
+                        "found": found.get(column, ""),
+                        "sealed": expected.get(column, ""),
                     }
+        if seal is not None and reason == "rows_mismatch" and groups_digest(self.groups()) != seal.groups:
+            is_named = True
+            yield _("The groups of devices are not those that were sealed. Check the scopes of each group.")
         if not is_named and not sealed:
             yield _(
                 "No difference can be named: each row is as its newest line in the journal has it. Lines of the journal may have been "
@@ -187,7 +192,9 @@ class SealedList(RekeyableList):
             rows = list(self.rows())
         except UNREADABLE as error:
             raise _unreadable(error) from None
-        if digest is not None and not hmac.compare_digest(digest.encode(), _digest(rows).encode()):
+        groups = self.groups()
+        _check_groups(groups)
+        if digest is not None and not hmac.compare_digest(digest.encode(), _digest(rows, groups).encode()):
             raise AllowListError(
                 _("The devices were changed after they were shown. Nothing was sealed."),
                 hint=(_("To look at them as they are now, run "), Run("integrity"), "."),
@@ -198,7 +205,7 @@ class SealedList(RekeyableList):
             _check_row(values)
             total += keyed.hash_row(values)
             count += 1
-            controllers += is_active_controller(values)
+            controllers += is_counted_controller(values)
             row = journal_row(values)
             if json.loads(row) != sealed.pop(values[1], None):
                 changes.append((values[1], AllowListChange.Action.RESEALED, row))
@@ -217,6 +224,7 @@ class SealedList(RekeyableList):
             total=total % MODULUS,
             count=count,
             controllers=controllers,
+            groups=groups_digest(groups),
             r=secrets.token_bytes(MASK_BYTES),
         )
         self.replace_seal(before, after)
@@ -250,15 +258,15 @@ def _shown(row: dict[str, str]) -> dict[str, str]:
     return {"device": row["device_id"], "role": repr(row["role"]), "name": repr(row["friendly_name"])}
 
 
-def _digest(rows: list[Row]) -> str:
-    """Return a SHA-256, in hex, over all columns of all rows, in whatever order they were read."""
+def _digest(rows: list[Row], groups: list[tuple[str, str]]) -> str:
+    """Return a SHA-256, in hex, over all columns of all rows and over the groups, in whatever order they were read."""
     each = sorted(hashlib.sha256(encode_row(*row_texts(values))).digest() for values in rows)
-    return hashlib.sha256(b"".join(each)).hexdigest()
+    return hashlib.sha256(b"".join([groups_digest(groups).encode(), *each])).hexdigest()
 
 
 def _trusted(rows: list[Row]) -> list[str]:
-    found = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
-    trusted = [row for row in found if row["revoked_at"] is None]
+    found = [dict(zip(COLUMNS, values, strict=True)) for values in rows if not is_revoked(values)]
+    trusted = [row for row in found if row["denied_at"] is None]
     trusted.sort(key=lambda row: str(row["device_id"]))
     return [_trusted_as(row) for row in trusted]
 
@@ -273,7 +281,35 @@ def _trusted_as(row: dict[str, Any]) -> str:
         text += _(", mapped to the user with the ID %(user)s") % {"user": row["user_id"]}
     if row["permissions_json"] != "{}":
         text += _(", with the permissions %(permissions)s") % {"permissions": row["permissions_json"]}
+    if row["groups_json"]:
+        text += _(", in the groups %(groups)s") % {"groups": row["groups_json"]}
+    if row["suspended_at"] is not None:
+        text += _(", suspended")
+    if row["expires_at"] is not None:
+        text += _(", until %(moment)s") % {"moment": row["expires_at"]}
+    if row["pending_since"] is not None:
+        text += _(", waiting for approval")
+    if row["revoked_at"] is not None:  # a key that was replaced
+        text += _(", until %(moment)s") % {"moment": row["revoked_at"]}
     return text
+
+
+def _groups(groups: list[tuple[str, str]]) -> list[str]:
+    return [
+        _("The group %(group)s, with the scopes %(scopes)s") % {"group": name, "scopes": scopes}
+        for name, scopes in sorted(groups)
+    ]
+
+
+def _check_groups(groups: list[tuple[str, str]]) -> None:
+    """Raise AllowListError if a row is not a group."""
+    try:
+        Groups(groups)
+    except UNREADABLE:
+        raise AllowListError(
+            _("The scopes of a group of devices are not a JSON list, so it cannot be sealed; nothing was changed."),
+            hint=_("Delete the row with SQL, then reseal."),
+        ) from None
 
 
 def _check_row(values: Row) -> None:

@@ -52,6 +52,7 @@ class RekeyableList(RevocableList):
             total=total,
             count=before.count,
             controllers=before.controllers,
+            groups=before.groups,
             r=secrets.token_bytes(MASK_BYTES),
         )
         self.replace_seal(before, after)

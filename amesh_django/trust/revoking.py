@@ -18,7 +18,7 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .change import ChangeableList
 from .marks import is_older, is_other
-from .sealing import COLUMNS, SealRow, actor, is_active_controller, journal_row, now, row_values, storable
+from .sealing import COLUMNS, SealRow, actor, is_counted_controller, journal_row, now, row_values, storable
 from .verified import Snapshot
 
 logger = logging.getLogger("amesh_django.allow_list")
@@ -109,7 +109,7 @@ class RevocableList(ChangeableList):
             self._restore(device, rows, revoked)
             values = row_values(device)
             total = keyed.hash_row(values) - keyed.hash_row(old)
-            controllers = -int(is_active_controller(old))
+            controllers = -int(is_counted_controller(old))
             row = journal_row(values)
             action = AllowListChange.Action.REVOKED
             self.write_journal(
@@ -171,6 +171,7 @@ class RevocableList(ChangeableList):
             total=(keyed.sealed_total(before) + total) % MODULUS,
             count=before.count,
             controllers=before.controllers + controllers,
+            groups=before.groups,
             r=secrets.token_bytes(MASK_BYTES),
         )
         is_good = not is_old
@@ -191,7 +192,8 @@ def _device(texts: Mapping[str, str]) -> Device:
     device = Device()
     for name in COLUMNS:
         field: Any = Device._meta.get_field(name.removesuffix("_id") if name == "user_id" else name)
+        is_null = field.null
         field = getattr(field, "target_field", field)
-        text = texts[name]
-        setattr(device, name, None if not text and name in ("user_id", "revoked_at") else field.to_python(text))
+        text = texts.get(name, "")  # columns of later versions are left out if they are empty
+        setattr(device, name, None if not text and is_null else field.to_python(text))
     return device

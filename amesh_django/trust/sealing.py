@@ -1,4 +1,4 @@
-"""Sealing: the columns of a device row, the seal row, the journal, and how each is hashed (design.md, decision 3)."""
+"""Sealing: the columns of a device row, the groups, the seal row, the journal, and how each is hashed (design.md, decision 3)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import hmac
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -15,15 +16,16 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
-from amesh_django.models import AllowListChange, AllowListSeal, Device
+from amesh_django.models import AllowListChange, AllowListSeal, Device, DeviceGroup
+from amesh_django.states import revoked_from
 from authmesh.device import LocalDevice
 from authmesh.protocol.multiset import MODULUS, encode_row, mask, row_hash
 
 from .keys import SealKeys, all_seal_keys
 from .marks import Mark
 
-#: Sealed columns, in the order in which they are hashed. Appending one is a new format: it changes every digest.
-COLUMNS = (
+#: Sealed columns of version 0.1, in the order in which they are hashed.
+_FIRST_COLUMNS = (
     "id",
     "device_id",
     "public_key",
@@ -38,6 +40,31 @@ COLUMNS = (
     "revoke_reason",
     "revision",
 )
+#: All sealed columns. A row in which those after the first are empty is hashed without them, as in version 0.1. To append a column,
+#: give the encoding of the other rows a new label.
+COLUMNS = (
+    *_FIRST_COLUMNS,
+    "pending_since",
+    "denied_at",
+    "denied_by",
+    "deny_reason",
+    "suspended_at",
+    "suspended_until",
+    "suspended_by",
+    "suspend_reason",
+    "expires_at",
+    "groups_json",
+)
+_ROW_LABEL = "amesh-device-row-v2"
+_FIRST = len(_FIRST_COLUMNS)
+_DENIED_AT = COLUMNS.index("denied_at")
+#: Members of the seal row that its HMAC binds after those of version 0.1, by the label of the form that has them. The first form is
+#: used in which all members that are set are.
+_SEAL_FORMS = {
+    "amesh-database-seal-v1": (),
+    "amesh-database-seal-v2": ("epoch", "continues"),
+    "amesh-database-seal-v3": ("epoch", "continues", "groups"),
+}
 #: Rows that one statement inserts.
 BATCH_SIZE = 1000
 #: Rows that are read from the database at a time.
@@ -60,12 +87,13 @@ class SealRow(NamedTuple):
     hmac: str
     epoch: str
     continues: str
+    groups: str
     touched: int
 
     @property
     def is_well_formed(self) -> bool:
         """False if a column holds a value of another type, which SQLite stores without an error."""
-        texts = ("digest", "mask", "hmac", "epoch", "continues")
+        texts = ("digest", "mask", "hmac", "epoch", "continues", "groups")
         return all(isinstance(value, str if name in texts else int) for name, value in self._asdict().items())
 
     @property
@@ -181,6 +209,10 @@ class SealedRows:
         rows = Device.objects.using(self.using).filter(**conditions).order_by().values_list(*COLUMNS)
         return rows.iterator(chunk_size=_CHUNK_SIZE)
 
+    def groups(self) -> list[tuple[str, str]]:
+        """Return name and scopes (a JSON text) of each group."""
+        return list(DeviceGroup.objects.using(self.using).order_by().values_list("name", "scopes_json"))
+
     def journal(self, **conditions: Any) -> Iterator[AllowListChange]:
         """Yield all lines of the journal, or those that meet *conditions*, the oldest first.
 
@@ -196,9 +228,13 @@ class SealedRows:
 
         A null and an empty text hash alike. No column allows both.
         """
-        return row_hash(self.keys.hash, encode_row(*row_texts(values)))
+        if any(values[_FIRST:]):
+            return row_hash(self.keys.hash, encode_row(_ROW_LABEL, *row_texts(values)))
+        return row_hash(self.keys.hash, encode_row(*row_texts(values[:_FIRST])))
 
-    def make_seal(self, epoch: Epoch, *, revision: int, total: int, count: int, controllers: int, r: bytes) -> SealRow:
+    def make_seal(
+        self, epoch: Epoch, *, revision: int, total: int, count: int, controllers: int, groups: str, r: bytes
+    ) -> SealRow:
         """Return a new seal row.
 
         Args:
@@ -206,11 +242,12 @@ class SealedRows:
             revision: revision of the list after the change.
             total: sum of :meth:`hash_row` over all rows.
             count: number of all rows.
-            controllers: number of rows that are :func:`is_active_controller`.
+            controllers: number of rows that :func:`is_counted_controller`.
+            groups: :attr:`~amesh_django.trust.groups.Groups.digest` of all groups.
             r: 32 fresh random bytes.
         """
         digest = (total + mask(self.keys.hash, r)) % MODULUS
-        row = SealRow(revision, f"{digest:064x}", count, controllers, r.hex(), "", *epoch, 0)
+        row = SealRow(revision, f"{digest:064x}", count, controllers, r.hex(), "", *epoch, groups, 0)
         return row._replace(hmac=self._seal_hmac(row))
 
     def is_genuine(self, row: SealRow) -> bool:
@@ -230,17 +267,17 @@ class SealedRows:
         return (int(row.digest, 16) - mask(self.keys.hash, bytes.fromhex(row.mask))) % MODULUS
 
     def _seal_hmac(self, row: SealRow) -> str:
-        """Return the HMAC-SHA256, in hex, that binds revision, digest, counts, mask, owner, and epoch. Version 0.1 had no epoch."""
-        names = (row.epoch, row.continues)
+        """Return the HMAC-SHA256, in hex, that binds the seal row and the owner of the list."""
+        label, members = _seal_form(row)
         message = encode_row(
-            "amesh-database-seal-v2" if any(names) else "amesh-database-seal-v1",
+            label,
             self.keys.owner,
             str(row.revision),
             row.digest,
             str(row.count),
             str(row.controllers),
             row.mask,
-            *(names if any(names) else ()),
+            *[getattr(row, name) for name in members],
         )
         return hmac.digest(self.keys.seal, message, "sha256").hex()
 
@@ -272,6 +309,13 @@ class SealedRows:
         """Return the HMAC-SHA256, in hex, over every column but the primary key, including who and when."""
         columns = row_texts((line.revision, line.device_id, line.action, line.at, line.by, line.row))
         return hmac.digest(self.keys.journal, encode_row(*columns), "sha256").hex()
+
+
+def _seal_form(row: SealRow) -> tuple[str, tuple[str, ...]]:
+    """Return the label of the HMAC of a seal row, and the members that it binds after those of version 0.1."""
+    (*_others, newest) = _SEAL_FORMS.values()
+    used = {name for name in newest if getattr(row, name)}
+    return next((label, members) for label, members in _SEAL_FORMS.items() if used <= set(members))
 
 
 @functools.cache
@@ -312,13 +356,24 @@ def row_values(device: Device) -> tuple[Any, ...]:
 
 
 def journal_row(values: Sequence[Any]) -> str:
-    """Return a row as the journal stores it: a JSON object, column → text."""
-    return json.dumps(dict(zip(COLUMNS, row_texts(values), strict=True)), ensure_ascii=True)
+    """Return a row as the journal stores it: a JSON object, column → text. Columns of later versions are left out if empty."""
+    texts = zip(COLUMNS, row_texts(values), strict=True)
+    return json.dumps({name: text for name, text in texts if text or name in _FIRST_COLUMNS}, ensure_ascii=True)
 
 
-def is_active_controller(values: Sequence[Any]) -> bool:
-    """Return True if the row counts towards ``maxControllers``."""
-    return values[4] == "controller" and values[9] is None
+def is_counted_controller(values: Sequence[Any]) -> bool:
+    """Return True if the row counts towards ``maxControllers``.
+
+    Devices that wait for approval, are suspended, or have expired are counted: an act of one person, or a clock, must not let the list
+    have more controllers than it may have. So the number under the seal does not depend on the clock.
+    """
+    return values[4] == "controller" and values[9] is None and values[_DENIED_AT] is None
+
+
+def is_revoked(values: Sequence[Any]) -> bool:
+    """Return True if a row is revoked now."""
+    since = revoked_from(*values[9:12])
+    return since is not None and since <= time.time()
 
 
 def storable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Database triggers that count changes of device rows in the seal row, so that a change outside Django is detected at once.
+"""Database triggers that count changes of devices and groups in the seal row, so that a change outside Django is detected at once.
 
 They are a hint, not the protection. Anyone who can disable them still cannot make a list that matches its seal; a process that has
 verified the list keeps using what it verified. The triggers are created after every ``migrate``, because SQLite drops them when a
@@ -12,51 +12,57 @@ import logging
 from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from amesh_django.models import AllowListSeal, Device
+from amesh_django.models import AllowListSeal, Device, DeviceGroup
 
 logger = logging.getLogger("amesh_django.allow_list")
 
 _EVENTS = ("insert", "update", "delete")
 
 
-def _name(event: str) -> str:
-    return f"amesh_django_touched_{event}"
+#: The tables that are watched, each with the prefix of the names of its triggers.
+_TABLES = {
+    "amesh_django_touched": Device._meta.db_table,
+    "amesh_django_touched_group": DeviceGroup._meta.db_table,
+}
 
 
 def _statements(connection: BaseDatabaseWrapper) -> list[str]:
     quote = connection.ops.quote_name
-    devices, seal = quote(Device._meta.db_table), quote(AllowListSeal._meta.db_table)
+    seal, function = quote(AllowListSeal._meta.db_table), quote("amesh_django_touch")
     touch = f"UPDATE {seal} SET touched = touched + 1 WHERE id = 1"  # noqa: S608 -- names of our own tables
-    if connection.vendor == "sqlite":
-        return [
-            f"CREATE TRIGGER IF NOT EXISTS {_name(event)} AFTER {event.upper()} ON {devices} BEGIN {touch}; END"
-            for event in _EVENTS
-        ]
-    if connection.vendor == "mysql":
-        created = [
-            f"CREATE TRIGGER {_name(event)} AFTER {event.upper()} ON {devices} FOR EACH ROW {touch}"
-            for event in _EVENTS
-        ]
-        return [*(f"DROP TRIGGER IF EXISTS {_name(event)}" for event in _EVENTS), *created]
+    found: list[str] = []
     if connection.vendor == "postgresql":
-        function = quote("amesh_django_touch")
-        return [
-            f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {touch}; RETURN NULL; END $$",
-            *(f"DROP TRIGGER IF EXISTS {_name(event)} ON {devices}" for event in (*_EVENTS, "truncate")),
-            *(
-                f"CREATE TRIGGER {_name(event)} AFTER {event.upper()} ON {devices} FOR EACH STATEMENT "
-                f"EXECUTE FUNCTION {function}()"
-                for event in (*_EVENTS, "truncate")
-            ),
-        ]
-    return []
+        found.append(
+            f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {touch}; RETURN NULL; END $$"
+        )
+    for prefix, name in _TABLES.items():
+        table = quote(name)
+        if connection.vendor == "sqlite":
+            found += [
+                f"CREATE TRIGGER IF NOT EXISTS {prefix}_{event} AFTER {event.upper()} ON {table} BEGIN {touch}; END"
+                for event in _EVENTS
+            ]
+        if connection.vendor == "mysql":
+            found += [f"DROP TRIGGER IF EXISTS {prefix}_{event}" for event in _EVENTS]
+            found += [
+                f"CREATE TRIGGER {prefix}_{event} AFTER {event.upper()} ON {table} FOR EACH ROW {touch}"
+                for event in _EVENTS
+            ]
+        if connection.vendor == "postgresql":
+            for event in (*_EVENTS, "truncate"):
+                found.append(f"DROP TRIGGER IF EXISTS {prefix}_{event} ON {table}")
+                found.append(
+                    f"CREATE TRIGGER {prefix}_{event} AFTER {event.upper()} ON {table} FOR EACH STATEMENT "
+                    f"EXECUTE FUNCTION {function}()"
+                )
+    return found
 
 
 def install(using: str) -> bool:
     """Create the triggers. Return False, with a line in the log, if the database user may not (see ``amesh.W005``)."""
     connection = connections[using]
     statements = _statements(connection)
-    if not statements or not {Device._meta.db_table, AllowListSeal._meta.db_table} <= set(
+    if not statements or not {*_TABLES.values(), AllowListSeal._meta.db_table} <= set(
         connection.introspection.table_names()
     ):
         return False
@@ -94,5 +100,5 @@ def installed(using: str) -> bool:
         return False
     with connection.cursor() as cursor:
         cursor.execute(query, [])
-        expected = len(_EVENTS) + (connection.vendor == "postgresql")  # and TRUNCATE
-        return bool(cursor.fetchone()[0] >= expected)
+        events = len(_EVENTS) + (connection.vendor == "postgresql")  # and TRUNCATE
+        return bool(cursor.fetchone()[0] >= events * len(_TABLES))

@@ -14,23 +14,45 @@ from typing import Any, NamedTuple
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from amesh_django.models import Device
+from amesh_django.models import Device, DeviceGroup
+from amesh_django.states import REVOKED, UNRESTRICTED, Standing, State, standing, state_of
 from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
 
+from .groups import Groups
 from .marks import is_older, is_other, other_list, reseal_hint
-from .sealing import SealedRows, SealRow, is_active_controller, row_values
+from .sealing import COLUMNS, SealedRows, SealRow, is_counted_controller, row_values
 
 #: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
 UNREADABLE = (AttributeError, TypeError, ValueError)
+
+
+_GROUPS = COLUMNS.index("groups_json")
+_REVOKED, _PENDING = COLUMNS.index("revoked_at"), COLUMNS.index("pending_since")
+_STANDING = {
+    name: COLUMNS.index(name)
+    for name in (
+        "revoked_at",
+        "revoked_by",
+        "revoke_reason",
+        "denied_at",
+        "suspended_at",
+        "suspended_until",
+        "expires_at",
+        "pending_since",
+    )
+}
 
 
 class KnownDevice(NamedTuple):
     """A device in a snapshot.
 
     Attributes:
-        revoked_from: Unix seconds from which the device is revoked, or None. It may be a time to come: that of a replaced key.
+        standing: the columns that its state follows from.
+        groups_json: names of its groups as a JSON list; empty for none.
+        scopes: its own scopes and those of its groups.
+        counted_controller: True if it counts towards ``maxControllers``.
     """
 
     pk: int
@@ -38,15 +60,25 @@ class KnownDevice(NamedTuple):
     friendly_name: str
     role: str
     permissions_json: str
-    revoked_from: float | None
+    standing: Standing
+    groups_json: str
+    scopes: frozenset[str]
     user_id: Any
-    active_controller: bool
+    counted_controller: bool
     row_hash: int
+
+    def state(self, now: float) -> State:
+        """Return the state of the device. Only ``active`` is accepted.
+
+        Args:
+            now: Unix seconds.
+        """
+        return state_of(self.standing, now)
 
     @property
     def revoked(self) -> bool:
         """True if the device is revoked now."""
-        return self.revoked_from is not None and self.revoked_from <= time.time()
+        return self.state(time.time()) == REVOKED
 
     @property
     def permissions(self) -> Mapping[str, Any]:
@@ -60,6 +92,18 @@ def _permissions(text: str) -> Mapping[str, Any]:
     return MappingProxyType(found if isinstance(found, dict) else {})
 
 
+class Newer(NamedTuple):
+    """The changes that lead from a snapshot to a newer seal.
+
+    Attributes:
+        devices: the newer rows, each with its public key.
+        groups: all groups; those of the snapshot if they are the same.
+    """
+
+    devices: Sequence[tuple[bytes, KnownDevice]]
+    groups: Groups
+
+
 @dataclass(slots=True)
 class Snapshot:
     """A list that matched its seal.
@@ -69,12 +113,14 @@ class Snapshot:
         total: sum of all row hashes, without a mask.
         by_key: public key (33 bytes) → device, including revoked ones.
         key_of: primary key → public key.
+        groups: the groups.
     """
 
     row: SealRow | None
     total: int = 0
     by_key: dict[bytes, KnownDevice] = field(default_factory=dict)
     key_of: dict[int, bytes] = field(default_factory=dict)
+    groups: Groups = field(default_factory=Groups)
 
     @property
     def revision(self) -> int:
@@ -89,7 +135,7 @@ class Snapshot:
             AllowListIntegrityFailure: the rows do not match *row*.
         """
         if row is None:
-            if Device.objects.using(sealed.using).exists():
+            if Device.objects.using(sealed.using).exists() or DeviceGroup.objects.using(sealed.using).exists():
                 raise failure("seal_missing")
             return cls(None)
         if not sealed.is_genuine(row):
@@ -98,12 +144,13 @@ class Snapshot:
         snapshot = cls(row)
         controllers = 0
         try:
+            snapshot.groups = read_groups(sealed, row)
             for values in sealed.rows():
-                public_key, known = _known(sealed, values)
+                public_key, known = _known(sealed, values, snapshot.groups)
                 snapshot.by_key[public_key] = known
                 snapshot.key_of[known.pk] = public_key
                 snapshot.total += known.row_hash
-                controllers += known.active_controller
+                controllers += known.counted_controller
         except UNREADABLE:
             raise failure("rows_mismatch") from None
         snapshot.total %= MODULUS
@@ -121,8 +168,8 @@ class Snapshot:
         known = self.known(device.pk)
         return known is not None and known.row_hash == hash_of(sealed.under(self.row), device)
 
-    def newer(self, sealed: SealedRows, row: SealRow) -> list[tuple[bytes, KnownDevice]] | None:
-        """Return the rows that are newer than this snapshot, each with its public key.
+    def newer(self, sealed: SealedRows, row: SealRow) -> Newer | None:
+        """Return the groups, and the rows that are newer than this snapshot.
 
         Args:
             row: a genuine, newer seal row.
@@ -134,22 +181,23 @@ class Snapshot:
         total, count, controllers = self.total, len(self.by_key), self.row.controllers if self.row else 0
         changes = []
         try:
+            groups = self.groups if row.groups == self.groups.digest else read_groups(sealed, row)
             for values in sealed.rows(revision__gt=self.revision):
-                public_key, known = _known(sealed, values)
+                public_key, known = _known(sealed, values, groups)
                 old = self.known(known.pk)
                 if old is None:
                     count += 1
                 else:
                     total -= old.row_hash
-                    controllers -= old.active_controller
+                    controllers -= old.counted_controller
                 total += known.row_hash
-                controllers += known.active_controller
+                controllers += known.counted_controller
                 changes.append((public_key, known))
-        except UNREADABLE:
+        except (AllowListIntegrityFailure, *UNREADABLE):
             return None
         if (total % MODULUS, count, controllers) != (sealed.sealed_total(row), row.count, row.controllers):
             return None
-        return changes
+        return Newer(changes, groups)
 
     def catch_up(self, sealed: SealedRows, row: SealRow) -> bool:
         """Apply the rows that are newer than this snapshot.
@@ -160,11 +208,17 @@ class Snapshot:
         Returns:
             False if the rows do not lead to *row*. The snapshot is then unchanged.
         """
-        changes = self.newer(sealed, row)
-        if changes is None:
+        newer = self.newer(sealed, row)
+        if newer is None:
             return False
         # One step for each device: a reader in another thread sees the old or the new one.
-        for public_key, known in changes:
+        if newer.groups is not self.groups:
+            self.groups = newer.groups
+            for public_key, known in self.by_key.items():
+                if known.groups_json:
+                    scopes = newer.groups.scopes_of(known.permissions_json, known.groups_json)
+                    self.by_key[public_key] = known._replace(scopes=scopes)
+        for public_key, known in newer.devices:
             old_key = self.key_of.get(known.pk)
             self.by_key[public_key] = known
             self.key_of[known.pk] = public_key
@@ -183,10 +237,11 @@ class Basis:
         newer: as :meth:`Snapshot.newer` returns it.
     """
 
-    def __init__(self, snapshot: Snapshot, newer: Sequence[tuple[bytes, KnownDevice]] = ()) -> None:
+    def __init__(self, snapshot: Snapshot, newer: Newer | None = None) -> None:
+        devices = newer.devices if newer is not None else ()
         self._snapshot = snapshot
-        self._newer = {known.pk: known for _key, known in newer}
-        self._newer_keys = {public_key for public_key, _known in newer}
+        self._newer = {known.pk: known for _key, known in devices}
+        self._newer_keys = {public_key for public_key, _known in devices}
 
     def row_hash(self, pk: int) -> int | None:
         """Return the hash of the row with this primary key, or None if there is none."""
@@ -211,20 +266,42 @@ def hash_of(sealed: SealedRows, device: Device) -> int | None:
         return None
 
 
-def _known(sealed: SealedRows, values: Sequence[Any]) -> tuple[bytes, KnownDevice]:
+def read_groups(sealed: SealedRows, row: SealRow) -> Groups:
+    """Return all groups.
+
+    Raises:
+        AllowListIntegrityFailure: they are not those that *row* binds.
+        ValueError: the scopes of a group are not JSON.
+    """
+    groups = Groups(sealed.groups())
+    if groups.digest != row.groups:
+        raise failure("rows_mismatch")
+    return groups
+
+
+def _known(sealed: SealedRows, values: Sequence[Any], groups: Groups) -> tuple[bytes, KnownDevice]:
     public_key = decode_public_key(values[2])
+    permissions_json, groups_json = sys.intern(str(values[5])), sys.intern(str(values[_GROUPS]))
     known = KnownDevice(
         pk=values[0],
         device_id=values[1],
         friendly_name=values[3],
         role=sys.intern(str(values[4])),  # all devices share a few texts
-        permissions_json=sys.intern(str(values[5])),
-        revoked_from=values[9].timestamp() if values[9] is not None else None,
+        permissions_json=permissions_json,
+        standing=_standing(values),
+        groups_json=groups_json,
+        scopes=groups.scopes_of(permissions_json, groups_json),
         user_id=values[8],
-        active_controller=is_active_controller(values),
+        counted_controller=is_counted_controller(values),
         row_hash=sealed.hash_row(values),
     )
     return public_key, known
+
+
+def _standing(values: Sequence[Any]) -> Standing:
+    if values[_REVOKED] is None and not any(values[_PENDING:]):  # nearly every row
+        return UNRESTRICTED
+    return standing(**{name: values[index] for name, index in _STANDING.items()})
 
 
 _MESSAGES = {

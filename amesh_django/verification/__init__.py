@@ -31,6 +31,7 @@ Unauthorized               401    ``Verifier.verify``: key, role, target, signat
                                   ``raw_target``: the path lacks PROXY_ADDED_PREFIX, or the query was rewritten
 TimestampOutOfRange        401    ``Verifier.verify``: the signature is valid, but the clock of the device is wrong
 UserRequired               403    ``AmeshAuthentication``: the device is not mapped to a Django user, and a user is required
+ScopeMissing               403    ``accept``: the device lacks a scope that the middleware or the decorator requires
 PayloadTooLarge            413    ``check_before_lookup``: the body is larger than ``AMESH["MAX_BODY_BYTES"]``
 AllowListIntegrityFailure  500    ``database_lookup``: the list does not match its seal, or the identity or the key cannot be
                                   used; ``authenticate``: ``AMESH`` is wrong

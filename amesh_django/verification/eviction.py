@@ -37,7 +37,7 @@ def eviction(alias: str, cache: BaseCache) -> Eviction | None:
     Raises:
         Exception: Redis cannot be reached. Each client raises errors of its own.
     """
-    client = _client(cache)
+    client = redis_client(cache)
     if client is None:
         return None
     policy = _option(client, _OPTION, "memory", "maxmemory_policy")
@@ -65,7 +65,7 @@ def forgets(cache: BaseCache) -> bool:
     Raises:
         Exception: Redis cannot be reached. Each client raises errors of its own.
     """
-    client = _client(cache)
+    client = redis_client(cache)
     return client is not None and _option(client, "appendonly", "persistence", "aof_enabled") in ("no", "0")
 
 
@@ -78,7 +78,7 @@ def forgetting(alias: str) -> tuple[str, str]:
     )
 
 
-def _client(cache: BaseCache) -> Any:
+def redis_client(cache: BaseCache) -> Any:
     """Return the redis-py client of a cache, or None if the cache is not in Redis."""
     if isinstance(cache, RedisCache):
         return cache._cache.get_client(None, write=True)

@@ -22,7 +22,7 @@ def database_lookup(public_key: bytes) -> TrustedKey | None:
         public_key: 33 bytes, compressed point.
 
     Returns:
-        The device, which may be revoked or a target; None if the list does not have the key.
+        The device, in whatever state and role; None if the list does not have the key.
 
     Raises:
         AllowListIntegrityFailure: the list does not match its seal, or it cannot be verified because the identity or the key of

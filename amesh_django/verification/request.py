@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse
@@ -13,7 +13,7 @@ from amesh_django import log
 from amesh_django.conf import AmeshSettings, amesh_settings
 from amesh_django.signals import request_accepted, request_refused
 from amesh_django.spelling import manage_py
-from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, Unauthorized
+from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, ScopeMissing, Unauthorized
 from authmesh.protocol.header import SCHEME
 
 from . import activity, private
@@ -158,13 +158,14 @@ def error_response(error: RequestError) -> JsonResponse:
     return response
 
 
-def accept(request: HttpRequest) -> JsonResponse | None:
+def accept(request: HttpRequest, scopes: Sequence[str] = ()) -> JsonResponse | None:
     """Verify a request for the middleware or the decorator. An accepted request needs no CSRF token.
 
     A device that is mapped to a Django user who is not active is rejected, as by the REST framework class.
 
     Args:
         request: Django's request.
+        scopes: scopes, all of which the device must have.
 
     Returns:
         None if the request is accepted, otherwise the response that rejects it.
@@ -175,6 +176,9 @@ def accept(request: HttpRequest) -> JsonResponse | None:
         return error_response(error)
     try:
         mapped_user(device)
+        missing = [name for name in scopes if not device.has_scope(name)]
+        if missing:
+            raise ScopeMissing(detail=" ".join(missing), device_id=device.device_id, device_name=device.friendly_name)
     except RequestError as error:
         refused(request, error)
         request.amesh = None  # type: ignore[attr-defined]

@@ -6,6 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from amesh_django.states import State
+from authmesh.protocol.scopes import covers
+
 #: Returns the SHA-256 of the raw body in lower-case hex, or raises a RequestError.
 BodyHash = Callable[[], str]
 
@@ -24,6 +27,7 @@ class VerifiedDevice:
         user_id: primary key of the mapped Django user, from the allow list; None if there is none.
         pk: primary key of the ``Device`` row; None if the list is not in the database.
         clock_skew: seconds by which the clock of the device is ahead of the clock of the server; negative if it is behind.
+        scopes: scopes, from the allow list, such as ``orders:read`` or ``orders:*``.
     """
 
     device_id: str
@@ -35,6 +39,7 @@ class VerifiedDevice:
     user_id: Any = None
     pk: int | None = None
     clock_skew: int = 0
+    scopes: frozenset[str] = frozenset()
 
     def has_permission(self, name: str) -> bool:
         """Return True if the allow list grants a permission to the device.
@@ -44,13 +49,17 @@ class VerifiedDevice:
         """
         return self.permissions.get(name) is True
 
+    def has_scope(self, name: str) -> bool:
+        """Return True if one of the scopes of the device is, or covers, a scope.
+
+        Args:
+            name: a scope without ``*``, such as ``orders:read``.
+        """
+        return covers(self.scopes, name)
+
 
 class TrustedKey(Protocol):
-    """A device in the allow list, as the verifier needs it. Attributes as in :class:`VerifiedDevice`.
-
-    Attributes:
-        revoked: True if the device was revoked, and its row is kept.
-    """
+    """A device in the allow list, as the verifier needs it. Attributes as in :class:`VerifiedDevice`."""
 
     @property
     def device_id(self) -> str: ...
@@ -59,13 +68,18 @@ class TrustedKey(Protocol):
     @property
     def role(self) -> str: ...
     @property
-    def revoked(self) -> bool: ...
-    @property
     def permissions(self) -> Mapping[str, Any]: ...
+    @property
+    def scopes(self) -> frozenset[str]:
+        """Its own scopes and those of its groups."""
+
     @property
     def user_id(self) -> Any: ...
     @property
     def pk(self) -> int | None: ...
+
+    def state(self, now: float) -> State:
+        """Return the state of the device at a time (Unix seconds). Only ``active`` is accepted."""
 
 
 #: Returns the device of a public key (33 bytes), or None if the allow list does not have it.

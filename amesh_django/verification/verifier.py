@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
+from amesh_django.states import ACTIVE
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.canonical import target_ambiguity
 from authmesh.protocol.encoding import b64decode_any
@@ -96,7 +97,8 @@ class Verifier:
             MalformedHeader: the header is not a well-formed AuthMesh header.
             UnsupportedVersion: no scheme has the version of the header.
             Unauthorized: the request is not from a device that may authenticate. The reason for the log is ``unknown_device``,
-                ``device_revoked``, ``role_rejected``, ``ambiguous_target``, ``invalid_signature`` or ``replay_detected``.
+                ``device_`` and its state (``device_pending``, ``device_denied``, ``device_suspended``, ``device_expired``,
+                ``device_revoked``), ``role_rejected``, ``ambiguous_target``, ``invalid_signature`` or ``replay_detected``.
             TimestampOutOfRange: the signature is valid, but the clocks of device and server differ too much.
             RequestError: *before_lookup*, *body_hash*, the lookup or the nonce store raised it.
         """
@@ -110,8 +112,9 @@ class Verifier:
             before_lookup()
         public_key, device = self._known(header)
         try:
-            if device.revoked:
-                raise Unauthorized(reason="device_revoked")
+            state = device.state(self._clock())
+            if state != ACTIVE:
+                raise Unauthorized(reason=f"device_{state}")
             if device.role != CONTROLLER:
                 raise Unauthorized(reason="role_rejected")
             ambiguity = target_ambiguity(target)
@@ -146,6 +149,7 @@ class Verifier:
                 user_id=device.user_id,
                 pk=device.pk,
                 clock_skew=skew,
+                scopes=device.scopes,
             )
         except RequestError as error:
             error.device_id, error.device_name = device.device_id, device.friendly_name

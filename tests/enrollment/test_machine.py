@@ -12,6 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import httpx
 import pytest
 import requests
@@ -21,7 +22,15 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.enrollment import answering, tokens
 from amesh_django.models import Device, EnrollmentToken
 from amesh_django.test.devices import EphemeralDevice
-from authmesh.client import AmeshAuth, AmeshRequestsAuth, authorization_header, enrolling, fetch, forget_devices
+from authmesh.client import (
+    AmeshAiohttpMiddleware,
+    AmeshAuth,
+    AmeshRequestsAuth,
+    authorization_header,
+    enrolling,
+    fetch,
+    forget_devices,
+)
 from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.device.servers import ServerStore
 from authmesh.files.clock import utc_now
@@ -188,7 +197,15 @@ def by_header(url: str) -> int:
     return httpx.get(url, headers={"Authorization": authorization_header("GET", url)}).status_code
 
 
-WAYS: list[Callable[[str], int]] = [by_httpx, by_async, by_requests, by_fetch, by_header]
+def by_aiohttp(url: str) -> int:
+    async def call() -> int:
+        async with aiohttp.ClientSession(middlewares=[AmeshAiohttpMiddleware()]) as session, session.get(url) as answer:
+            return answer.status
+
+    return asyncio.run(call())
+
+
+WAYS: list[Callable[[str], int]] = [by_httpx, by_async, by_requests, by_aiohttp, by_fetch, by_header]
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -87,7 +87,7 @@ def test_both_keys_are_valid_and_then_one(
     again = ask(old, new, amesh_server)
     assert again.json()["deviceId"] == new.identity.device_id and 590 <= again.json()["overlapSeconds"] <= 600
     assert refusal(ask(old, EphemeralDevice(), amesh_server)) == (409, "already_rotated")
-    known = next(one for one in server_rotating.current_list().snapshot().by_key.values() if one.revoked_from)
+    known = next(one for one in server_rotating.current_list().snapshot().by_key.values() if one.standing.revoked_from)
     assert not known.revoked
     later = time.time() + 601
     monkeypatch.setattr(verified.time, "time", lambda: later)

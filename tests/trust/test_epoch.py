@@ -140,7 +140,7 @@ def without_epoch(server: LocalDevice) -> None:
     row = sealed.read_seal()
     assert row is not None
     old = sealed.make_seal(
-        Epoch(""), revision=row.revision, total=sealed.sealed_total(row), count=1, controllers=1, r=bytes(32)
+        Epoch(""), revision=row.revision, total=sealed.sealed_total(row), count=1, controllers=1, groups="", r=bytes(32)
     )
     AllowListSeal.objects.update(**old._asdict())
     place = sealed._place()

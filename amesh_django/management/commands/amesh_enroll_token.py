@@ -12,6 +12,7 @@ from django.contrib.auth import get_user_model
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
 from amesh_django.enrollment import tokens
+from amesh_django.grantable import check_grantable
 from amesh_django.management.base import AmeshCommand
 from amesh_django.models import EnrollmentToken
 from authmesh.commands.context import Context
@@ -24,13 +25,12 @@ from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.enrollment import MAX_LIFE_SECONDS, MAX_USES
-from authmesh.protocol.errors import Run
+from authmesh.protocol.errors import InvalidInput, Run
 
 ENROLL_VARIABLE = "AMESH_ENROLL_TOKEN"
 DEFAULT_TTL = "1h"
 _TTL = re.compile(r"([0-9]{1,7})([smhd])").fullmatch
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_SCOPE = re.compile(r"[a-z0-9._-]+(:[a-z0-9._*-]+)*").fullmatch
 _UNCHANGED = "Nothing was changed."
 
 
@@ -81,9 +81,10 @@ def _make(
     lifetime = _seconds(ttl)
     if not 1 <= uses <= MAX_USES:
         raise UsageProblem(f"--uses must be an integer from 1 to {MAX_USES}. {_UNCHANGED}")
-    for one in scopes:
-        if not _SCOPE(one):
-            raise UsageProblem(f"{one!r} is not a scope. {_UNCHANGED}", hint="Write it as orders:read.")
+    try:
+        check_grantable("scope", scopes)
+    except InvalidInput as error:
+        raise UsageProblem(error.message, hint=error.hint) from None
     address = url or amesh_settings().URL
     if address is None:
         raise UsageProblem(

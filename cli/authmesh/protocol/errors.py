@@ -288,6 +288,15 @@ class UserRequired(RequestError):
     default_hint = "On the server, map the device to a user in the admin."
 
 
+class ScopeMissing(RequestError):
+    """The device is trusted, but does not have a scope that the address requires."""
+
+    code = "insufficient_scope"
+    status = 403
+    default_message = "This address requires a scope that this device does not have."
+    default_hint = "On the server, grant the scope to the device."
+
+
 class PayloadTooLarge(RequestError):
     """The request body exceeds the size limit of the server."""
 

@@ -34,6 +34,10 @@ _CODES: dict[str, Meaning] = {
         "The server knows this device, and rejects the request because the device is not mapped to a Django user.",
         "On the server, map the device to a user in the admin.",
     ),
+    "insufficient_scope": (
+        "The server knows this device, and rejects the request because the address requires a scope that the device does not have.",
+        "On the server, read the log for the name of the scope, and grant it to the device.",
+    ),
     "payload_too_large": (
         "The server rejects a request without a body as too large.",
         "On the server, check the setting MAX_BODY_BYTES, and what proxies add to a request.",

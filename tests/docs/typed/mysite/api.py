@@ -11,9 +11,11 @@ from rest_framework.views import APIView
 from amesh_django.drf import (
     AmeshAuthentication,
     AmeshRefused,
+    DeviceHasScope,
     DeviceRateThrottle,
     DeviceRequest,
     HasDevicePermission,
+    HasDeviceScope,
     IsTrustedDevice,
 )
 from amesh_django.verification import VerifiedDevice, verified_device
@@ -62,6 +64,21 @@ class Either(APIView):
 
 class Both(APIView):
     permission_classes = [IsAuthenticated, HasDevicePermission("a"), IsTrustedDevice & HasDevicePermission("b")]
+
+
+class Orders(APIView):
+    permission_classes = [DeviceHasScope]
+    required_scopes = ["orders:read", "stock:read"]
+
+    def get(self, request: DeviceRequest) -> Response:
+        return Response(sorted(request.amesh.scopes))
+
+
+class Report(APIView):
+    permission_classes = [HasDeviceScope("reports:read") | HasDeviceScope("orders:read")]
+
+    def get(self, request: DeviceRequest) -> Response:
+        return Response({"may_write": request.amesh.has_scope("orders:write")})
 
 
 class WhoAmI(APIView):

@@ -32,6 +32,11 @@ class EventAsync(View):
         return JsonResponse({"from": request.amesh.friendly_name})
 
 
+@device_required(scopes=["orders:write"])
+def order_hook(request: DeviceHttpRequest) -> JsonResponse:
+    return JsonResponse({"from": request.amesh.device_id})
+
+
 def report(request: HttpRequest) -> JsonResponse:
     """Below the middleware."""
     return JsonResponse({"device": verified_device(request).friendly_name})
