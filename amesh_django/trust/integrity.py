@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from amesh_django.models import AllowListChange, AllowListSeal
+from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
@@ -153,8 +154,9 @@ class SealedList(RekeyableList):
                 continue
             for column in COLUMNS:
                 if found.get(column, "") != expected.get(column, ""):
-                    yield _("%(device)s: %(column)s is %(found)r, but was sealed as %(sealed)r.") % {
+                    yield _("%(device)s (%(name)s): %(column)s is %(found)r, but was sealed as %(sealed)r.") % {
                         "device": found["device_id"],
+                        "name": clean(expected["friendly_name"]),
                         "column": column,
                         "found": found.get(column, ""),
                         "sealed": expected.get(column, ""),

@@ -86,7 +86,7 @@ def test_a_device_is_revoked_in_a_list_that_does_not_match(
         assert devices.trouble is not None
         assert "do not match their seal" in devices.trouble.message
         assert list(devices.verify().problems) == [
-            f"{entry(OTHER).device_id}: friendly_name is 'evil', but was sealed as 'caller'."
+            f"{entry(OTHER).device_id} (caller): friendly_name is 'evil', but was sealed as 'caller'."
         ]
     with pytest.raises(DeviceNotFound):
         devices.revoke(entry(STOLEN).device_id)
