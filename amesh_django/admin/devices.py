@@ -25,6 +25,7 @@ from django.views.decorators.csrf import csrf_protect
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
+from amesh_django.states import ACTIVE
 from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
@@ -194,6 +195,8 @@ class DeviceAdmin(RevokingAdmin):
         trust = ["added_in_full", "shown_added_by_alone", "seen_in_full"]
         if obj is not None and shown.is_revoked(obj):
             trust += ["revoked_in_full", "revoked_by_whom", "why_revoked"]
+        elif obj is not None and shown.details(obj):
+            trust.append("state_in_full")
         return [
             (None, {"fields": ["shown_id", "shown_name", "state", "role_in_words", "shown_permissions", "shown_key"]}),
             (_("Trust"), {"fields": trust}),
@@ -208,7 +211,7 @@ class DeviceAdmin(RevokingAdmin):
     @admin.display(description=_("role"))
     def role_in_words(self, device: Device) -> str:
         """Return what the role means, as long as the device is trusted."""
-        if shown.is_revoked(device) or device.role not in _ROLES:
+        if shown.state_of(device) != ACTIVE or device.role not in _ROLES:
             return shown.choice(device.get_role_display())
         return str(_ROLES[device.role])
 
@@ -232,6 +235,10 @@ class DeviceAdmin(RevokingAdmin):
     def seen_in_full(self, device: Device) -> SafeString | str:
         moment = getattr(device, "last_seen_at", None)
         return format_html("{} ({})", shown.ago(moment), shown.full_time(moment)) if moment else shown.ago(None)
+
+    @admin.display(description=_("state"))
+    def state_in_full(self, device: Device) -> str:
+        return shown.details(device)
 
     @admin.display(description=_("revoked"))
     def revoked_in_full(self, device: Device) -> str:
