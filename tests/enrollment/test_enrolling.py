@@ -24,8 +24,7 @@ from authmesh.protocol import enrollment
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.errors import InvalidInput
 from tests.enrollment.machines import PATH, body, come, make, post, refusal
-from tests.support.databases import as_default, environment
-from tests.support.services import gunicorn, serve
+from tests.support.databases import as_default
 
 if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
