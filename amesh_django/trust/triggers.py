@@ -16,6 +16,8 @@ from amesh_django.models import AllowListSeal, Device
 
 logger = logging.getLogger("amesh_django.allow_list")
 
+#: Above this, ``touched`` begins again with 1: no value that somebody has written can make a change of a device fail.
+MAX_TOUCHED = 2**62
 _EVENTS = ("insert", "update", "delete")
 
 
@@ -26,7 +28,8 @@ def _name(event: str) -> str:
 def _statements(connection: BaseDatabaseWrapper) -> list[str]:
     quote = connection.ops.quote_name
     devices, seal = quote(Device._meta.db_table), quote(AllowListSeal._meta.db_table)
-    touch = f"UPDATE {seal} SET touched = touched + 1 WHERE id = 1"  # noqa: S608 -- names of our own tables
+    count = f"CASE WHEN touched < {MAX_TOUCHED} THEN touched + 1 ELSE 1 END"
+    touch = f"UPDATE {seal} SET touched = {count} WHERE id = 1"  # noqa: S608 -- names of our own tables
     if connection.vendor == "sqlite":
         return [
             f"CREATE TRIGGER IF NOT EXISTS {_name(event)} AFTER {event.upper()} ON {devices} BEGIN {touch}; END"

@@ -32,6 +32,7 @@ class KnownDevice(NamedTuple):
     Attributes:
         revoked_from: Unix seconds from which the device is revoked; 0 if no rotation set the time, None if it is not revoked. It may
             be a time to come: that of a replaced key.
+        replaced_by: device ID of the key that has replaced this one, as long as this one is valid.
     """
 
     pk: int
@@ -43,6 +44,7 @@ class KnownDevice(NamedTuple):
     user_id: Any
     active_controller: bool
     row_hash: int
+    replaced_by: str = ""
 
     @property
     def revoked(self) -> bool:
@@ -70,12 +72,14 @@ class Snapshot:
         total: sum of all row hashes, without a mask.
         by_key: public key (33 bytes) → device, including revoked ones.
         key_of: primary key → public key.
+        replaced: primary keys of the devices whose key was replaced and was still valid when the row was read.
     """
 
     row: SealRow | None
     total: int = 0
     by_key: dict[bytes, KnownDevice] = field(default_factory=dict)
     key_of: dict[int, bytes] = field(default_factory=dict)
+    replaced: set[int] = field(default_factory=set)
 
     @property
     def revision(self) -> int:
@@ -103,6 +107,8 @@ class Snapshot:
                 public_key, known = _known(sealed, values)
                 snapshot.by_key[public_key] = known
                 snapshot.key_of[known.pk] = public_key
+                if known.replaced_by:
+                    snapshot.replaced.add(known.pk)
                 snapshot.total += known.row_hash
                 controllers += known.active_controller
         except UNREADABLE:
@@ -169,6 +175,10 @@ class Snapshot:
             old_key = self.key_of.get(known.pk)
             self.by_key[public_key] = known
             self.key_of[known.pk] = public_key
+            if known.replaced_by:
+                self.replaced.add(known.pk)
+            else:
+                self.replaced.discard(known.pk)
             if old_key is not None and old_key != public_key:
                 del self.by_key[old_key]
         self.total = sealed.under(row).sealed_total(row)
@@ -194,6 +204,11 @@ class Basis:
         known = self._newer.get(pk) or self._snapshot.known(pk)
         return known.row_hash if known is not None else None
 
+    def replaced_by(self, device_id: str) -> list[int]:
+        """Return the primary keys of the devices whose key a device has replaced and that are still valid."""
+        found = (self._newer.get(pk) or self._snapshot.known(pk) for pk in {*self._snapshot.replaced, *self._newer})
+        return [known.pk for known in found if known and known.replaced_by == device_id and not known.revoked]
+
     def has_key(self, public_key: bytes) -> bool:
         """Return True if a row has this public key."""
         return public_key in self._newer_keys or public_key in self._snapshot.by_key
@@ -213,17 +228,18 @@ def hash_of(sealed: SealedRows, device: Device) -> int | None:
 
 
 def _known(sealed: SealedRows, values: Sequence[Any]) -> tuple[bytes, KnownDevice]:
-    public_key = decode_public_key(values[2])
+    public_key, since = decode_public_key(values[2]), revoked_from(values)
     known = KnownDevice(
         pk=values[0],
         device_id=values[1],
         friendly_name=values[3],
         role=sys.intern(str(values[4])),  # all devices share a few texts
         permissions_json=sys.intern(str(values[5])),
-        revoked_from=revoked_from(values),
+        revoked_from=since,
         user_id=values[8],
         active_controller=is_active_controller(values),
         row_hash=sealed.hash_row(values),
+        replaced_by=str(values[10]) if since is not None and since > time.time() else "",
     )
     return public_key, known
 
