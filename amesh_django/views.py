@@ -16,7 +16,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from authmesh.protocol.check import CheckAnswer
 from authmesh.protocol.enrollment_errors import MalformedEnrollment
-from authmesh.protocol.errors import AllowListIntegrityFailure, PayloadTooLarge, RequestError
+from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable, PayloadTooLarge, RequestError
 
 from . import metrics as prometheus
 from .conf import amesh_settings
@@ -84,15 +84,18 @@ def _decided(work: Any) -> Any:
     """Return the result of *work*. If the settings or the database prevent a decision, the request is rejected.
 
     Raises:
-        AllowListIntegrityFailure: this server cannot decide.
+        AllowListIntegrityFailure: the settings are wrong.
+        AllowListUnavailable: the database is down.
     """
     try:
         return work()
     except ImproperlyConfigured as error:
         raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
     except (DatabaseError, InterfaceError) as error:
-        raise AllowListIntegrityFailure(
-            "The database cannot be used.", reason=f"database_error ({type(error).__name__})"
+        raise AllowListUnavailable(
+            "The database cannot be used, so it is not known whether the list was changed.",
+            hint="Check that the database runs.",
+            reason=f"database_error ({type(error).__name__})",
         ) from error
 
 
