@@ -101,14 +101,18 @@ def _decided(work: Any) -> Any:
 
     Raises:
         AllowListIntegrityFailure: the settings are wrong.
-        AllowListUnavailable: the database cannot be used.
+        AllowListUnavailable: the database is down.
     """
     try:
         return work()
     except ImproperlyConfigured as error:
         raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
     except (DatabaseError, InterfaceError) as error:
-        raise AllowListUnavailable(detail=type(error).__name__) from error
+        raise AllowListUnavailable(
+            "The database cannot be used, so it is not known whether the list was changed.",
+            hint="Check that the database runs.",
+            reason=f"database_error ({type(error).__name__})",
+        ) from error
 
 
 def _json(request: HttpRequest) -> Any:
