@@ -25,6 +25,7 @@ from .decorators import device_required
 from .enrollment import answering, rotating
 from .health import is_ready
 from .middleware import unsigned
+from .server import server_device
 from .verification import DeviceHttpRequest
 from .verification.request import error_response, refused
 
@@ -55,7 +56,12 @@ def check(request: DeviceHttpRequest) -> JsonResponse:
     """Return how this server knows the device that signed the request: device ID, name, role and permissions."""
     device = request.amesh
     answer = CheckAnswer(
-        device.device_id, device.friendly_name, device.role, device.permissions, dt.datetime.now(dt.UTC)
+        device.device_id,
+        device.friendly_name,
+        device.role,
+        device.permissions,
+        dt.datetime.now(dt.UTC),
+        server_device().identity.device_id,
     )
     return JsonResponse(answer.to_json())
 

@@ -58,6 +58,8 @@ def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
         verify_rotation(request, old_public_key=public_key, audience=server.identity.device_id)
         if abs(request.issued_at - int(now)) > MAX_SKEW_SECONDS:
             raise TimestampOutOfRange(device_id=old)
+        if request.new_public_key == public_key:  # accepted already; the answer was lost
+            return build_rotated(request, old_device_id=old, overlap=0, sign=server.sign)
         overlap = current_list().change(f"rotation of {old}", lambda pending: _replace(pending, request, public_key))
         return build_rotated(request, old_device_id=old, overlap=overlap, sign=server.sign)
     except AllowListBusy as error:
