@@ -10,8 +10,8 @@ import datetime as dt
 import logging
 from typing import Any
 
-from amesh_django.allow_list import ROTATED
 from amesh_django.conf import amesh_settings
+from amesh_django.decisions import ROTATED
 from amesh_django.models import AllowListChange, Device
 from amesh_django.server import server_device
 from amesh_django.trust import current_list
