@@ -203,7 +203,9 @@ def test_a_cached_page_is_not_served_to_others(
     assert found == ([None, name] if unsigned_first else [name, None])
 
 
-def test_device_and_user_can_be_kept_in_a_cache(amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice) -> None:
+def test_device_and_user_can_be_kept_in_a_cache(
+    amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice
+) -> None:
     DatabaseAllowList().set_permissions(amesh_device.identity.device_id, {"shell": True, "scopes": ["orders:read"]})
     device = verified_device(amesh_api_client.get("/who/").wsgi_request)
     for found in (pickle.loads(pickle.dumps(device)), copy.deepcopy(device)):  # noqa: S301
