@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from authmesh.device import AllowList, FileAllowList, LocalDevice
+from authmesh.device.replacing import recover
+from authmesh.files.clock import utc_now
 from authmesh.pairing.bootstrap.enrolment import Enrolment, allowed_relays
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import AmeshError, Hint
@@ -98,6 +100,14 @@ class Home(ABC):
         """
         return None
 
+    def open_enrollment_tokens(self, now: float) -> int:
+        """Return the number of enrollment tokens that this device has made and that machines may still use.
+
+        Args:
+            now: Unix seconds.
+        """
+        return 0
+
     def rotation_problem(self) -> AmeshError | None:
         """Return the error that prevents a replacement of the key of this device while its allow list stays valid, or None."""
         return None
@@ -119,6 +129,9 @@ class FileHome(Home):
 
     @functools.cached_property
     def _device(self) -> LocalDevice:
+        recover(
+            self.directory, now=utc_now()
+        )  # or the list may be sealed by a key that identity.json does not name yet
         return LocalDevice(self.directory)
 
     def allow_list(self) -> AllowList:
