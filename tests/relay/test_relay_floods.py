@@ -103,29 +103,42 @@ async def test_half_open(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_listen_connect_and_watch(tmp_path: Path) -> None:
-    with serving(tmp_path, MAX_SESSIONS=400, MAX_ERRORS=1_000_000, TRIES_PER_CODE=1_000_000) as server:
+    limit = 30
+    with serving(tmp_path, MAX_SESSIONS=limit, MAX_ERRORS=1_000_000, TRIES_PER_CODE=1_000_000) as server:
         before = memory(server)
+        connections = [await opened(server) for _ in range(60)]
 
-        async def flood(number: int) -> None:
-            connection = await opened(server)
-            reader, writer = connection
-            for count in range(300):
-                code = f"{(number * 300 + count) % 900_000 + 100_000}"
-                writer.write(frame(json.dumps({"type": "connect", "otc": code})))
+        async def flood(number: int) -> bytes:
+            reader, writer = connections[number]
+            answers = b""
+            for count in range(100):
+                code = f"{number * 100 + count + 100_000}"
                 jti = f"bt_{number}_{count}_" + "x" * 100
-                writer.write(frame(json.dumps({"type": "bootstrap_watch", "jti": jti})))
-                writer.write(
-                    frame(json.dumps({"type": "bootstrap_init", "jti": jti, "token": "x", "targetPubKey": "k"}))
-                )
-                writer.write(frame(json.dumps({"type": "listen", "otc": code})))
+                for message in (
+                    {"type": "connect", "otc": code},
+                    {"type": "bootstrap_watch", "jti": jti},
+                    {"type": "bootstrap_init", "jti": jti, "token": "x", "targetPubKey": "k"},
+                    {"type": "listen", "otc": code},
+                ):
+                    writer.write(frame(json.dumps(message)))
                 await writer.drain()
                 if count % 10 == 0:
-                    await reader.read(2**14)
-            shut(connection)
+                    answers += await reader.read(2**14)
+            writer.write(frame('{"type": "end"}'))
+            while b"unknown_type" not in answers:
+                more = await reader.read(2**14)
+                assert more
+                answers += more
+            return answers
 
+        answers = b""
         for start in range(0, 60, 20):
-            await asyncio.gather(*(flood(start + number) for number in range(20)), return_exceptions=True)
+            answers += b"".join(await asyncio.gather(*(flood(start + number) for number in range(20))))
+        # All connections are still open. Those of the first 20 that watch also ask, and cannot listen; the other 40 can.
+        assert answers.count(b"bootstrap_watching") == limit
+        assert answers.count(b"session_open") == limit
         assert memory(server) < before + GROWTH / 4
+        shut(*connections)
         await asyncio.sleep(0.5)
         await still_serves(server, "100000")
 
