@@ -177,11 +177,23 @@ async def relay(**settings: Any) -> AsyncIterator[Relay]:
 # --- relays as processes ----------------------------------------------------------------------------------------------
 
 
+#: ``manage.py`` with another time for a request to arrive.
+_IN_HASTE = "import manage; from amesh_django.relay import server; server._REQUEST_SECONDS = %d; manage.main()"
+
+
 @contextmanager
 def serving(
-    folder: Path, redis: str = "", arguments: tuple[str, ...] = (), **variables: object
+    folder: Path,
+    redis: str = "",
+    arguments: tuple[str, ...] = (),
+    request_seconds: int | None = None,
+    **variables: object,
 ) -> Iterator[services.Server]:
-    """Run ``manage.py amesh_relay``. Limits that are not given are raised so that no test reaches them."""
+    """Run ``manage.py amesh_relay``. Limits that are not given are raised so that no test reaches them.
+
+    Args:
+        request_seconds: the time for a request to arrive, instead of that in `server.py`, for which there is no setting.
+    """
     raised = {
         "TRIES_PER_MINUTE": 1_000_000,
         "WATCHES_PER_MINUTE": 1_000_000,
@@ -201,7 +213,8 @@ def serving(
         "PYTHONWARNINGS": "error",
         **{name: str(value) for name, value in (limits | named).items()},
     }
-    command = [sys.executable, "manage.py", "amesh_relay", "--port", "{port}", *arguments]
+    start = ["manage.py"] if request_seconds is None else ["-c", _IN_HASTE % request_seconds]
+    command = [sys.executable, *start, "amesh_relay", "--port", "{port}", *arguments]
     with services.serve(command, env=env) as server:
         yield server
 

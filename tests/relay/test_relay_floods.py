@@ -81,14 +81,14 @@ async def test_idle_connections(tmp_path: Path) -> None:
 @asynchronous
 async def test_half_open(tmp_path: Path) -> None:
     """Clients connect, and send nothing, or half a request byte by byte."""
-    with serving(tmp_path, MAX_CONNECTIONS=400) as server:
+    with serving(tmp_path, request_seconds=3, MAX_CONNECTIONS=400) as server:
         connections = [await opened(server, upgrade=False) for _ in range(600)]
         for number, (_, writer) in enumerate(connections):
             writer.write(UPGRADE.encode()[: number % 60])
         await asyncio.sleep(0.5)
         assert memory(server) < 75 + GROWTH
         with suppress(ConnectionResetError):  # what it said may not have been read
-            refused = await asyncio.wait_for(connections[-1][0].read(1), 30)
+            refused = await asyncio.wait_for(connections[-1][0].read(1), 10)
             assert refused == b""  # at the latest when its time was up
         started = time.monotonic()
         while True:
