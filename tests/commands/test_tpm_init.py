@@ -29,9 +29,8 @@ from authmesh.protocol.errors import (
 )
 from authmesh.protocol.key_line import build_key_line
 from tests.keystore.tpms import Swtpm, forget, running_swtpm
-from tests.support import cheap_keys, databases, services
+from tests.support import cheap_keys, databases, fork_server, services
 from tests.support.directories import contents, make, mode
-from tests.support.services import ROOT
 from tests.support.terminal import terminal
 
 # The demo makes and uses keys in a TPM with each pair of versions.
@@ -67,9 +66,7 @@ class FrontEnd:
         return cheap_keys.argv(self.django, name, *words)
 
     def run(self, name: str, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            self.argv(name, *words), env={**self.env, **env}, capture_output=True, text=True, input="", cwd=ROOT
-        )
+        return fork_server.run(self.argv(name, *words), env={**self.env, **env})
 
     def done(self, name: str, *words: str | Path, **env: str) -> str:
         finished = self.run(name, *words, **env)

@@ -18,7 +18,7 @@ from typing import Any
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.device import FileAllowList, LocalDevice
-from tests.support import cheap_keys, databases
+from tests.support import cheap_keys, databases, fork_server
 from tests.support.front_ends import id_of, line_of
 from tests.support.services import ROOT
 
@@ -43,9 +43,7 @@ class FrontEnd:
         return cheap_keys.argv(self.django, name, *words)
 
     def run(self, name: str, *words: str | Path, **env: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            self.argv(name, *words), env={**self.env, **env}, capture_output=True, text=True, input="", cwd=ROOT
-        )
+        done = fork_server.run(self.argv(name, *words), env={**self.env, **env})
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

@@ -25,7 +25,7 @@ from authmesh.protocol.keys import encode_public_key
 from authmesh.protocol.pairing.token import verify_token
 from tests.pairing.bootstrap.bootstrap_world import without_ours
 from tests.relay.relay_world import address, serving
-from tests.support import cheap_keys, databases, services
+from tests.support import cheap_keys, databases, fork_server, services
 from tests.support.recording import recording
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
@@ -57,15 +57,7 @@ class Side:
         self.argv = cheap_keys.AMESH
 
     def run(self, *words: str, stdin: str = "", **env: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*self.argv, *words],
-            env={**self.env, **env},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=90,
-        )
+        return fork_server.run([*self.argv, *words], env={**self.env, **env}, input=stdin, timeout=90)
 
     def ok(self, *words: str, **env: str) -> Any:
         """Run a command with --json, and return what it prints."""
