@@ -13,7 +13,7 @@ import pytest
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.device import FileAllowList, LocalDevice
-from tests.support import cheap_keys, databases
+from tests.support import cheap_keys, databases, fork_server
 from tests.support.front_ends import FRONT_ENDS, HOSTILE, answering, id_of, line_of
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
@@ -32,7 +32,7 @@ class FrontEnd:
         return cheap_keys.argv(self.django, name, *words)
 
     def run(self, name: str, *words: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(self.argv(name, *words), env=self.env, capture_output=True, text=True, input="", cwd=ROOT)
+        return fork_server.run(self.argv(name, *words), env=self.env)
 
     def trust(self, device: EphemeralDevice) -> str:
         done = self.run("trust", line_of(device), "--role", "controller", "--yes")

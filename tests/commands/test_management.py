@@ -10,7 +10,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from authmesh.commands.transfer import EXPORT, IMPORT
 from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.protocol.allow_list import open_document
 from authmesh.protocol.header import parse_authorization
-from tests.support import databases
+from tests.support import databases, fork_server
 from tests.support.front_ends import HOSTILE, HOSTILE_SHOWN, answering, id_of, invoke, line_of
 from tests.support.services import ROOT
 
@@ -450,14 +449,7 @@ def manage(sqlite_database: dict[str, str], tmp_path: Path) -> Any:
     EphemeralDevice("server").write(tmp_path / "amesh")
 
     def run(name: str, *words: str, **more: str) -> Done:
-        done = subprocess.run(
-            [sys.executable, "manage.py", f"amesh_{name}", *words],
-            env={**env, **more},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            input="",
-        )
+        done = fork_server.run([sys.executable, "manage.py", f"amesh_{name}", *words], env={**env, **more})
         assert "Traceback" not in done.stderr
         return Done(done.returncode, done.stdout, done.stderr)
 
