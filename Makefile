@@ -10,6 +10,9 @@ SOURCES := amesh_django cli relay_project tests manage.py .ci/installed.py
 # Prints all extras, with commas.
 EXTRAS := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"], sep=",")
 
+# The tests start hundreds of Python programs: compiling our modules anew in each of them would cost a quarter of all time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' Makefile | expand -t 20

@@ -145,6 +145,8 @@ class Device(models.Model):
         """The columns that the state follows from."""
         return standing(
             revoked_at=self.revoked_at,
+            revoked_by=self.revoked_by,
+            revoke_reason=self.revoke_reason,
             denied_at=self.denied_at,
             suspended_at=self.suspended_at,
             suspended_until=self.suspended_until,

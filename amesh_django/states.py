@@ -14,6 +14,9 @@ SUSPENDED: Final = "suspended"
 DENIED: Final = "denied"
 REVOKED: Final = "revoked"
 
+#: Reason of a revocation by rotation. Until the time of the revocation, the key is still valid.
+ROTATED: Final = "rotated"
+
 #: All states. Of those that the columns of a device have, the last one is its state.
 STATES: tuple[State, ...] = (ACTIVE, PENDING, EXPIRED, SUSPENDED, DENIED, REVOKED)
 
@@ -22,7 +25,7 @@ class Standing(NamedTuple):
     """The sealed columns that the state follows from. Times are Unix seconds.
 
     Attributes:
-        revoked_from: time from which the device is revoked. It may be a time to come: that of a replaced key.
+        revoked_from: as :func:`revoked_from` returns it.
         is_denied: True if a person denied the device.
         is_suspended: True if the device was suspended and not lifted.
         suspended_until: end of the suspension; None if it has none.
@@ -45,6 +48,8 @@ UNRESTRICTED = Standing()
 def standing(
     *,
     revoked_at: dt.datetime | None,
+    revoked_by: str,
+    revoke_reason: str,
     denied_at: dt.datetime | None,
     suspended_at: dt.datetime | None,
     suspended_until: dt.datetime | None,
@@ -53,7 +58,7 @@ def standing(
 ) -> Standing:
     """Return the standing of a device with these columns."""
     found = Standing(
-        _seconds(revoked_at),
+        revoked_from(revoked_at, revoked_by, revoke_reason),
         denied_at is not None,
         suspended_at is not None,
         _seconds(suspended_until),
@@ -61,6 +66,19 @@ def standing(
         pending_since is not None,
     )
     return UNRESTRICTED if found == UNRESTRICTED else found
+
+
+def revoked_from(revoked_at: dt.datetime | None, by: str, reason: str) -> float | None:
+    """Return the Unix seconds from which a device is revoked; 0 if no rotation set the time, None if it is not revoked.
+
+    Only a rotation sets a time to come. Any other revocation counts at once, also on a host whose clock is behind.
+
+    Args:
+        revoked_at, by, reason: the columns of the revocation. A rotation is made by the new device.
+    """
+    if revoked_at is None:
+        return None
+    return revoked_at.timestamp() if reason == ROTATED and by.startswith("am_") else 0.0
 
 
 def state_of(found: Standing, now: float) -> State:

@@ -7,11 +7,10 @@ from authmesh.device.grants import Grant
 
 from .grants import Grants, GroupNotFound, is_group_name
 from .rows import Decided, WrongState, any_row, is_active, on_entry, unrevoked_row
-from .standing import LIFTED, ROTATED, Standing
+from .standing import LIFTED, Standing
 
 __all__ = [
     "LIFTED",
-    "ROTATED",
     "Decided",
     "Decisions",
     "Grant",

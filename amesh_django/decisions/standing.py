@@ -14,9 +14,6 @@ from amesh_django.trust.sealing import actor, now, storable
 
 from .rows import ADDED, CHANGED, Decided, Deciding, WrongState, any_row, check_controller, check_future, milliseconds
 
-#: Reason of a revocation by rotation. Until the time of the revocation, the key is still valid.
-ROTATED = "rotated"
-
 #: Columns of a device that is not suspended.
 LIFTED: dict[str, Any] = {"suspended_at": None, "suspended_until": None, "suspended_by": "", "suspend_reason": ""}
 _APPROVED: dict[str, Any] = {"pending_since": None, "denied_at": None, "denied_by": "", "deny_reason": ""}
@@ -87,7 +84,7 @@ class Standing(Deciding):
                     _("%(device)s was denied, so it is not accepted anyway; nothing was changed.")
                     % {"device": row.device_id}
                 )
-            for one in _replaced(pending, row):
+            for one in pending.replaced_by(row.device_id):
                 pending.update(one, CHANGED, **columns, suspended_at=now())
             return {**columns, "suspended_at": row.suspended_at or now()}
 
@@ -101,7 +98,7 @@ class Standing(Deciding):
         """
 
         def work(pending: Change, row: Device) -> dict[str, Any]:
-            for one in _replaced(pending, row):
+            for one in pending.replaced_by(row.device_id):
                 pending.update(one, CHANGED, **LIFTED)
             return LIFTED
 
@@ -150,8 +147,3 @@ class Standing(Deciding):
             return {"expires_at": milliseconds(expires_at)}
 
         return self._decide(device_ids, work)
-
-
-def _replaced(pending: Change, row: Device) -> list[Device]:
-    """Return the keys that a device has replaced, and that are still valid. They must not outlive it."""
-    return pending.select(revoked_by=row.device_id, revoke_reason=ROTATED, revoked_at__gt=now())

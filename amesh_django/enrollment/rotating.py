@@ -11,11 +11,12 @@ import logging
 from typing import Any
 
 from amesh_django.conf import amesh_settings
-from amesh_django.decisions import ROTATED
 from amesh_django.models import AllowListChange, Device
 from amesh_django.server import server_device
+from amesh_django.states import ROTATED
 from amesh_django.trust import current_list
 from amesh_django.trust.change import Change
+from amesh_django.trust.sealing import is_revoked, row_values
 from amesh_django.trust.sealing import now as moment
 from authmesh.protocol.enrollment_errors import KeyDenied, ServerBusy
 from authmesh.protocol.errors import (
@@ -57,6 +58,8 @@ def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
         verify_rotation(request, old_public_key=public_key, audience=server.identity.device_id)
         if abs(request.issued_at - int(now)) > MAX_SKEW_SECONDS:
             raise TimestampOutOfRange(device_id=old)
+        if request.new_public_key == public_key:  # accepted already; the answer was lost
+            return build_rotated(request, old_device_id=old, overlap=0, sign=server.sign)
         overlap = current_list().change(f"rotation of {old}", lambda pending: _replace(pending, request, public_key))
         return build_rotated(request, old_device_id=old, overlap=overlap, sign=server.sign)
     except AllowListBusy as error:
@@ -68,9 +71,10 @@ def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
 def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> int:
     """Store the new key, and set the end of the old one. Return the seconds for which the old one is still valid."""
     old, new = device_id(public_key), device_id(request.new_public_key)
-    rows = {row.device_id: row for row in pending.select(device_id__in=[old, new])}
+    keys = [encode_public_key(key) for key in (public_key, request.new_public_key)]
+    rows = {row.device_id: row for row in pending.select(public_key__in=keys)}
     before, known, moment_now = rows.get(old), rows.get(new), moment()
-    if before is None or (before.revoked_at is not None and before.revoked_at <= moment_now):
+    if before is None or is_revoked(row_values(before)):
         raise Unauthorized(reason="device_revoked", device_id=old)  # between the verification and the lock
     if before.revoked_at is not None:  # in its overlap
         if before.revoked_by != new or known is None:

@@ -16,13 +16,14 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from amesh_django.models import AllowListChange, AllowListSeal
+from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
 from .groups import Groups, groups_digest
 from .rekeying import RekeyableList
-from .sealing import COLUMNS, Epoch, SealRow, is_counted_controller, journal_row, now, row_texts
+from .sealing import COLUMNS, Epoch, SealRow, is_counted_controller, is_revoked, journal_row, now, row_texts
 from .verified import UNREADABLE
 
 Row = tuple[Any, ...]
@@ -156,8 +157,9 @@ class SealedList(RekeyableList):
                 continue
             for column in COLUMNS:
                 if found.get(column, "") != expected.get(column, ""):
-                    yield _("%(device)s: %(column)s is %(found)r, but was sealed as %(sealed)r.") % {
+                    yield _("%(device)s (%(name)s): %(column)s is %(found)r, but was sealed as %(sealed)r.") % {
                         "device": found["device_id"],
+                        "name": clean(expected["friendly_name"]),
                         "column": column,
                         "found": found.get(column, ""),
                         "sealed": expected.get(column, ""),
@@ -268,8 +270,8 @@ def _digest(rows: list[Row], groups: list[tuple[str, str]]) -> str:
 
 
 def _trusted(rows: list[Row]) -> list[str]:
-    found = [dict(zip(COLUMNS, values, strict=True)) for values in rows]
-    trusted = [row for row in found if row["revoked_at"] is None and row["denied_at"] is None]
+    found = [dict(zip(COLUMNS, values, strict=True)) for values in rows if not is_revoked(values)]
+    trusted = [row for row in found if row["denied_at"] is None]
     trusted.sort(key=lambda row: str(row["device_id"]))
     return [_trusted_as(row) for row in trusted]
 
@@ -292,6 +294,8 @@ def _trusted_as(row: dict[str, Any]) -> str:
         text += _(", until %(moment)s") % {"moment": row["expires_at"]}
     if row["pending_since"] is not None:
         text += _(", waiting for approval")
+    if row["revoked_at"] is not None:  # a key that was replaced
+        text += _(", until %(moment)s") % {"moment": row["revoked_at"]}
     return text
 
 

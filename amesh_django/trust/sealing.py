@@ -8,6 +8,7 @@ import hmac
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
 from amesh_django.models import AllowListChange, AllowListSeal, Device, DeviceGroup
+from amesh_django.states import revoked_from
 from authmesh.device import LocalDevice
 from authmesh.protocol.multiset import MODULUS, encode_row, mask, row_hash
 
@@ -366,6 +368,12 @@ def is_counted_controller(values: Sequence[Any]) -> bool:
     have more controllers than it may have. So the number under the seal does not depend on the clock.
     """
     return values[4] == "controller" and values[9] is None and values[_DENIED_AT] is None
+
+
+def is_revoked(values: Sequence[Any]) -> bool:
+    """Return True if a row is revoked now."""
+    since = revoked_from(*values[9:12])
+    return since is not None and since <= time.time()
 
 
 def storable(text: str) -> str:

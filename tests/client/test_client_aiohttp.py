@@ -6,6 +6,7 @@ import asyncio
 import gc
 import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -285,9 +286,14 @@ def test_the_default_device_signs(server: Recorder, tmp_path: Path, monkeypatch:
         DEVICE.write(tmp_path / "device")
         await session.get(server.url)
         all_genuine(server.seen)
+        replaced = EphemeralDevice("client")  # as `amesh rotate` does while this session is open
+        shutil.rmtree(tmp_path / "device")
+        replaced.write(tmp_path / "device")
+        await session.get(server.url)
+        assert server.last.public_key == replaced.identity.public_key and server.last.genuine()
 
     in_session(calls, AmeshAiohttpMiddleware())
-    assert len(server.seen) == 1
+    assert len(server.seen) == 2
 
 
 @pytest.mark.process

@@ -13,8 +13,9 @@ from django.test import override_settings
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList, DeviceDenied
-from amesh_django.decisions import ROTATED, WrongState
+from amesh_django.decisions import WrongState
 from amesh_django.models import AllowListChange, Device
+from amesh_django.states import ROTATED
 from amesh_django.test import EphemeralDevice
 from amesh_django.trust import current_list
 from amesh_django.trust.sealing import now

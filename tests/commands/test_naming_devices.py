@@ -114,10 +114,25 @@ def test_an_unknown_name_changes_nothing_and_lists_the_candidates(
 
 def test_a_device_that_calls_itself_like_another_id_is_not_taken_for_it(amesh: FrontEnd) -> None:
     (phone,) = amesh.allow("phone")
-    amesh.allow(phone, phone[:8])
-    assert f"({phone[:8]})" in amesh("revoke", phone[:8], "--yes").stderr  # ambiguous
+    others = amesh.allow(phone, phone[:8])
+    assert amesh("grant", phone[:8], "--shell").exit_code == 0
+    assert amesh.trusted() == {phone: {"shell": True}, **{key: {} for key in others}}
     assert amesh("revoke", phone, "--yes").exit_code == 0
-    assert phone not in amesh.trusted()
+    assert list(amesh.trusted()) == others
+
+
+@pytest.mark.parametrize("command", [["revoke", "--yes"], ["grant", "--shell"], ["list"]])
+def test_the_id_of_a_revoked_device_is_not_the_name_of_another(amesh: FrontEnd, command: list[str]) -> None:
+    """A device chooses its own name. If it chooses the device ID of another, it must not receive what that one should."""
+    (phone,) = amesh.allow("phone")
+    (impostor,) = amesh.allow(phone)
+    assert amesh("revoke", phone, "--yes").exit_code == 0
+    name, *options = command
+    for word in (phone, phone[:8], "am_"):
+        done = amesh(name, word, *options)
+        assert done.exit_code == 1
+        assert f"No trusted device has a device ID that begins with {word!r}. Nothing was changed." in done.stderr
+    assert amesh.trusted() == {impostor: {}}
 
 
 def test_a_shell_is_granted_to_several_or_to_none(amesh: FrontEnd) -> None:

@@ -13,6 +13,7 @@ from django.core.management import CommandError, call_command
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListChange
+from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListError
 from tests.trust.test_database_allow_list import entry, sql
 
@@ -43,6 +44,18 @@ def integrity(*words: str) -> tuple[int, str, str]:
     except CommandError as error:
         return error.returncode, out.getvalue(), f"{err.getvalue()}{error}"
     return 0, out.getvalue(), err.getvalue()
+
+
+def test_a_key_whose_revocation_is_still_to_come_is_named(stolen: DatabaseAllowList) -> None:
+    """As for a key that was replaced. Whoever sets that with SQL has a device that is accepted until then."""
+    sql("UPDATE amesh_device SET revoked_at = '2099-01-01 00:00:00', revoked_by = 'am_x', revoke_reason = 'rotated'")
+    assert [text.split(",")[-1] for text in stolen.verify().trusted] == [" until 2099-01-01 00:00:00+00:00"]
+    stolen.reseal()
+    assert not current_list().snapshot().by_key[entry(1).public_key].revoked
+    sql("UPDATE amesh_device SET revoke_reason = ''")
+    assert stolen.verify().trusted == []
+    stolen.reseal()
+    assert current_list().snapshot().by_key[entry(1).public_key].revoked
 
 
 def test_a_journal_with_missing_lines_is_said_and_all_who_would_be_trusted_are_named(stolen: DatabaseAllowList) -> None:

@@ -1,9 +1,11 @@
 """``manage.py amesh_integrity``: verify the sealed allow list, show what differs, and accept the list as it is."""
 
+import time
 from argparse import ArgumentParser
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
+from amesh_django.enrollment import tokens
 from amesh_django.management.base import AmeshCommand
 from amesh_django.trust.integrity import IntegrityReport
 from amesh_django.trust.rollback import Memory
@@ -15,6 +17,7 @@ from authmesh.commands.terminal.console import Console
 from authmesh.commands.terminal.errors import UsageProblem
 from authmesh.commands.terminal.lines import Shown, Styled
 from authmesh.commands.words import counted
+from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Hint, Run
 
 #: How many trusted devices are printed. ``--json`` prints all.
@@ -94,7 +97,25 @@ def _rekey(console: Console, devices: DatabaseAllowList, answer: dict[str, objec
             " on every other host, too: it moves the high-water mark of that host. Then remove the old secret from the settings.",
         )
     )
-    console.result({**answer, "rekeyed": changed, "newest": _memory_json(devices)})
+    old = tokens.under_old_secret(time.time())
+    if old:
+        named = ", ".join(f"{clean(row.name)} ({row.jti})" for row in old[:_MAX_NAMED])
+        console.warn(
+            (
+                f"{counted(len(old), 'open enrollment token')} made with the old secret: {named}. Once the old secret is removed, no "
+                "machine can enroll with such a token. Until then, wait for the machines, or make new tokens with ",
+                Run("enroll-token"),
+                ".",
+            )
+        )
+    console.result(
+        {
+            **answer,
+            "rekeyed": changed,
+            "tokensUnderOldSecret": [row.jti for row in old],
+            "newest": _memory_json(devices),
+        }
+    )
 
 
 def _advice(found: IntegrityReport) -> Hint:

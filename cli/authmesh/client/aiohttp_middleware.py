@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .origins import Origin, may_sign, origin
-from .signing import Signer, default_device_async, sign_request
+from .signing import Signer, default_device_async, enroll_default_device_async, sign_request
 
 if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, ClientRequest, ClientResponse
@@ -62,6 +62,7 @@ class AmeshAiohttpMiddleware:
         Raises:
             InvalidInput: aiohttp would compress the body after it was signed.
             IdentityMissing, DirectoryError, KeyStoreError: the device cannot be opened or its key cannot be used.
+            EnrollmentError, RequestError: the token in ``AMESH_ENROLL_TOKEN`` is for this server, and did not enroll the device.
         """
         chain = request._timer
         asked: Origin | None = origin(request.url.scheme, request.url.raw_host or "", request.url.port)
@@ -70,19 +71,21 @@ class AmeshAiohttpMiddleware:
             if named is None or asked is None or not may_sign(named, asked):
                 asked = None
         if asked is not None:
-            request.headers["Authorization"] = await self._sign(request)
+            request.headers["Authorization"] = await self._sign(request, asked)
         response = await handler(request)
         if response.status in _REDIRECTS:
             self._chains[id(chain)] = (chain, asked)
             weakref.finalize(response, self._chains.pop, id(chain), None).atexit = False
         return response
 
-    async def _sign(self, request: ClientRequest) -> str:
-        if self._device is None:
-            self._device = await default_device_async()
+    async def _sign(self, request: ClientRequest, asked: Origin) -> str:
+        device = self._device
+        if device is None:
+            await enroll_default_device_async(asked)
+            device = await default_device_async(asked)  # each time: its key may have been replaced
         body_hash = await self._hash_body(request)
         return sign_request(
-            self._device,
+            device,
             method=request.method,
             target=request.url.raw_path_qs,
             body_hash=body_hash,

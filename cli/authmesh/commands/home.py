@@ -11,6 +11,8 @@ from typing import Any
 
 from authmesh.device import AllowList, FileAllowList, LocalDevice
 from authmesh.device.grants import Grant, granted
+from authmesh.device.replacing import recover
+from authmesh.files.clock import utc_now
 from authmesh.pairing.bootstrap.enrolment import Enrolment, allowed_relays
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import AmeshError, Hint
@@ -147,6 +149,14 @@ class Home(ABC):
             DeviceNotFound: the device is not in the list.
         """
 
+    def open_enrollment_tokens(self, now: float) -> int:
+        """Return the number of enrollment tokens that this device has made and that machines may still use.
+
+        Args:
+            now: Unix seconds.
+        """
+        return 0
+
     def after_trusting(self, entry: DeviceEntry) -> Hint | None:
         """Return sentences about why a device that was just trusted is not accepted yet, or None if it is."""
         return None
@@ -172,6 +182,9 @@ class FileHome(Home):
 
     @functools.cached_property
     def _device(self) -> LocalDevice:
+        recover(
+            self.directory, now=utc_now()
+        )  # or the list may be sealed by a key that identity.json does not name yet
         return LocalDevice(self.directory)
 
     def allow_list(self) -> FileAllowList:

@@ -43,7 +43,8 @@ def add_devices(parser: ArgumentParser, *, optional: bool = False) -> None:
 def select(entries: Sequence[DeviceEntry], words: Sequence[str], *, of: str = "trusted device") -> list[DeviceEntry]:
     """Return the devices that a person named, each once, in the order of the words.
 
-    The beginning of a name is not enough: a device chooses its own name, and could choose the beginning of another's.
+    The beginning of a name is not enough, and a word that begins as a device ID is never a name: a device chooses its own name, and could
+    choose the beginning of another's, or the device ID of a device that was revoked.
 
     Args:
         entries: the devices to choose from.
@@ -59,27 +60,20 @@ def select(entries: Sequence[DeviceEntry], words: Sequence[str], *, of: str = "t
 
 
 def _one(entries: Sequence[DeviceEntry], word: str, of: str) -> DeviceEntry:
-    for entry in entries:
-        if entry.device_id == word:
-            return entry
-    is_prefix = word.startswith(_ID_PREFIX) and word != _ID_PREFIX
-    name = clean(word) if word.strip() else None
-    found = [
-        entry
-        for entry in entries
-        if (is_prefix and entry.device_id.startswith(word)) or clean(entry.friendly_name) == name
-    ]
+    if word.startswith(_ID_PREFIX):
+        has = f"a device ID that begins with {word!r}"
+        found = [entry for entry in entries if word != _ID_PREFIX and entry.device_id.startswith(word)]
+    else:
+        has = f"the name {word!r}"
+        name = clean(word) if word.strip() else None
+        found = [entry for entry in entries if clean(entry.friendly_name) == name]
     if len(found) == 1:
         return found[0]
     if found:
         raise AmbiguousDevice(
-            f"Several devices have the name {word!r}, or a device ID that begins with it: {_listed(found)}. Nothing was changed.",
-            hint=AmbiguousDevice.default_hint,
+            f"Several devices have {has}: {_listed(found)}. Nothing was changed.", hint=AmbiguousDevice.default_hint
         )
-    raise DeviceNotFound(
-        f"No {of} has the name {word!r}, or a device ID that begins with it. Nothing was changed.",
-        hint=_candidates(entries, word),
-    )
+    raise DeviceNotFound(f"No {of} has {has}. Nothing was changed.", hint=_candidates(entries, word))
 
 
 def _candidates(entries: Sequence[DeviceEntry], word: str) -> Hint:

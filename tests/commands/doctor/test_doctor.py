@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from django.core.management import CommandError, call_command
 
 from amesh_django.test.devices import PASSPHRASE, EphemeralDevice
 from authmesh.commands import relays
@@ -24,6 +25,7 @@ from authmesh.protocol.errors import KeyStoreError
 from tests.commands.doctor.doctors import FrontEnd
 from tests.relay import relay_world
 from tests.support.directories import contents
+from tests.support.front_ends import FRONT_ENDS, invoke
 from tests.support.terminal import terminal
 
 pytestmark = pytest.mark.process
@@ -31,7 +33,7 @@ pytestmark = pytest.mark.process
 LOCAL = ("versions", "directory", "permissions", "identity", "backends", "key-store", "key", "allow-list")
 
 
-@pytest.fixture(params=["amesh", "manage.py"])
+@pytest.fixture(params=FRONT_ENDS)
 def front_end(request: pytest.FixtureRequest, tmp_path: Path) -> FrontEnd:
     database = request.getfixturevalue("sqlite_database") if request.param == "manage.py" else None
     return FrontEnd(tmp_path, database)
@@ -84,22 +86,32 @@ def test_without_an_identity_it_says_what_to_do(front_end: FrontEnd) -> None:
     assert "AMESH_BOOTSTRAP_TOKEN" in found.text("identity") and not front_end.path.exists()
 
 
-def test_wrong_usage_is_2(front_end: FrontEnd) -> None:
-    for words in (
-        ["ftp://server"],
-        ["server"],
-        ["http://"],
-        ["https:///path", "--no-relay"],
-        ["--timeout", "0"],
-        ["--timeout", "inf"],
-        ["--relay", "http://relay"],
-        ["--relay", "ws://relay/ws", "--no-relay"],
-        ["--relay", "ws://relay/ws", "--public-relay"],
-        ["--public-relay", "--no-relay"],
-        ["--nonsense"],
-    ):
-        done = front_end.run("doctor", *words)
-        assert done.returncode == 2, (words, done.stderr)
+WRONG = (
+    ["ftp://server"],
+    ["server"],
+    ["http://"],
+    ["https:///path", "--no-relay"],
+    ["--timeout", "0"],
+    ["--timeout", "inf"],
+    ["--relay", "http://relay"],
+    ["--relay", "ws://relay/ws", "--no-relay"],
+    ["--relay", "ws://relay/ws", "--public-relay"],
+    ["--public-relay", "--no-relay"],
+)
+
+
+@pytest.mark.parametrize("words", WRONG, ids=" ".join)
+def test_wrong_usage_is_2(words: list[str]) -> None:
+    assert invoke(["doctor", *words]).exit_code == 2
+    with pytest.raises(CommandError) as raised:
+        call_command("amesh_doctor", *words)
+    assert raised.value.returncode == 2
+
+
+@pytest.mark.parametrize("words", [WRONG[0], ["--nonsense"]], ids=" ".join)
+def test_a_process_exits_with_2_on_wrong_usage(front_end: FrontEnd, words: list[str]) -> None:
+    done = front_end.run("doctor", *words)
+    assert done.returncode == 2, done.stderr
 
 
 # --- what is not in order ---------------------------------------------------------------------------------------------
