@@ -21,6 +21,7 @@ from django.db import connection
 from django.test import Client
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.states import Standing
 from amesh_django.trust import current_list
 from amesh_django.trust.keys import seal_keys
 from amesh_django.verification import Verifier
@@ -48,6 +49,10 @@ T = TypeVar("T")
 
 #: As many devices sign at every size of the list, so that only the size of the list differs.
 SIGNING = 10
+
+#: The verifier of devices with scopes, groups, and expiry.
+SCOPED = "without I/O, scoped"
+_SCOPES = frozenset({"orders:read", "stock:*"})
 
 _numbers = itertools.count()
 
@@ -108,8 +113,16 @@ def _body_hash() -> str:
 @functools.cache
 def _verifiers() -> dict[str, Verifier]:
     known = current_list().snapshot().by_key
+    # As the snapshot holds a device with an expiry, scopes of its own, and a group.
+    richer = {
+        signer.public_key: known[signer.public_key]._replace(
+            standing=Standing(expires_from=time.time() + 86_400), scopes=_SCOPES, groups_json='["store"]'
+        )
+        for signer in _signers()
+    }
     return {
         "without I/O": Verifier(lookup=known.get, nonces=InMemoryNonceStore()),
+        SCOPED: Verifier(lookup=richer.get, nonces=InMemoryNonceStore()),
         "local nonces": Verifier(lookup=database_lookup, nonces=InMemoryNonceStore()),
         "Redis nonces": Verifier(lookup=database_lookup, nonces=store_for("default")),
     }
@@ -127,6 +140,10 @@ def _loaded(public_key: bytes) -> ec.EllipticCurvePublicKey:
 
 def _accept(chosen: Verifier) -> Callable[[Signed], Any]:
     return lambda request: chosen.verify(METHOD, TARGET, request.header, _body_hash)
+
+
+def _accept_scoped(chosen: Verifier) -> Callable[[Signed], Any]:
+    return lambda request: chosen.verify(METHOD, TARGET, request.header, _body_hash).has_scope("stock:read")
 
 
 def _record(store: NonceStore) -> Callable[[Signed], Any]:
@@ -165,7 +182,8 @@ def verifier(count: int) -> dict[str, float]:
         "seal check": lambda: _timed(lambda request: database_lookup(request.public_key), requests),
     }
     for name, chosen in _verifiers().items():
-        measures[name] = functools.partial(_timed, _accept(chosen), requests)
+        accept = _accept_scoped(chosen) if name == SCOPED else _accept(chosen)
+        measures[name] = functools.partial(_timed, accept, requests)
     for name, store in _nonces().items():
         measures[name] = functools.partial(_timed, _record(store), requests)
     names = list(measures)
