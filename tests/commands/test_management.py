@@ -102,7 +102,7 @@ def options(parser: argparse.ArgumentParser) -> dict[tuple[str, ...], str]:
 
 
 #: Options about what only a list in a database has: who made a change, and approval.
-SERVER_ONLY = {"--by", "--approve"}
+SERVER_ONLY = {"--by", "--approve", "--group", "--expires"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
