@@ -9,12 +9,11 @@ from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_asy
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
-from django.utils.cache import patch_vary_headers
 
 from authmesh.protocol.enrollment import ENROLL_PATH
 
 from .conf import amesh_settings
-from .verification.request import accept
+from .verification.request import accept, mark
 
 __all__ = ["AmeshMiddleware", "is_protected", "required_scopes"]
 
@@ -116,8 +115,8 @@ class AmeshMiddleware:
 
     @staticmethod
     def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        if getattr(request, "amesh", None) is not None:  # caches must keep the response for this device only
-            patch_vary_headers(response, ("Authorization",))
+        if getattr(request, "amesh", None) is not None:
+            mark(request, response)
         return response
 
     def _check(self, request: HttpRequest) -> HttpResponseBase | None:

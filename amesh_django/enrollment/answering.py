@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from amesh_django.server import server_device
-from amesh_django.trust.keys import seal_keys
 from authmesh.protocol.enrollment import (
     MAX_SKEW_SECONDS,
+    EnrollmentRequest,
     build_answer,
     parse_request,
-    token_secret,
     verify_key,
     verify_proof,
 )
@@ -24,7 +23,7 @@ from authmesh.protocol.errors import (
 )
 from authmesh.protocol.keys import device_id
 
-from . import limits
+from . import limits, tokens
 from .admission import admit
 
 
@@ -41,10 +40,10 @@ def enroll(value: Any, *, address: str, now: float) -> dict[str, Any]:
     """
     request = parse_request(value)
     try:
-        device, keys = server_device(), seal_keys()
+        device = server_device()
         issuer = device.identity.device_id
         try:
-            verify_proof(request, secret=token_secret(keys.enrollment, request.jti), issuer=issuer)
+            _verify_proof(request, issuer)
         except InvalidEnrollmentToken:
             limits.count_wrong(address, now=now)
             raise
@@ -64,3 +63,19 @@ def enroll(value: Any, *, address: str, now: float) -> dict[str, Any]:
         raise ServerBusy(device_id=device_id(request.public_key)) from error
     except (KeyStoreError, DirectoryError) as error:
         raise AllowListIntegrityFailure(error.message, hint=error.hint, reason=error.code) from error
+
+
+def _verify_proof(request: EnrollmentRequest, issuer: str) -> None:
+    """Check the proof with each secret of the seal that is in use: a token outlives the replacement of the secret.
+
+    Raises:
+        InvalidEnrollmentToken: the proof is wrong.
+    """
+    *older, last = tokens.secrets_of(request.jti)
+    for secret in older:
+        try:
+            verify_proof(request, secret=secret, issuer=issuer)
+        except InvalidEnrollmentToken:
+            continue
+        return
+    verify_proof(request, secret=last, issuer=issuer)

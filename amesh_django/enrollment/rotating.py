@@ -13,10 +13,9 @@ from typing import Any
 from amesh_django.conf import amesh_settings
 from amesh_django.models import AllowListChange, Device
 from amesh_django.server import server_device
-from amesh_django.states import ROTATED
+from amesh_django.states import ACTIVE, REVOKED, ROTATED
 from amesh_django.trust import current_list
 from amesh_django.trust.change import Change
-from amesh_django.trust.sealing import is_revoked, row_values
 from amesh_django.trust.sealing import now as moment
 from authmesh.protocol.enrollment_errors import KeyDenied, ServerBusy
 from authmesh.protocol.errors import (
@@ -73,8 +72,9 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
     old, new = device_id(public_key), device_id(request.new_public_key)
     rows = {row.device_id: row for row in pending.select(device_id__in=[old, new])}
     before, known, moment_now = rows.get(old), rows.get(new), moment()
-    if before is None or is_revoked(row_values(before)):
-        raise Unauthorized(reason="device_revoked", device_id=old)  # between the verification and the lock
+    state = REVOKED if before is None else before.state
+    if before is None or state != ACTIVE:  # between the verification and the lock
+        raise Unauthorized(reason=f"device_{state}", device_id=old)
     if before.revoked_at is not None:  # in its overlap
         if before.revoked_by != new or known is None:
             raise AlreadyRotated(device_id=old)
@@ -100,8 +100,15 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
                 added_at=moment_now,
                 added_by=before.added_by,
                 user_id=before.user_id,
+                groups_json=before.groups_json,
+                expires_at=_renewed(before, moment_now),
             )
         ]
     )
     logger.info("%s was replaced by %s. The old key is valid for %d s more.", old, new, overlap)
     return overlap
+
+
+def _renewed(before: Device, now: dt.datetime) -> dt.datetime | None:
+    """Return the time at which the new key expires: it gets the life that the old one had; None if that does not expire."""
+    return now + (before.expires_at - before.added_at) if before.expires_at is not None else None

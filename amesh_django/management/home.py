@@ -8,6 +8,7 @@ from typing import Any
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
+from amesh_django.enrollment import tokens
 from amesh_django.models import Device, DeviceActivity
 from amesh_django.server import server_enrolment
 from amesh_django.trust.database import database
@@ -73,6 +74,9 @@ class DatabaseHome(ServerHome):
         by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
         why = f": {clean(row.revoke_reason)}" if row.revoke_reason else ""
         return f"It was revoked {when(_time(row.revoked_at))}{by}{why}. Trusting it undoes the revocation.{_lost(user)}"
+
+    def open_enrollment_tokens(self, now: float) -> int:
+        return tokens.open_count(now)
 
     def rotation_problem(self) -> AmeshError | None:
         if amesh_settings().SEAL_KEY_FILE is not None:

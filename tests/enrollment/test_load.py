@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from django.db import connection
 
 from amesh_django.enrollment import tokens
 from amesh_django.models import Device, EnrollmentToken
@@ -50,6 +51,27 @@ def test_forty_machines_at_the_same_moment(running: Server) -> None:
     in_threads([lambda number=number: enroll(number) for number in range(40)])  # type: ignore[misc]
     assert sorted(found) == [(201, "")] * 25 + [(403, "token_used_up")] * 15, running.output()
     assert Device.objects.count() == EnrollmentToken.objects.get().uses == 25
+
+
+def test_a_token_is_withdrawn_while_machines_enroll(running: Server) -> None:
+    """Every machine that was told so is in, and none comes after the withdrawal."""
+    token = parse_token(make(running, 100))
+    found: list[int] = []
+    counted: list[int] = []
+
+    def enroll() -> None:
+        answer = httpx.post(f"{token.url}enroll", json=body(token, EphemeralDevice()), timeout=60)
+        found.append(answer.status_code)
+
+    def withdraw() -> None:
+        try:
+            counted.append(tokens.withdraw(token.jti, by="test").uses)
+        finally:
+            connection.close()
+
+    in_threads([*[enroll] * 8, withdraw, *[enroll] * 8])
+    assert set(found) <= {201, 403} and len(found) == 16, running.output()
+    assert found.count(201) == Device.objects.count() == EnrollmentToken.objects.get().uses == counted[0]
 
 
 def test_many_threads_of_a_machine_enroll_once(running: Server, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """``manage.py amesh_integrity``: verify the sealed allow list, show what differs, and accept the list as it is."""
 
+import time
 from argparse import ArgumentParser
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
+from amesh_django.enrollment import tokens
 from amesh_django.management.base import AmeshCommand
 from amesh_django.trust.integrity import IntegrityReport
 from amesh_django.trust.rollback import Memory
@@ -87,6 +89,12 @@ def _rekey(console: Console, devices: DatabaseAllowList, answer: dict[str, objec
         console.say(Styled("The list and its journal are sealed with the first secret now.", "good"))
     else:
         console.say("The list and its journal were sealed with the first secret already. Nothing was changed.")
+    older = tokens.of_older_secret(time.time())
+    if older:
+        console.warn(
+            f"{counted(older, 'open enrollment token')} can be used only until you remove the old secret from the settings. To keep the old "
+            "secret until they have expired is safe, unless it has leaked."
+        )
     console.say(
         (
             "Run ",
