@@ -5,30 +5,31 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from authmesh.device import AllowList, LocalDevice
 from authmesh.device.allow_list import limit_reached, not_found
-from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
-from authmesh.protocol.encoding import parse_time
+from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry, Role
+from authmesh.protocol.encoding import format_time, parse_time
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
 from .models import AllowListChange, Device
-from .states import ACTIVE, ROTATED
+from .states import ACTIVE
 from .trust import SealedList, current_list
 from .trust.change import Change
 from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
+from .trust.revoking import read_damaged
 from .trust.rollback import Memory
 from .trust.sealing import actor, is_revoked, now, row_values, storable
-from .trust.verified import Snapshot
+from .trust.verified import UNREADABLE, Snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -192,40 +193,39 @@ class DatabaseAllowList(AllowList):
         try:
             return [row.to_entry() for row in self.devices() if not row.is_revoked]
         except AllowListIntegrityFailure:
-            sealed = [row for row in self._sealed.sealed_devices() if not row.is_revoked]
+            sealed = [row for row in self._sealed.sealed_devices() if not is_revoked(row_values(row))]
         found = {row.device_id: row.to_entry() for row in sealed}
-        with suppress(
-            TypeError, ValueError
-        ):  # what is left was added or trusted again outside Django, and may be damaged
-            for row in Device.objects.using(self._using).filter(revoked_at=None):
-                with suppress(TypeError, ValueError):
-                    found.setdefault(row.device_id, row.to_entry())
+        rows = Device.objects.using(self._using).filter(Q(revoked_at=None) | Q(revoked_at__gt=now()))
+        for device_id in rows.values_list("device_id", flat=True):
+            if device_id not in found:  # added or trusted again outside Django, and perhaps damaged
+                found[device_id] = _entry(read_damaged(rows, device_id))
         return list(found.values())
 
     def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
         """Stop trusting devices. Their rows stay, with when, who and why, until :meth:`purge` removes them.
 
-        This works even if the list does not match its seal: then one after the other, and ``trouble`` says what else is wrong.
+        The keys that a device has replaced are revoked with it. This works even if the list does not match its seal: then ``trouble``
+        says what else is wrong.
         """
         by = by or self._by
         self.trouble = None
 
         def work(pending: Change) -> list[DeviceEntry]:
-            return [_revoke(pending, device_id, reason, by).to_entry() for device_id in device_ids]
+            done: dict[str, Device] = {}
+            for device_id in device_ids:
+                if device_id not in done:
+                    done |= _revoke(pending, device_id, reason, by)
+            return [done[device_id].to_entry() for device_id in device_ids]
 
         try:
             self._sealed.snapshot()  # also detects an older list that was restored, unlike the change
             return self._sealed.change(by, work)
         except AllowListIntegrityFailure as error:
-            trouble: AllowListIntegrityFailure | None = error
-        revoked = []
-        for device_id in device_ids:
-            row, is_good = self._sealed.revoke_anyway(device_id, reason=reason, by=by)
-            trouble = None if is_good else trouble
-            logger.warning("%s was revoked in a list that did not match its seal.", device_id)
-            revoked.append(row.to_entry())
-        self.trouble = trouble
-        return revoked
+            trouble = error
+        rows, is_good = self._sealed.revoke_anyway(device_ids, reason=reason, by=by)
+        self.trouble = None if is_good else trouble
+        logger.warning("Revoked in a list that did not match its seal: %s.", ", ".join(device_ids))
+        return [_entry(row) for row in rows]
 
     def update_permissions_of(
         self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -332,14 +332,14 @@ def _unrevoked(pending: Change, device_id: str) -> Device:
     return row
 
 
-def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
+def _revoke(pending: Change, device_id: str, reason: str, by: str) -> dict[str, Device]:
+    """Revoke a device and the keys that it has replaced, which must not outlive it. Return all that were revoked, by device ID."""
     moment = now()
     row = _any(pending, device_id)
     if is_revoked(row_values(row)):
         raise not_found(device_id)
-    # A key that this device has replaced, and that is still valid, must not outlive it.
-    replaced = pending.select(revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=moment)
-    for one in (*replaced, row):
+    found = {one.device_id: one for one in (row, *pending.replaced_by(device_id))}
+    for one in found.values():
         pending.update(
             one,
             AllowListChange.Action.REVOKED,
@@ -347,7 +347,16 @@ def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
             revoked_by=actor(by),
             revoke_reason=storable(reason),
         )
-    return row
+    return found
+
+
+def _entry(row: Device) -> DeviceEntry:
+    """Return the entry of a row, without the key if the row was damaged outside Django."""
+    try:
+        return row.to_entry()
+    except UNREADABLE:
+        role: Role = CONTROLLER if row.role == CONTROLLER else TARGET
+        return DeviceEntry(row.device_id, b"", str(row.friendly_name), format_time(now()), "manual", role)
 
 
 def _denied(row: Device) -> DeviceDenied:

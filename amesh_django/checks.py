@@ -82,6 +82,7 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     - ``amesh.W001``: it is a local-memory cache, and DEBUG is False.
     - ``amesh.W002``: it deletes entries when it is full.
     - ``amesh.W007``: it is the default cache, because the settings name none, and DEBUG is False.
+    - ``amesh.W018``: it is in a database with ATOMIC_REQUESTS.
     """
     if conf.problems():
         return []
@@ -112,6 +113,9 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
                 id="amesh.W002",
             )
         ]
+    if isinstance(cache, DatabaseCache) and connections[nonces.database_of(cache)].settings_dict["ATOMIC_REQUESTS"]:
+        rejected = "Requests that the decorator or REST framework verifies are rejected; the middleware runs before the transaction."
+        return [Warning(f"{nonces.ROLLED_BACK} {rejected}", hint=nonces.LEAVE_TRANSACTION, id="amesh.W018")]
     if conf.amesh_settings().NONCE_CACHE is None and alias != conf.OWN_CACHE and not django_settings.DEBUG:
         return [
             Warning(

@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from amesh_django.server import server_device
+from amesh_django.trust.keys import SealKeys, all_seal_keys
 from authmesh.protocol.enrollment import (
     MAX_SKEW_SECONDS,
     EnrollmentRequest,
     build_answer,
     parse_request,
+    token_secret,
     verify_key,
     verify_proof,
 )
@@ -23,7 +25,7 @@ from authmesh.protocol.errors import (
 )
 from authmesh.protocol.keys import device_id
 
-from . import limits, tokens
+from . import limits
 from .admission import admit
 
 
@@ -43,7 +45,7 @@ def enroll(value: Any, *, address: str, now: float) -> dict[str, Any]:
         device = server_device()
         issuer = device.identity.device_id
         try:
-            _verify_proof(request, issuer)
+            keys = _proved(request, issuer)
         except InvalidEnrollmentToken:
             limits.count_wrong(address, now=now)
             raise
@@ -51,7 +53,7 @@ def enroll(value: Any, *, address: str, now: float) -> dict[str, Any]:
         verify_key(request, issuer=issuer)
         if abs(request.issued_at - int(now)) > MAX_SKEW_SECONDS:
             raise TimestampOutOfRange(device_id=device_id(request.public_key))
-        state = admit(request, now=now)
+        state = admit(request, now=now, keys=keys)
         return build_answer(
             request,
             state=state,
@@ -65,17 +67,20 @@ def enroll(value: Any, *, address: str, now: float) -> dict[str, Any]:
         raise AllowListIntegrityFailure(error.message, hint=error.hint, reason=error.code) from error
 
 
-def _verify_proof(request: EnrollmentRequest, issuer: str) -> None:
-    """Check the proof with each secret of the seal that is in use: a token outlives the replacement of the secret.
+def _proved(request: EnrollmentRequest, issuer: str) -> list[SealKeys]:
+    """Return the keys of the seal under which the proof is right. There are several keys while the secret is being replaced.
 
     Raises:
-        InvalidEnrollmentToken: the proof is wrong.
+        InvalidEnrollmentToken: there are none.
     """
-    *older, last = tokens.secrets_of(request.jti)
-    for secret in older:
+    proved, wrong = [], InvalidEnrollmentToken()
+    for keys in all_seal_keys():
         try:
-            verify_proof(request, secret=secret, issuer=issuer)
-        except InvalidEnrollmentToken:
-            continue
-        return
-    verify_proof(request, secret=last, issuer=issuer)
+            verify_proof(request, secret=token_secret(keys.enrollment, request.jti), issuer=issuer)
+        except InvalidEnrollmentToken as error:
+            wrong = error
+        else:
+            proved.append(keys)
+    if not proved:
+        raise wrong
+    return proved

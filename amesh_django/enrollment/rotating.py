@@ -70,7 +70,8 @@ def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
 def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> int:
     """Store the new key, and set the end of the old one. Return the seconds for which the old one is still valid."""
     old, new = device_id(public_key), device_id(request.new_public_key)
-    rows = {row.device_id: row for row in pending.select(device_id__in=[old, new])}
+    keys = [encode_public_key(key) for key in (public_key, request.new_public_key)]
+    rows = {row.device_id: row for row in pending.select(public_key__in=keys)}
     before, known, moment_now = rows.get(old), rows.get(new), moment()
     state = REVOKED if before is None else before.state
     if before is None or state != ACTIVE:  # between the verification and the lock

@@ -11,7 +11,7 @@ import hmac
 import json
 import logging
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -83,13 +83,9 @@ class NewToken:
     text: str = field(repr=False)
 
 
-def secrets_of(jti: str) -> list[bytes]:
-    """Return the secrets that a token with this number may have: one for each secret of the seal that is in use.
-
-    Raises:
-        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
-    """
-    return [token_secret(keys.enrollment, jti) for keys in all_seal_keys()]
+def _mac(row: EnrollmentToken, keys: SealKeys) -> str:
+    texts = row_texts([getattr(row, name) for name in _COLUMNS])
+    return hmac.digest(keys.tokens, encode_row("amesh-enrollment-token-v1", keys.owner, *texts), "sha256").hex()
 
 
 def _key_id(keys: SealKeys) -> str:
@@ -98,35 +94,34 @@ def _key_id(keys: SealKeys) -> str:
     return hmac.digest(keys.tokens, f"amesh-enrollment-key-v1\n{issuer}".encode(), "sha256").hex()[:16]
 
 
-def _keys_of(row: EnrollmentToken) -> SealKeys | None:
-    """Return the keys that a token was made with. None if this server has another identity or secret of the seal now."""
-    return next((keys for keys in all_seal_keys() if _key_id(keys) == row.key_id), None)
+def _is_void(row: EnrollmentToken) -> bool:
+    """Return True if this server had another identity or secret of the seal when the token was made."""
+    return all(_key_id(keys) != row.key_id for keys in all_seal_keys())
 
 
-def _mac(row: EnrollmentToken, keys: SealKeys) -> str:
-    texts = row_texts([getattr(row, name) for name in _COLUMNS])
-    return hmac.digest(keys.tokens, encode_row("amesh-enrollment-token-v1", keys.owner, *texts), "sha256").hex()
+def keys_of(row: EnrollmentToken) -> SealKeys | None:
+    """Return the keys with which amesh wrote the row, or None if it did not. Takes constant time for each.
 
-
-def is_genuine(row: EnrollmentToken) -> bool:
-    """Return True if amesh wrote the row, with our key. Takes constant time.
+    While the secret of the seal is being replaced, a token keeps the keys that it was made with: its secret is derived from them.
 
     Raises:
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
     """
-    keys = _keys_of(row)
-    return keys is not None and hmac.compare_digest(_mac(row, keys).encode(), str(row.mac).encode("utf-8", "replace"))
+    mac = str(row.mac).encode("utf-8", "replace")
+    return next((keys for keys in all_seal_keys() if hmac.compare_digest(_mac(row, keys).encode(), mac)), None)
 
 
-def state(row: EnrollmentToken, now: float) -> State:
+def state(row: EnrollmentToken, now: float, among: Collection[SealKeys] | None = None) -> State:
     """Return the state of a token.
 
     Args:
         now: Unix seconds.
+        among: the keys that the token may have. Defaults to all keys of the seal.
     """
-    if _keys_of(row) is None:
+    if _is_void(row):
         return "void"
-    if not is_genuine(row):
+    keys = keys_of(row)
+    if keys is None or (among is not None and keys not in among):
         return "changed"
     if row.withdrawn_at is not None:
         return "withdrawn"
@@ -135,8 +130,11 @@ def state(row: EnrollmentToken, now: float) -> State:
     return "used_up" if row.uses >= row.max_uses else "open"
 
 
-def check(row: EnrollmentToken | None, *, jti: str, now: float) -> EnrollmentToken:
+def check(row: EnrollmentToken | None, *, jti: str, now: float, keys: Collection[SealKeys]) -> EnrollmentToken:
     """Return the row of a token with which another machine may enroll.
+
+    Args:
+        keys: the keys under which the machine has proved that it has the token.
 
     Raises:
         InvalidEnrollmentToken: there is none, or it was changed outside Django.
@@ -144,7 +142,7 @@ def check(row: EnrollmentToken | None, *, jti: str, now: float) -> EnrollmentTok
     """
     if row is None or row.jti != jti:  # a collation may ignore case
         raise InvalidEnrollmentToken(detail="no such token")
-    found = state(row, now)
+    found = state(row, now, keys)
     if found == "changed":
         logger.critical("The enrollment token %s was changed outside Django. No machine can enroll with it.", row.jti)
         raise InvalidEnrollmentToken(detail="changed outside Django")
@@ -160,44 +158,15 @@ def check(row: EnrollmentToken | None, *, jti: str, now: float) -> EnrollmentTok
     return row
 
 
-def open_count(now: float) -> int:
-    """Return the number of tokens with which a machine can enroll.
-
-    Args:
-        now: Unix seconds.
-
-    Raises:
-        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
-    """
-    return sum(state(row, now) == "open" for row in every())
-
-
-def of_older_secret(now: float) -> int:
-    """Return the number of open tokens that were made with another secret of the seal than the first one.
-
-    Args:
-        now: Unix seconds.
-    """
-    first = _key_id(seal_keys())
-    return sum(state(row, now) == "open" and row.key_id != first for row in every())
-
-
-def author(row: EnrollmentToken) -> str:
-    """Return the author in the journal of what a machine with this token changes. The number comes first: a name may be long."""
-    return f"enrollment token {row.jti} ({row.name})"
-
-
-def machines(row: EnrollmentToken) -> list[str]:
-    """Return the device IDs of the machines that enrolled with a token, in that order, as the journal says."""
-    lines = AllowListChange.objects.using(database()).filter(
-        action=AllowListChange.Action.ADDED, by__startswith=f"enrollment token {row.jti}"
-    )
-    return list(lines.order_by("id").values_list("device_id", flat=True))
-
-
 def find(jti: str) -> EnrollmentToken | None:
     """Return the row of a token, or None. It is not checked."""
     return EnrollmentToken.objects.using(database()).filter(jti=jti).first()
+
+
+def under_old_secret(now: float) -> list[EnrollmentToken]:
+    """Return the open tokens that no machine can use any more once the old secret of the seal is removed from the settings."""
+    first = seal_keys()
+    return [row for row in every() if keys_of(row) != first and state(row, now) == "open"]
 
 
 def every() -> list[EnrollmentToken]:
@@ -216,6 +185,31 @@ def match(number: str) -> EnrollmentToken:
     if len(exact or found) != 1:
         raise EnrollmentTokenNotFound()
     return (exact or found)[0]
+
+
+def open_count(now: float) -> int:
+    """Return the number of tokens with which a machine can enroll.
+
+    Args:
+        now: Unix seconds.
+
+    Raises:
+        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+    """
+    return sum(state(row, now) == "open" for row in every())
+
+
+def author(row: EnrollmentToken) -> str:
+    """Return the author in the journal of what a machine with this token changes. The number comes first: a name may be long."""
+    return f"enrollment token {row.jti} ({row.name})"
+
+
+def machines(row: EnrollmentToken) -> list[str]:
+    """Return the device IDs of the machines that enrolled with a token, in that order, as the journal says."""
+    lines = AllowListChange.objects.using(database()).filter(
+        action=AllowListChange.Action.ADDED, by__startswith=f"enrollment token {row.jti}"
+    )
+    return list(lines.order_by("id").values_list("device_id", flat=True))
 
 
 def check_groups(names: Iterable[str]) -> None:
@@ -307,8 +301,7 @@ def make(
 
 def count_use(row: EnrollmentToken) -> None:
     """Count one more use. Call it only while the seal of the allow list is locked."""
-    row.uses += 1
-    _save(row, "uses")
+    _save(row, "uses", row.uses + 1)
 
 
 def withdraw(jti: str, *, by: str) -> EnrollmentToken:
@@ -328,19 +321,18 @@ def withdraw(jti: str, *, by: str) -> EnrollmentToken:
         row = find(jti)
         if row is None:
             raise EnrollmentTokenNotFound()
-        if state(row, 0) == "void":
+        if _is_void(row):
             raise InvalidEnrollmentToken(
                 "This token was made with another identity or secret of the seal, so no machine can enroll with it. Nothing was changed.",
                 hint="Nothing needs to be done.",
             )
-        if not is_genuine(row):
+        if keys_of(row) is None:
             raise InvalidEnrollmentToken(
                 "This token was changed outside Django, so no machine can enroll with it. Nothing was changed.",
                 hint="Delete its row, and find out who changed it.",
             )
         if row.withdrawn_at is None:
-            row.withdrawn_at = timezone.now().replace(microsecond=0)
-            _save(row, "withdrawn_at")
+            _save(row, "withdrawn_at", timezone.now().replace(microsecond=0))
         return row
 
     row = current_list().change(by, work)
@@ -348,9 +340,11 @@ def withdraw(jti: str, *, by: str) -> EnrollmentToken:
     return row
 
 
-def _save(row: EnrollmentToken, column: str) -> None:
-    keys = _keys_of(row)
-    if keys is None:  # the caller has checked the row
-        raise InvalidEnrollmentToken(detail="made with another identity or secret of the seal")
+def _save(row: EnrollmentToken, column: str, value: Any) -> None:
+    """Change a column of a genuine row, under the keys that it has."""
+    keys = keys_of(row)
+    if keys is None:
+        raise InvalidEnrollmentToken(detail="changed outside Django")
+    setattr(row, column, value)
     row.mac = _mac(row, keys)
     row.save(using=database(), update_fields=[column, "mac"])

@@ -73,6 +73,14 @@ def test_wrong_settings(settings: Any, amesh: Any, expected: str, words: str) ->
         amesh_settings()
 
 
+def test_nonces_in_a_database_with_atomic_requests(settings: Any) -> None:
+    options = {"MAX_ENTRIES": 100_000}
+    settings.CACHES = {"amesh": {"BACKEND": f"{BACKENDS}.db.DatabaseCache", "LOCATION": "nonces", "OPTIONS": options}}
+    assert ids() == {}
+    with databases.as_default({"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "ATOMIC_REQUESTS": True}):
+        assert list(ids()) == ["amesh.W018"]
+
+
 @pytest.mark.parametrize(
     ("cache", "expected"),
     [

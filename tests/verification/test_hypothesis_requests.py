@@ -23,6 +23,7 @@ from django.urls import re_path
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from amesh_django.states import State
 from amesh_django.verification import Verifier
 from amesh_django.verification import request as http
 from authmesh.protocol import RequestError
@@ -48,10 +49,13 @@ class Trusted:
     device_id: str
     friendly_name: str
     role: str = "controller"
-    revoked: bool = False
     permissions: Mapping[str, Any] = field(default_factory=dict)
+    scopes: frozenset[str] = frozenset()
     user_id: None = None
     pk: None = None
+
+    def state(self, now: float) -> State:
+        return "active"
 
 
 class Forgetful:

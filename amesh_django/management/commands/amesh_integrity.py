@@ -17,6 +17,7 @@ from authmesh.commands.terminal.console import Console
 from authmesh.commands.terminal.errors import UsageProblem
 from authmesh.commands.terminal.lines import Shown, Styled
 from authmesh.commands.words import counted
+from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Hint, Run
 
 #: How many trusted devices are printed. ``--json`` prints all.
@@ -89,12 +90,6 @@ def _rekey(console: Console, devices: DatabaseAllowList, answer: dict[str, objec
         console.say(Styled("The list and its journal are sealed with the first secret now.", "good"))
     else:
         console.say("The list and its journal were sealed with the first secret already. Nothing was changed.")
-    older = tokens.of_older_secret(time.time())
-    if older:
-        console.warn(
-            f"{counted(older, 'open enrollment token')} can be used only until you remove the old secret from the settings. To keep the old "
-            "secret until they have expired is safe, unless it has leaked."
-        )
     console.say(
         (
             "Run ",
@@ -102,7 +97,25 @@ def _rekey(console: Console, devices: DatabaseAllowList, answer: dict[str, objec
             " on every other host, too: it moves the high-water mark of that host. Then remove the old secret from the settings.",
         )
     )
-    console.result({**answer, "rekeyed": changed, "newest": _memory_json(devices)})
+    old = tokens.under_old_secret(time.time())
+    if old:
+        named = ", ".join(f"{clean(row.name)} ({row.jti})" for row in old[:_MAX_NAMED])
+        console.warn(
+            (
+                f"{counted(len(old), 'open enrollment token')} made with the old secret: {named}. Once the old secret is removed, no "
+                "machine can enroll with such a token. Until then, wait for the machines, or make new tokens with ",
+                Run("enroll-token"),
+                ".",
+            )
+        )
+    console.result(
+        {
+            **answer,
+            "rekeyed": changed,
+            "tokensUnderOldSecret": [row.jti for row in old],
+            "newest": _memory_json(devices),
+        }
+    )
 
 
 def _advice(found: IntegrityReport) -> Hint:

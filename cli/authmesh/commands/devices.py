@@ -5,8 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Sequence
 
+from authmesh.files.clock import utc_now
 from authmesh.protocol.allow_list import CONTROLLER, ROLES, DeviceEntry
 from authmesh.protocol.display import clean
+from authmesh.protocol.encoding import format_time
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, AmeshError, Run
 from authmesh.protocol.keys import encode_public_key
 
@@ -142,7 +144,13 @@ def revoke(context: Context, *, devices: Sequence[str], reason: str, yes: bool) 
 def _revocable(context: Context, words: Sequence[str]) -> list[Listed]:
     """Return the devices that the words of the command mean. This also works if the list does not match its seal."""
     try:
-        trusted = [device for device in context.home.devices() if not device.revoked_at]
+        now = format_time(utc_now())
+        # A key that was replaced a moment ago has the name of the new one, so it must be named by its ID.
+        trusted = [
+            device
+            for device in context.home.devices()
+            if not device.revoked_at or (device.revoked_at > now and device.entry.device_id in words)
+        ]
     except AllowListIntegrityFailure:
         return [Listed(entry) for entry in select(context.home.allow_list().revocable(), words)]
     by_id = {device.entry.device_id: device for device in trusted}
