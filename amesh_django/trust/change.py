@@ -160,6 +160,7 @@ class Change:
     Attributes:
         revision: revision of the list after this change.
         controllers: number of controllers that count towards the limit, as the seal will have it.
+        controllers_before: that number before this change.
         changed: True if there is anything to write.
     """
 
@@ -174,7 +175,7 @@ class Change:
         self._written: dict[int, int | None] = {}
         self._total = self._keyed.sealed_total(before)
         self.revision = before.revision + 1
-        self.controllers = before.controllers
+        self.controllers = self.controllers_before = before.controllers
         self._groups = before.groups
         self.changed = False
 

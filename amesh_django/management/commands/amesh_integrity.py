@@ -142,7 +142,7 @@ def _trusted(found: IntegrityReport) -> list[Shown]:
     if not found.digest:  # the rows cannot be read, so they cannot be resealed
         return []
     if not found.trusted:
-        return ["Resealing would trust no device."]
+        return ["Resealing would trust no device.", *_groups(found)]
     again = " Devices that were revoked since are trusted again:" if found.is_old else ""
     report: list[Shown] = [
         f"Resealing would trust {counted(len(found.trusted), 'device')}{'.' if again else ':'}{again}"
@@ -152,9 +152,16 @@ def _trusted(found: IntegrityReport) -> list[Shown]:
         report.append(
             (f"  and {len(found.trusted) - _MAX_NAMED} more. To see all, run ", Run("integrity", "--json"), ".")
         )
+    report += _groups(found)
     if found.ok:  # after a restore: servers that have seen a newer list accept this one once its revision is higher
         report.append("Resealing makes this list newer than any list that a server has seen.")
     return report
+
+
+def _groups(found: IntegrityReport) -> list[Shown]:
+    if not found.groups:
+        return []
+    return [f"It would accept {counted(len(found.groups), 'group')} of devices:", *[f"  {one}" for one in found.groups]]
 
 
 def _problem(found: IntegrityReport) -> str:
