@@ -7,6 +7,7 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
+from amesh_django.decisions import on_entry
 from amesh_django.models import Device, EnrollmentToken
 from amesh_django.states import State
 from amesh_django.trust import current_list
@@ -18,7 +19,7 @@ from amesh_django.trust.sealing import now as moment
 from amesh_django.trust.sealing import storable
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.display import clean
-from authmesh.protocol.enrollment import ACTIVE, STATES, EnrollmentRequest
+from authmesh.protocol.enrollment import STATES, EnrollmentRequest
 from authmesh.protocol.enrollment_errors import KeyDenied, MaxControllers
 from authmesh.protocol.keys import decode_public_key, device_id, encode_public_key
 from authmesh.protocol.seal import canonical_json
@@ -26,11 +27,6 @@ from authmesh.protocol.seal import canonical_json
 from . import tokens
 
 logger = logging.getLogger("amesh_django.enrollment")
-
-
-def initial_state(token: EnrollmentToken) -> str:
-    """Return the state in which a machine enrolls, as the answer says it."""
-    return ACTIVE
 
 
 def known_state(*, device: str, role: str, state: State) -> str:
@@ -81,9 +77,10 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
         locked = tokens.check(tokens.find(request.jti), jti=request.jti, now=now, keys=keys)
         if pending.controllers >= limit:
             raise MaxControllers(device_id=device)
-        pending.insert([_row(request, locked)])
+        row = _row(request, locked)
+        pending.insert([row])
         tokens.count_use(locked)
-        return initial_state(locked), True
+        return row.state, True
 
     state, is_new = sealed.change(tokens.author(token), work)
     if is_new:
@@ -93,16 +90,20 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
 
 def _row(request: EnrollmentRequest, token: EnrollmentToken) -> Device:
     permissions: dict[str, Any] = {"scopes": token.scopes} if token.scopes else {}
-    added_at, known = moment(), current_list().snapshot().groups.scopes
-    return Device(
+    known = current_list().snapshot().groups.scopes
+    row = Device(
         device_id=device_id(request.public_key),
         public_key=encode_public_key(request.public_key),
         friendly_name=storable(clean(request.friendly_name)),
         role=CONTROLLER,
         permissions_json=canonical_json(permissions).decode(),
-        added_at=added_at,
+        added_at=moment(),
         added_by=Device.AddedBy.HANDSHAKE,
         user_id=token.user_id,
         groups_json=names_text(name for name in token.groups if name in known),  # others were removed meanwhile
-        expires_at=added_at + dt.timedelta(seconds=token.device_seconds) if token.device_seconds is not None else None,
+        **on_entry(CONTROLLER, approved=token.approved),
     )
+    if token.device_seconds is not None:
+        end = row.added_at + dt.timedelta(seconds=token.device_seconds)
+        row.expires_at = min(row.expires_at or end, end)
+    return row

@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 from amesh_django.conf import amesh_settings
+from amesh_django.decisions import on_entry
 from amesh_django.models import AllowListChange, Device
 from amesh_django.server import server_device
 from amesh_django.states import ACTIVE, REVOKED, ROTATED
@@ -98,11 +99,10 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
                 friendly_name=before.friendly_name,
                 role=before.role,
                 permissions_json=before.permissions_json,
-                added_at=moment_now,
                 added_by=before.added_by,
                 user_id=before.user_id,
                 groups_json=before.groups_json,
-                expires_at=_renewed(before, moment_now),
+                **_entering(before),
             )
         ]
     )
@@ -110,6 +110,12 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
     return overlap
 
 
-def _renewed(before: Device, now: dt.datetime) -> dt.datetime | None:
-    """Return the time at which the new key expires: it gets the life that the old one had; None if that does not expire."""
-    return now + (before.expires_at - before.added_at) if before.expires_at is not None else None
+def _entering(before: Device) -> dict[str, Any]:
+    """Return the columns that follow from the time at which the new key enters: its life is that of the old key, and at most
+    ``MAX_KEY_AGE_DAYS``. The device was approved already.
+    """
+    columns = {"added_at": moment(), **on_entry(before.role, approved=True)}
+    if before.expires_at is not None:
+        end = columns["added_at"] + (before.expires_at - before.added_at)
+        columns["expires_at"] = min(columns.get("expires_at", end), end)
+    return columns

@@ -102,10 +102,35 @@ def test_groups_and_expiry_come_from_the_token_and_go_on_with_a_rotation(monkeyp
     assert (row.groups, row.expires_at - row.added_at) == (["store"], dt.timedelta(days=90))
     assert list(current_list().snapshot().by_key[old.identity.public_key].scopes) == ["stock:read"]
     days = dt.timedelta(days=60)
-    monkeypatch.setattr(rotating, "moment", lambda: row.added_at + days)
+    later = row.added_at + days
+    monkeypatch.setattr(rotating, "moment", lambda: later)
     assert ask(old, new, server_device()).status_code == 200
     after = Device.objects.get(device_id=new.identity.device_id)
     assert (after.groups, after.expires_at) == (["store"], row.expires_at + days)
+
+
+@pytest.mark.django_db
+def test_machines_wait_unless_the_token_is_approved(settings: Any) -> None:
+    settings.AMESH = {**settings.AMESH, "REQUIRE_APPROVAL": True, "MAX_KEY_AGE_DAYS": 30}
+    lifecycle.reset()
+    waiting, approved = EphemeralDevice("w"), EphemeralDevice("a")
+    token = make(device_seconds=90 * 86400)
+    answer = come(token, waiting)
+    assert (
+        enrollment.verify_answer(token, public_key=waiting.identity.public_key, value=answer.json()).state == "pending"
+    )
+    assert come(make(approved=True, device_seconds=86400), approved).json()["state"] == "active"
+    assert [AmeshClient(one).get(CHECK_PATH).status_code for one in (waiting, approved)] == [401, 200]
+    assert refusal(ask(waiting, EphemeralDevice(), server_device())) == (401, "unauthorized")
+    ends = [row.expires_at - row.added_at for row in Device.objects.order_by("id") if row.expires_at]
+    assert [round(end.total_seconds()) for end in ends] == [30 * 86400, 86400]  # whichever comes first
+    DatabaseAllowList().approve([waiting.identity.device_id])
+    assert come(token, waiting).json()["state"] == "active" and uses(token) == 1
+    new = EphemeralDevice()
+    assert ask(waiting, new, server_device()).status_code == 200  # approved already
+    assert AmeshClient(new).get(CHECK_PATH).status_code == 200
+    after = Device.objects.get(device_id=new.identity.device_id)
+    assert after.expires_at is not None and round((after.expires_at - after.added_at).total_seconds()) == 30 * 86400
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
