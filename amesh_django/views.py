@@ -129,10 +129,13 @@ def _json(request: HttpRequest) -> Any:
         MalformedEnrollment: it is not JSON.
     """
     declared = request.META.get("CONTENT_LENGTH") or "0"
-    if not declared.isdecimal() or int(declared) > MAX_BODY_BYTES or len(request.body) > MAX_BODY_BYTES:
+    if not declared.isdecimal() or int(declared) > MAX_BODY_BYTES:
+        raise PayloadTooLarge()
+    body = request.read(MAX_BODY_BYTES + 1)  # a body without a declared length may be of any size
+    if len(body) > MAX_BODY_BYTES:
         raise PayloadTooLarge()
     try:
-        return json.loads(request.body)
+        return json.loads(body)
     except (ValueError, RecursionError):
         raise MalformedEnrollment() from None
 

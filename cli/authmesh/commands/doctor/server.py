@@ -17,14 +17,17 @@ from typing import Any
 import httpx
 
 from authmesh.client import AmeshAuth
+from authmesh.client.enrolling import origin_of
 from authmesh.device import LocalDevice
-from authmesh.protocol.check import CHECK_PATH, CheckAnswer
+from authmesh.device.servers import ServerStore
+from authmesh.protocol.check import CHECK_PATH, EXPIRES_HEADER, CheckAnswer
 from authmesh.protocol.display import clean, clean_line
-from authmesh.protocol.errors import AmeshError, InvalidInput
+from authmesh.protocol.enrollment import PENDING
+from authmesh.protocol.errors import AmeshError, InvalidInput, Run
 
 from ..network import environment_problem
 from ..terminal.errors import UsageProblem
-from ..words import first_line
+from ..words import first_line, when
 from .answers import meaning
 from .findings import Finding
 
@@ -238,9 +241,25 @@ class ServerChecks:
                 yield Finding(
                     "known", "ok", f"The server knows this device as “{clean(found.friendly_name)}”, {permissions}."
                 )
+                expires = answer.headers.get(EXPIRES_HEADER)
+                if expires is not None:
+                    message = f"The key of this device expires on the server at {when(expires)}."
+                    yield Finding("known", "warning", message, ("Replace it before: ", Run("rotate"), "."))
                 return
+        if answer.status == 401 and self._has_waited(device):
+            message = (
+                "When this device enrolled, the server let it wait for the approval of a person, and rejects it so far."
+            )
+            yield Finding("known", "problem", message, f"On the server, approve {own}, or ask its administrator to.")
+            return
         message, hint = meaning(answer.status, answer.headers, answer.body, own=own)
         yield Finding("known", "problem", message, hint)
+
+    def _has_waited(self, device: LocalDevice) -> bool:
+        """Return True if this device waited for approval when it last enrolled at the server."""
+        asked = origin_of(str(self._url))
+        servers = ServerStore(device.path).read()
+        return any(server.state == PENDING and origin_of(server.url) == asked for server in servers)
 
     def _received(self) -> Answer:
         if self._answer is None:
