@@ -116,9 +116,16 @@ def test_a_device_that_calls_itself_like_another_id_is_not_taken_for_it(amesh: F
     (phone,) = amesh.allow("phone")
     others = amesh.allow(phone, phone[:8])
     assert amesh("grant", phone[:8], "--shell").exit_code == 0
-    assert amesh.trusted() == {phone: {"shell": True}, **dict.fromkeys(others, {})}
+    assert amesh.trusted() == {phone: {"shell": True}, **{key: {} for key in others}}
     assert amesh("revoke", phone, "--yes").exit_code == 0
     assert list(amesh.trusted()) == others
+
+
+@pytest.mark.parametrize("word", ["", " ", "\u200b", "\udcff", "(no name)"])
+def test_a_word_that_shows_nothing_is_not_a_device_without_a_name(amesh: FrontEnd, word: str) -> None:
+    nameless = amesh.allow("\u200b")
+    assert amesh("revoke", word, "--yes").exit_code == 1
+    assert list(amesh.trusted()) == nameless
 
 
 @pytest.mark.parametrize("command", [["revoke", "--yes"], ["grant", "--shell"], ["list"]])
