@@ -25,6 +25,7 @@ from django.views.decorators.csrf import csrf_protect
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
+from amesh_django.states import ACTIVE
 from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
@@ -40,6 +41,10 @@ _ROLES = {
     CONTROLLER: _("controller: it may authenticate to this server"),
     TARGET: _("target: this server may authenticate to it, but it may not authenticate to this server"),
 }
+
+
+# Maximum number of messages about the devices that act as a user who cannot be deleted.
+_MAX_NAMED = 10
 
 
 class VerifiedChangeList(ChangeList):
@@ -90,7 +95,10 @@ class DeviceAdmin(RevokingAdmin):
         match = request.resolver_match
         if obj is None or match is None or (match.url_name or "").startswith(f"{self.opts.app_label}_"):
             return False
-        messages.warning(request, mapping.unmap_first(obj, self.admin_site.name), fail_silently=True)
+        named = request.__dict__.setdefault("_amesh_unmap_first", set())
+        if obj.pk not in named and len(named) < _MAX_NAMED:  # Django lists all of them
+            named.add(obj.pk)
+            messages.warning(request, mapping.unmap_first(obj, self.admin_site.name), fail_silently=True)
         return True
 
     def has_change_permission(self, request: HttpRequest, obj: Device | None = None) -> bool:
@@ -100,8 +108,8 @@ class DeviceAdmin(RevokingAdmin):
         return obj is None or request.method == "POST" or self._can_be_mapped(request, obj)
 
     def _can_be_mapped(self, request: HttpRequest, device: Device) -> bool:
-        """Return False if the list is rejected, or if the device is revoked and has no user who could be removed."""
-        if shown.is_revoked(device) and device.user_id is None:
+        """Return False if the user may map no device, if the list is rejected, or if a revoked device has no user to remove."""
+        if not mapping.may_map(request.user) or (shown.is_revoked(device) and device.user_id is None):
             return False
         if "_amesh_is_good" not in request.__dict__:  # Django asks several times
             request.__dict__["_amesh_is_good"] = trouble() is None
@@ -194,6 +202,8 @@ class DeviceAdmin(RevokingAdmin):
         trust = ["added_in_full", "shown_added_by_alone", "seen_in_full"]
         if obj is not None and shown.is_revoked(obj):
             trust += ["revoked_in_full", "revoked_by_whom", "why_revoked"]
+        elif obj is not None and shown.details(obj):
+            trust.append("state_in_full")
         return [
             (None, {"fields": ["shown_id", "shown_name", "state", "role_in_words", "shown_permissions", "shown_key"]}),
             (_("Trust"), {"fields": trust}),
@@ -208,7 +218,7 @@ class DeviceAdmin(RevokingAdmin):
     @admin.display(description=_("role"))
     def role_in_words(self, device: Device) -> str:
         """Return what the role means, as long as the device is trusted."""
-        if shown.is_revoked(device) or device.role not in _ROLES:
+        if shown.state_of(device) != ACTIVE or device.role not in _ROLES:
             return shown.choice(device.get_role_display())
         return str(_ROLES[device.role])
 
@@ -232,6 +242,10 @@ class DeviceAdmin(RevokingAdmin):
     def seen_in_full(self, device: Device) -> SafeString | str:
         moment = getattr(device, "last_seen_at", None)
         return format_html("{} ({})", shown.ago(moment), shown.full_time(moment)) if moment else shown.ago(None)
+
+    @admin.display(description=_("state"))
+    def state_in_full(self, device: Device) -> str:
+        return shown.details(device)
 
     @admin.display(description=_("revoked"))
     def revoked_in_full(self, device: Device) -> str:
@@ -288,15 +302,17 @@ class DeviceAdmin(RevokingAdmin):
     ) -> forms.Field | None:
         """Return the field for the user.
 
-        It is a search box if the user who is logged in may view users in the admin. Otherwise it takes a primary key.
+        It is a search box if the admin has one for users. Otherwise it takes a primary key. The widget of Django for that shows the
+        name of the user whose key was sent, also to those who may not view users.
         """
         if not isinstance(db_field, models.ForeignKey):  # the mapped user is the only one
             return super().formfield_for_dbfield(db_field, request, **kwargs)
-        kwargs["widget"] = (
-            AutocompleteSelect(db_field, self.admin_site)
-            if self._may_search_users(request)
-            else ForeignKeyRawIdWidget(db_field.remote_field, self.admin_site)
-        )
+        if not mapping.may_map(request.user):
+            kwargs["widget"] = forms.TextInput()
+        elif self._may_search_users(request):
+            kwargs["widget"] = AutocompleteSelect(db_field, self.admin_site)
+        else:
+            kwargs["widget"] = ForeignKeyRawIdWidget(db_field.remote_field, self.admin_site)
         return db_field.formfield(**kwargs)
 
     def _may_search_users(self, request: HttpRequest) -> bool:

@@ -14,6 +14,9 @@ from django.utils.text import smart_split, unescape_string_literal
 from django.utils.translation import gettext_lazy as _
 
 from amesh_django.models import Device
+from amesh_django.states import ACTIVE, DENIED, EXPIRED, PENDING, REVOKED, ROTATED, SUSPENDED, State
+
+from . import shown
 
 # Every public key starts with one of few characters: a short word must not find keys.
 _MIN_KEY_PREFIX = 6
@@ -37,19 +40,38 @@ def search(term: str) -> Q:
     return found
 
 
+def in_state(state: State) -> Q:
+    """Return the condition for a state of devices, as :func:`amesh_django.states.state_of` decides it."""
+    now = timezone.now()
+    replaced = Q(revoke_reason=ROTATED, revoked_by__startswith="am_", revoked_at__gt=now)  # valid until then
+    conditions = {
+        REVOKED: Q(revoked_at__isnull=False) & ~replaced,
+        DENIED: Q(denied_at__isnull=False),
+        SUSPENDED: Q(suspended_at__isnull=False) & (Q(suspended_until__isnull=True) | Q(suspended_until__gt=now)),
+        EXPIRED: Q(expires_at__lte=now),
+        PENDING: Q(pending_since__isnull=False),
+        ACTIVE: Q(),
+    }
+    found = Q()
+    for name, condition in conditions.items():  # the first of them that holds is the state
+        if name == state:
+            return found & condition
+        found &= ~condition
+    raise ValueError(state)
+
+
 class StateFilter(admin.SimpleListFilter):
-    """Filters by state: trusted or revoked."""
+    """Filters by state."""
 
     title = _("state")
     parameter_name = "state"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("trusted", _("trusted")), ("revoked", _("revoked"))]
+        return [("trusted" if name == ACTIVE else name, label) for name, label in shown.STATE_NAMES.items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
-        if self.value() in ("trusted", "revoked"):
-            return queryset.filter(revoked_at__isnull=self.value() == "trusted")
-        return queryset
+        value: Any = ACTIVE if self.value() == "trusted" else self.value()
+        return queryset.filter(in_state(value)) if value in shown.STATE_NAMES else queryset
 
 
 class UserFilter(admin.SimpleListFilter):

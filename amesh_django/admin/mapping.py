@@ -31,6 +31,16 @@ HELP = gettext_lazy(
 )
 
 
+def may_map(actor: Any) -> bool:
+    """Return True if *actor* may map devices at all: to some users."""
+    return bool(getattr(actor, "is_superuser", False) or actor.has_perms(_needed()))
+
+
+def _needed() -> list[str]:
+    users = get_user_model()._meta
+    return [f"{users.app_label}.{get_permission_codename(action, users)}" for action in ("view", "change")]
+
+
 def mapping_problem(actor: Any, user: Any) -> str | None:
     """Return the reason why *actor* may not map a device to *user* or remove that mapping, or None if *actor* may.
 
@@ -43,11 +53,9 @@ def mapping_problem(actor: Any, user: Any) -> str | None:
     """
     if getattr(actor, "is_superuser", False):
         return None
-    users = get_user_model()._meta
-    needed = [f"{users.app_label}.{get_permission_codename(action, users)}" for action in ("view", "change")]
-    if not actor.has_perms(needed):
+    if not may_map(actor):
         return _("You may not view and change users (%(permissions)s). Ask a superuser to change this mapping.") % {
-            "permissions": ", ".join(needed)
+            "permissions": ", ".join(_needed())
         }
     named = {"user": clean_line(user.get_username())}
     if getattr(user, "is_superuser", False):

@@ -103,9 +103,10 @@ class RevokingAdmin(ModelAdmin):
         if not self.has_revoke_permission(request):
             raise PermissionDenied
         posted = request.method == "POST"
-        ids = list(dict.fromkeys((request.POST if posted else request.GET).get("devices", "").split(",")))[
-            : MAX_DEVICES + 1
-        ]
+        text = (
+            (request.POST if posted else request.GET).get("devices", "").replace("\x00", "")
+        )  # an error in PostgreSQL
+        ids = list(dict.fromkeys(text.split(",")))[: MAX_DEVICES + 1]
         found = {device.device_id: device for device in self.get_queryset(request).filter(device_id__in=ids)}
         devices = [found[name] for name in ids if name in found]
         form = ReasonForm(request.POST if posted else None)

@@ -33,7 +33,5 @@ def amesh_device_card(device: Device) -> dict[str, Any]:
         "added_by": shown.choice(device.get_added_by_display()),
         "seen": shown.ago(getattr(device, "last_seen_at", None)),
         "user": clean_line(device.user.get_username()) if device.user is not None else "",
-        "revoked": shown.full_time(device.revoked_at),
-        "by": clean_line(device.revoked_by) or shown.NOTHING,
-        "why": clean_line(device.revoke_reason),
+        "details": shown.details(device),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -150,7 +151,7 @@ def verify_shown(devices: Sequence[Device]) -> None:
             known = found.known(device.pk)
             has_changed |= not found.matches(sealed, device)
             if known is not None and known.device_id == device.device_id:
-                device.amesh_revoked = known.revoked  # type: ignore[attr-defined]
+                device.amesh_state = known.state(time.time())  # type: ignore[attr-defined]
         if has_changed:  # outside Django, or by another process just now
             pks = [device.pk for device in devices]
             sealed.verified(lambda: list(Device.objects.using(sealed.using).filter(pk__in=pks)))

@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from amesh_django.models import AllowListChange, AllowListSeal
+from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
@@ -38,7 +39,8 @@ class IntegrityReport:
         problems: sentences for people, one for each difference; empty if *ok*.
         reason: as in the log (``rows_mismatch``, …); empty if *ok*.
         is_old: True if the list is an older one that was restored, or is not known to be the newest.
-        trusted: the devices that the list trusts and that resealing would trust, and the groups, in words, with what comes with each.
+        trusted: the devices that the list trusts and that resealing would trust, in words, with what comes with each.
+        groups: the groups that resealing would accept, in words, with their scopes.
         digest: stands for exactly these rows; empty if they cannot be read. ``reseal`` compares it.
     """
 
@@ -48,6 +50,7 @@ class IntegrityReport:
     reason: str = ""
     is_old: bool = False
     trusted: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
     digest: str = ""
 
 
@@ -114,7 +117,8 @@ class SealedList(RekeyableList):
             problems=problems,
             reason=reason,
             is_old=age is not None,
-            trusted=[*_trusted(rows), *_groups(groups)],
+            trusted=_trusted(rows),
+            groups=_groups(groups),
             digest=_digest(rows, groups),
         )
 
@@ -153,8 +157,9 @@ class SealedList(RekeyableList):
                 continue
             for column in COLUMNS:
                 if found.get(column, "") != expected.get(column, ""):
-                    yield _("%(device)s: %(column)s is %(found)r, but was sealed as %(sealed)r.") % {
+                    yield _("%(device)s (%(name)s): %(column)s is %(found)r, but was sealed as %(sealed)r.") % {
                         "device": found["device_id"],
+                        "name": clean(expected["friendly_name"]),
                         "column": column,
                         "found": found.get(column, ""),
                         "sealed": expected.get(column, ""),
@@ -296,8 +301,7 @@ def _trusted_as(row: dict[str, Any]) -> str:
 
 def _groups(groups: list[tuple[str, str]]) -> list[str]:
     return [
-        _("The group %(group)s, with the scopes %(scopes)s") % {"group": name, "scopes": scopes}
-        for name, scopes in sorted(groups)
+        _("%(group)s with the scopes %(scopes)s") % {"group": name, "scopes": scopes} for name, scopes in sorted(groups)
     ]
 
 

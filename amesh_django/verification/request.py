@@ -13,6 +13,7 @@ from amesh_django import log
 from amesh_django.conf import AmeshSettings, amesh_settings
 from amesh_django.signals import request_accepted, request_refused
 from amesh_django.spelling import manage_py
+from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, ScopeMissing, Unauthorized
 from authmesh.protocol.header import SCHEME
 
@@ -79,14 +80,14 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
         members = {
             "event": "clock_drift_warning",
             "device_id": device.device_id,
-            "device_name": device.friendly_name,
+            "device_name": clean(device.friendly_name),
         }
         logger.warning(
             "clock_drift_warning: device %s is off by %d s", device.device_id, device.clock_skew, extra=members
         )
     request.amesh = device  # type: ignore[attr-defined]
     request.META[ENVIRON_KEY] = device.device_id
-    log.remember(device.device_id, device.friendly_name)
+    log.remember(device.device_id, clean(device.friendly_name))
     activity.seen(device)
     request_accepted.send_robust(sender=None, request=request, device=device, seconds=time.perf_counter() - start)
     return device
@@ -118,7 +119,7 @@ def refused(request: HttpRequest, error: RequestError) -> None:
         "code": error.code,
         "reason": error.reason,
         "device_id": error.device_id,
-        "device_name": error.device_name,
+        "device_name": clean(error.device_name) if error.device_name is not None else None,
         "method": request.method,
         "path": request.path[:200].encode("unicode_escape").decode("ascii"),
         "address": request.META.get("REMOTE_ADDR"),

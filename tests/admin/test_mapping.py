@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -137,6 +138,15 @@ def test_deleting_a_mapped_user_names_the_device_to_unmap(trust: Trust, root: Cl
     assert Device.objects.filter(pk=device.pk).exists()
 
 
+def test_a_user_of_many_devices_does_not_get_a_message_for_each(trust: Trust, root: Client) -> None:
+    user = staff("robot")
+    for number in range(12):
+        DatabaseAllowList().map_user(trust(f"number {number}").device_id, user)
+    page = text_of(root.get(reverse("admin:auth_user_delete", args=[user.pk])))
+    assert page.count("is mapped to robot") == 10
+    assert page.count("number ") == 22  # Django's own list has all of them
+
+
 def test_a_revoked_device_is_not_offered_a_user(trust: Trust, root: Client) -> None:
     device, other = trust(), trust("other")
     DatabaseAllowList().map_user(device.device_id, staff("robot"))
@@ -151,14 +161,28 @@ def test_a_revoked_device_is_not_offered_a_user(trust: Trust, root: Client) -> N
     assert 'name="_save"' not in page
 
 
-def test_the_user_is_searched_for_or_typed(trust: Trust) -> None:
-    device = trust()
-    searching = logged_in(staff("a", "change_device", "auth.view_user")).get(page_of(device)).content.decode()
-    assert "admin-autocomplete" in searching
-    typing = logged_in(staff("b", "change_device")).get(page_of(device)).content.decode()
-    assert "vForeignKeyRawIdAdminField" in typing
-    reading = logged_in(staff("c", "view_device")).get(page_of(device)).content.decode()
-    assert 'name="user"' not in reading
+def test_the_user_is_searched_for_or_typed(trust: Trust, monkeypatch: pytest.MonkeyPatch) -> None:
+    device, mapper = trust(), logged_in(staff("mapper", *MAPPER))
+    assert "admin-autocomplete" in mapper.get(page_of(device)).content.decode()
+    monkeypatch.setattr("django.contrib.auth.admin.UserAdmin.search_fields", ())
+    assert "vForeignKeyRawIdAdminField" in mapper.get(page_of(device)).content.decode()
+
+
+@pytest.mark.parametrize("permissions", [("view_device",), ("change_device",), ("change_device", "auth.view_user")])
+def test_mapping_is_not_offered_to_those_who_may_not_map(trust: Trust, permissions: tuple[str, ...]) -> None:
+    device, robot = trust(), staff("robot")
+    DatabaseAllowList().map_user(device.device_id, robot)
+    page = logged_in(staff("clerk", *permissions)).get(page_of(device))
+    assert "Mapped user: robot" in text_of(page)
+    assert not re.search('name="(user|_save)"', page.content.decode())
+
+
+def test_the_form_does_not_tell_the_names_of_users(trust: Trust) -> None:
+    """Django's field for a primary key shows whose it is. Anyone who may change devices could list all users with it."""
+    device, boss = trust(), staff("the.boss", is_superuser=True)
+    page = assign(logged_in(staff("clerk", "change_device")), device, boss)
+    assert "You may not view and change users" in text_of(page)
+    assert "the.boss" not in page.content.decode()
 
 
 def test_an_error_of_the_list_is_a_message_on_the_page_of_the_device(

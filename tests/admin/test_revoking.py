@@ -108,6 +108,17 @@ def test_devices_that_do_not_exist_or_are_revoked_lead_back_to_the_list(trust: T
         assert expected in text_of(response)
 
 
+@pytest.mark.process
+@pytest.mark.usefixtures("default_database", "amesh_server")
+def test_a_device_id_that_a_database_cannot_hold_is_not_found() -> None:
+    root = logged_in(staff("root", is_superuser=True))
+    for page in (
+        root.get(REVOKE, {"devices": "\x00"}, follow=True),
+        root.post(REVOKE, {"devices": "\x00"}, follow=True),
+    ):
+        assert "No such device is in the allow list" in text_of(page)
+
+
 def test_not_too_many_at_once(trust: Trust, root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(revoking, "MAX_DEVICES", 2)
     devices = [trust(str(number)) for number in range(3)]

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import threading
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
@@ -25,8 +24,10 @@ from authmesh.protocol import enrollment
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.errors import InvalidInput
 from tests.enrollment.machines import PATH, body, come, make, post, refusal
-from tests.support.databases import environment
-from tests.support.services import gunicorn, serve
+from tests.support.databases import as_default
+
+if TYPE_CHECKING:
+    from pytest_django import DjangoDbBlocker
 
 MIDDLEWARE = ["amesh_django.middleware.AmeshMiddleware"]
 pytestmark = pytest.mark.usefixtures("amesh_server")
@@ -184,6 +185,18 @@ def test_without_a_cache_that_counts_nothing_is_limited(settings: Any) -> None:
 
 
 @pytest.mark.django_db
+def test_a_database_that_is_down_is_unavailable(django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> None:
+    token = make()
+    nowhere = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(tmp_path / "missing" / "file"),
+        "ATOMIC_REQUESTS": True,
+    }
+    with django_db_blocker.unblock(), as_default(nowhere):
+        refused = come(token, EphemeralDevice())
+    assert refusal(refused) == (503, "allow_list_unavailable") and refused["Retry-After"]
+
+
 def test_a_list_that_does_not_match_its_seal_takes_nobody_in(amesh_trusted_device: EphemeralDevice) -> None:
     token = make()
     with connection.cursor() as cursor:
@@ -207,34 +220,3 @@ def test_what_is_no_token(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput):
         make(**wrong)
     assert not EnrollmentToken.objects.exists()
-
-
-# --- at the same moment ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.process
-@pytest.mark.slow
-def test_forty_machines_at_the_same_moment(default_database: dict[str, str], amesh_server: LocalDevice) -> None:
-    """With SQLite and PostgreSQL, and several processes and threads: exactly as many get in as the token allows."""
-    env = {**environment(default_database), "AUTH_MESH_DIR": str(amesh_server.path)}
-    machines = [EphemeralDevice(f"m{number}") for number in range(40)]
-    with serve(gunicorn("tests.wsgi:application", 2, "--threads", "10"), env) as server:
-        token = make(uses=25, url=f"{server.url}/amesh/")
-        found: list[tuple[int, str]] = []
-        start = threading.Barrier(len(machines))
-
-        def enroll(machine: EphemeralDevice) -> None:
-            value = body(token, machine)
-            with httpx.Client(timeout=60) as client:
-                start.wait()
-                answer = client.post(f"{token.url}enroll", json=value)
-            found.append((answer.status_code, answer.json().get("error", "")))
-
-        threads = [threading.Thread(target=enroll, args=(machine,)) for machine in machines]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert sorted(found) == [(201, "")] * 25 + [(403, "token_used_up")] * 15, server.output()
-    assert Device.objects.count() == 25 and uses(token) == 25
-    assert DatabaseAllowList().verify().ok

@@ -68,10 +68,12 @@ async def still_serves(server: services.Server, otc: str = "999999") -> None:
 
 
 @asynchronous
-async def test_five_thousand_idle_connections(tmp_path: Path) -> None:
+async def test_idle_connections(tmp_path: Path) -> None:
+    """Each takes less than 45 kB, so that 5,000 of them fit into 300 MB. The benchmark measures that many."""
     with serving(tmp_path) as server:
-        connections = [await opened(server) for _ in range(5000)]
-        assert memory(server) < 300
+        before = memory(server)
+        connections = [await opened(server) for _ in range(1500)]
+        assert memory(server) < before + 1500 * 45 / 1000
         await still_serves(server)
         shut(*connections)
 
@@ -79,8 +81,8 @@ async def test_five_thousand_idle_connections(tmp_path: Path) -> None:
 @asynchronous
 async def test_half_open(tmp_path: Path) -> None:
     """Clients connect, and send nothing, or half a request byte by byte."""
-    with serving(tmp_path, MAX_CONNECTIONS=1000) as server:
-        connections = [await opened(server, upgrade=False) for _ in range(1500)]
+    with serving(tmp_path, MAX_CONNECTIONS=400) as server:
+        connections = [await opened(server, upgrade=False) for _ in range(600)]
         for number, (_, writer) in enumerate(connections):
             writer.write(UPGRADE.encode()[: number % 60])
         await asyncio.sleep(0.5)
@@ -101,7 +103,7 @@ async def test_half_open(tmp_path: Path) -> None:
 
 @asynchronous
 async def test_listen_connect_and_watch(tmp_path: Path) -> None:
-    with serving(tmp_path, MAX_SESSIONS=2000, MAX_ERRORS=1_000_000, TRIES_PER_CODE=1_000_000) as server:
+    with serving(tmp_path, MAX_SESSIONS=400, MAX_ERRORS=1_000_000, TRIES_PER_CODE=1_000_000) as server:
         before = memory(server)
 
         async def flood(number: int) -> None:
@@ -121,9 +123,9 @@ async def test_listen_connect_and_watch(tmp_path: Path) -> None:
                     await reader.read(2**14)
             shut(connection)
 
-        for start in range(0, 300, 100):
-            await asyncio.gather(*(flood(start + number) for number in range(100)), return_exceptions=True)
-        assert memory(server) < before + GROWTH
+        for start in range(0, 60, 20):
+            await asyncio.gather(*(flood(start + number) for number in range(20)), return_exceptions=True)
+        assert memory(server) < before + GROWTH / 4
         await asyncio.sleep(0.5)
         await still_serves(server, "100000")
 
@@ -235,11 +237,11 @@ async def test_connections_that_come_and_go(tmp_path: Path) -> None:
 
         # What is left of a connection is collected now and then only; after some rounds memory no longer grows.
         found = []
-        for _ in range(8):
+        for _ in range(5):
             await asyncio.gather(*(come_and_go(60) for _ in range(20)))
             found.append(memory(server))
         assert found[-1] < 75 + GROWTH
-        assert found[-1] < max(found[:6]) + 15, found
+        assert found[-1] < max(found[:4]) + 8, found
         async with dialled(server, 2) as (target, controller):
             await match(target, controller, "123456")
 

@@ -229,7 +229,7 @@ def test_the_report_names_what_differs(devices: DatabaseAllowList) -> None:
     sql("UPDATE amesh_device SET friendly_name = 'evil' WHERE friendly_name = 'one'")
     sql("DELETE FROM amesh_device WHERE friendly_name = 'two'")
     assert devices.verify().problems == [
-        f"{entry(1).device_id}: friendly_name is 'evil', but was sealed as 'one'.",
+        f"{entry(1).device_id} (one): friendly_name is 'evil', but was sealed as 'one'.",
         f"{entry(2).device_id}: removed outside Django (role 'controller', name 'two').",
     ]
 

@@ -111,6 +111,16 @@ def test_a_path_is_one_line(amesh_server: Any, db: None, lines: Any) -> None:
     assert line["path"] == "/x\\n\\x1b[31m\\u2028y"
 
 
+def test_a_name_cannot_forge_a_line(amesh_trust: Callable[..., EphemeralDevice], lines: Any) -> None:
+    """A device chose its name itself, and a formatter for people writes the members as they are."""
+    device = amesh_trust(EphemeralDevice("laptop\n\x1b[2KCRITICAL all\u2028good"))
+    AmeshClient(device).get("/sync")
+    DatabaseAllowList().revoke(device.identity.device_id)
+    AmeshClient(device).get("/sync")
+    shown = "laptop CRITICAL all good"
+    assert [line["device_name"] for line in by_project(lines())] == [shown, shown]
+
+
 @pytest.mark.parametrize("address", ["/sync", "/async"])
 def test_the_device_is_on_every_record_of_its_request(amesh_client: AmeshClient, lines: Any, address: str) -> None:
     identity = amesh_client.device.identity

@@ -18,6 +18,7 @@ from django.http import HttpRequest, JsonResponse
 from django.urls import re_path
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.states import State
 from amesh_django.verification import Verifier
 from amesh_django.verification import request as http
 from amesh_django.verification.lookup import database_lookup
@@ -87,9 +88,12 @@ class Trusted:
     friendly_name: str
     role: str
     permissions: Mapping[str, Any]
-    revoked: bool = False
+    scopes: frozenset[str] = frozenset()
     user_id: None = None
     pk: None = None
+
+    def state(self, now: float) -> State:
+        return "active"
 
 
 def file_lookup() -> Lookup:
