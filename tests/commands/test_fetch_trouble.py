@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 import socketserver
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,14 +35,18 @@ def fetch(*words: str) -> Result:
 
 
 @contextmanager
-def sending(answer: bytes) -> Iterator[str]:
-    """Serve these bytes to each connection; yield the address."""
+def sending(answer: bytes | None) -> Iterator[str]:
+    """Serve these bytes to each connection, or reset it; yield the address."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
             while self.rfile.readline().strip():
                 pass
-            self.wfile.write(answer)
+            if answer is None:  # without time to linger, the kernel resets the connection
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                os.close(self.connection.detach())
+            else:
+                self.wfile.write(answer)
 
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
@@ -59,6 +66,7 @@ def redirect(to: str) -> bytes:
     ("answer", "text"),
     [
         (b"\x00\x01garbage\r\n\r\n", "did not send a valid HTTP response (illegal status line)."),
+        (None, "closed the connection before its answer was complete ("),
         (b"", "did not send a valid HTTP response (Server disconnected without sending a response)."),
         (OK + b"9\r\n\r\nabc", "did not send a valid HTTP response (peer closed connection"),
         (OK + b"3\r\nContent-Encoding: gzip\r\n\r\nabc", "did not send a valid HTTP response (Error -3"),
@@ -66,7 +74,7 @@ def redirect(to: str) -> bytes:
         (redirect("http://[::1"), "did not send a valid HTTP response (Invalid URL in location header"),
     ],
 )
-def test_an_answer_that_is_not_valid(answer: bytes, text: str) -> None:
+def test_an_answer_that_is_not_valid(answer: bytes | None, text: str) -> None:
     with sending(answer) as url:
         done = fetch(url, "-d", "x")
     assert (done.exit_code, done.stdout) == (1, "")

@@ -84,6 +84,11 @@ def unreachable(error: BaseException, url: httpx.URL) -> Unreachable:
             f"{url.host} did not send a valid HTTP response ({first_line(error).partition(': bytearray(')[0]}).",
             hint="Check the address and the port. If the server uses TLS, its address begins with https://.",
         )
+    if isinstance(error, httpx.ReadError | httpx.WriteError):
+        return Unreachable(
+            f"{url.host} closed the connection before its answer was complete ({first_line(error)}).",
+            hint="Try again, and read the log of the server and of the proxies in front of it.",
+        )
     for cause in causes:
         if isinstance(cause, ssl.SSLCertVerificationError):
             return Unreachable(
