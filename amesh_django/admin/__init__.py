@@ -4,6 +4,7 @@
 - :mod:`.revoking` asks for a reason and revokes; :mod:`.mapping` is the form that maps a device to a user.
 - :mod:`.history` reads the journal of one device; :mod:`.filters` has the filters of the list.
 - :mod:`.trouble` turns errors, and a list that cannot be verified, into texts for people; :mod:`.shown` does that with values.
+- :mod:`.damaged` shows what can be shown if a row was changed so that it cannot be read.
 - :mod:`.tags` has the template tags.
 """
 
