@@ -5,10 +5,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import DatabaseError, InterfaceError
+from django.db import DatabaseError, InterfaceError, connections, transaction
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.csrf import csrf_exempt
@@ -16,7 +17,7 @@ from django.views.decorators.http import require_http_methods, require_POST, req
 
 from authmesh.protocol.check import CheckAnswer
 from authmesh.protocol.enrollment_errors import MalformedEnrollment
-from authmesh.protocol.errors import AllowListIntegrityFailure, PayloadTooLarge, RequestError
+from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable, PayloadTooLarge, RequestError
 
 from . import metrics as prometheus
 from .conf import amesh_settings
@@ -24,16 +25,30 @@ from .decorators import device_required
 from .enrollment import answering, rotating
 from .health import is_ready
 from .middleware import unsigned
+from .server import server_device
 from .verification import DeviceHttpRequest
 from .verification.request import error_response, refused
 
 __all__ = ["check", "enroll", "live", "metrics", "ready", "rotate"]
 
+_View = TypeVar("_View", bound=Callable[..., Any])
+
 #: Largest body of a request to enroll or to rotate, in bytes.
 MAX_BODY_BYTES = 16 * 1024
 
 
+def _without_transaction(view: _View) -> _View:
+    """Call a view without the transactions of ATOMIC_REQUESTS. They need a database that runs, and a view that reports that it does not.
+
+    A change of the allow list has a transaction of its own, and is tried again.
+    """
+    for alias in connections:
+        view = transaction.non_atomic_requests(using=alias)(view)
+    return view
+
+
 # Outside of device_required: a cache must not keep a rejection either.
+@_without_transaction
 @never_cache
 @device_required
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -41,11 +56,17 @@ def check(request: DeviceHttpRequest) -> JsonResponse:
     """Return how this server knows the device that signed the request: device ID, name, role and permissions."""
     device = request.amesh
     answer = CheckAnswer(
-        device.device_id, device.friendly_name, device.role, device.permissions, dt.datetime.now(dt.UTC)
+        device.device_id,
+        device.friendly_name,
+        device.role,
+        device.permissions,
+        dt.datetime.now(dt.UTC),
+        server_device().identity.device_id,
     )
     return JsonResponse(answer.to_json())
 
 
+@_without_transaction
 @unsigned
 @never_cache
 @csrf_exempt
@@ -60,6 +81,7 @@ def enroll(request: HttpRequest) -> HttpResponse:
     return JsonResponse(answer, status=201)
 
 
+@_without_transaction
 @never_cache
 @device_required
 @require_POST
@@ -84,15 +106,18 @@ def _decided(work: Any) -> Any:
     """Return the result of *work*. If the settings or the database prevent a decision, the request is rejected.
 
     Raises:
-        AllowListIntegrityFailure: this server cannot decide.
+        AllowListIntegrityFailure: the settings are wrong.
+        AllowListUnavailable: the database is down.
     """
     try:
         return work()
     except ImproperlyConfigured as error:
         raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
     except (DatabaseError, InterfaceError) as error:
-        raise AllowListIntegrityFailure(
-            "The database cannot be used.", reason=f"database_error ({type(error).__name__})"
+        raise AllowListUnavailable(
+            "The database cannot be used, so it is not known whether the list was changed.",
+            hint="Check that the database runs.",
+            reason=f"database_error ({type(error).__name__})",
         ) from error
 
 
@@ -112,6 +137,7 @@ def _json(request: HttpRequest) -> Any:
         raise MalformedEnrollment() from None
 
 
+@_without_transaction
 @never_cache
 @require_safe
 def live(request: HttpRequest) -> JsonResponse:
@@ -119,6 +145,7 @@ def live(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"status": "ok"})
 
 
+@_without_transaction
 @never_cache
 @require_safe
 def ready(request: HttpRequest) -> JsonResponse:
@@ -128,6 +155,7 @@ def ready(request: HttpRequest) -> JsonResponse:
     return JsonResponse({"status": "unavailable"}, status=503)
 
 
+@_without_transaction
 @never_cache
 @require_safe
 def metrics(request: HttpRequest) -> HttpResponse:

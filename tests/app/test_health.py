@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from django.db import connection
+from django.db import connection, connections
 from django.test import Client
+from django.urls import resolve, reverse
 
 from amesh_django import health, lifecycle
 from amesh_django.test import AmeshClient
+from authmesh.protocol.check import CHECK_PATH
+from tests.support.databases import as_default
+
+if TYPE_CHECKING:
+    from pytest_django import DjangoDbBlocker
 
 pytestmark = pytest.mark.django_db
 
@@ -63,3 +70,25 @@ def test_a_result_holds_for_a_second(amesh_client: AmeshClient) -> None:
         cursor.execute("UPDATE amesh_allowlistseal SET hmac = 'x'")
     assert health.is_ready(lambda: 1000.9)
     assert not health.is_ready(lambda: 1001.1)
+
+
+def test_a_database_that_is_down_and_atomic_requests(
+    amesh_client: AmeshClient, django_db_blocker: DjangoDbBlocker, tmp_path: Path
+) -> None:
+    """Django opens the transaction before it calls a view. A process is not restarted because its database is down."""
+    nowhere = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(tmp_path / "missing" / "file"),
+        "ATOMIC_REQUESTS": True,
+    }
+    with django_db_blocker.unblock(), as_default(nowhere):
+        assert (answer(LIVE)[0], answer(READY)[0]) == (200, 503)
+        refused = amesh_client.get(CHECK_PATH)
+        assert (refused.status_code, refused.json()) == (503, {"error": "allow_list_unavailable"})
+        assert Client().get("/amesh/metrics").status_code == 404
+
+
+def test_the_views_have_no_transaction_of_the_request() -> None:
+    for name in ("check", "enroll", "rotate", "live", "ready", "metrics"):
+        view = resolve(reverse(f"amesh_django:{name}")).func
+        assert getattr(view, "_non_atomic_requests", None) == {*connections}, name

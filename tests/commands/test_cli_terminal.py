@@ -14,7 +14,7 @@ import pytest
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.device import FileAllowList, LocalDevice
 from tests.support import cheap_keys, databases
-from tests.support.front_ends import HOSTILE, answering, id_of, line_of
+from tests.support.front_ends import FRONT_ENDS, HOSTILE, answering, id_of, line_of
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
 
@@ -43,7 +43,7 @@ class FrontEnd:
         return [entry["deviceId"] for entry in json.loads(self.run("list", "--json").stdout)["devices"]]
 
 
-@pytest.fixture(params=["amesh", "manage.py"])
+@pytest.fixture(params=FRONT_ENDS)
 def front_end(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FrontEnd]:
     EphemeralDevice("server").write(tmp_path / "amesh")
     env = {**os.environ, "AUTH_MESH_DIR": str(tmp_path / "amesh"), "DJANGO_SETTINGS_MODULE": "tests.settings"}

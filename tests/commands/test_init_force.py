@@ -13,7 +13,7 @@ from authmesh.device import read_identity
 from tests.commands.doctor.doctors import FrontEnd
 from tests.support import databases
 from tests.support.directories import contents
-from tests.support.front_ends import HOSTILE, HOSTILE_SHOWN, id_of
+from tests.support.front_ends import FRONT_ENDS, HOSTILE, HOSTILE_SHOWN, id_of
 from tests.support.terminal import Terminal, terminal
 
 pytestmark = pytest.mark.process
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.process
 QUESTION = "Replace this identity? [y/N] "
 
 
-@pytest.fixture(params=["amesh", "manage.py"])
+@pytest.fixture(params=FRONT_ENDS)
 def front_end(request: pytest.FixtureRequest, tmp_path: Path) -> FrontEnd:
     database = request.getfixturevalue("sqlite_database") if request.param == "manage.py" else None
     found = FrontEnd(tmp_path, database)

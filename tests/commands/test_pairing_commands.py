@@ -113,6 +113,7 @@ def test_two_people_pair(target_is: str, version: str, server: Machine, laptop: 
     assert entry.added_by == mine.added_by == "handshake"
 
 
+@pytest.mark.unversioned  # it is about text on a terminal
 def test_the_code_is_large_and_the_time_runs(laptop: Machine, desk: Machine) -> None:
     with laptop.at("listen") as there:
         code = one_time_code(there)
@@ -128,6 +129,7 @@ def test_the_code_is_large_and_the_time_runs(laptop: Machine, desk: Machine) -> 
             assert re.search(r"\r +\rA device has used", there.shown), "the countdown has left its line"
 
 
+@pytest.mark.unversioned  # it is about text on a terminal
 def test_a_narrow_terminal(laptop: Machine, desk: Machine) -> None:
     with introduced(laptop, desk, ["--qr"], columns=36) as (there, here, code):
         assert not {"█"} & set(there.shown + here.shown)
@@ -140,6 +142,7 @@ def test_a_narrow_terminal(laptop: Machine, desk: Machine) -> None:
         assert (there.end(), here.end()) == (0, 0)
 
 
+@pytest.mark.unversioned  # it is about text on a terminal
 def test_no_color_is_respected(server: Machine, laptop: Machine) -> None:
     for target, controller in ((laptop, server), (server, laptop)):
         for one in (target, controller):
@@ -152,6 +155,7 @@ def test_no_color_is_respected(server: Machine, laptop: Machine) -> None:
             assert "\x1b" not in there.raw + here.raw
 
 
+@pytest.mark.unversioned  # it is about text on a terminal
 def test_the_code_may_be_typed_instead_of_named(laptop: Machine, server: Machine) -> None:
     with server.at("listen") as there:
         code = one_time_code(there)
@@ -168,6 +172,7 @@ def test_the_code_may_be_typed_instead_of_named(laptop: Machine, server: Machine
             assert (there.end(), here.end()) == (0, 0)
 
 
+@pytest.mark.unversioned  # it is about text on a terminal
 def test_names_steer_no_terminal(tmp_path: Path, relay: str, sqlite_database: dict[str, str]) -> None:
     target = machine(tmp_path, HOSTILE, relay)
     controller = machine(tmp_path, HOSTILE, relay, sqlite_database)
@@ -314,6 +319,7 @@ def test_listen_names_the_user_before_the_code_is_typed(server: Machine, laptop:
         assert server.run("revoke", laptop.id, "--yes").returncode == 0
 
 
+@pytest.mark.unversioned  # it is about the pairing, whose tests in tests/pairing run on both pairs
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["--yes"]])
 def test_invite_names_the_user_before_the_target_is_stored(options: list[str], server: Machine, desk: Machine) -> None:
@@ -344,6 +350,7 @@ def test_a_wrong_verification_code(version: str, server: Machine, laptop: Machin
     assert not server.listed() and not laptop.listed()
 
 
+@pytest.mark.unversioned  # it is about text on a terminal
 def test_what_is_no_code_is_asked_again(laptop: Machine, desk: Machine) -> None:
     with introduced(laptop, desk) as (there, here, _):
         for text in ("12345\n", "abc\n"):
@@ -369,6 +376,7 @@ def test_enter_alone_and_ctrl_d_are_no(server: Machine, laptop: Machine) -> None
     assert not server.listed() and not laptop.listed()
 
 
+@pytest.mark.unversioned  # it is about the pairing, whose tests in tests/pairing run on both pairs
 @pytest.mark.parametrize("answer", ["\n", "n\n", "\x04"])
 def test_the_controller_says_no(answer: str, server: Machine, laptop: Machine) -> None:
     with introduced(server, laptop) as (there, here, code):
@@ -381,6 +389,7 @@ def test_the_controller_says_no(answer: str, server: Machine, laptop: Machine) -
     assert not server.listed() and not laptop.listed()
 
 
+@pytest.mark.unversioned  # it is about text on a terminal
 def test_what_was_typed_too_early_is_no_answer(laptop: Machine, desk: Machine) -> None:
     """Keys pressed before the question was shown are discarded."""
     with introduced(laptop, desk) as (there, here, code):
@@ -395,6 +404,7 @@ def test_what_was_typed_too_early_is_no_answer(laptop: Machine, desk: Machine) -
 # --- somebody leaves --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unversioned  # it is about the pairing, whose tests in tests/pairing run on both pairs
 @pytest.mark.parametrize("who", ["target", "controller"])
 @pytest.mark.parametrize("target_is", ["server", "laptop"])
 def test_the_other_side_is_killed_while_a_person_is_asked(
@@ -416,6 +426,7 @@ def test_the_other_side_is_killed_while_a_person_is_asked(
     assert not target.listed() and not controller.listed()
 
 
+@pytest.mark.unversioned  # it is about text on a terminal
 def test_half_an_answer_does_not_reach_the_shell(laptop: Machine, desk: Machine) -> None:
     shell = [
         "sh",
@@ -443,6 +454,7 @@ def test_half_an_answer_does_not_reach_the_shell(laptop: Machine, desk: Machine)
                 assert here.end() in (1, -9)
 
 
+@pytest.mark.unversioned  # it is about the pairing, whose tests in tests/pairing run on both pairs
 @pytest.mark.parametrize("target_is", ["server", "laptop"])
 def test_the_relay_is_killed_while_both_are_asked(
     target_is: str, server: Machine, laptop: Machine, tmp_path: Path
@@ -462,6 +474,7 @@ def test_the_relay_is_killed_while_both_are_asked(
     assert not target.listed() and not controller.listed()
 
 
+@pytest.mark.unversioned  # it is about the pairing, whose tests in tests/pairing run on both pairs
 def test_nobody_comes(server: Machine, laptop: Machine, tmp_path: Path) -> None:
     with serving(tmp_path / "own", MATCH_SECONDS=1) as own:
         for one in (server, laptop):
@@ -477,6 +490,7 @@ def test_nobody_comes(server: Machine, laptop: Machine, tmp_path: Path) -> None:
                 assert here.end() == 1
 
 
+@pytest.mark.unversioned  # it is about the pairing, whose tests in tests/pairing run on both pairs
 def test_too_many_tries(laptop: Machine, tmp_path: Path) -> None:
     with serving(tmp_path / "own", TRIES_PER_MINUTE=1) as own:
         laptop.relay = address(own)
@@ -487,6 +501,7 @@ def test_too_many_tries(laptop: Machine, tmp_path: Path) -> None:
             assert "accepts no more attempts from this address for now. Wait a minute" in done.stderr
 
 
+@pytest.mark.unversioned  # it is about the pairing, whose tests in tests/pairing run on both pairs
 def test_one_speaks_version_1_and_the_other_does_not(laptop: Machine, desk: Machine) -> None:
     for listen, invite in itertools.permutations((["--v1"], []), 2):
         with laptop.at("listen", *listen) as there, desk.at("invite", one_time_code(there), *invite) as here:
@@ -514,6 +529,7 @@ def test_ctrl_c_before_anybody_is_there(front_end: str, request: pytest.FixtureR
             assert is_calm(person)
 
 
+@pytest.mark.unversioned  # it is about the pairing, whose tests in tests/pairing run on both pairs
 @pytest.mark.parametrize("target_is", ["server", "laptop"])
 @pytest.mark.parametrize("place", ["code", "replace", "answered", "waiting", "confirm"])
 def test_ctrl_c_at_every_question_and_wait(

@@ -16,7 +16,7 @@ from authmesh.commands.terminal import qr
 from authmesh.commands.terminal.large import large
 from tests.commands.pairing_terminals import Machine, machine, program, rest, wrong
 from tests.relay.relay_world import address, serving
-from tests.support.front_ends import HOSTILE
+from tests.support.front_ends import FRONT_ENDS, HOSTILE
 from tests.support.services import ROOT
 from tests.support.sources import FORBID
 
@@ -41,7 +41,7 @@ def server(tmp_path: Path, relay: str, sqlite_database: dict[str, str]) -> Machi
     return machine(tmp_path, "server", relay, sqlite_database)
 
 
-@pytest.fixture(params=["amesh", "manage.py"])
+@pytest.fixture(params=FRONT_ENDS)
 def either(request: pytest.FixtureRequest) -> Machine:
     """Return each front end in turn."""
     chosen: Machine = request.getfixturevalue("laptop" if request.param == "amesh" else "server")

@@ -34,7 +34,8 @@ from tests.support.directories import contents, make, mode
 from tests.support.services import ROOT
 from tests.support.terminal import terminal
 
-pytestmark = pytest.mark.process
+# The demo makes and uses keys in a TPM with each pair of versions.
+pytestmark = [pytest.mark.process, pytest.mark.unversioned]
 
 PIN = "correct horse"
 PIN_QUESTION = "PIN of this device's key: "

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -23,6 +24,10 @@ from authmesh.protocol import enrollment
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.errors import InvalidInput
 from tests.enrollment.machines import PATH, body, come, make, post, refusal
+from tests.support.databases import as_default
+
+if TYPE_CHECKING:
+    from pytest_django import DjangoDbBlocker
 
 MIDDLEWARE = ["amesh_django.middleware.AmeshMiddleware"]
 pytestmark = pytest.mark.usefixtures("amesh_server")
@@ -180,6 +185,18 @@ def test_without_a_cache_that_counts_nothing_is_limited(settings: Any) -> None:
 
 
 @pytest.mark.django_db
+def test_a_database_that_is_down_is_unavailable(django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> None:
+    token = make()
+    nowhere = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(tmp_path / "missing" / "file"),
+        "ATOMIC_REQUESTS": True,
+    }
+    with django_db_blocker.unblock(), as_default(nowhere):
+        refused = come(token, EphemeralDevice())
+    assert refusal(refused) == (503, "allow_list_unavailable") and refused["Retry-After"]
+
+
 def test_a_list_that_does_not_match_its_seal_takes_nobody_in(amesh_trusted_device: EphemeralDevice) -> None:
     token = make()
     with connection.cursor() as cursor:

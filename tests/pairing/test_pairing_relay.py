@@ -107,6 +107,7 @@ STEPS = {
 }
 
 
+@pytest.mark.unversioned  # it is the relay that dies, see test_relay_processes.py
 @pytest.mark.parametrize("kill", ["the target's process", "the controller's process", "the only process"])
 @pytest.mark.parametrize("step", list(STEPS))
 def test_a_relay_is_killed(redis: services.Redis, tmp_path: Path, step: str, kill: str) -> None:

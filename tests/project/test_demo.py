@@ -161,6 +161,7 @@ def test_all_keys_in_a_tpm(demo: Demo) -> None:
     assert demo.nothing_is_left()
 
 
+@pytest.mark.unversioned  # the other tests run the demo to its end
 def test_without_a_tpm_the_demo_says_why(demo: Demo) -> None:
     demo.environment["AMESH_TPM_TCTI"] = "device:/dev/no-tpm"
     demo.start("--backend", "tpm2")
@@ -177,6 +178,7 @@ def test_whose_tpm_the_demo_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "AMESH_TPM_TCTI" not in Programs(tmp_path, stage).environment("laptop")
 
 
+@pytest.mark.unversioned  # the other tests run the demo to its end
 @pytest.mark.parametrize(
     ("until", "sent", "code"),
     [("manage.py runserver", signal.SIGINT, 130), ("amesh_integrity --reseal", signal.SIGTERM, 143)],

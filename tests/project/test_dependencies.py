@@ -16,6 +16,9 @@ import pytest
 from tests.support.services import ROOT
 from tests.support.sources import PACKAGES, PYPROJECT, committed, lies_in, modules, tree
 
+# It reads our sources and pyproject.toml.
+pytestmark = pytest.mark.unversioned
+
 PROJECT = PYPROJECT["project"]
 EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 GROUPS: dict[str, list[Any]] = PYPROJECT["dependency-groups"]

@@ -15,6 +15,9 @@ import pytest
 from tests.support.services import ROOT, run
 from tests.support.sources import PACKAGES, modules, tree
 
+# It reads our sources.
+pytestmark = pytest.mark.unversioned
+
 #: Methods that make another text of a text.
 CUTS = {
     "lstrip",

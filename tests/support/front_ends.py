@@ -17,6 +17,10 @@ from amesh_django.test.devices import EphemeralDevice
 from authmesh.commands import app
 from authmesh.protocol.key_line import build_key_line
 
+#: Both front ends as programs, to be the parameters of a fixture. One pair of versions is enough for `amesh`: on the other one,
+#: test_cli.py runs it in its process, and `manage.py` runs the same commands as programs.
+FRONT_ENDS = (pytest.param("amesh", marks=pytest.mark.unversioned), "manage.py")
+
 HOSTILE = "\x1b[2Jbad\x07\u202ename\nError: forged\x9b31m [bold]x[/bold]"
 HOSTILE_SHOWN = "badname Error: forged [bold]x[/bold]"
 

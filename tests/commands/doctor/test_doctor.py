@@ -25,7 +25,7 @@ from authmesh.protocol.errors import KeyStoreError
 from tests.commands.doctor.doctors import FrontEnd
 from tests.relay import relay_world
 from tests.support.directories import contents
-from tests.support.front_ends import invoke
+from tests.support.front_ends import FRONT_ENDS, invoke
 from tests.support.terminal import terminal
 
 pytestmark = pytest.mark.process
@@ -33,7 +33,7 @@ pytestmark = pytest.mark.process
 LOCAL = ("versions", "directory", "permissions", "identity", "backends", "key-store", "key", "allow-list")
 
 
-@pytest.fixture(params=["amesh", "manage.py"])
+@pytest.fixture(params=FRONT_ENDS)
 def front_end(request: pytest.FixtureRequest, tmp_path: Path) -> FrontEnd:
     database = request.getfixturevalue("sqlite_database") if request.param == "manage.py" else None
     return FrontEnd(tmp_path, database)

@@ -131,6 +131,7 @@ def enrolled(path: Path, controller: Side) -> LocalDevice:
     return device
 
 
+@pytest.mark.unversioned  # it is about `amesh` and the relay, and Django has no part in it
 def test_at_a_terminal(laptop: Side, tmp_path: Path) -> None:
     argv = [*laptop.argv, "provision", "--name", "web-1", "--ttl", "15m"]
     with terminal(argv, laptop.env, columns=200) as person:
@@ -154,6 +155,7 @@ def test_at_a_terminal(laptop: Side, tmp_path: Path) -> None:
     assert laptop.states() == {"web-1": "used"}
 
 
+@pytest.mark.unversioned  # it is about `amesh` and the relay, and Django has no part in it
 def test_a_target_of_which_nothing_is_known_is_not_called_enrolled(laptop: Side) -> None:
     """A target of the TypeScript implementation shows the token. Over that implementation's relay, it cannot verify the answer."""
     argv = [*laptop.argv, "provision", "--name", "web-1", "--v1"]
@@ -179,6 +181,7 @@ def test_a_target_of_which_nothing_is_known_is_not_called_enrolled(laptop: Side)
         assert "Enrolled" not in person.shown
 
 
+@pytest.mark.unversioned  # it is about `amesh` and the relay, and Django has no part in it
 def test_ctrl_c_leaves_the_token_open_and_resume_serves_it(laptop: Side, tmp_path: Path) -> None:
     argv = [*laptop.argv, "provision", "--name", "web-1"]
     with terminal(argv, laptop.env) as person:
@@ -203,6 +206,7 @@ def test_ctrl_c_leaves_the_token_open_and_resume_serves_it(laptop: Side, tmp_pat
     assert laptop.run("provision", "--resume").stdout == "No token is open.\n"
 
 
+@pytest.mark.unversioned  # it is about `amesh` and the relay, and Django has no part in it
 def test_two_resumes_serve_two_tokens_once_each(laptop: Side, tmp_path: Path) -> None:
     tokens = [laptop.token("web-1"), laptop.token("web-2")]
     with laptop.waiting("--resume") as one:
@@ -231,6 +235,7 @@ def enroll_two(tokens: list[str], one: Waiting, two: Waiting, tmp_path: Path) ->
     assert len([step for waiting in (one, two) for step in waiting.steps if step["step"] == "enrolled"]) == 2
 
 
+@pytest.mark.unversioned  # it is about `amesh` and the relay, and Django has no part in it
 def test_a_relay_is_killed_and_started_again_while_provision_waits(tmp_path: Path) -> None:
     EphemeralDevice("laptop").write(tmp_path / "laptop")
     with serving(tmp_path) as server:
@@ -301,6 +306,7 @@ def test_a_client_is_enrolled_by_its_first_request(laptop: Side, tmp_path: Path,
     assert token not in done.stderr and token.split(".")[2] not in done.stderr
 
 
+@pytest.mark.unversioned  # it is about `amesh` and the relay, and Django has no part in it
 def test_a_client_reports_why_it_waits_and_tries_again(laptop: Side, tmp_path: Path) -> None:
     token = laptop.token()
     code = (
