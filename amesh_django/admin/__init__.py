@@ -5,6 +5,7 @@
 - :mod:`.tokens` is the model admin of enrollment tokens; :mod:`.token_form` is the form that makes one.
 - :mod:`.history` reads the journal of one device; :mod:`.filters` has the filters of the list.
 - :mod:`.trouble` turns errors, and a list that cannot be verified, into texts for people; :mod:`.shown` does that with values.
+- :mod:`.damaged` shows what can be shown if a row was changed so that it cannot be read.
 - :mod:`.tags` has the template tags.
 """
 

@@ -32,6 +32,7 @@ from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
 
 from . import mapping, shown
+from .damaged import readable
 from .filters import LastSeenFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
@@ -341,6 +342,11 @@ class DeviceAdmin(RevokingAdmin):
         page = reverse(name, args=[quote(object_id)], current_app=self.admin_site.name)
         return HttpResponseRedirect(f"{page}#amesh-journal")
 
+    @readable
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, extra_context)
+
+    @readable
     @method_decorator(csrf_protect)
     def changeform_view(
         self,

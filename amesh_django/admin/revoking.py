@@ -24,6 +24,7 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import DeviceNotFound, Run
 
 from . import shown
+from .damaged import readable
 from .trouble import CHANGE_ERRORS, explain, html_of, verify_shown
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ class RevokingAdmin(ModelAdmin):
         """Return the page that asks for the reason, for the selected devices."""
         return self._ask(request, list(queryset[: MAX_DEVICES + 1]), ReasonForm())
 
+    @readable
     def revoke_view(self, request: HttpRequest) -> HttpResponse:
         """Ask for the reason (GET), or revoke (POST)."""
         if not self.has_revoke_permission(request):
