@@ -55,7 +55,8 @@ Theory of operation
         case, reads for itself: it verifies all rows at its first read and after each of its changes, and keeps the result with
         the connection. Nothing of it enters the state of the process or the mark, because it may be rolled back.
     b.  Any other transaction shares the state of the process. If it still sees an older seal than that of the snapshot (REPEATABLE
-        READ), it gets the snapshot, so that a revocation counts there too. If there is no newer snapshot but a newer mark, and the
+        READ), it gets the snapshot, so that a revocation counts there too, if the list that is committed now is not older, which
+        another connection reads. If there is no newer snapshot but a newer mark, and the
         list that is committed now agrees with the mark, the list that the transaction sees is verified and returned, but not kept.
     c.  Outside a transaction, a seal that is older than one read before, or of another list, is rejected.
 

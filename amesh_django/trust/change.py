@@ -23,7 +23,7 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .database import is_conflict, read_for_itself
 from .groups import groups_digest
-from .sealing import BATCH_SIZE, Epoch, SealRow, is_counted_controller, journal_row, now, row_values
+from .sealing import BATCH_SIZE, Epoch, SealRow, is_counted_controller, is_revoked, journal_row, now, row_values
 from .snapshot import VerifiedList
 from .verified import UNREADABLE, Basis, failure, hash_of
 
@@ -160,6 +160,7 @@ class Change:
     Attributes:
         revision: revision of the list after this change.
         controllers: number of controllers that count towards the limit, as the seal will have it.
+        controllers_before: that number before this change.
         changed: True if there is anything to write.
     """
 
@@ -174,7 +175,7 @@ class Change:
         self._written: dict[int, int | None] = {}
         self._total = self._keyed.sealed_total(before)
         self.revision = before.revision + 1
-        self.controllers = before.controllers
+        self.controllers = self.controllers_before = before.controllers
         self._groups = before.groups
         self.changed = False
 
@@ -190,19 +191,19 @@ class Change:
         found = self.select(**conditions)
         if found:
             return found[0]
-        device_id, key = conditions.get("device_id"), conditions.get("public_key")
-        if (device_id is not None and self._basis.has_id(device_id)) or (
-            key is not None and self._basis.has_key(decode_public_key(key))
-        ):
-            if None not in self._written.values():  # otherwise this change has removed a row
-                raise self._tampered()
+        device_id = conditions.get("device_id")
+        if device_id is not None and self._basis.has_id(device_id) and not self._has_removed:
+            raise self._tampered()
         return None
 
     def select(self, **conditions: Any) -> list[Device]:
         """Return the rows that meet *conditions*, each compared with the one that was verified.
 
+        To find rows that exist or not, name public keys (``public_key``, ``public_key__in``): one that is missing although it was
+        verified is noticed.
+
         Raises:
-            AllowListIntegrityFailure: a row was changed outside Django.
+            AllowListIntegrityFailure: a row was changed or removed outside Django.
         """
         try:
             found = list(self._rows().filter(**conditions))
@@ -210,6 +211,34 @@ class Change:
             raise self._tampered() from None
         for device in found:
             self._check(device)
+        keys = conditions.get("public_key__in", [conditions["public_key"]] if "public_key" in conditions else [])
+        missing = {*keys} - {device.public_key for device in found}
+        if any(self._basis.has_key(decode_public_key(key)) for key in missing) and not self._has_removed:
+            raise self._tampered()
+        return found
+
+    @property
+    def _has_removed(self) -> bool:
+        """True if this change has removed a row, so that a row that was verified may be missing."""
+        return None in self._written.values()
+
+    def replaced_by(self, device_id: str) -> list[Device]:
+        """Return the rows of the keys that a device has replaced, directly or not, and that are still valid.
+
+        Which rows these are, the verified list says: a row that was changed outside Django could not be found by its columns.
+
+        Raises:
+            AllowListIntegrityFailure: one of the rows was changed or removed outside Django.
+        """
+        names, found = [device_id], []
+        for name in names:  # grows
+            for pk in self._basis.replaced_by(name):
+                rows = self.select(pk=pk)
+                if not rows:
+                    raise self._tampered()
+                if not is_revoked(row_values(rows[0])):  # in this change
+                    names.append(rows[0].device_id)
+                    found += rows
         return found
 
     def _check(self, device: Device) -> None:

@@ -11,6 +11,7 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 from .change import ConcurrentChange
 from .revoking import RevocableList
 from .sealing import BATCH_SIZE
+from .verified import failure
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -45,11 +46,17 @@ class RekeyableList(RevocableList):
         if keyed is self:
             self.remember_on_commit(before)  # moves the marks of this host
             return lines > 0
-        total = sum(self.hash_row(values) for values in self.rows()) % MODULUS
+        total = 0
+        verified = keyed.sealed_total(before)
+        for values in self.rows():  # read again: what is sealed must be what was verified
+            total += self.hash_row(values)
+            verified -= keyed.hash_row(values)
+        if verified % MODULUS:
+            raise failure("rows_mismatch")
         after = self.make_seal(
             self.epoch_after(before),
             revision=before.revision + 1,
-            total=total,
+            total=total % MODULUS,
             count=before.count,
             controllers=before.controllers,
             groups=before.groups,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import F
+from django.db.models import Case, F, When
 from django.utils.translation import gettext as _
 
 from amesh_django.models import AllowListSeal, Device
@@ -25,6 +25,7 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavail
 from .database import close_stale, read_for_itself, reads_for_itself, without_writers
 from .rollback import GuardedRows
 from .sealing import SealRow
+from .triggers import MAX_TOUCHED
 from .verified import UNREADABLE, Basis, Snapshot, failure, objection
 
 logger = logging.getLogger("amesh_django.allow_list")
@@ -39,6 +40,9 @@ _EMPTY_SECONDS = 1.0
 _PAUSE_FACTOR, _MIN_PAUSE_SECONDS = 10, 1.0
 #: How often a list that changes while it is read is read again before writers are locked out.
 _MAX_ATTEMPTS = 5
+
+
+_NEXT_TOUCHED = Case(When(touched__lt=MAX_TOUCHED, then=F("touched") + 1), default=1)
 
 
 class _Broken(NamedTuple):
@@ -162,7 +166,7 @@ class VerifiedList(GuardedRows):
         if not tell or connection.in_atomic_block:  # it may be rolled back
             return
         try:
-            AllowListSeal.objects.using(self.using).filter(pk=1).update(touched=F("touched") + 1)
+            AllowListSeal.objects.using(self.using).filter(pk=1).update(touched=_NEXT_TOUCHED)
         except DatabaseError as error:
             logger.error("The other processes were not told to verify all rows: %s", type(error).__name__)
 
@@ -265,9 +269,10 @@ class VerifiedList(GuardedRows):
         if before is not None and known is not None:
             error = objection(row, known)
             # It was read after the newer one was adopted. A transaction that began earlier may see it, a fresh read may not.
-            if error is not None and error.reason == "rolled_back" and connection.in_atomic_block:
-                return before
             if error is not None:
+                if error.reason == "rolled_back" and connection.in_atomic_block:
+                    if objection(self.read_committed_seal(), known) is None:
+                        return before
                 raise _logged(error)
         self.unlock()
         with self._lock:

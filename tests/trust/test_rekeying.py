@@ -58,6 +58,28 @@ def integrity(*words: str) -> tuple[int, str]:
     return 0, out.getvalue() + err.getvalue()
 
 
+def test_a_row_that_is_changed_between_verifying_and_sealing_is_not_sealed(
+    devices: DatabaseAllowList, secrets: Secrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets.use(secrets.old)
+    devices.add(entry(1))
+    secrets.use(secrets.new, secrets.old)
+    before, sealed = AllowListSeal.objects.get().hmac, current_list()
+    rekey_journal = sealed._rekey_journal
+
+    def forge() -> int:
+        """Change a row, and reset what the triggers have counted, while the journal is being sealed."""
+        sql("UPDATE amesh_device SET permissions_json = %s", '{"shell":true}')
+        sql("UPDATE amesh_allowlistseal SET touched = 0")
+        return rekey_journal()
+
+    monkeypatch.setattr(sealed, "_rekey_journal", forge)
+    with pytest.raises(AllowListIntegrityFailure) as caught:
+        sealed.rekey()
+    assert caught.value.reason == "rows_mismatch"
+    assert AllowListSeal.objects.get().hmac == before
+
+
 def test_all_of_it_moves_to_the_new_secret(
     devices: DatabaseAllowList, secrets: Secrets, amesh_server: LocalDevice
 ) -> None:
