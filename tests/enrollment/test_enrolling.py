@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -163,6 +164,20 @@ def test_clocks_bodies_and_methods() -> None:
     assert refusal(post([])) == (400, "malformed_request")
     assert refusal(post(b'"' + b"x" * 20_000 + b'"')) == (413, "payload_too_large")
     assert Client().get(PATH).status_code == 405
+
+
+class BrokenStream(io.BytesIO):
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError("the connection was reset")
+
+
+@pytest.mark.django_db
+def test_a_body_that_cannot_be_read_is_a_refusal_and_no_traceback(settings: Any, caplog: Any) -> None:
+    assert refusal(post([], **{"wsgi.input": BrokenStream()})) == (400, "malformed_request")
+    assert refusal(post([], CONTENT_LENGTH="9" * 5000)) == (413, "payload_too_large")
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10
+    assert refusal(post([1] * 20)) == (413, "payload_too_large")
+    assert not any(record.exc_info for record in caplog.records)
 
 
 @pytest.mark.django_db
