@@ -28,7 +28,7 @@ from .lookup import default_verifier
 from .target import is_routed_as_sent, query_has_one_reading, raw_target
 from .types import VerifiedDevice
 from .users import mapped_user
-from .verifier import DRIFT_SECONDS
+from .verifier import DRIFT_SECONDS, Verifier
 
 logger = logging.getLogger("amesh_django.verification")
 
@@ -39,9 +39,9 @@ ENVIRON_KEY = "amesh.device_id"
 RETRY_AFTER_SECONDS = 5
 
 
-def _settings() -> AmeshSettings:
+def _configured() -> tuple[AmeshSettings, Verifier]:
     try:
-        return amesh_settings()
+        return amesh_settings(), default_verifier()
     except ImproperlyConfigured as error:
         raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
 
@@ -67,9 +67,9 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
         return done
     start = time.perf_counter()
     try:
-        settings = _settings()
+        settings, verifier = _configured()
         request.get_host()
-        device = default_verifier().verify(
+        device = verifier.verify(
             request.method or "",
             raw_target(request, settings),
             request.META.get("HTTP_AUTHORIZATION"),

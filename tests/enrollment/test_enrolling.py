@@ -214,6 +214,20 @@ def test_clocks_bodies_and_methods() -> None:
     assert Client().get(PATH).status_code == 405
 
 
+class BrokenStream(io.BytesIO):
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError("the connection was reset")
+
+
+@pytest.mark.django_db
+def test_a_body_that_cannot_be_read_is_a_refusal_and_no_traceback(settings: Any, caplog: Any) -> None:
+    assert refusal(post([], **{"wsgi.input": BrokenStream()})) == (400, "malformed_request")
+    assert refusal(post([], CONTENT_LENGTH="9" * 5000)) == (413, "payload_too_large")
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10  # no larger than the body: the limit of this address is another one
+    assert refusal(post([1] * 20)) == (400, "malformed_request")
+    assert not any(record.exc_info for record in caplog.records)
+
+
 @pytest.mark.django_db
 def test_a_body_of_any_size_is_not_read_into_memory() -> None:
     """A chunked body has no declared length, and an ASGI server hands it over as a file."""
