@@ -147,3 +147,16 @@ def test_a_forged_row_is_noticed_when_it_is_shown(trust: Trust, root: Client, pa
     assert 'class="amesh-banner" role="alert"' in shown.content.decode()
     assert "amesh-revoked" not in shown.content.decode()
     assert "Already revoked" not in text_of(shown)
+
+
+@pytest.mark.parametrize("page", ["list", "device", "revoke"])
+def test_a_row_that_was_removed_is_noticed(trust: Trust, root: Client, page: str) -> None:
+    """The triggers report nothing. Processes that have verified the list go on accepting the device, and no page shows it."""
+    device = trust()
+    trust()
+    urls = {"list": LIST, "device": page_of(device), "revoke": f"{REVOKE}?devices={device.device_id}"}
+    root.get(LIST)
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM amesh_device WHERE id = %s", [device.pk])
+        cursor.execute("UPDATE amesh_allowlistseal SET touched = 0")
+    assert "does not match its seal" in text_of(root.get(urls[page], follow=True))
