@@ -36,7 +36,7 @@ from .damaged import readable
 from .filters import LastSeenFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
-from .trouble import CHANGE_ERRORS, explain, trouble, verify_shown
+from .trouble import CHANGE_ERRORS, explain, trouble, verify_complete, verify_shown
 
 _ROLES = {
     CONTROLLER: _("controller: it may authenticate to this server"),
@@ -54,6 +54,7 @@ class VerifiedChangeList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.result_list = list(self.result_list)
+        verify_complete()
         verify_shown(self.result_list)
 
 
@@ -150,6 +151,8 @@ class DeviceAdmin(RevokingAdmin):
         device = super().get_object(request, object_id, from_field)
         if device is not None:
             verify_shown([device])
+        else:
+            verify_complete()
         return device
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:

@@ -25,7 +25,7 @@ from authmesh.protocol.errors import DeviceNotFound, Run
 
 from . import shown
 from .damaged import readable
-from .trouble import CHANGE_ERRORS, explain, html_of, verify_shown
+from .trouble import CHANGE_ERRORS, explain, html_of, verify_complete, verify_shown
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Device]
@@ -131,6 +131,8 @@ class RevokingAdmin(ModelAdmin):
         self, request: HttpRequest, devices: Sequence[Device], form: ReasonForm, *, too_many: bool = False
     ) -> HttpResponse:
         verify_shown(devices)
+        if not devices:
+            verify_complete()
         trusted = [device for device in devices if not shown.is_revoked(device)]
         if too_many or len(devices) > MAX_DEVICES:
             self.message_user(

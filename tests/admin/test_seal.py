@@ -183,3 +183,16 @@ def test_a_bug_is_not_hidden_while_the_list_is_good(
     monkeypatch.setattr("amesh_django.admin.devices.verify_shown", lambda devices: int("bug"))
     with pytest.raises(ValueError, match="bug"):
         root.get(LIST)
+
+
+@pytest.mark.parametrize("page", ["list", "device", "revoke"])
+def test_a_row_that_was_removed_is_noticed(trust: Trust, root: Client, page: str) -> None:
+    """The triggers report nothing. Processes that have verified the list go on accepting the device, and no page shows it."""
+    device = trust()
+    trust()
+    urls = {"list": LIST, "device": page_of(device), "revoke": f"{REVOKE}?devices={device.device_id}"}
+    root.get(LIST)
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM amesh_device WHERE id = %s", [device.pk])
+        cursor.execute("UPDATE amesh_allowlistseal SET touched = 0")
+    assert "does not match its seal" in text_of(root.get(urls[page], follow=True))
