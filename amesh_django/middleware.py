@@ -18,7 +18,7 @@ from authmesh.protocol.enrollment import ENROLL_PATH
 from .conf import amesh_settings
 from .verification.request import accept, mark
 
-__all__ = ["AmeshMiddleware", "is_installed", "is_protected", "required_scopes"]
+__all__ = ["AmeshMiddleware", "has_middleware", "is_protected", "required_scopes"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ def _has_dots(path: str) -> bool:
     return "/../" in f"{path}/" or "/./" in f"{path}/"
 
 
-def is_installed() -> bool:
+def has_middleware() -> bool:
     """Return True if MIDDLEWARE has the middleware, or a subclass of it."""
     for name in django_settings.MIDDLEWARE:
         with suppress(ImportError):  # Django itself reports it

@@ -18,9 +18,11 @@ from amesh_django.models import Device, DeviceActivity
 from amesh_django.test.devices import EphemeralDevice
 from amesh_django.trust import current_list
 from authmesh.device import FileAllowList, LocalDevice
+from authmesh.protocol.allow_list import open_document
 from authmesh.protocol.errors import InvalidInput
 from tests.commands.test_deciding import run
 from tests.commands.test_naming_devices import FrontEnd
+from tests.support.directories import VECTORS
 from tests.support.front_ends import invoke
 
 
@@ -145,3 +147,33 @@ def test_prune(devices: DatabaseAllowList, settings: Any) -> None:
     assert "Nothing was changed" in run("prune", "--unseen", "90d")[1]
     assert run("prune", "--unseen", "90d", "--revoke", "--yes")[0] == 0
     assert Device.objects.get(friendly_name="old").state == "revoked" and devices.verify().ok
+
+
+def test_an_export_has_active_devices_with_their_own_scopes(
+    devices: DatabaseAllowList, amesh_server: LocalDevice
+) -> None:
+    one, two, three = EphemeralDevice("one"), EphemeralDevice("two"), EphemeralDevice("three")
+    devices.add_all([one.entry(permissions={"scopes": ["orders:read"]}), two.entry(), three.entry()])
+    devices.put_group("store", ["stock:read"])
+    devices.grant([one.identity.device_id], Grant(groups=["store"]))
+    devices.suspend([two.identity.device_id])
+    devices.set_expiry([three.identity.device_id], timezone.now() + dt.timedelta(days=1))
+    path = amesh_server.path / "exported.json"
+    code, text = run("export", str(path))
+    assert code == 0 and "(two) (suspended)" in text and "without its groups: " + one.identity.device_id in text
+    entries, _ = open_document(
+        path.read_text(), key_material=amesh_server.seal_secret(), device_id=amesh_server.identity.device_id
+    )
+    assert {entry.friendly_name: dict(entry.permissions) for entry in entries} == {
+        "one": {"scopes": ["orders:read"]},
+        "three": {},
+    }
+
+
+def test_the_reference_keeps_scopes_when_it_seals_a_list_again() -> None:
+    """vectors/scopes.json: what the TypeScript implementation made of a list with scopes."""
+    case = json.loads((VECTORS / "scopes.json").read_text("utf-8"))
+    (entry,), is_old = open_document(
+        case["file"], key_material=bytes.fromhex(case["hmac_key_material_hex"]), device_id=case["device_id"]
+    )
+    assert dict(entry.permissions) == case["permissions"] and not is_old

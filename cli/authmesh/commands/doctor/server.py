@@ -200,7 +200,8 @@ class ServerChecks:
     def _has_waited(self, device: LocalDevice) -> bool:
         """Return True if this device waited for approval when it last enrolled at the server."""
         asked = origin_of(str(self._url))
-        servers = ServerStore(device.path).read()
+        path = getattr(device, "path", None)  # a device in memory has none
+        servers = ServerStore(path).read() if path is not None else ()
         return any(server.state == PENDING and origin_of(server.url) == asked for server in servers)
 
     def _received(self) -> Answer:
