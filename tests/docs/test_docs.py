@@ -446,14 +446,14 @@ def test_the_changelog_lists_the_extras() -> None:
 
 
 def test_permissions_and_fixtures_exist() -> None:
-    from amesh_django.models import AllowListChange, Device
+    from amesh_django.models import AllowListChange, Device, EnrollmentToken
 
     known = {
         f"{action}_{model._meta.model_name}"
-        for model in (Device, AllowListChange)
+        for model in (Device, AllowListChange, EnrollmentToken)
         for action in model._meta.default_permissions
     }
-    known |= {name for name, _ in Device._meta.permissions}
+    known |= {name for model in (Device, EnrollmentToken) for name, _ in model._meta.permissions}
     named = {name for path in DOCUMENTS for name in re.findall(r"`amesh\.([a-z]+_[a-z]+)`", path.read_text())}
     assert named and named <= known
     page = text("docs/integration.md").partition("| Fixture |")[2].partition("\n\n")[0]
