@@ -284,13 +284,24 @@ class EnrollmentToken(models.Model):
     expires_at = models.DateTimeField(_("expires"))
     approved = models.BooleanField(_("approved"), default=False)
     withdrawn_at = models.DateTimeField(_("withdrawn"), null=True, blank=True)
+    device_seconds = models.PositiveIntegerField(
+        _("life of the keys"),
+        null=True,
+        blank=True,
+        help_text=_("Seconds after which the key of a machine expires; empty for no such limit."),
+    )
+    #: Names the secret of the seal and the identity that the token was made with. With others, it can no longer be used.
+    key_id = models.CharField(max_length=16)
     mac = models.CharField(max_length=64)
 
     class Meta:
         verbose_name = _("enrollment token")
         verbose_name_plural = _("enrollment tokens")
         ordering: ClassVar[list[str]] = ["-created_at", "-id"]
-        default_permissions = ("view", "add", "change")
+        default_permissions = ("view", "add")
+        permissions: ClassVar[list[tuple[str, Any]]] = [
+            ("withdraw_enrollmenttoken", "Can withdraw enrollment token"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.jti}"

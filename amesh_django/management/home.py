@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
+from amesh_django.enrollment import tokens
 from amesh_django.models import Device, DeviceActivity
 from amesh_django.server import server_enrolment
 from amesh_django.states import ACTIVE, DENIED, EXPIRED, PENDING, REVOKED, SUSPENDED
@@ -97,6 +98,9 @@ class DatabaseHome(ServerHome):
 
     def rename(self, device_id: str, name: str) -> DeviceEntry:
         return self.allow_list().rename(device_id, name).to_entry()
+
+    def open_enrollment_tokens(self, now: float) -> int:
+        return tokens.open_count(now)
 
     def after_trusting(self, entry: DeviceEntry) -> Hint | None:
         row = Device.objects.using(database()).filter(device_id=entry.device_id).first()

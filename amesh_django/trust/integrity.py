@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db.models import Max
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -192,7 +191,7 @@ class SealedList(RekeyableList):
         keyed = self.under(genuine)
         before = before or self._first_seal()
         sealed, _forged = self.sealed_rows()
-        revision = self._revision_above(before)
+        revision = self._revision_above(genuine)
         try:
             rows = list(self.rows())
         except UNREADABLE as error:
@@ -249,14 +248,15 @@ class SealedList(RekeyableList):
         ]
         return Epoch.new(*names)
 
-    def _revision_above(self, seal: SealRow) -> int:
+    def _revision_above(self, seal: SealRow | None) -> int:
         """Return a revision above all that were seen."""
-        lines = AllowListChange.objects.using(self.using)
-        highest = lines.aggregate(found=Max("revision"))["found"] or 0
         known = self.newest()
-        return max(
-            1 + max(highest, seal.revision, known.revision if known is not None else 0), time.time_ns() // 1_000_000
+        seen = (
+            self._highest_line(),
+            seal.revision if seal is not None else 0,
+            known.revision if known is not None else 0,
         )
+        return max(1 + max(seen), time.time_ns() // 1_000_000)
 
 
 def _shown(row: dict[str, str]) -> dict[str, str]:

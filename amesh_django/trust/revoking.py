@@ -35,6 +35,8 @@ from .verified import UNREADABLE, Snapshot
 
 logger = logging.getLogger("amesh_django.allow_list")
 
+_MAX_REVISION = 2**62
+
 
 class RevocableList(ChangeableList):
     """Adds revoking in a list that is rejected, and what the journal says about the rows as they were sealed."""
@@ -173,10 +175,14 @@ class RevocableList(ChangeableList):
             return True
         return False
 
+    def _highest_line(self) -> int:
+        """Return the highest revision in the journal, but no number that cannot be counted further: amesh has not written that."""
+        lines = AllowListChange.objects.using(self.using).filter(revision__lt=_MAX_REVISION)
+        return lines.aggregate(found=Max("revision"))["found"] or 0
+
     def _next_revision(self, before: SealRow | None, is_old: bool) -> int:
         if before is None:
-            lines = AllowListChange.objects.using(self.using)
-            return 1 + (lines.aggregate(found=Max("revision"))["found"] or 0)
+            return 1 + self._highest_line()
         return before.revision + (not is_old)
 
     def _restore(self, device: Device, rows: QuerySet[Device], revoked: Mapping[str, Any]) -> None:

@@ -302,7 +302,7 @@ class SealedRows:
 
     def is_genuine_line(self, line: AllowListChange) -> bool:
         """Return True if amesh wrote the line of the journal, with one of our keys. Takes constant time for each."""
-        is_ours = hmac.compare_digest(self.journal_mac(line).encode(), line.mac.encode("utf-8", "replace"))
+        is_ours = hmac.compare_digest(self.journal_mac(line).encode(), str(line.mac).encode("utf-8", "replace"))
         return is_ours or any(rows.is_genuine_line(line) for rows in self._older)
 
     def journal_mac(self, line: AllowListChange) -> str:

@@ -263,7 +263,7 @@ def test_a_failure_is_a_command_error_with_its_code(listed: DatabaseAllowList) -
     with pytest.raises(CommandError, match=r"manage\.py amesh_list") as caught:
         call_command("amesh_revoke", "am_nobody", yes=True)
     assert caught.value.returncode == 1
-    with pytest.raises(CommandError, match="Use --shell to grant a shell, or --no-shell") as caught:
+    with pytest.raises(CommandError, match="Use --shell to grant a shell, --no-shell to withdraw it") as caught:
         call_command("amesh_grant", "am_nobody")
     assert caught.value.returncode == 2
 

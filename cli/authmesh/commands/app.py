@@ -153,8 +153,7 @@ def _run(arguments: Sequence[str], as_json: bool) -> int:
     parser, subparsers = parsers(as_json=as_json)
     if arguments and arguments[0] in SERVER_COMMANDS:
         parser.error(
-            f"{arguments[0]} is a command of a server (manage.py amesh_{arguments[0]}): the list in a file has neither states nor groups. "
-            "Nothing was changed."
+            f"{arguments[0]} is a command of a Django server only: the list in a file has neither states nor groups. Nothing was changed."
         )
     found, unknown = parser.parse_known_args(arguments)
     if found.version:
