@@ -17,6 +17,11 @@ from tests.support import databases
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
+#: JavaScript: let the page handle a new size of the screen, and finish what moves or fades because of it.
+SETTLE = """async () => {
+  for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+  document.getAnimations().forEach(animation => animation.finish());
+}"""
 #: JavaScript: by how many pixels the page or its table is too wide.
 OVERFLOW = """() => {
   const table = document.querySelector('#result_list');
@@ -25,7 +30,6 @@ OVERFLOW = """() => {
 #: JavaScript: the contrast (WCAG 2) between the text of each of our elements and what is behind it, lowest first, and the
 #: lightness of the page.
 CONTRAST = """() => {
-  document.getAnimations().forEach(animation => animation.finish());
   const canvas = document.createElement('canvas').getContext('2d', {willReadFrequently: true});
   const rgba = color => {
     canvas.clearRect(0, 0, 1, 1); canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1);
@@ -68,18 +72,18 @@ def site(
         yield found
 
 
+#: The screens of each color scheme. A page is loaded on the first of them, and then the screen gets the size of the second.
+SCHEMES = {"light": ("phone", "desk"), "dark": ("desk", "phone")}
+
+
 class Looking:
-    """Pages of a site on each screen, light and dark, and what is wrong with them."""
+    """Pages of a site, light and dark, on each screen, and what is wrong with them."""
 
     def __init__(self, browser: Browser, site: Site, folder: Path) -> None:
         self.site = site
         self.folder = folder
         self.wrong: list[str] = []
-        self.pages = {
-            f"{scheme}-{screen}": open_page(browser, site, scheme, screen)
-            for scheme in ("light", "dark")
-            for screen in SCREENS
-        }
+        self.pages = {scheme: open_page(browser, site, scheme, screens[0]) for scheme, screens in SCHEMES.items()}
         for kind, page in self.pages.items():
             page.on("pageerror", lambda error, kind=kind: self.wrong.append(f"{kind}: {error}"))
             page.on(
@@ -88,13 +92,26 @@ class Looking:
 
     def visit(self, name: str, url: str) -> None:
         """Look at a page in each way."""
-        for kind, page in self.pages.items():
+        for scheme, page in self.pages.items():
+            self.resize(page, SCHEMES[scheme][0])
             page.goto(url)
-            self.look(kind, page, name)
+            self.look(scheme, page, name)
 
-    def look(self, kind: str, page: Page, name: str) -> None:
+    def look(self, scheme: str, page: Page, name: str) -> None:
+        """Look at the page that is shown, on each screen."""
         page.wait_for_load_state("load")
+        for screen in SCHEMES[scheme]:
+            self.resize(page, screen)
+            self.look_once(f"{scheme}-{screen}", page, name)
+
+    @staticmethod
+    def resize(page: Page, screen: str) -> None:
+        width, height = SCREENS[screen]
+        page.set_viewport_size({"width": width, "height": height})
+
+    def look_once(self, kind: str, page: Page, name: str) -> None:
         wrong = []
+        page.evaluate(SETTLE)
         if (overflow := page.evaluate(OVERFLOW)) > 0:
             wrong.append(f"{overflow} pixels too wide")
         found, lightness = page.evaluate(CONTRAST)
@@ -120,11 +137,11 @@ def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser:
     }
     for name, url in pages.items():
         looking.visit(name, url)
-    for kind, page in looking.pages.items():  # they show the last page: send it without a reason
+    for scheme, page in looking.pages.items():  # they show the last page: send it without a reason
         page.get_by_role("button", name="Revoke").click()
         expect(page.get_by_text("Enter a reason")).to_be_visible()
-        looking.look(kind, page, "error")
-    page = looking.pages["light-desk"]
+        looking.look(scheme, page, "error")
+    page = looking.pages["light"]
     page.goto(LIST)
     expect(page.locator(".amesh-banner")).to_have_count(0)
 
