@@ -19,13 +19,14 @@ from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, 
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
-from .models import AllowListChange, Device
+from .models import AuditEvent, Device
 from .states import ACTIVE, ROTATED
 from .trust import SealedList, current_list
 from .trust.change import Change
 from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
+from .trust.revocations import Revocation
 from .trust.rollback import Memory
 from .trust.sealing import actor, is_revoked, now, row_values, storable
 from .trust.verified import Snapshot
@@ -69,7 +70,7 @@ class DatabaseAllowList(AllowList):
     the limit does: also those that wait for approval, are suspended, or have expired.
 
     Args:
-        by: who makes the changes, for the journal: a user name, ``command``, …
+        by: who makes the changes, for the audit log: a name, such as that of a user.
         using: database alias. Defaults to the database to which the routers write the list.
         device: a device that is not in place yet, such as during enrolment: its key seals the list. Defaults to this server's own.
     """
@@ -177,9 +178,9 @@ class DatabaseAllowList(AllowList):
                 if (row.is_revoked or row.denied_at is not None) and not even_revoked:
                     skipped.append(unique[name])
                 elif row.is_revoked:
-                    pending.update(row, AllowListChange.Action.ADDED, **_columns(unique[name]), **_TRUSTED_AGAIN)
+                    pending.update(row, AuditEvent.Kind.TRUST, **_columns(unique[name]), **_TRUSTED_AGAIN)
                 else:
-                    pending.update(row, **_columns(unique[name]))
+                    pending.update(row, AuditEvent.Kind.TRUST, **_columns(unique[name]))
             pending.insert(Device(**_columns(entry)) for name, entry in unique.items() if name not in known)
             if pending.controllers > limit and pending.changed:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
@@ -233,7 +234,10 @@ class DatabaseAllowList(AllowList):
         def work(pending: Change) -> list[DeviceEntry]:
             rows = [_unrevoked(pending, device_id) for device_id in device_ids]
             new = [canonical_json(dict(update(row.to_entry().permissions))).decode() for row in rows]
-            return [pending.update(row, permissions_json=text).to_entry() for row, text in zip(rows, new, strict=True)]
+            return [
+                pending.update(row, AuditEvent.Kind.GRANT, permissions_json=text).to_entry()
+                for row, text in zip(rows, new, strict=True)
+            ]
 
         return self._sealed.change(self._by, work)
 
@@ -250,7 +254,7 @@ class DatabaseAllowList(AllowList):
         key = user.pk if user is not None else None
 
         def work(pending: Change) -> None:
-            pending.update(_any(pending, device_id), user_id=key)
+            pending.update(_any(pending, device_id), AuditEvent.Kind.MAP, user_id=key)
 
         self._sealed.change(self._by, work)
 
@@ -272,6 +276,16 @@ class DatabaseAllowList(AllowList):
             pending.delete(row)
 
         self._sealed.change(self._by, work)
+
+    def lost_revocations(self) -> list[Revocation]:
+        """Return the revocations of this host that the list does not have, the oldest first, because an older one was restored.
+
+        They are kept in a file of the device directory, at most the newest 1,000.
+        """
+        found = {one.device_id: one for one in self._sealed.revocations()}
+        rows = Device.objects.using(self._using).filter(device_id__in=found, revoked_at=None)
+        trusted = set(rows.values_list("device_id", flat=True))
+        return [one for name, one in found.items() if name in trusted]
 
     def verify(self) -> IntegrityReport:
         """Verify every row, and return what differs from what was sealed.
@@ -311,7 +325,7 @@ class DatabaseAllowList(AllowList):
         Raises:
             AllowListIntegrityFailure: the list is rejected; nothing was changed.
         """
-        return self._sealed.rekey()
+        return self._sealed.rekey(self._by)
 
 
 def _any(pending: Change, device_id: str) -> Device:
@@ -342,7 +356,7 @@ def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
     for one in (*replaced, row):
         pending.update(
             one,
-            AllowListChange.Action.REVOKED,
+            AuditEvent.Kind.REVOKE,
             revoked_at=moment,
             revoked_by=actor(by),
             revoke_reason=storable(reason),
@@ -363,9 +377,7 @@ def _put(pending: Change, entry: DeviceEntry) -> None:
     if row is not None and row.denied_at is not None:
         raise _denied(row)
     if row is not None and decode_public_key(row.public_key) == entry.public_key:
-        pending.update(
-            row, AllowListChange.Action.ADDED, **_columns(entry), **(_TRUSTED_AGAIN if row.is_revoked else {})
-        )
+        pending.update(row, AuditEvent.Kind.TRUST, **_columns(entry), **(_TRUSTED_AGAIN if row.is_revoked else {}))
     else:
         pending.insert([Device(**_columns(entry))])
 

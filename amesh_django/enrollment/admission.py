@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from amesh_django.models import Device, EnrollmentToken
+from amesh_django.audit.recording import record
+from amesh_django.models import AuditEvent, Device, EnrollmentToken
 from amesh_django.trust import current_list
+from amesh_django.trust.chain import Actor
 from amesh_django.trust.change import Change
 from amesh_django.trust.owner import controller_limit
 from amesh_django.trust.sealing import now as moment
@@ -79,8 +81,10 @@ def admit(request: EnrollmentRequest, *, now: float) -> str:
         tokens.count_use(locked)
         return initial_state(locked), True
 
-    state, is_new = sealed.change(f"enrollment token {token.name} ({token.jti})", work)
+    by = Actor(f"enrollment token {token.name} ({token.jti})", "token")
+    state, is_new = sealed.change(by, work)
     if is_new:
+        record(AuditEvent.Kind.TOKEN_USED, by=by, device_id=device, subject=token.name, data={"jti": token.jti})
         logger.info("%s was enrolled with the token %s and is %s.", device, token.jti, state)
     return state
 

@@ -11,10 +11,11 @@ import logging
 from typing import Any
 
 from amesh_django.conf import amesh_settings
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from amesh_django.server import server_device
 from amesh_django.states import ROTATED
 from amesh_django.trust import current_list
+from amesh_django.trust.chain import Actor
 from amesh_django.trust.change import Change
 from amesh_django.trust.sealing import is_revoked, row_values
 from amesh_django.trust.sealing import now as moment
@@ -58,7 +59,9 @@ def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
         verify_rotation(request, old_public_key=public_key, audience=server.identity.device_id)
         if abs(request.issued_at - int(now)) > MAX_SKEW_SECONDS:
             raise TimestampOutOfRange(device_id=old)
-        overlap = current_list().change(f"rotation of {old}", lambda pending: _replace(pending, request, public_key))
+        overlap = current_list().change(
+            Actor(f"rotation of {old}", "device"), lambda pending: _replace(pending, request, public_key)
+        )
         return build_rotated(request, old_device_id=old, overlap=overlap, sign=server.sign)
     except AllowListBusy as error:
         raise ServerBusy(device_id=old) from error
@@ -82,7 +85,7 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
     overlap = amesh_settings().ROTATE_OVERLAP_SECONDS
     pending.update(
         before,
-        AllowListChange.Action.REVOKED,
+        AuditEvent.Kind.ROTATE,
         revoked_at=moment_now + dt.timedelta(seconds=overlap),
         revoked_by=new,
         revoke_reason=ROTATED,
@@ -99,7 +102,8 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
                 added_by=before.added_by,
                 user_id=before.user_id,
             )
-        ]
+        ],
+        AuditEvent.Kind.ROTATE,
     )
     logger.info("%s was replaced by %s. The old key is valid for %d s more.", old, new, overlap)
     return overlap

@@ -17,7 +17,8 @@ from typing import Any, Literal
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from amesh_django.models import EnrollmentToken
+from amesh_django.audit.recording import record
+from amesh_django.models import AuditEvent, EnrollmentToken
 from amesh_django.server import server_device
 from amesh_django.trust import current_list
 from amesh_django.trust.change import Change
@@ -208,6 +209,7 @@ def make(
     )
     row.mac = _mac(row)
     row.save(using=database(), force_insert=True)
+    record(AuditEvent.Kind.TOKEN_MADE, by=by, subject=row.name, data=_described(row))
     logger.info("The enrollment token %s for %d machines was made by %s.", row.jti, uses, row.created_by or "unknown")
     return NewToken(row, text)
 
@@ -246,8 +248,14 @@ def withdraw(jti: str, *, by: str) -> EnrollmentToken:
         return row
 
     row = current_list().change(by, work)
+    record(AuditEvent.Kind.TOKEN_WITHDRAWN, by=by, subject=row.name, data=_described(row))
     logger.info("The enrollment token %s was withdrawn by %s.", row.jti, actor(by) or "unknown")
     return row
+
+
+def _described(row: EnrollmentToken) -> dict[str, Any]:
+    """Return what the audit log says about a token."""
+    return {"jti": row.jti, "scopes": row.scopes, "groups": row.groups, "uses": row.uses, "maxUses": row.max_uses}
 
 
 def _save(row: EnrollmentToken, column: str) -> None:

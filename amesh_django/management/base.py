@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NoReturn
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter
 
+from amesh_django.trust.chain import Actor
 from authmesh.commands.context import Context
 from authmesh.commands.home import Home
 from authmesh.commands.spec import FAILED, INTERRUPTED, WRONG_USAGE, Command, Failure, attempt
@@ -112,6 +113,6 @@ class AmeshCommand(BaseCommand):
 
 def _actor() -> str:
     try:
-        return f"{getpass.getuser()} (manage.py)"
+        return Actor(f"{getpass.getuser()} (manage.py)", "command")
     except (KeyError, OSError):  # a user ID without a name, as in many containers
-        return "manage.py"
+        return Actor("manage.py", "command")

@@ -18,6 +18,7 @@ from django.db.models import F
 from django.utils.translation import gettext as _
 
 from amesh_django.models import AllowListSeal, Device
+from amesh_django.signals import seal_broken
 from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable
@@ -57,6 +58,8 @@ class VerifiedList(GuardedRows):
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
         self._broken: _Broken | None = None
+        #: True if the receivers of ``seal_broken`` were told that the list is rejected.
+        self._is_told = False
         #: When to look again at what other processes have seen (monotonic time), and the stamp of their marks at the last look.
         self._look_at = 0.0
         self._stamp: object = None
@@ -77,17 +80,24 @@ class VerifiedList(GuardedRows):
         connection = connections[self.using]
         try:
             try:
-                return self._read(connection)
+                found = self._read(connection)
             except (DatabaseError, InterfaceError):
                 if not close_stale(connection):
                     raise
-                return self._read(connection)
+                found = self._read(connection)
+        except AllowListIntegrityFailure as error:
+            if not self._is_told:
+                self._is_told = True
+                seal_broken.send_robust(sender=None, error=error)
+            raise
         except (DatabaseError, InterfaceError) as error:
             logger.error("The allow list cannot be read from the database: %s", type(error).__name__)
             raise AllowListUnavailable(
                 _("The allow list cannot be read: the database is down, or not migrated."),
                 hint=_("Check that the database runs, then run: manage.py migrate"),
             ) from error
+        self._is_told = False
+        return found
 
     def after_fork(self) -> None:
         """Make the list usable in a forked child, which has only the thread that forked."""

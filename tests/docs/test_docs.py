@@ -445,11 +445,11 @@ def test_the_changelog_lists_the_extras() -> None:
 
 
 def test_permissions_and_fixtures_exist() -> None:
-    from amesh_django.models import AllowListChange, Device
+    from amesh_django.models import AuditEvent, Device
 
     known = {
         f"{action}_{model._meta.model_name}"
-        for model in (Device, AllowListChange)
+        for model in (Device, AuditEvent)
         for action in model._meta.default_permissions
     }
     known |= {name for name, _ in Device._meta.permissions}

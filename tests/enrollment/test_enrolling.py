@@ -17,7 +17,7 @@ from django.urls import reverse
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.enrollment import limits, tokens
-from amesh_django.models import AllowListChange, Device, EnrollmentToken
+from amesh_django.models import AuditEvent, Device, EnrollmentToken
 from amesh_django.test import AmeshClient, EphemeralDevice
 from authmesh.device import LocalDevice
 from authmesh.protocol import enrollment
@@ -60,8 +60,8 @@ def test_a_machine_enrolls_and_may_authenticate(amesh_server: LocalDevice, middl
     assert checked.status_code == 200 and checked.json()["permissions"] == {"scopes": ["a:*", "orders:read"]}
     row = Device.objects.get(device_id=machine.identity.device_id)
     assert (row.friendly_name, row.role, row.user) == ("sensor 17", "controller", user)
-    line = AllowListChange.objects.get(device_id=row.device_id)
-    assert line.by == f"enrollment token sensors ({token.jti})"
+    event = AuditEvent.objects.get(device_id=row.device_id)
+    assert event.actor == f"enrollment token sensors ({token.jti})"
     assert uses(token) == 1 and DatabaseAllowList().verify().ok
 
 

@@ -19,7 +19,7 @@ from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.enrollment import rotating as server_rotating
 from amesh_django.enrollment import tokens
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from amesh_django.test import AmeshClient, EphemeralDevice
 from amesh_django.trust import verified
 from authmesh.client import enrolling, fetch, rotating
@@ -94,7 +94,7 @@ def test_both_keys_are_valid_and_then_one(
     assert known.revoked and known.friendly_name == old.identity.friendly_name
     before = Device.objects.get(device_id=old.identity.device_id)
     assert (before.revoke_reason, before.revoked_by) == ("rotated", new.identity.device_id)
-    assert {line.by for line in AllowListChange.objects.filter(device_id=new.identity.device_id)} == {
+    assert {event.actor for event in AuditEvent.objects.filter(device_id=new.identity.device_id)} == {
         f"rotation of {old.identity.device_id}"
     }
 

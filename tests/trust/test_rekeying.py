@@ -1,4 +1,4 @@
-"""The secret of the seal is replaced: what each process accepts, and what becomes of the journal and the high-water mark."""
+"""The secret of the seal is replaced: what each process accepts, and what becomes of the audit log and the high-water mark."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from django.core.management import CommandError, call_command
 from amesh_django import checks, conf, lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.management import doctor
-from amesh_django.models import AllowListChange, AllowListSeal
+from amesh_django.models import AllowListSeal, AuditEvent
 from amesh_django.trust import current, current_list
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure
@@ -83,7 +83,7 @@ def test_all_of_it_moves_to_the_new_secret(
     report = devices.verify()
     assert (report.ok, report.devices) == (True, 3)
     sql("UPDATE amesh_device SET permissions_json = '{}' WHERE device_id = %s", entry(1).device_id)
-    (problem,) = devices.verify().problems  # the journal is under the new secret, too
+    (problem,) = devices.verify().problems  # the audit log is under the new secret, too
     assert "permissions_json is '{}'" in problem
     backup.restore()
     current.reset()
@@ -136,7 +136,7 @@ def test_another_host_moves_its_own_mark(
 def test_a_list_that_is_rejected_is_not_sealed_again(devices: DatabaseAllowList, secrets: Secrets) -> None:
     secrets.use(secrets.old)
     devices.add(entry(1))
-    AllowListChange.objects.update(by="somebody")
+    AuditEvent.objects.update(actor="somebody")
     sql("UPDATE amesh_device SET friendly_name = 'forged'")
     secrets.use(secrets.new, secrets.old)
     with pytest.raises(AllowListIntegrityFailure):
@@ -145,8 +145,8 @@ def test_a_list_that_is_rejected_is_not_sealed_again(devices: DatabaseAllowList,
     assert (code, "does not match its seal" in text) == (1, True)
     sql("UPDATE amesh_device SET friendly_name = 'caller'")
     assert devices.rekey()
-    line = AllowListChange.objects.get()
-    assert not current_list().is_genuine_line(line)  # a line that amesh did not write does not become genuine
+    event = AuditEvent.objects.get(kind="trust")
+    assert not current_list().is_genuine_event(event)  # an event that amesh did not write does not become genuine
 
 
 def test_the_command_asks_and_says_what_to_do_next(devices: DatabaseAllowList, secrets: Secrets) -> None:

@@ -97,10 +97,10 @@ def test_a_device_is_revoked_in_a_list_that_does_not_match(
     [
         "DELETE FROM amesh_allowlistseal",
         "UPDATE amesh_allowlistseal SET hmac = digest",
-        "DELETE FROM amesh_allowlistchange",
+        "DELETE FROM amesh_auditevent",
     ],
 )
-def test_a_device_is_revoked_without_seal_or_journal(devices: DatabaseAllowList, statement: str) -> None:
+def test_a_device_is_revoked_without_seal_or_log(devices: DatabaseAllowList, statement: str) -> None:
     worker = current_list()
     forge(statement, THE_OTHER, touched=True)
     devices.revoke(entry(STOLEN).device_id)
