@@ -5,31 +5,32 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from django.db.models import Q
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from authmesh.device import AllowList, LocalDevice
 from authmesh.device.allow_list import limit_reached, not_found
-from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry, Role
-from authmesh.protocol.encoding import parse_time
-from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput
+from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry, Role
+from authmesh.protocol.encoding import format_time, parse_time
+from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
+from .decisions import LIFTED, Decisions, any_row, is_active, on_entry, unrevoked_row
 from .models import AuditEvent, Device
-from .states import ACTIVE, ROTATED
 from .trust import SealedList, current_list
 from .trust.change import Change
 from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
 from .trust.revocations import Revocation
+from .trust.revoking import read_damaged
 from .trust.rollback import Memory
 from .trust.sealing import actor, is_revoked, now, row_values, storable
-from .trust.verified import Snapshot
+from .trust.verified import UNREADABLE, Snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -47,10 +48,7 @@ _TRUSTED_AGAIN: dict[str, Any] = {
     "revoked_by": "",
     "revoke_reason": "",
     "user_id": None,
-    "suspended_at": None,
-    "suspended_until": None,
-    "suspended_by": "",
-    "suspend_reason": "",
+    **LIFTED,
     "expires_at": None,
     "groups_json": "",
 }
@@ -63,7 +61,7 @@ class DeviceDenied(AllowListError):
     default_message = "The device was denied. Nothing was changed."
 
 
-class DatabaseAllowList(AllowList):
+class DatabaseAllowList(Decisions, AllowList):
     """The sealed list in the database (design.md, decision 3).
 
     ``read``, ``find`` and ``get`` return active devices only, which are those that are accepted now. ``count`` counts controllers as
@@ -73,10 +71,14 @@ class DatabaseAllowList(AllowList):
         by: who makes the changes, for the audit log: a name, such as that of a user.
         using: database alias. Defaults to the database to which the routers write the list.
         device: a device that is not in place yet, such as during enrolment: its key seals the list. Defaults to this server's own.
+        approved: True if a person has approved the devices that are added, so that they do not wait (``AMESH["REQUIRE_APPROVAL"]``).
     """
 
-    def __init__(self, *, by: str = "", using: str | None = None, device: LocalDevice | None = None) -> None:
+    def __init__(
+        self, *, by: str = "", using: str | None = None, device: LocalDevice | None = None, approved: bool = False
+    ) -> None:
         self._by = by
+        self._approved = approved
         self._using = using or database()
         self._device = device
         self._own = SealedList(self._using, device=device) if device is not None else None
@@ -95,7 +97,7 @@ class DatabaseAllowList(AllowList):
         found = self._sealed.verified(
             lambda: list(rows.all()), lambda known, devices: len(devices) == len(known.by_key)
         )
-        return [row.to_entry() for row in found if _is_active(row)]
+        return [row.to_entry() for row in found if is_active(row)]
 
     def find(self, public_key: bytes) -> DeviceEntry | None:
         name = encode_public_key(public_key)
@@ -121,7 +123,7 @@ class DatabaseAllowList(AllowList):
         found = self._sealed.verified(
             lambda: list(rows.all()), lambda known, devices: bool(devices) or not is_known(known)
         )
-        return found[0].to_entry() if found and _is_active(found[0]) else None
+        return found[0].to_entry() if found and is_active(found[0]) else None
 
     def count(self, role: Role) -> int:
         found = self._sealed.snapshot()
@@ -143,11 +145,29 @@ class DatabaseAllowList(AllowList):
         def work(pending: Change) -> None:
             if replacing is not None:
                 _revoke(pending, replacing, f"replaced by {entry.device_id}", self._by)
-            _put(pending, entry)
+            self._put(pending, entry)
             if entry.role == CONTROLLER and pending.controllers > limit:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
 
         self._sealed.change(self._by, work)
+
+    def _put(self, pending: Change, entry: DeviceEntry) -> None:
+        row = pending.find(public_key=encode_public_key(entry.public_key))
+        if row is not None and row.denied_at is not None:
+            raise _denied(row)
+        if row is None or decode_public_key(row.public_key) != entry.public_key:
+            pending.insert([Device(**self._entered(entry, None))])
+        else:
+            pending.update(row, AuditEvent.Kind.TRUST, **self._entered(entry, row))
+
+    def _entered(self, entry: DeviceEntry, row: Device | None) -> dict[str, Any]:
+        """Return the columns of a device that is added, or is refreshed if it has a row."""
+        columns = _columns(entry)
+        if row is not None and row.is_revoked:
+            columns.update(_TRUSTED_AGAIN)
+        if row is None or row.is_revoked or row.role != entry.role:
+            columns.update(on_entry(entry.role, approved=self._approved))
+        return columns
 
     def devices(self) -> list[Device]:
         """Return the rows of all devices, trusted and revoked, oldest first, each with its user and its activity.
@@ -178,10 +198,11 @@ class DatabaseAllowList(AllowList):
                 if (row.is_revoked or row.denied_at is not None) and not even_revoked:
                     skipped.append(unique[name])
                 elif row.is_revoked:
-                    pending.update(row, AuditEvent.Kind.TRUST, **_columns(unique[name]), **_TRUSTED_AGAIN)
+                    pending.update(row, AuditEvent.Kind.TRUST, **self._entered(unique[name], row))
                 else:
-                    pending.update(row, AuditEvent.Kind.TRUST, **_columns(unique[name]))
-            pending.insert(Device(**_columns(entry)) for name, entry in unique.items() if name not in known)
+                    pending.update(row, AuditEvent.Kind.TRUST, **self._entered(unique[name], row))
+            new = [entry for name, entry in unique.items() if name not in known]
+            pending.insert(Device(**self._entered(entry, None)) for entry in new)
             if pending.controllers > limit and pending.changed:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
             return skipped
@@ -191,48 +212,47 @@ class DatabaseAllowList(AllowList):
     def revocable(self) -> list[DeviceEntry]:
         """Return the devices that can be revoked. In a list that does not match its seal, their names are those that were sealed."""
         try:
-            return [row.to_entry() for row in self.devices() if not row.is_revoked]
+            return [row.to_entry() for row in self.devices() if not row.is_revoked and row.denied_at is None]
         except AllowListIntegrityFailure:
-            sealed = [row for row in self._sealed.sealed_devices() if not row.is_revoked]
+            sealed = [row for row in self._sealed.sealed_devices() if not is_revoked(row_values(row))]
         found = {row.device_id: row.to_entry() for row in sealed}
-        with suppress(
-            TypeError, ValueError
-        ):  # what is left was added or trusted again outside Django, and may be damaged
-            for row in Device.objects.using(self._using).filter(revoked_at=None):
-                with suppress(TypeError, ValueError):
-                    found.setdefault(row.device_id, row.to_entry())
+        rows = Device.objects.using(self._using).filter(Q(revoked_at=None) | Q(revoked_at__gt=now()))
+        for device_id in rows.values_list("device_id", flat=True):
+            if device_id not in found:  # added or trusted again outside Django, and perhaps damaged
+                found[device_id] = _entry(read_damaged(rows, device_id))
         return list(found.values())
 
     def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
         """Stop trusting devices. Their rows stay, with when, who and why, until :meth:`purge` removes them.
 
-        This works even if the list does not match its seal: then one after the other, and ``trouble`` says what else is wrong.
+        The keys that a device has replaced are revoked with it. This works even if the list does not match its seal: then ``trouble``
+        says what else is wrong.
         """
         by = by or self._by
         self.trouble = None
 
         def work(pending: Change) -> list[DeviceEntry]:
-            return [_revoke(pending, device_id, reason, by).to_entry() for device_id in device_ids]
+            done: dict[str, Device] = {}
+            for device_id in device_ids:
+                if device_id not in done:
+                    done |= _revoke(pending, device_id, reason, by)
+            return [done[device_id].to_entry() for device_id in device_ids]
 
         try:
             self._sealed.snapshot()  # also detects an older list that was restored, unlike the change
             return self._sealed.change(by, work)
         except AllowListIntegrityFailure as error:
-            trouble: AllowListIntegrityFailure | None = error
-        revoked = []
-        for device_id in device_ids:
-            row, is_good = self._sealed.revoke_anyway(device_id, reason=reason, by=by)
-            trouble = None if is_good else trouble
-            logger.warning("%s was revoked in a list that did not match its seal.", device_id)
-            revoked.append(row.to_entry())
-        self.trouble = trouble
-        return revoked
+            trouble = error
+        rows, is_good = self._sealed.revoke_anyway(device_ids, reason=reason, by=by)
+        self.trouble = None if is_good else trouble
+        logger.warning("Revoked in a list that did not match its seal: %s.", ", ".join(device_ids))
+        return [_entry(row) for row in rows]
 
     def update_permissions_of(
         self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> list[DeviceEntry]:
         def work(pending: Change) -> list[DeviceEntry]:
-            rows = [_unrevoked(pending, device_id) for device_id in device_ids]
+            rows = [unrevoked_row(pending, device_id) for device_id in device_ids]
             new = [canonical_json(dict(update(row.to_entry().permissions))).decode() for row in rows]
             return [
                 pending.update(row, AuditEvent.Kind.GRANT, permissions_json=text).to_entry()
@@ -254,7 +274,7 @@ class DatabaseAllowList(AllowList):
         key = user.pk if user is not None else None
 
         def work(pending: Change) -> None:
-            pending.update(_any(pending, device_id), AuditEvent.Kind.MAP, user_id=key)
+            pending.update(any_row(pending, device_id), AuditEvent.Kind.MAP, user_id=key)
 
         self._sealed.change(self._by, work)
 
@@ -267,7 +287,7 @@ class DatabaseAllowList(AllowList):
         """
 
         def work(pending: Change) -> None:
-            row = _any(pending, device_id)
+            row = any_row(pending, device_id)
             if not row.is_revoked:
                 raise AllowListError(
                     _("%(device)s is still trusted; nothing was changed.") % {"device": device_id},
@@ -278,14 +298,10 @@ class DatabaseAllowList(AllowList):
         self._sealed.change(self._by, work)
 
     def lost_revocations(self) -> list[Revocation]:
-        """Return the revocations of this host that the list does not have, the oldest first, because an older one was restored.
-
-        They are kept in a file of the device directory, at most the newest 1,000.
-        """
+        """Return the revocations of this host that a restored, older list lacks, the oldest first, of the newest 1,000."""
         found = {one.device_id: one for one in self._sealed.revocations()}
         rows = Device.objects.using(self._using).filter(device_id__in=found, revoked_at=None)
-        trusted = set(rows.values_list("device_id", flat=True))
-        return [one for name, one in found.items() if name in trusted]
+        return [found[name] for name in sorted(rows.values_list("device_id", flat=True), key=[*found].index)]
 
     def verify(self) -> IntegrityReport:
         """Verify every row, and return what differs from what was sealed.
@@ -328,32 +344,14 @@ class DatabaseAllowList(AllowList):
         return self._sealed.rekey(self._by)
 
 
-def _any(pending: Change, device_id: str) -> Device:
-    row = pending.find(device_id=device_id)
-    if row is None or row.device_id != device_id:  # a collation may ignore case
-        raise not_found(device_id)
-    return row
-
-
-def _is_active(row: Device) -> bool:
-    return not row.is_revoked and row.state == ACTIVE
-
-
-def _unrevoked(pending: Change, device_id: str) -> Device:
-    row = _any(pending, device_id)
-    if row.is_revoked:
-        raise not_found(device_id)
-    return row
-
-
-def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
+def _revoke(pending: Change, device_id: str, reason: str, by: str) -> dict[str, Device]:
+    """Revoke a device and the keys that it has replaced, which must not outlive it. Return all that were revoked, by device ID."""
     moment = now()
-    row = _any(pending, device_id)
+    row = any_row(pending, device_id)
     if is_revoked(row_values(row)):
         raise not_found(device_id)
-    # A key that this device has replaced, and that is still valid, must not outlive it.
-    replaced = pending.select(revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=moment)
-    for one in (*replaced, row):
+    found = {one.device_id: one for one in (row, *pending.replaced_by(device_id))}
+    for one in found.values():
         pending.update(
             one,
             AuditEvent.Kind.REVOKE,
@@ -361,25 +359,23 @@ def _revoke(pending: Change, device_id: str, reason: str, by: str) -> Device:
             revoked_by=actor(by),
             revoke_reason=storable(reason),
         )
-    return row
+    return found
+
+
+def _entry(row: Device) -> DeviceEntry:
+    """Return the entry of a row, without the key if the row was damaged outside Django."""
+    try:
+        return row.to_entry()
+    except UNREADABLE:
+        role: Role = CONTROLLER if row.role == CONTROLLER else TARGET
+        return DeviceEntry(row.device_id, b"", str(row.friendly_name), format_time(now()), "manual", role)
 
 
 def _denied(row: Device) -> DeviceDenied:
     return DeviceDenied(
         _("%(device)s was denied; nothing was changed.") % {"device": row.device_id},
-        hint=_("Only another decision of a person about this device undoes that."),
+        hint=(_("If that was a mistake, approve it: run "), Run("approve", row.device_id), "."),
     )
-
-
-def _put(pending: Change, entry: DeviceEntry) -> None:
-    public_key = encode_public_key(entry.public_key)
-    row = pending.find(public_key=public_key)
-    if row is not None and row.denied_at is not None:
-        raise _denied(row)
-    if row is not None and decode_public_key(row.public_key) == entry.public_key:
-        pending.update(row, AuditEvent.Kind.TRUST, **_columns(entry), **(_TRUSTED_AGAIN if row.is_revoked else {}))
-    else:
-        pending.insert([Device(**_columns(entry))])
 
 
 def _columns(entry: DeviceEntry) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from authmesh.pairing.bootstrap import background as bootstrap_first
 from authmesh.protocol.errors import AmeshError, Run, spelled
 
 from . import conf, metrics
+from .middleware import is_installed
 from .models import AllowListSeal, Device
 from .trust import triggers
 from .verification import nonces
@@ -43,6 +44,7 @@ __all__ = [
     "check_directory",
     "check_django",
     "check_metrics",
+    "check_middleware",
     "check_nonce_cache",
     "check_nonce_eviction",
     "check_seal_secret",
@@ -82,6 +84,7 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     - ``amesh.W001``: it is a local-memory cache, and DEBUG is False.
     - ``amesh.W002``: it deletes entries when it is full.
     - ``amesh.W007``: it is the default cache, because the settings name none, and DEBUG is False.
+    - ``amesh.W018``: it is in a database with ATOMIC_REQUESTS.
     """
     if conf.problems():
         return []
@@ -94,17 +97,11 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
     if isinstance(cache, DummyCache):
         return [Error(nonces.DUMMY, hint=redis, id="amesh.E005")]
     if isinstance(cache, FileBasedCache):
-        return [
-            Error(nonces.FILE, hint=redis, id="amesh.E006"),
-        ]
+        return [Error(nonces.FILE, hint=redis, id="amesh.E006")]
     if isinstance(cache, LocMemCache) and not django_settings.DEBUG:
-        return [
-            Warning(nonces.LOCAL_MEMORY, hint=redis, id="amesh.W001"),
-        ]
-    evicts = isinstance(cache, BaseMemcachedCache) or (
-        isinstance(cache, DatabaseCache) and cache._max_entries < _MIN_ENTRIES
-    )
-    if evicts:
+        return [Warning(nonces.LOCAL_MEMORY, hint=redis, id="amesh.W001")]
+    is_small = isinstance(cache, DatabaseCache) and cache._max_entries < _MIN_ENTRIES
+    if is_small or isinstance(cache, BaseMemcachedCache):
         return [
             Warning(
                 f"The nonce store {alias!r} deletes entries when it is full, even live nonces: a request could be replayed.",
@@ -112,6 +109,9 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
                 id="amesh.W002",
             )
         ]
+    if isinstance(cache, DatabaseCache) and connections[nonces.database_of(cache)].settings_dict["ATOMIC_REQUESTS"]:
+        rejected = "Requests that the decorator or REST framework verifies are rejected; the middleware runs before the transaction."
+        return [Warning(f"{nonces.ROLLED_BACK} {rejected}", hint=nonces.LEAVE_TRANSACTION, id="amesh.W018")]
     if conf.amesh_settings().NONCE_CACHE is None and alias != conf.OWN_CACHE and not django_settings.DEBUG:
         return [
             Warning(
@@ -123,6 +123,21 @@ def check_nonce_cache(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
             )
         ]
     return []
+
+
+@register(Tags.security)
+def check_middleware(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
+    """Check that ``AMESH["PROTECT"]`` has an effect.
+
+    - ``amesh.W019``: it is set, and MIDDLEWARE does not have the middleware.
+    """
+    if conf.problems() or not {"PROTECT", "EXEMPT"} & getattr(django_settings, "AMESH", {}).keys() or is_installed():
+        return []
+    message = (
+        "AMESH names paths to protect, and MIDDLEWARE does not have AmeshMiddleware: nothing protects these paths."
+    )
+    hint = 'Add "amesh_django.middleware.AmeshMiddleware" to MIDDLEWARE, or remove PROTECT and EXEMPT from AMESH.'
+    return [Warning(message, hint=hint, id="amesh.W019")]
 
 
 @register(Tags.security, deploy=True)
@@ -270,11 +285,8 @@ def check_default_authentication(app_configs: Sequence[AppConfig] | None, **kwar
         return []
     try:
         views = sorted(set(_open_to_devices(get_resolver().url_patterns)))
-    except (
-        ImportError,
-        ImproperlyConfigured,
-    ):  # no REST framework; Django's own checks report URLs that cannot be loaded
-        return []
+    except (ImportError, ImproperlyConfigured):
+        return []  # no REST framework; Django's own checks report URLs that cannot be loaded
     if not views:
         return []
     more = len(views) - _SHOWN_VIEWS

@@ -60,6 +60,8 @@ class AmeshSettings:
         SCOPES: the scopes that may be granted: name → a sentence, or ``{"text": …, "permission": …}`` with the Django permission that
             a person needs to grant it. None allows every name.
         PERMISSIONS: the permissions of devices that may be granted, in the same form.
+        REQUIRE_APPROVAL: True makes new controllers wait for the approval of a person. Turning it off approves none that waits.
+        MAX_KEY_AGE_DAYS: days after which a new controller expires. Defaults to no limit.
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
     """
 
@@ -84,6 +86,8 @@ class AmeshSettings:
     URL: str | None = None
     SCOPES: Mapping[str, Explained] | None = None
     PERMISSIONS: Mapping[str, Explained] | None = None
+    REQUIRE_APPROVAL: bool = False
+    MAX_KEY_AGE_DAYS: int | None = None
     RELAY: Mapping[str, Any] | None = None
 
     @property
@@ -121,6 +125,8 @@ class AmeshDict(TypedDict, total=False):
     URL: str | None
     SCOPES: Mapping[str, Explained] | None
     PERMISSIONS: Mapping[str, Explained] | None
+    REQUIRE_APPROVAL: bool
+    MAX_KEY_AGE_DAYS: int | None
     RELAY: Mapping[str, Any] | None
 
 

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
+from django.conf import settings as django_settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
 from django.utils.cache import patch_vary_headers
+from django.utils.module_loading import import_string
 
 from authmesh.protocol.enrollment import ENROLL_PATH
 
 from .conf import amesh_settings
 from .verification.request import accept
 
-__all__ = ["AmeshMiddleware", "is_protected", "required_scopes"]
+__all__ = ["AmeshMiddleware", "is_installed", "is_protected", "required_scopes"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -77,6 +80,16 @@ def _is_below(path: str, prefix: str) -> bool:
 def _has_dots(path: str) -> bool:
     """Return True if a path has a part ``.`` or ``..``: where it leads depends on who resolves it."""
     return "/../" in f"{path}/" or "/./" in f"{path}/"
+
+
+def is_installed() -> bool:
+    """Return True if MIDDLEWARE has the middleware, or a subclass of it."""
+    for name in django_settings.MIDDLEWARE:
+        with suppress(ImportError):  # Django itself reports it
+            found = import_string(name)
+            if isinstance(found, type) and issubclass(found, AmeshMiddleware):
+                return True
+    return False
 
 
 class AmeshMiddleware:

@@ -25,6 +25,7 @@ from .decorators import device_required
 from .enrollment import answering, rotating
 from .health import is_ready
 from .middleware import unsigned
+from .server import server_device
 from .verification import DeviceHttpRequest
 from .verification.request import error_response, refused
 
@@ -55,7 +56,12 @@ def check(request: DeviceHttpRequest) -> JsonResponse:
     """Return how this server knows the device that signed the request: device ID, name, role and permissions."""
     device = request.amesh
     answer = CheckAnswer(
-        device.device_id, device.friendly_name, device.role, device.permissions, dt.datetime.now(dt.UTC)
+        device.device_id,
+        device.friendly_name,
+        device.role,
+        device.permissions,
+        dt.datetime.now(dt.UTC),
+        server_device().identity.device_id,
     )
     return JsonResponse(answer.to_json())
 
@@ -101,14 +107,18 @@ def _decided(work: Any) -> Any:
 
     Raises:
         AllowListIntegrityFailure: the settings are wrong.
-        AllowListUnavailable: the database cannot be used.
+        AllowListUnavailable: the database is down.
     """
     try:
         return work()
     except ImproperlyConfigured as error:
         raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
     except (DatabaseError, InterfaceError) as error:
-        raise AllowListUnavailable(detail=type(error).__name__) from error
+        raise AllowListUnavailable(
+            "The database cannot be used, so it is not known whether the list was changed.",
+            hint="Check that the database runs.",
+            reason=f"database_error ({type(error).__name__})",
+        ) from error
 
 
 def _json(request: HttpRequest) -> Any:

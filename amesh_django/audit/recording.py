@@ -35,23 +35,29 @@ def record_all(events: Sequence[Mapping[str, Any]]) -> None:
     Args:
         events: the arguments of :func:`record` for each.
     """
-    using = database()
+    try:
+        using = database()
+        transaction.on_commit(lambda: _write(using, events), using=using, robust=True)
+    except Exception as error:  # the database is down
+        _complain(events, error)
 
-    def write() -> None:
-        try:
-            sealed = current_list(using)
-            keys = sealed.log_keys()
-            # The random member tells two events apart that are equal otherwise, so that a copy of an event is known for one.
-            rows = [
-                new_event(keys, **{**one, "data": {**(one.get("data") or {}), "n": secrets.token_hex(8)}})
-                for one in events
-            ]
-            with transaction.atomic(using=using):
-                AuditEvent.objects.using(using).bulk_create(rows)
-        except Exception as error:  # whatever it is, what the event is about has happened
-            kinds = ", ".join(sorted({str(one["kind"]) for one in events}))
-            logger.error("Events could not be written to the audit log (%s): %s", type(error).__name__, kinds)
-            return
-        announce(rows)
 
-    transaction.on_commit(write, using=using, robust=True)
+def _write(using: str, events: Sequence[Mapping[str, Any]]) -> None:
+    try:
+        sealed = current_list(using)
+        keys = sealed.log_keys()
+        # The random member tells two events apart that are equal otherwise, so that a copy of an event is known for one.
+        rows = [
+            new_event(keys, **{**one, "data": {**(one.get("data") or {}), "n": secrets.token_hex(8)}}) for one in events
+        ]
+        with transaction.atomic(using=using):
+            AuditEvent.objects.using(using).bulk_create(rows)
+    except Exception as error:  # whatever it is, what the event is about has happened
+        _complain(events, error)
+        return
+    announce(rows)
+
+
+def _complain(events: Sequence[Mapping[str, Any]], error: Exception) -> None:
+    kinds = ", ".join(sorted({str(one["kind"]) for one in events}))
+    logger.error("Events could not be written to the audit log (%s): %s", type(error).__name__, kinds)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from typing import Any
 
 from amesh_django.audit.recording import record
@@ -10,6 +11,7 @@ from amesh_django.models import AuditEvent, Device, EnrollmentToken
 from amesh_django.trust import current_list
 from amesh_django.trust.chain import Actor
 from amesh_django.trust.change import Change
+from amesh_django.trust.keys import SealKeys
 from amesh_django.trust.owner import controller_limit
 from amesh_django.trust.sealing import now as moment
 from amesh_django.trust.sealing import storable
@@ -48,12 +50,13 @@ def known_state(*, device: str, role: str, is_revoked: bool) -> str:
     return ACTIVE
 
 
-def admit(request: EnrollmentRequest, *, now: float) -> str:
+def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys]) -> str:
     """Trust a machine, unless it is trusted already, and return its state.
 
     Args:
         request: the request, whose proof and signature are verified.
         now: Unix seconds.
+        keys: the keys of the seal under which the proof is right.
 
     Raises:
         InvalidEnrollmentToken, EnrollmentTokenWithdrawn, EnrollmentTokenExpired, EnrollmentTokenUsedUp: by the token.
@@ -67,14 +70,14 @@ def admit(request: EnrollmentRequest, *, now: float) -> str:
     if known is not None:  # as before, without a lock
         return known_state(device=device, role=known.role, is_revoked=known.revoked)
     # Checked without a lock first: a token that cannot be used must not slow down changes of the list.
-    token = tokens.check(tokens.find(request.jti), jti=request.jti, now=now)
+    token = tokens.check(tokens.find(request.jti), jti=request.jti, now=now, keys=keys)
     limit = controller_limit()
 
     def work(pending: Change) -> tuple[str, bool]:
         row = pending.find(public_key=encode_public_key(request.public_key))
         if row is not None and decode_public_key(row.public_key) == request.public_key:
             return known_state(device=device, role=row.role, is_revoked=row.is_revoked), False
-        locked = tokens.check(tokens.find(request.jti), jti=request.jti, now=now)
+        locked = tokens.check(tokens.find(request.jti), jti=request.jti, now=now, keys=keys)
         if pending.controllers >= limit:
             raise MaxControllers(device_id=device)
         pending.insert([_row(request, locked)])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from amesh_django.server import server_device
-from amesh_django.trust.keys import seal_keys
+from amesh_django.trust.keys import SealKeys, all_seal_keys
 from authmesh.protocol.enrollment import (
     MAX_SKEW_SECONDS,
+    EnrollmentRequest,
     build_answer,
     parse_request,
     token_secret,
@@ -41,10 +42,10 @@ def enroll(value: Any, *, address: str, now: float) -> dict[str, Any]:
     """
     request = parse_request(value)
     try:
-        device, keys = server_device(), seal_keys()
+        device = server_device()
         issuer = device.identity.device_id
         try:
-            verify_proof(request, secret=token_secret(keys.enrollment, request.jti), issuer=issuer)
+            keys = _proved(request, issuer)
         except InvalidEnrollmentToken:
             limits.count_wrong(address, now=now)
             raise
@@ -52,7 +53,7 @@ def enroll(value: Any, *, address: str, now: float) -> dict[str, Any]:
         verify_key(request, issuer=issuer)
         if abs(request.issued_at - int(now)) > MAX_SKEW_SECONDS:
             raise TimestampOutOfRange(device_id=device_id(request.public_key))
-        state = admit(request, now=now)
+        state = admit(request, now=now, keys=keys)
         return build_answer(
             request,
             state=state,
@@ -64,3 +65,22 @@ def enroll(value: Any, *, address: str, now: float) -> dict[str, Any]:
         raise ServerBusy(device_id=device_id(request.public_key)) from error
     except (KeyStoreError, DirectoryError) as error:
         raise AllowListIntegrityFailure(error.message, hint=error.hint, reason=error.code) from error
+
+
+def _proved(request: EnrollmentRequest, issuer: str) -> list[SealKeys]:
+    """Return the keys of the seal under which the proof is right. There are several keys while the secret is being replaced.
+
+    Raises:
+        InvalidEnrollmentToken: there are none.
+    """
+    proved, wrong = [], InvalidEnrollmentToken()
+    for keys in all_seal_keys():
+        try:
+            verify_proof(request, secret=token_secret(keys.enrollment, request.jti), issuer=issuer)
+        except InvalidEnrollmentToken as error:
+            wrong = error
+        else:
+            proved.append(keys)
+    if not proved:
+        raise wrong
+    return proved

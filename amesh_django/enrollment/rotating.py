@@ -59,6 +59,8 @@ def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
         verify_rotation(request, old_public_key=public_key, audience=server.identity.device_id)
         if abs(request.issued_at - int(now)) > MAX_SKEW_SECONDS:
             raise TimestampOutOfRange(device_id=old)
+        if request.new_public_key == public_key:  # accepted already; the answer was lost
+            return build_rotated(request, old_device_id=old, overlap=0, sign=server.sign)
         overlap = current_list().change(
             Actor(f"rotation of {old}", "device"), lambda pending: _replace(pending, request, public_key)
         )
@@ -72,7 +74,8 @@ def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
 def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> int:
     """Store the new key, and set the end of the old one. Return the seconds for which the old one is still valid."""
     old, new = device_id(public_key), device_id(request.new_public_key)
-    rows = {row.device_id: row for row in pending.select(device_id__in=[old, new])}
+    keys = [encode_public_key(key) for key in (public_key, request.new_public_key)]
+    rows = {row.device_id: row for row in pending.select(public_key__in=keys)}
     before, known, moment_now = rows.get(old), rows.get(new), moment()
     if before is None or is_revoked(row_values(before)):
         raise Unauthorized(reason="device_revoked", device_id=old)  # between the verification and the lock

@@ -10,7 +10,7 @@ import hmac
 import json
 import logging
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from amesh_django.server import server_device
 from amesh_django.trust import current_list
 from amesh_django.trust.change import Change
 from amesh_django.trust.database import database
-from amesh_django.trust.keys import seal_keys
+from amesh_django.trust.keys import SealKeys, all_seal_keys, seal_keys
 from amesh_django.trust.sealing import actor, row_texts, storable
 from authmesh.protocol.enrollment import MAX_LIFE_SECONDS, MAX_USES, build_token, token_secret
 from authmesh.protocol.enrollment_errors import (
@@ -77,28 +77,32 @@ class NewToken:
     text: str = field(repr=False)
 
 
-def _mac(row: EnrollmentToken) -> str:
+def _mac(row: EnrollmentToken, keys: SealKeys) -> str:
     texts = row_texts([getattr(row, name) for name in _COLUMNS])
-    keys = seal_keys()
     return hmac.digest(keys.tokens, encode_row("amesh-enrollment-token-v1", keys.owner, *texts), "sha256").hex()
 
 
-def is_genuine(row: EnrollmentToken) -> bool:
-    """Return True if amesh wrote the row, with our key. Takes constant time.
+def keys_of(row: EnrollmentToken) -> SealKeys | None:
+    """Return the keys with which amesh wrote the row, or None if it did not. Takes constant time for each.
+
+    While the secret of the seal is being replaced, a token keeps the keys that it was made with: its secret is derived from them.
 
     Raises:
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
     """
-    return hmac.compare_digest(_mac(row).encode(), str(row.mac).encode("utf-8", "replace"))
+    mac = str(row.mac).encode("utf-8", "replace")
+    return next((keys for keys in all_seal_keys() if hmac.compare_digest(_mac(row, keys).encode(), mac)), None)
 
 
-def state(row: EnrollmentToken, now: float) -> State:
+def state(row: EnrollmentToken, now: float, among: Collection[SealKeys] | None = None) -> State:
     """Return the state of a token.
 
     Args:
         now: Unix seconds.
+        among: the keys that the token may have. Defaults to all keys of the seal.
     """
-    if not is_genuine(row):
+    keys = keys_of(row)
+    if keys is None or (among is not None and keys not in among):
         return "changed"
     if row.withdrawn_at is not None:
         return "withdrawn"
@@ -107,8 +111,11 @@ def state(row: EnrollmentToken, now: float) -> State:
     return "used_up" if row.uses >= row.max_uses else "open"
 
 
-def check(row: EnrollmentToken | None, *, jti: str, now: float) -> EnrollmentToken:
+def check(row: EnrollmentToken | None, *, jti: str, now: float, keys: Collection[SealKeys]) -> EnrollmentToken:
     """Return the row of a token with which another machine may enroll.
+
+    Args:
+        keys: the keys under which the machine has proved that it has the token.
 
     Raises:
         InvalidEnrollmentToken: there is none, or it was changed outside Django.
@@ -116,7 +123,7 @@ def check(row: EnrollmentToken | None, *, jti: str, now: float) -> EnrollmentTok
     """
     if row is None or row.jti != jti:  # a collation may ignore case
         raise InvalidEnrollmentToken(detail="no such token")
-    found = state(row, now)
+    found = state(row, now, keys)
     if found == "changed":
         logger.critical("The enrollment token %s was changed outside Django. No machine can enroll with it.", row.jti)
         raise InvalidEnrollmentToken(detail="changed outside Django")
@@ -132,6 +139,12 @@ def check(row: EnrollmentToken | None, *, jti: str, now: float) -> EnrollmentTok
 def find(jti: str) -> EnrollmentToken | None:
     """Return the row of a token, or None. It is not checked."""
     return EnrollmentToken.objects.using(database()).filter(jti=jti).first()
+
+
+def under_old_secret(now: float) -> list[EnrollmentToken]:
+    """Return the open tokens that no machine can use any more once the old secret of the seal is removed from the settings."""
+    first = seal_keys()
+    return [row for row in every() if keys_of(row) != first and state(row, now) == "open"]
 
 
 def every() -> list[EnrollmentToken]:
@@ -207,7 +220,7 @@ def make(
         secret=token_secret(seal_keys().enrollment, row.jti),
         name=row.name,
     )
-    row.mac = _mac(row)
+    row.mac = _mac(row, seal_keys())
     row.save(using=database(), force_insert=True)
     record(AuditEvent.Kind.TOKEN_MADE, by=by, subject=row.name, data=_described(row))
     logger.info("The enrollment token %s for %d machines was made by %s.", row.jti, uses, row.created_by or "unknown")
@@ -216,8 +229,7 @@ def make(
 
 def count_use(row: EnrollmentToken) -> None:
     """Count one more use. Call it only while the seal of the allow list is locked."""
-    row.uses += 1
-    _save(row, "uses")
+    _save(row, "uses", row.uses + 1)
 
 
 def withdraw(jti: str, *, by: str) -> EnrollmentToken:
@@ -237,14 +249,14 @@ def withdraw(jti: str, *, by: str) -> EnrollmentToken:
         row = find(jti)
         if row is None:
             raise EnrollmentTokenNotFound()
-        if not is_genuine(row):
+        if keys_of(row) is None:
             raise InvalidEnrollmentToken(
-                "This token was changed outside Django, so no machine can enroll with it. Nothing was changed.",
-                hint="Delete its row, and find out who changed it.",
+                "This token was changed outside Django, or made with an earlier secret of the seal, so no machine can enroll with it. "
+                "Nothing was changed.",
+                hint="Delete its row. If the secret of the seal was not replaced, find out who changed the row.",
             )
         if row.withdrawn_at is None:
-            row.withdrawn_at = timezone.now().replace(microsecond=0)
-            _save(row, "withdrawn_at")
+            _save(row, "withdrawn_at", timezone.now().replace(microsecond=0))
         return row
 
     row = current_list().change(by, work)
@@ -258,6 +270,11 @@ def _described(row: EnrollmentToken) -> dict[str, Any]:
     return {"jti": row.jti, "scopes": row.scopes, "groups": row.groups, "uses": row.uses, "maxUses": row.max_uses}
 
 
-def _save(row: EnrollmentToken, column: str) -> None:
-    row.mac = _mac(row)
+def _save(row: EnrollmentToken, column: str, value: Any) -> None:
+    """Change a column of a genuine row, under the keys that it has."""
+    keys = keys_of(row)
+    if keys is None:
+        raise InvalidEnrollmentToken(detail="changed outside Django")
+    setattr(row, column, value)
+    row.mac = _mac(row, keys)
     row.save(using=database(), update_fields=[column, "mac"])

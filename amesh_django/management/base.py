@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import sys
 from argparse import RawDescriptionHelpFormatter
 from typing import Any, ClassVar, NoReturn
@@ -11,18 +12,38 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter
 
 from amesh_django.trust.chain import Actor
+from amesh_django.trust.sealing import storable
 from authmesh.commands.context import Context
 from authmesh.commands.home import Home
 from authmesh.commands.spec import FAILED, INTERRUPTED, WRONG_USAGE, Command, Failure, attempt
 from authmesh.commands.terminal.console import forget_stdout
 from authmesh.commands.terminal.errors import UsageProblem
-from authmesh.protocol.display import without_tokens
+from authmesh.protocol.display import clean, without_tokens
 from authmesh.protocol.errors import AmeshError
 
 from .console import DjangoConsole
 from .errors import Misconfigured, explain
 from .home import DatabaseHome
 from .worker import DatabaseThread
+
+#: Commands that change the allow list of the server.
+CHANGES = frozenset(
+    {
+        "approve",
+        "deny",
+        "suspend",
+        "lift",
+        "reinstate",
+        "revoke",
+        "grant",
+        "group",
+        "rename",
+        "map",
+        "purge",
+        "prune",
+        "trust",
+    }
+)
 
 
 class _HelpFormatter(DjangoHelpFormatter, RawDescriptionHelpFormatter):
@@ -39,6 +60,7 @@ class AmeshCommand(BaseCommand):
     spec: ClassVar[Command]
     # A person who sets up or repairs a server needs these commands while a check still fails.
     requires_system_checks = []  # noqa: RUF012
+    _by = ""
     _called_from_command_line: bool  # an attribute of Django that its type stubs lack
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -59,6 +81,12 @@ class AmeshCommand(BaseCommand):
 
     def add_arguments(self, parser: CommandParser) -> None:
         self.spec.add_arguments(parser)
+        if self.spec.name in CHANGES:
+            parser.add_argument(
+                "--by",
+                metavar="PERSON",
+                help="Who makes the change, for the records. Defaults to your user, before sudo.",
+            )
 
     def home(self) -> Home:
         """Return the home of this server.
@@ -66,7 +94,11 @@ class AmeshCommand(BaseCommand):
         Raises:
             ImproperlyConfigured: ``AMESH`` is not valid.
         """
-        return DatabaseHome(_actor())
+        return DatabaseHome(self.actor())
+
+    def actor(self) -> str:
+        """Return the person who runs the command: ``--by``, or the user of the operating system, before sudo if there was one."""
+        return Actor(f"{self._by} (manage.py)", "command") if self._by else _actor()
 
     def run(self, context: Context, **options: Any) -> None:
         """Run the command. A subclass can do more."""
@@ -78,6 +110,7 @@ class AmeshCommand(BaseCommand):
         Raises:
             CommandError: it failed, and was called by ``call_command`` or with ``--traceback``.
         """
+        self._by = storable(clean(options["by"])) if options.get("by") else ""
         console = DjangoConsole(
             self,
             as_json=options["json"],
@@ -113,6 +146,6 @@ class AmeshCommand(BaseCommand):
 
 def _actor() -> str:
     try:
-        return Actor(f"{getpass.getuser()} (manage.py)", "command")
+        return Actor(f"{os.environ.get('SUDO_USER') or getpass.getuser()} (manage.py)", "command")
     except (KeyError, OSError):  # a user ID without a name, as in many containers
         return Actor("manage.py", "command")

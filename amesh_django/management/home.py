@@ -6,16 +6,22 @@ import datetime as dt
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
+from django.utils import timezone
+
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
 from amesh_django.models import Device, DeviceActivity
 from amesh_django.server import server_enrolment
+from amesh_django.states import ACTIVE, DENIED, EXPIRED, PENDING, REVOKED, SUSPENDED
+from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from amesh_django.trust.owner import open_device, server_directory
 from authmesh.commands.home import Home, Listed
-from authmesh.commands.words import when
+from authmesh.commands.words import named, when
 from authmesh.device import LocalDevice
 from authmesh.pairing.bootstrap.enrolment import Enrolment
+from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.errors import AllowListError, AmeshError, Hint, Run
@@ -35,21 +41,26 @@ class ServerHome(Home):
 class DatabaseHome(ServerHome):
     """The device directory of this server, and the allow list in its database.
 
+    Args:
+        actor: the person who makes changes.
+        approved: True if that person has approved the devices that are added.
+
     Raises:
         ImproperlyConfigured: ``AMESH`` is not valid.
     """
 
-    def __init__(self, actor: str) -> None:
+    def __init__(self, actor: str, *, approved: bool = False) -> None:
         super().__init__(server_directory(), actor)
+        self.approved = approved
 
     def device(self) -> LocalDevice:
         return open_device()
 
     def allow_list(self) -> DatabaseAllowList:
-        return DatabaseAllowList(by=self.actor)
+        return DatabaseAllowList(by=self.actor, approved=self.approved)
 
     def devices(self) -> list[Listed]:
-        return [_listed(row) for row in self.allow_list().devices()]
+        return [listed(row) for row in self.allow_list().devices()]
 
     def list_after_replacement(self) -> Hint:
         if None not in amesh_settings().seal_secrets:
@@ -68,11 +79,27 @@ class DatabaseHome(ServerHome):
         if row is None:
             return None
         user = _named_user(row)
+        if row.denied_at is not None:
+            return f"It was denied {_decided(row)}, so it cannot be trusted."
         if row.revoked_at is None:
+            if row.state == SUSPENDED:
+                return f"It is suspended ({_decided(row)}), and stays so."
             return f"In REST framework views, it acts as {user}, as before." if user else None
         by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
         why = f": {clean(row.revoke_reason)}" if row.revoke_reason else ""
         return f"It was revoked {when(_time(row.revoked_at))}{by}{why}. Trusting it undoes the revocation.{_lost(user)}"
+
+    def after_trusting(self, entry: DeviceEntry) -> Hint | None:
+        row = Device.objects.using(database()).filter(device_id=entry.device_id).first()
+        if row is None or row.state == ACTIVE:
+            return None
+        if row.state == PENDING:
+            return (
+                f"{named(entry)} waits for approval: its requests are rejected until a person approves it with ",
+                Run("approve", entry.device_id),
+                ".",
+            )
+        return f"{named(entry)} is {row.state}: its requests are rejected."
 
     def rotation_problem(self) -> AmeshError | None:
         if amesh_settings().SEAL_KEY_FILE is not None:
@@ -86,7 +113,9 @@ class DatabaseHome(ServerHome):
         return server_enrolment(**options)
 
 
-def _listed(row: Device) -> Listed:
+def listed(row: Device) -> Listed:
+    """Return a device with all that this server knows about it."""
+    known = current_list().snapshot().known(row.pk)
     activity: DeviceActivity | None = getattr(row, "activity", None)  # a device without a row of its own was never seen
     return Listed(
         row.to_entry(),
@@ -95,7 +124,37 @@ def _listed(row: Device) -> Listed:
         revoked_at=_time(row.revoked_at) if row.revoked_at is not None else None,
         revoked_by=row.revoked_by,
         revoke_reason=row.revoke_reason,
+        state=row.state,
+        decided=_decided(row),
+        suspended_until=_time(row.suspended_until) if row.suspended_until is not None else None,
+        expires_at=_time(row.expires_at) if row.expires_at is not None else None,
+        scopes=tuple(sorted(known.scopes)) if known is not None else (),
+        groups=tuple(row.groups),
     )
+
+
+def _decided(row: Device) -> str:
+    """Return when, by whom, why, and until when the state of a device was decided, in words."""
+    state = row.state
+    if state == PENDING and row.pending_since is not None:
+        return f"since {when(_time(row.pending_since))}"
+    if state == EXPIRED and row.expires_at is not None:
+        return when(_time(row.expires_at))
+    moment, by, why = {
+        REVOKED: (row.revoked_at, row.revoked_by, row.revoke_reason),
+        DENIED: (row.denied_at, row.denied_by, row.deny_reason),
+        SUSPENDED: (row.suspended_at, row.suspended_by, row.suspend_reason),
+    }.get(state, (None, "", ""))
+    if moment is None:
+        return ""
+    until = f" until {when(_time(row.suspended_until))}" if state == SUSPENDED and row.suspended_until else ""
+    whom = f" by {clean(by)}" if by else ""
+    return f"{when(_time(moment))}{whom}{until}{f': {clean(why)}' if why else ''}"
+
+
+def as_model_time(moment: dt.datetime) -> dt.datetime:
+    """Return a time as a column holds it: without a time zone if USE_TZ is off."""
+    return moment if settings.USE_TZ else timezone.make_naive(moment)
 
 
 def _time(moment: dt.datetime) -> str:

@@ -8,7 +8,8 @@ the keys. Each file adds one layer to it, and imports only from files below:
     integrity   SealedList          report(), reseal()
     rekeying    RekeyableList       rekey(): another secret of the seal
     revoking    RevocableList       revoke_anyway(), sealed_device(): revoking in a list that is rejected (6)
-    change      ChangeableList      change(), and the lock of the seal row
+    change      ChangeableList      change(): each change is sealed
+    locking     LockableList        while_locked(), replace_seal(): the lock of the seal row
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()
     rollback    GuardedRows         check_age(), remember(), memory(): the high-water mark of one database
@@ -58,7 +59,8 @@ Theory of operation
         case, reads for itself: it verifies all rows at its first read and after each of its changes, and keeps the result with
         the connection. Nothing of it enters the state of the process or the mark, because it may be rolled back.
     b.  Any other transaction shares the state of the process. If it still sees an older seal than that of the snapshot (REPEATABLE
-        READ), it gets the snapshot, so that a revocation counts there too. If there is no newer snapshot but a newer mark, and the
+        READ), it gets the snapshot, so that a revocation counts there too, if the list that is committed now is not older, which
+        another connection reads. If there is no newer snapshot but a newer mark, and the
         list that is committed now agrees with the mark, the list that the transaction sees is verified and returned, but not kept.
     c.  Outside a transaction, a seal that is older than one read before, or of another list, is rejected.
 

@@ -7,40 +7,33 @@ import functools
 import json
 import logging
 import secrets
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from django.db import IntegrityError, OperationalError, connections, transaction
+from django.db import connections
 from django.db.models import QuerySet
-from django.utils.translation import gettext as _
 
-from amesh_django.models import AllowListSeal, AuditEvent, Device, DeviceGroup
+from amesh_django.models import AuditEvent, Device, DeviceGroup
 from amesh_django.spelling import manage_py
-from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure
+from authmesh.protocol.errors import AllowListIntegrityFailure
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import new_event, texts_of
-from .database import is_conflict, read_for_itself
 from .groups import groups_digest
-from .sealing import BATCH_SIZE, Epoch, LogEnd, SealRow, is_counted_controller, row_values
-from .snapshot import VerifiedList
+from .locking import LockableList
+from .sealing import BATCH_SIZE, LogEnd, SealRow, is_counted_controller, is_revoked, row_values
 from .verified import UNREADABLE, Basis, failure, hash_of
 
 T = TypeVar("T")
 
 logger = logging.getLogger("amesh_django.allow_list")
 
-#: How often a change is tried again if another one was committed meanwhile.
-MAX_ATTEMPTS = 30
+#: Kind of an event → column with the reason, if it is not that of a revocation.
+_REASONS: dict[str, str] = {AuditEvent.Kind.DENY: "deny_reason", AuditEvent.Kind.SUSPEND: "suspend_reason"}
 
 
-class ConcurrentChange(Exception):
-    """Another change was committed after this one began; nothing was written."""
-
-
-class ChangeableList(VerifiedList):
+class ChangeableList(LockableList):
     """Adds changes, each of which is sealed."""
 
     def change(self, by: str, work: Callable[[Change], T]) -> T:
@@ -75,112 +68,6 @@ class ChangeableList(VerifiedList):
                 self.distrust()
             raise
 
-    def while_locked(self, work: Callable[[SealRow | None, tuple[LogEnd, bool] | None], T]) -> T:
-        """Run *work* while neither the list nor the audit log can be changed, with the seal and the end of the log as they are.
-
-        Args:
-            work: called again if another change was committed meanwhile.
-
-        Raises:
-            AllowListBusy: other changes were committed all the time.
-        """
-
-        def locked() -> T:
-            seal = self._lock_seal()
-            return work(seal, self.lock_end())
-
-        return self._retried(locked)
-
-    def while_end_locked(self, work: Callable[[tuple[LogEnd, bool] | None], T]) -> T:
-        """Run *work* as :meth:`while_locked` does, but with the end of the audit log locked only."""
-        return self._retried(lambda: work(self.lock_end()))
-
-    def _retried(self, work: Callable[[], T]) -> T:
-        """Run *work* in one transaction, again if another change was committed meanwhile. Either all of it happens, or nothing.
-
-        Raises:
-            AllowListBusy: other changes were committed all the time.
-        """
-        is_nested = connections[self.using].in_atomic_block
-        for attempt in range(MAX_ATTEMPTS):
-            try:
-                with transaction.atomic(using=self.using):
-                    return work()
-            except ConcurrentChange:
-                pass
-            except OperationalError as error:
-                if not is_conflict(error):
-                    raise
-                if is_nested:  # the outer transaction must be tried again, and only its owner can do that
-                    break
-            time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
-        raise AllowListBusy(
-            _("The list was busy with other changes; nothing was changed."), hint=_("Try again in a moment.")
-        )
-
-    def _trusted_seal(self) -> SealRow:
-        """Return the locked seal, after it was verified that no change from outside Django would be sealed with this one.
-
-        Raises:
-            ConcurrentChange: another process sealed the first devices just now.
-        """
-        row = self._lock_seal()
-        # If there is no seal, there is nothing to lock: another process may add the first devices until our seal is written.
-        first = self._first_seal() if row is None else row
-        if row is None or row.touched or not self.is_genuine(row):
-            self.verify_rows(row)
-        if self.verify_age(row) != row:  # a change would make an old list the newest one
-            raise ConcurrentChange
-        return first
-
-    def _lock_seal(self) -> SealRow | None:
-        """Lock the seal row for the rest of the transaction, and return it. None if there is no list yet."""
-        connection = connections[self.using]
-        read_for_itself(connection)
-        seals = AllowListSeal.objects.using(self.using).filter(pk=1)
-        if not connection.features.has_select_for_update:
-            seals.update(id=1)  # a write is what locks an SQLite database
-            return self.read_seal()
-        for _attempt in range(2):
-            is_locked = bool(list(seals.select_for_update().values_list("pk")))
-            row = self.read_seal()
-            if is_locked or row is None:
-                break  # otherwise the row was made between the two reads, and is not locked
-        return row
-
-    def _first_seal(self) -> SealRow:
-        """Seal a list that has no seal yet as empty, so that there is a row to lock before anything else is done.
-
-        Raises:
-            ConcurrentChange: another process did so just now.
-        """
-        seal = self.make_seal(
-            Epoch.new(),
-            LogEnd(),
-            revision=0,
-            total=0,
-            count=0,
-            controllers=0,
-            groups="",
-            r=secrets.token_bytes(MASK_BYTES),
-        )
-        try:
-            with transaction.atomic(using=self.using):
-                AllowListSeal.objects.using(self.using).create(id=1, **seal._asdict())
-        except IntegrityError:
-            raise ConcurrentChange from None
-        return seal
-
-    def replace_seal(self, before: SealRow, after: SealRow) -> None:
-        """Write a new seal over the one that was read.
-
-        Raises:
-            ConcurrentChange: another seal is there.
-        """
-        seals = AllowListSeal.objects.using(self.using)
-        if not seals.filter(pk=1, revision=before.revision, hmac=before.hmac).update(**after._asdict()):
-            raise ConcurrentChange
-
 
 class Change:
     """An open change. Rows and groups are changed through this object only: digests, counts and audit log are kept up to date.
@@ -188,6 +75,7 @@ class Change:
     Attributes:
         revision: revision of the list after this change.
         controllers: number of controllers that count towards the limit, as the seal will have it.
+        controllers_before: that number before this change.
         changed: True if there is anything to write.
     """
 
@@ -202,7 +90,7 @@ class Change:
         self._written: dict[int, int | None] = {}
         self._total = self._keyed.sealed_total(before)
         self.revision = before.revision + 1
-        self.controllers = before.controllers
+        self.controllers = self.controllers_before = before.controllers
         self._groups = before.groups
         self.changed = False
 
@@ -218,19 +106,19 @@ class Change:
         found = self.select(**conditions)
         if found:
             return found[0]
-        device_id, key = conditions.get("device_id"), conditions.get("public_key")
-        if (device_id is not None and self._basis.has_id(device_id)) or (
-            key is not None and self._basis.has_key(decode_public_key(key))
-        ):
-            if None not in self._written.values():  # otherwise this change has removed a row
-                raise self._tampered()
+        device_id = conditions.get("device_id")
+        if device_id is not None and self._basis.has_id(device_id) and not self._has_removed:
+            raise self._tampered()
         return None
 
     def select(self, **conditions: Any) -> list[Device]:
         """Return the rows that meet *conditions*, each compared with the one that was verified.
 
+        To find rows that exist or not, name public keys (``public_key``, ``public_key__in``): one that is missing although it was
+        verified is noticed.
+
         Raises:
-            AllowListIntegrityFailure: a row was changed outside Django.
+            AllowListIntegrityFailure: a row was changed or removed outside Django.
         """
         try:
             found = list(self._rows().filter(**conditions))
@@ -238,6 +126,34 @@ class Change:
             raise self._tampered() from None
         for device in found:
             self._check(device)
+        keys = conditions.get("public_key__in", [conditions["public_key"]] if "public_key" in conditions else [])
+        missing = {*keys} - {device.public_key for device in found}
+        if any(self._basis.has_key(decode_public_key(key)) for key in missing) and not self._has_removed:
+            raise self._tampered()
+        return found
+
+    @property
+    def _has_removed(self) -> bool:
+        """True if this change has removed a row, so that a row that was verified may be missing."""
+        return None in self._written.values()
+
+    def replaced_by(self, device_id: str) -> list[Device]:
+        """Return the rows of the keys that a device has replaced, directly or not, and that are still valid.
+
+        Which rows these are, the verified list says: a row that was changed outside Django could not be found by its columns.
+
+        Raises:
+            AllowListIntegrityFailure: one of the rows was changed or removed outside Django.
+        """
+        names, found = [device_id], []
+        for name in names:  # grows
+            for pk in self._basis.replaced_by(name):
+                rows = self.select(pk=pk)
+                if not rows:
+                    raise self._tampered()
+                if not is_revoked(row_values(rows[0])):  # in this change
+                    names.append(rows[0].device_id)
+                    found += rows
         return found
 
     def _check(self, device: Device) -> None:
@@ -281,7 +197,7 @@ class Change:
                 by=self._by,
                 device_id=device.device_id,
                 subject=device.friendly_name,
-                text=device.revoke_reason,
+                text=getattr(device, _REASONS.get(kind, "revoke_reason")),
                 data={"row": texts_of(row_values(device))},
             )
         )

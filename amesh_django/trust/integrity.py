@@ -43,7 +43,8 @@ class IntegrityReport:
         problems: sentences for people, one for each difference; empty if *ok*.
         reason: as in the log (``rows_mismatch``, …); empty if *ok*.
         is_old: True if the list is an older one that was restored, or is not known to be the newest.
-        trusted: the devices that the list trusts and that resealing would trust, and the groups, in words, with what comes with each.
+        trusted: the devices that the list trusts and that resealing would trust, in words, with what comes with each.
+        groups: the groups that resealing would accept, in words, with their scopes.
         digest: stands for exactly these rows; empty if they cannot be read. ``reseal`` compares it.
     """
 
@@ -53,6 +54,7 @@ class IntegrityReport:
     reason: str = ""
     is_old: bool = False
     trusted: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
     digest: str = ""
 
 
@@ -119,7 +121,8 @@ class SealedList(RekeyableList):
             problems=problems,
             reason=reason,
             is_old=age is not None,
-            trusted=[*_trusted(rows), *_groups(groups)],
+            trusted=_trusted(rows),
+            groups=_groups(groups),
             digest=_digest(rows, groups),
         )
 
@@ -313,8 +316,7 @@ def _trusted_as(row: dict[str, Any]) -> str:
 
 def _groups(groups: list[tuple[str, str]]) -> list[str]:
     return [
-        _("The group %(group)s, with the scopes %(scopes)s") % {"group": name, "scopes": scopes}
-        for name, scopes in sorted(groups)
+        _("%(group)s with the scopes %(scopes)s") % {"group": name, "scopes": scopes} for name, scopes in sorted(groups)
     ]
 
 

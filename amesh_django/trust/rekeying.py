@@ -9,10 +9,11 @@ from amesh_django.models import AuditEvent
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import event_mac, is_same, link_after, new_event
-from .change import ConcurrentChange
 from .keys import SealKeys
+from .locking import ConcurrentChange
 from .revoking import RevocableList
 from .sealing import BATCH_SIZE, CHUNK_SIZE, LogEnd
+from .verified import failure
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -52,12 +53,18 @@ class RekeyableList(RevocableList):
             return False
         event = new_event(self.keys, AuditEvent.Kind.REKEY, revision=before.revision + 1, by=by)
         log_end = self.extend(self.keys, [*self.begin(self.keys, before), event], known)
-        total = sum(self.hash_row(values) for values in self.rows()) % MODULUS
+        total = 0
+        verified = keyed.sealed_total(before)
+        for values in self.rows():  # read again: what is sealed must be what was verified
+            total += self.hash_row(values)
+            verified -= keyed.hash_row(values)
+        if verified % MODULUS:
+            raise failure("rows_mismatch")
         after = self.make_seal(
             self.epoch_after(before),
             log_end,
             revision=before.revision + 1,
-            total=total,
+            total=total % MODULUS,
             count=before.count,
             controllers=before.controllers,
             groups=before.groups,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +12,7 @@ from django.db import DatabaseError, transaction
 from django.db.models import Max, Q, QuerySet
 
 from amesh_django.models import AuditEvent, Device
+from amesh_django.states import ROTATED
 from authmesh.device.allow_list import not_found
 from authmesh.protocol.errors import AllowListIntegrityFailure, KeyStoreError
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
@@ -19,8 +20,9 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 from .chain import data_of, new_event, texts_of
 from .change import ChangeableList
 from .marks import is_older, is_other
-from .sealing import COLUMNS, LogEnd, SealRow, actor, is_counted_controller, now, row_values, storable
-from .verified import Snapshot
+from .sealing import COLUMNS, LogEnd, SealRow, actor, is_counted_controller, is_revoked, now, row_values, storable
+from .triggers import MAX_TOUCHED
+from .verified import UNREADABLE, Snapshot
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -91,27 +93,53 @@ class RevocableList(ChangeableList):
         texts = self.sealed_rows(None, device_id=device_id).rows.get(device_id)
         return _device(texts) if texts is not None else None
 
-    def revoke_anyway(self, device_id: str, *, reason: str, by: str) -> tuple[Device, bool]:
-        """Revoke a device in a list that does not match its seal, or that is an old one.
+    def revoke_anyway(self, device_ids: Sequence[str], *, reason: str, by: str) -> tuple[list[Device], bool]:
+        """Revoke devices in a list that does not match its seal, or that is an old one: all of them, or none.
 
-        The row is written as it was sealed according to the audit log, revoked. The new seal differs from the one before in this row
+        Each row is written as it was sealed according to the audit log, revoked. The new seal differs from the one before in these rows
         only, so rows that were changed outside Django still do not match it. All processes verify all rows. An old list does not
-        become the newest.
+        become the newest. The keys that a device has replaced are revoked with it.
 
         Returns:
-            the device, and True if the list matches its seal again because no other row was changed.
+            the devices, and True if the list matches its seal again because no other row was changed.
 
         Raises:
-            DeviceNotFound: there is no such device, or it was revoked already.
+            DeviceNotFound: there is no such device, or it was revoked already; nothing was changed.
             AllowListBusy: other changes were committed all the time; nothing was changed.
             IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used; nothing was changed.
         """
         self.unlock()
         kept = self._snapshot
         known = kept.row if kept is not None else None
-        result = self._retried(lambda: self._revoke_anyway(device_id, reason, by, known))
+
+        def work() -> tuple[list[Device], bool]:
+            is_good, done = False, dict[str, Device]()
+            for named in device_ids:
+                names = [named]
+                for name in names:  # grows
+                    if name not in done:
+                        done[name], is_good = self._revoke_anyway(name, reason, by, known)
+                        names += self._replaced_by(name)
+            return [done[name] for name in device_ids], is_good
+
+        result = self._retried(work)
         self.distrust(tell=False)
         return result
+
+    def _replaced_by(self, device_id: str) -> list[str]:
+        """Return the devices whose keys a device has replaced and that are still valid, as they were sealed or as they are now."""
+        kinds = (AuditEvent.Kind.REVOKE, AuditEvent.Kind.ROTATE)
+        events = self.events(kind__in=kinds, data__contains=device_id)
+        rows = Device.objects.using(self.using).filter(
+            revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=now()
+        )
+        found = dict.fromkeys(rows.values_list("device_id", flat=True))
+        for name in {event.device_id for event in events} - {*found, device_id}:
+            sealed = self.sealed_device(name)
+            if sealed is not None and (sealed.revoked_by, sealed.revoke_reason) == (device_id, ROTATED):
+                if not is_revoked(row_values(sealed)):
+                    found[name] = None
+        return list(found)
 
     def _revoke_anyway(self, device_id: str, reason: str, by: str, known: SealRow | None) -> tuple[Device, bool]:
         before = self._lock_seal()
@@ -123,8 +151,8 @@ class RevocableList(ChangeableList):
         rows = QuerySet[Device](Device, using=self.using).filter(
             Q(device_id=device_id) | Q(public_key=sealed.public_key if sealed is not None else "")
         )
-        is_revoked = sealed is None or sealed.is_revoked
-        if is_revoked and not rows.filter(revoked_at=None).exists():
+        is_over = sealed is None or is_revoked(row_values(sealed))
+        if is_over and not rows.filter(Q(revoked_at=None) | Q(revoked_at__gt=now())).exists():
             raise not_found(device_id)
         revision = self._next_revision(before, is_old)
         revoked = {
@@ -135,7 +163,7 @@ class RevocableList(ChangeableList):
         }
         if sealed is None:  # it was added outside Django, or events were removed
             rows.update(**revoked)
-            total, controllers, device = 0, 0, rows[0]
+            total, controllers, device = 0, 0, read_damaged(rows, device_id)
         else:
             old = row_values(sealed)
             device = sealed
@@ -216,11 +244,19 @@ class RevocableList(ChangeableList):
         except AllowListIntegrityFailure:
             is_good = False
         if not is_good:  # every process must verify all rows
-            after = after._replace(touched=max(before.touched, 0) + 1)
+            after = after._replace(touched=max(before.touched, 0) % MAX_TOUCHED + 1)
         self.replace_seal(before, after)
         if not is_old:
             self.remember_on_commit(after)
         return is_good
+
+
+def read_damaged(rows: QuerySet[Device], device_id: str) -> Device:
+    """Return a row that was made outside Django. If it cannot be read, only its device ID is known."""
+    try:
+        return rows.filter(device_id=device_id)[0]
+    except UNREADABLE:
+        return Device(device_id=device_id, added_at=now())
 
 
 def _device(texts: Mapping[str, str]) -> Device:

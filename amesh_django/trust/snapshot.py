@@ -10,11 +10,10 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import F
+from django.db.models import Case, F, When
 from django.utils.translation import gettext as _
 
 from amesh_django.models import AllowListSeal, Device
@@ -26,7 +25,8 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavail
 from .database import close_stale, read_for_itself, reads_for_itself, without_writers
 from .rollback import GuardedRows
 from .sealing import SealRow
-from .verified import UNREADABLE, Basis, Snapshot, failure, objection
+from .triggers import MAX_TOUCHED
+from .verified import UNREADABLE, Basis, Broken, Snapshot, failure, objection
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -42,12 +42,7 @@ _PAUSE_FACTOR, _MIN_PAUSE_SECONDS = 10, 1.0
 _MAX_ATTEMPTS = 5
 
 
-class _Broken(NamedTuple):
-    """A seal that was rejected, the monotonic time until which it is not examined again, and the error."""
-
-    row: SealRow | None
-    until: float
-    error: AllowListIntegrityFailure
+_NEXT_TOUCHED = Case(When(touched__lt=MAX_TOUCHED, then=F("touched") + 1), default=1)
 
 
 class VerifiedList(GuardedRows):
@@ -57,7 +52,7 @@ class VerifiedList(GuardedRows):
         super().__init__(using, device=device)
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
-        self._broken: _Broken | None = None
+        self._broken: Broken | None = None
         #: True if the receivers of ``seal_broken`` were told that the list is rejected.
         self._is_told = False
         #: When to look again at what other processes have seen (monotonic time), and the stamp of their marks at the last look.
@@ -172,7 +167,7 @@ class VerifiedList(GuardedRows):
         if not tell or connection.in_atomic_block:  # it may be rolled back
             return
         try:
-            AllowListSeal.objects.using(self.using).filter(pk=1).update(touched=F("touched") + 1)
+            AllowListSeal.objects.using(self.using).filter(pk=1).update(touched=_NEXT_TOUCHED)
         except DatabaseError as error:
             logger.error("The other processes were not told to verify all rows: %s", type(error).__name__)
 
@@ -275,9 +270,10 @@ class VerifiedList(GuardedRows):
         if before is not None and known is not None:
             error = objection(row, known)
             # It was read after the newer one was adopted. A transaction that began earlier may see it, a fresh read may not.
-            if error is not None and error.reason == "rolled_back" and connection.in_atomic_block:
-                return before
             if error is not None:
+                if error.reason == "rolled_back" and connection.in_atomic_block:
+                    if objection(self.read_committed_seal(), known) is None:
+                        return before
                 raise _logged(error)
         self.unlock()
         with self._lock:
@@ -386,7 +382,7 @@ class VerifiedList(GuardedRows):
     def _pause(self, row: SealRow | None, started: float, error: AllowListIntegrityFailure) -> None:
         """Do not examine this seal at each request. Needs the lock."""
         pause = max(_MIN_PAUSE_SECONDS, _PAUSE_FACTOR * (time.monotonic() - started))
-        self._broken = _Broken(row, time.monotonic() + pause, copy.copy(error))
+        self._broken = Broken(row, time.monotonic() + pause, copy.copy(error))
 
 
 def _check_form(row: SealRow | None) -> None:

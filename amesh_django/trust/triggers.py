@@ -16,6 +16,8 @@ from amesh_django.models import AllowListSeal, Device, DeviceGroup
 
 logger = logging.getLogger("amesh_django.allow_list")
 
+#: Above this, ``touched`` begins again with 1: no value that somebody has written can make a change of a device fail.
+MAX_TOUCHED = 2**62
 _EVENTS = ("insert", "update", "delete")
 
 
@@ -29,7 +31,8 @@ _TABLES = {
 def _statements(connection: BaseDatabaseWrapper) -> list[str]:
     quote = connection.ops.quote_name
     seal, function = quote(AllowListSeal._meta.db_table), quote("amesh_django_touch")
-    touch = f"UPDATE {seal} SET touched = touched + 1 WHERE id = 1"  # noqa: S608 -- names of our own tables
+    count = f"CASE WHEN touched < {MAX_TOUCHED} THEN touched + 1 ELSE 1 END"
+    touch = f"UPDATE {seal} SET touched = {count} WHERE id = 1"  # noqa: S608 -- names of our own tables
     found: list[str] = []
     if connection.vendor == "postgresql":
         found.append(

@@ -15,7 +15,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from amesh_django.models import Device, DeviceGroup
-from amesh_django.states import REVOKED, UNRESTRICTED, Standing, State, standing, state_of
+from amesh_django.states import REVOKED, UNRESTRICTED, Standing, State, revoked_from, standing, state_of
 from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
@@ -53,6 +53,7 @@ class KnownDevice(NamedTuple):
         groups_json: names of its groups as a JSON list; empty for none.
         scopes: its own scopes and those of its groups.
         counted_controller: True if it counts towards ``maxControllers``.
+        replaced_by: device ID of the key that has replaced this one, as long as this one is valid.
     """
 
     pk: int
@@ -66,6 +67,7 @@ class KnownDevice(NamedTuple):
     user_id: Any
     counted_controller: bool
     row_hash: int
+    replaced_by: str = ""
 
     def state(self, now: float) -> State:
         """Return the state of the device. Only ``active`` is accepted.
@@ -114,6 +116,7 @@ class Snapshot:
         by_key: public key (33 bytes) → device, including revoked ones.
         key_of: primary key → public key.
         groups: the groups.
+        replaced: primary keys of the devices whose key was replaced and was still valid when the row was read.
     """
 
     row: SealRow | None
@@ -121,6 +124,7 @@ class Snapshot:
     by_key: dict[bytes, KnownDevice] = field(default_factory=dict)
     key_of: dict[int, bytes] = field(default_factory=dict)
     groups: Groups = field(default_factory=Groups)
+    replaced: set[int] = field(default_factory=set)
 
     @property
     def revision(self) -> int:
@@ -149,6 +153,8 @@ class Snapshot:
                 public_key, known = _known(sealed, values, snapshot.groups)
                 snapshot.by_key[public_key] = known
                 snapshot.key_of[known.pk] = public_key
+                if known.replaced_by:
+                    snapshot.replaced.add(known.pk)
                 snapshot.total += known.row_hash
                 controllers += known.counted_controller
         except UNREADABLE:
@@ -222,6 +228,10 @@ class Snapshot:
             old_key = self.key_of.get(known.pk)
             self.by_key[public_key] = known
             self.key_of[known.pk] = public_key
+            if known.replaced_by:
+                self.replaced.add(known.pk)
+            else:
+                self.replaced.discard(known.pk)
             if old_key is not None and old_key != public_key:
                 del self.by_key[old_key]
         self.total = sealed.under(row).sealed_total(row)
@@ -248,6 +258,11 @@ class Basis:
         known = self._newer.get(pk) or self._snapshot.known(pk)
         return known.row_hash if known is not None else None
 
+    def replaced_by(self, device_id: str) -> list[int]:
+        """Return the primary keys of the devices whose key a device has replaced and that are still valid."""
+        found = (self._newer.get(pk) or self._snapshot.known(pk) for pk in {*self._snapshot.replaced, *self._newer})
+        return [known.pk for known in found if known and known.replaced_by == device_id and not known.revoked]
+
     def has_key(self, public_key: bytes) -> bool:
         """Return True if a row has this public key."""
         return public_key in self._newer_keys or public_key in self._snapshot.by_key
@@ -256,6 +271,14 @@ class Basis:
         """Return True if a row has this device ID. Looks at all of them."""
         known = (*self._newer.values(), *self._snapshot.by_key.values())
         return any(device.device_id == device_id for device in known)
+
+
+class Broken(NamedTuple):
+    """A seal that was rejected, the monotonic time until which it is not examined again, and the error."""
+
+    row: SealRow | None
+    until: float
+    error: AllowListIntegrityFailure
 
 
 def hash_of(sealed: SealedRows, device: Device) -> int | None:
@@ -281,6 +304,7 @@ def read_groups(sealed: SealedRows, row: SealRow) -> Groups:
 
 def _known(sealed: SealedRows, values: Sequence[Any], groups: Groups) -> tuple[bytes, KnownDevice]:
     public_key = decode_public_key(values[2])
+    since = revoked_from(*values[9:12])
     permissions_json, groups_json = sys.intern(str(values[5])), sys.intern(str(values[_GROUPS]))
     known = KnownDevice(
         pk=values[0],
@@ -294,6 +318,7 @@ def _known(sealed: SealedRows, values: Sequence[Any], groups: Groups) -> tuple[b
         user_id=values[8],
         counted_controller=is_counted_controller(values),
         row_hash=sealed.hash_row(values),
+        replaced_by=str(values[10]) if since is not None and since > time.time() else "",
     )
     return public_key, known
 

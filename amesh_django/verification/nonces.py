@@ -7,9 +7,11 @@ import logging
 from django.conf import settings as django_settings
 from django.core.cache import caches
 from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.db import connections, router
 
 from authmesh.nonces import InMemoryNonceStore
 from authmesh.protocol.errors import NonceStoreUnavailable
@@ -48,8 +50,13 @@ def _unavailable(detail: str) -> NonceStoreUnavailable:
 DUMMY = "The nonce store is a dummy cache: any request could be replayed."
 FILE = "The nonce store is a file cache, which is not atomic: a request could be replayed."
 LOCAL_MEMORY = "Using in-memory nonce store: with more than one process, a request can be replayed to another process."
+ROLLED_BACK = (
+    "The nonce store is a database cache, and a nonce is written in the transaction of the request. If that is rolled back, the nonce is "
+    "forgotten: the request could be replayed."
+)
 #: What to do about each of them.
 USE_REDIS = "Add a cache with django_redis.cache.RedisCache to CACHES, and set AMESH['NONCE_CACHE'] to its name."
+LEAVE_TRANSACTION = f"{USE_REDIS} Or turn ATOMIC_REQUESTS off for this database, and let no transaction.atomic surround what verifies the request."
 
 
 def store_for(alias: str) -> NonceStore:
@@ -57,7 +64,7 @@ def store_for(alias: str) -> NonceStore:
 
     Django's own local-memory cache deletes a third of its entries when it has 300, even live nonces, so that a request could be
     replayed. For such a cache, the nonces are stored in the memory of this process instead. A dummy cache and a file cache are no
-    nonce stores: each request is rejected. This is done here, and not only in the system checks, because no server runs those.
+    nonce stores: each request is rejected. So is a database cache in a transaction, which may be rolled back. This is done here, and not only in the system checks, because no server runs those.
 
     Args:
         alias: name of the cache in ``CACHES``.
@@ -70,7 +77,14 @@ def store_for(alias: str) -> NonceStore:
         return _Unfit(DUMMY, "dummy cache")
     if isinstance(cache, FileBasedCache):
         return _Unfit(FILE, "file cache")
-    return _LocalMemory() if isinstance(cache, LocMemCache) else _PerThread(alias)
+    if isinstance(cache, LocMemCache):
+        return _LocalMemory()
+    return _InDatabase(alias) if isinstance(cache, DatabaseCache) else _PerThread(alias)
+
+
+def database_of(cache: DatabaseCache) -> str:
+    """Return the alias of the database that a database cache writes to."""
+    return router.db_for_write(cache.cache_model_class)
 
 
 class _Unfit:
@@ -125,3 +139,17 @@ class _PerThread:
             return
         if found is not None:
             logger.warning("%s %s", found.message, found.hint)
+
+
+class _InDatabase(_PerThread):
+    """A database cache, which must not be written to in a transaction that the view can roll back."""
+
+    def record(self, device_id: str, nonce: str, seconds: int) -> bool:
+        cache = caches[self._alias]
+        blocks = connections[database_of(cache)].atomic_blocks if isinstance(cache, DatabaseCache) else ()
+        if not all(getattr(block, "_from_testcase", False) for block in blocks):
+            message = f"{ROLLED_BACK} The request was rejected."
+            raise NonceStoreUnavailable(
+                message, hint=LEAVE_TRANSACTION, reason="nonce_store_unfit", detail="database cache in a transaction"
+            )
+        return super().record(device_id, nonce, seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 from amesh_django.states import State
@@ -34,12 +34,17 @@ class VerifiedDevice:
     friendly_name: str
     verified_at: int
     role: str
-    permissions: Mapping[str, Any] = field(default_factory=dict)
+    permissions: Mapping[str, Any] = field(default_factory=dict, hash=False)
     public_key: bytes = b""
     user_id: Any = None
     pk: int | None = None
     clock_skew: int = 0
     scopes: frozenset[str] = frozenset()
+
+    def __reduce__(self) -> tuple[type[VerifiedDevice], tuple[Any, ...]]:
+        """Make copies and pickles possible, for caches and tasks: the permissions of the allow list are a read-only view."""
+        values = [getattr(self, member.name) for member in fields(self)]
+        return type(self), tuple(dict(value) if isinstance(value, Mapping) else value for value in values)
 
     def has_permission(self, name: str) -> bool:
         """Return True if the allow list grants a permission to the device.

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from django.contrib.auth import get_user_model
 from django.contrib.auth.models import Group, Permission
+from django.db import DatabaseError, InterfaceError
 from django.db.models.manager import EmptyManager
 
 from amesh_django.conf import amesh_settings
-from authmesh.protocol.errors import Unauthorized
+from authmesh.protocol.errors import AllowListUnavailable, Unauthorized
 
 from .types import VerifiedDevice
 
@@ -26,10 +27,20 @@ def mapped_user(device: VerifiedDevice) -> AbstractBaseUser | None:
 
     Raises:
         Unauthorized: the user is not active, or does not exist any more.
+        AllowListUnavailable: the database is down.
     """
     if device.user_id is None:
         return None
-    user = get_user_model()._default_manager.filter(pk=device.user_id).first()
+    try:
+        user = get_user_model()._default_manager.filter(pk=device.user_id).first()
+    except (DatabaseError, InterfaceError) as error:
+        raise AllowListUnavailable(
+            "The user that the device is mapped to cannot be read: the database is down.",
+            hint="Check that the database runs.",
+            detail=type(error).__name__,
+            device_id=device.device_id,
+            device_name=device.friendly_name,
+        ) from error
     if user is None or not user.is_active:
         raise Unauthorized(reason="user_inactive", device_id=device.device_id, device_name=device.friendly_name)
     return user

@@ -13,6 +13,7 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
 from tests.admin.browsing import Site, aside, open_page, running
 from tests.admin.people import LIST
+from tests.support import databases
 
 pytestmark = pytest.mark.process
 
@@ -24,6 +25,7 @@ def site(default_database: dict[str, str], tmp_path: Path, settings: Any) -> Ite
         yield found
 
 
+@pytest.mark.parametrize("database", databases.EACH_ON_ONE_PAIR, indirect=True)
 def test_revoke_in_the_browser(site: Site, browser: Browser) -> None:
     page = open_page(browser, site)
     errors: list[str] = []
@@ -65,6 +67,7 @@ def test_revoke_in_the_browser(site: Site, browser: Browser) -> None:
     assert not errors
 
 
+@pytest.mark.parametrize("database", databases.EACH_ON_ONE_PAIR, indirect=True)
 def test_map_and_copy_in_the_browser(site: Site, browser: Browser) -> None:
     page = open_page(browser, site)
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])

@@ -22,6 +22,7 @@ from rest_framework.views import APIView
 from amesh_django import checks, metrics
 from amesh_django.conf import amesh_settings, nonce_cache
 from amesh_django.drf import AmeshAuthentication, HasDevicePermission, IsTrustedDevice
+from amesh_django.middleware import AmeshMiddleware
 from authmesh.device import LocalDevice
 from tests.support import databases
 from tests.support.sources import PYPROJECT
@@ -29,6 +30,10 @@ from tests.support.sources import PYPROJECT
 pytestmark = pytest.mark.django_db
 BACKENDS = "django.core.cache.backends"
 DJANGO_REDIS = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": "redis://127.0.0.1:1"}
+
+
+class OwnMiddleware(AmeshMiddleware):
+    pass
 
 
 def ids(**options: Any) -> dict[str, str]:
@@ -71,6 +76,22 @@ def test_wrong_settings(settings: Any, amesh: Any, expected: str, words: str) ->
     assert words in found[expected]
     with pytest.raises(ImproperlyConfigured):
         amesh_settings()
+
+
+@pytest.mark.parametrize("amesh", [{"PROTECT": ["/internal/"]}, {"EXEMPT": ["/health"]}])
+def test_paths_that_nothing_protects(settings: Any, amesh: dict[str, Any]) -> None:
+    settings.AMESH = amesh
+    assert list(ids()) == ["amesh.W019"]
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, f"{__name__}.OwnMiddleware"]
+    assert ids() == {}
+
+
+def test_nonces_in_a_database_with_atomic_requests(settings: Any) -> None:
+    options = {"MAX_ENTRIES": 100_000}
+    settings.CACHES = {"amesh": {"BACKEND": f"{BACKENDS}.db.DatabaseCache", "LOCATION": "nonces", "OPTIONS": options}}
+    assert ids() == {}
+    with databases.as_default({"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "ATOMIC_REQUESTS": True}):
+        assert list(ids()) == ["amesh.W018"]
 
 
 @pytest.mark.parametrize(

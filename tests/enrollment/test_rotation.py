@@ -29,7 +29,8 @@ from authmesh.files.clock import utc_now
 from authmesh.protocol import rotation
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.enrollment import parse_token
-from authmesh.protocol.errors import DeviceNotFound, KeyStoreError
+from authmesh.protocol.enrollment_errors import UnverifiedAnswer
+from authmesh.protocol.errors import DeviceNotFound, KeyStoreError, Unauthorized
 from tests.enrollment.machines import refusal
 from tests.support.front_ends import invoke
 
@@ -134,7 +135,6 @@ def test_refusals(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
     DatabaseAllowList().revoke(gone.identity.device_id)
     assert refusal(ask(old, new, amesh_server, aud=other.identity.device_id)) == (403, "wrong_audience")
     assert refusal(ask(old, new, amesh_server, signer=old)) == (403, "invalid_new_key")
-    assert refusal(ask(old, old, amesh_server)) == (403, "invalid_new_key")
     assert refusal(ask(old, other, amesh_server)) == (409, "key_known")
     assert refusal(ask(old, gone, amesh_server)) == (403, "key_denied")
     assert refusal(ask(old, new, amesh_server, v=2)) == (400, "malformed_request")
@@ -142,6 +142,21 @@ def test_refusals(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
     assert refusal(ask(new, EphemeralDevice(), amesh_server)) == (401, "unauthorized")
     assert AmeshClient(old).get(PATH).status_code == 405
     assert status(old) == 200 and status(new) == 401
+
+
+@pytest.mark.django_db
+def test_the_new_key_asks_whether_it_was_accepted(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    old, new = amesh_trust(), EphemeralDevice()
+    assert refusal(ask(new, new, amesh_server)) == (401, "unauthorized")
+    ask(old, new, amesh_server)
+    changes = AuditEvent.objects.count()
+    answer = ask(new, new, amesh_server)
+    parts = {"new_public_key": new.identity.public_key, "audience": amesh_server.identity.device_id}
+    key = amesh_server.identity.public_key
+    assert rotation.verify_rotated(answer.json(), old_device_id=new.identity.device_id, server_key=key, **parts) == 0
+    assert AuditEvent.objects.count() == changes
+    with pytest.raises(UnverifiedAnswer):  # it says nothing about the old key
+        rotation.verify_rotated(answer.json(), old_device_id=old.identity.device_id, server_key=key, **parts)
 
 
 # --- the device -----------------------------------------------------------------------------------------------------
@@ -187,7 +202,6 @@ def test_the_command_replaces_the_key(home: Path, live_server: Any) -> None:
     assert [path.name for path in (home / "keys").iterdir()] == [f"{identity.key_alias}.key.json"]
     assert not (home / "rotation.json").exists()
     assert "nothing to finish" in invoke(["rotate", "--finish"]).stdout
-    assert invoke(["rotate", "https://other.example/amesh/"]).exit_code == 2
     assert invoke(["rotate", f"{live_server.url}/amesh"]).exit_code == 0
 
 
@@ -248,10 +262,61 @@ def test_an_answer_that_the_server_did_not_sign_moves_nothing(home: Path, live_s
 
 
 @live
+def test_what_is_between_cannot_say_that_the_new_key_was_accepted(home: Path, live_server: Any) -> None:
+    """It rejects the old key, and answers 200 to the new one, which it cannot sign."""
+    before = read_identity(home)
+
+    def between(method: str, url: str, *, auth: Any, **options: Any) -> Any:
+        if auth._device.identity == before:
+            raise Unauthorized()
+        return {"deviceId": auth._device.identity.device_id, "role": "controller"}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rotating, "read_answer", between)
+        done = invoke(["rotate", "--json"])
+    assert json.loads(done.stdout)["away"][0]["error"] == "unverified_answer"
+    assert read_identity(home) == before and opens(home, live_server.url) == [200, 401]
+
+
+@live
+def test_a_list_that_is_sealed_by_the_new_key_already(home: Path, live_server: Any, amesh_server: LocalDevice) -> None:
+    """The device was interrupted between its two last files. The next command completes the move."""
+    before, real, server_key = read_identity(home), replacing.atomic_write, amesh_server.identity.public_key
+
+    def interrupted(path: Path, text: str, **options: Any) -> None:
+        if path.name == "identity.json":
+            raise KeyboardInterrupt
+        real(path, text, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replacing, "atomic_write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            rotating.rotate(home, ServerStore(home).read(), server_key=lambda one: server_key)
+    assert read_identity(home) == before
+    done = invoke(["list", "--json"])
+    assert done.exit_code == 0 and json.loads(done.stdout)["device"]["deviceId"] != before.device_id
+    assert invoke(["rotate", "--finish"]).exit_code == 0 and opens(home, live_server.url) == [200]
+
+
+@live
+def test_another_identity_ends_a_rotation(home: Path, live_server: Any) -> None:
+    (server,) = ServerStore(home).read()
+    ServerStore(home).put(dataclasses.replace(server, url="http://127.0.0.1:9/amesh/"))
+    assert invoke(["rotate"]).exit_code == 1
+    saved = (home / "rotation.json").read_text()
+    assert invoke(["init", "--name", "n", "--force", "--yes"]).exit_code == 0
+    identity = read_identity(home)
+    assert not (home / "rotation.json").exists() and not (home / "servers.json").exists()
+    assert [path.name for path in (home / "keys").iterdir()] == [f"{identity.key_alias}.key.json"]
+    (home / "rotation.json").write_text(saved.replace('"moving": false', '"moving": true'))  # such as from a backup
+    assert invoke(["list"]).exit_code == 0 and read_identity(home) == identity
+
+
+@live
 def test_without_a_server_nothing_is_changed(tmp_path: Path) -> None:
     EphemeralDevice("m").write(tmp_path / "m")
     done = invoke(["rotate", "--dir", tmp_path / "m"])
-    assert done.exit_code == 1 and "has not enrolled at any server" in done.stderr
+    assert done.exit_code == 1 and "knows the address of no server" in done.stderr
     assert not (tmp_path / "m" / "rotation.json").exists()
 
 

@@ -8,9 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from tests.support.services import Postgres, run
 
 TEMPLATE = "amesh_template"
+#: Parameters of the fixture `database` for long tests whose subject is not the database: one each is enough on the second pair of versions.
+EACH_ON_ONE_PAIR = (pytest.param("sqlite", marks=pytest.mark.unversioned), "postgres")
 
 
 def environment(database: Mapping[str, str]) -> dict[str, str]:

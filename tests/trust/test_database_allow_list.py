@@ -15,7 +15,7 @@ from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal, AuditEvent, Device, SealedModelError
 from amesh_django.trust import SealedList, current, current_list, snapshot, triggers
-from amesh_django.trust.change import ConcurrentChange
+from amesh_django.trust.locking import ConcurrentChange
 from amesh_django.trust.verified import Snapshot
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry, device_id

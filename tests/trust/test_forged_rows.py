@@ -10,11 +10,13 @@ import pytest
 from django.db import connection
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.enrollment import rotating
 from amesh_django.models import AllowListSeal, Device
 from amesh_django.trust import current, current_list, snapshot
 from amesh_django.trust.verified import Snapshot
 from authmesh.protocol import DeviceEntry
 from authmesh.protocol.errors import AllowListIntegrityFailure
+from authmesh.protocol.rotation import RotationRequest
 from tests.support.database_worker import WHEN, public_key
 
 pytestmark = pytest.mark.usefixtures("default_database", "amesh_server")
@@ -41,6 +43,9 @@ def devices() -> DatabaseAllowList:
     return found
 
 
+KEY = entry(2).public_key
+#: A device asks to replace its key by one that the list has already.
+ROTATION = RotationRequest(audience="", new_public_key=entry(1).public_key, issued_at=0, signature=b"")
 NAME = "UPDATE amesh_device SET friendly_name = 'evil' WHERE role = 'controller'"
 REVOKED = "UPDATE amesh_device SET revoked_at = added_at WHERE role = 'controller'"
 GONE = "DELETE FROM amesh_device WHERE role = 'controller'"
@@ -57,8 +62,10 @@ GONE = "DELETE FROM amesh_device WHERE role = 'controller'"
         lambda devices: devices.add(entry(1)),
         lambda devices: devices.add(entry(3), replacing=entry(1).device_id),
         lambda devices: devices.map_user(entry(1).device_id, None),
+        lambda devices: devices.add_all([entry(3), entry(1)]),
+        lambda devices: current_list().change("rotation", lambda pending: rotating._replace(pending, ROTATION, KEY)),
     ],
-    ids=["read", "find", "get", "set_permissions", "add", "replace", "map_user"],
+    ids=["read", "find", "get", "set_permissions", "add", "replace", "map_user", "add_all", "rotate"],
 )
 def test_a_forged_row_is_neither_handed_out_nor_sealed(
     devices: DatabaseAllowList, statement: str, use: Callable[[DatabaseAllowList], object]

@@ -15,6 +15,7 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.management import doctor
 from amesh_django.models import AllowListSeal, AuditEvent
 from amesh_django.trust import current, current_list
+from amesh_django.trust.sealing import LogEnd
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure
 from tests.trust.rollbacks import Backup
@@ -56,6 +57,28 @@ def integrity(*words: str) -> tuple[int, str]:
     except CommandError as error:
         return error.returncode, f"{out.getvalue()}{err.getvalue()}{error}"
     return 0, out.getvalue() + err.getvalue()
+
+
+def test_a_row_that_is_changed_between_verifying_and_sealing_is_not_sealed(
+    devices: DatabaseAllowList, secrets: Secrets, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secrets.use(secrets.old)
+    devices.add(entry(1))
+    secrets.use(secrets.new, secrets.old)
+    before, sealed = AllowListSeal.objects.get().hmac, current_list()
+    rekey_log = sealed._rekey_log
+
+    def forge(known: LogEnd) -> LogEnd:
+        """Change a row, and reset what the triggers have counted, while the audit log is being sealed."""
+        sql("UPDATE amesh_device SET permissions_json = %s", '{"shell":true}')
+        sql("UPDATE amesh_allowlistseal SET touched = 0")
+        return rekey_log(known)
+
+    monkeypatch.setattr(sealed, "_rekey_log", forge)
+    with pytest.raises(AllowListIntegrityFailure) as caught:
+        sealed.rekey()
+    assert caught.value.reason == "rows_mismatch"
+    assert AllowListSeal.objects.get().hmac == before
 
 
 def test_all_of_it_moves_to_the_new_secret(

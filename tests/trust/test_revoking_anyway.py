@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal, Device
@@ -19,10 +19,17 @@ from authmesh.protocol import DeviceEntry
 from authmesh.protocol.errors import AllowListIntegrityFailure, DeviceNotFound
 from tests.support.database_worker import WHEN, public_key
 from tests.trust.rollbacks import Backup
+from tests.trust.test_clocks import rotate
 
 pytestmark = pytest.mark.usefixtures("default_database", "amesh_server")
 
 STOLEN, OTHER = 1, 2
+EXTRA = "am_IIA0Q7957JSf_rTI"
+ADDED = (
+    "INSERT INTO amesh_device (device_id, public_key, friendly_name, role, permissions_json, added_at, added_by, "
+    "revoked_by, revoke_reason, revision) SELECT 'am_IIA0Q7957JSf_rTI', 'AhArY3/SR3fscZQyR5pgCoc6M6oKvRqJWttr1w8CJfsE', 'evil', "
+    "'controller', '{}', added_at, 'manual', '', '', 1 FROM amesh_device WHERE role = 'target'"
+)
 
 
 def entry(number: int, role: Any = "controller") -> DeviceEntry:
@@ -131,13 +138,9 @@ def test_an_old_list_does_not_become_the_newest(devices: DatabaseAllowList, ames
 
 
 def test_who_was_added_outside_django_is_revoked(devices: DatabaseAllowList) -> None:
-    forge(
-        "INSERT INTO amesh_device (device_id, public_key, friendly_name, role, permissions_json, added_at, added_by, "
-        "revoked_by, revoke_reason, revision) SELECT 'am_IIA0Q7957JSf_rTI', 'AhArY3/SR3fscZQyR5pgCoc6M6oKvRqJWttr1w8CJfsE', 'evil', "
-        "'controller', '{}', added_at, 'manual', '', '', 1 FROM amesh_device WHERE role = 'target'"
-    )
-    devices.revoke("am_IIA0Q7957JSf_rTI")
-    assert Device.objects.get(device_id="am_IIA0Q7957JSf_rTI").is_revoked
+    forge(ADDED)
+    devices.revoke(EXTRA)
+    assert Device.objects.get(device_id=EXTRA).is_revoked
     current.reset()
     assert reason() == "rows_mismatch"
     with pytest.raises(DeviceNotFound):
@@ -173,3 +176,96 @@ def test_the_command_knows_the_name_that_was_sealed(statement: str) -> None:
         call_command("amesh_revoke", "nobody", yes=True, stdout=io.StringIO(), stderr=io.StringIO())
     call_command("amesh_revoke", "Anna's laptop", yes=True, stdout=io.StringIO(), stderr=io.StringIO())
     assert Device.objects.get(device_id=entry(STOLEN).device_id).is_revoked
+
+
+def test_several_are_revoked_or_none(devices: DatabaseAllowList) -> None:
+    forge(THE_OTHER)
+    current._lists.clear()
+    with pytest.raises(DeviceNotFound):
+        devices.revoke_all([entry(STOLEN).device_id, "am_nobody"])
+    assert not Device.objects.exclude(revoked_at=None).exists()
+    names = [entry(OTHER).device_id, entry(STOLEN).device_id]
+    assert [found.device_id for found in devices.revoke_all(names)] == names
+    assert not Device.objects.filter(revoked_at=None).exists()
+
+
+@pytest.mark.parametrize("column", ["public_key", "added_at", "permissions_json", "role", "user_id", "revision"])
+def test_a_damaged_row_is_revoked(devices: DatabaseAllowList, column: str) -> None:
+    if connection.vendor == "postgresql" and column in ("added_at", "user_id", "revision"):
+        return  # the column holds nothing else
+    forge(*(["PRAGMA foreign_keys = OFF"] if connection.vendor == "sqlite" else []), ADDED)
+    forge(f"UPDATE amesh_device SET {column} = 'damaged' WHERE device_id = '{EXTRA}'")  # noqa: S608
+    current._lists.clear()
+    call_command("amesh_revoke", EXTRA, yes=True, stdout=io.StringIO(), stderr=io.StringIO())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT COUNT(*) FROM amesh_device WHERE device_id = %s AND revoked_at IS NOT NULL", [EXTRA])
+        assert cursor.fetchone() == (1,)
+
+
+LATER = "UPDATE amesh_device SET revoked_at = '2099-01-01 00:00:00', revoked_by = 'am_x', revoke_reason = 'rotated'"
+
+
+def test_a_row_that_says_that_it_will_be_revoked_is_revoked_now(devices: DatabaseAllowList) -> None:
+    forge(f"{LATER} WHERE role = 'controller'", "DELETE FROM amesh_auditevent")
+    current._lists.clear()
+    devices.revoke(entry(STOLEN).device_id)
+    devices.reseal()
+    assert current_list().snapshot().by_key[entry(STOLEN).public_key].revoked
+
+
+NAMED = "UPDATE amesh_device SET friendly_name = 'evil' WHERE role = 'target'"
+OVERLAP_HIDDEN = "UPDATE amesh_device SET revoke_reason = '' WHERE revoke_reason = 'rotated'"
+OVERLAP_GONE = "DELETE FROM amesh_device WHERE revoke_reason = 'rotated'"
+
+
+@pytest.mark.parametrize(
+    ("by", "statement"),
+    [("new", None), ("new", NAMED), ("new", OVERLAP_HIDDEN), ("new", OVERLAP_GONE), ("old", None), ("old", NAMED)],
+)
+def test_keys_that_were_replaced_do_not_outlive_the_new_one(
+    devices: DatabaseAllowList, statement: str | None, by: str
+) -> None:
+    """The key of the device was replaced twice within minutes."""
+    for number in (3, 4):
+        devices.add(entry(number))
+    rotate(STOLEN, 3)
+    rotate(3, 4)
+    assert not current_list().snapshot().by_key[entry(STOLEN).public_key].revoked
+    worker = current_list()
+    if statement is not None:
+        forge(statement)
+    revoked = [STOLEN] if by == "old" else [4]
+    words = [entry(number).device_id for number in revoked]
+    call_command("amesh_revoke", *words, yes=True, stdout=io.StringIO(), stderr=io.StringIO())
+    current._lists["default"] = worker
+    if reason() != "ok":
+        devices.reseal()
+    gone = {number for number in (STOLEN, 3, 4) if current_list().snapshot().by_key[entry(number).public_key].revoked}
+    assert gone == ({STOLEN} if by == "old" else {STOLEN, 3, 4})
+
+
+@pytest.mark.parametrize("count", [2**63 - 1, -(2**63), -1])
+def test_no_count_of_changes_prevents_a_revocation(devices: DatabaseAllowList, count: int) -> None:
+    for number in (STOLEN, OTHER):
+        AllowListSeal.objects.update(touched=count)
+        devices.revoke(entry(number).device_id)
+        forge(THE_OTHER, touched=True)
+    assert not Device.objects.filter(revoked_at=None).exists()
+
+
+def test_a_revocation_in_an_old_list_counts_in_transactions_too(
+    devices: DatabaseAllowList, amesh_server: LocalDevice
+) -> None:
+    """With ATOMIC_REQUESTS, each request is a transaction. It may see an older list only while the newer one is there."""
+    backup = Backup()
+    devices.revoke(entry(OTHER).device_id)
+    worker = current_list()
+    worker.snapshot()
+    backup.restore()
+    for revoked in (False, True):
+        current._lists["default"] = worker
+        with transaction.atomic():
+            assert reason() == "rolled_back"
+        if not revoked:
+            current._lists.clear()
+            devices.revoke(entry(STOLEN).device_id)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.db import connection, transaction
 from pytest_django.plugin import DjangoDbBlocker
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.enrollment import rotating, tokens
 from amesh_django.test import AmeshClient, EphemeralDevice
 from amesh_django.trust import current_list
 from authmesh.device import LocalDevice
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.errors import AllowListUnavailable
+from tests.enrollment.machines import come, make
+from tests.enrollment.test_rotation import ask
 from tests.support.databases import as_default
 from tests.support.services import Postgres
 
@@ -84,6 +89,35 @@ def test_a_connection_that_works_is_not_closed(device: EphemeralDevice) -> None:
     with pytest.raises(AllowListUnavailable):
         current_list().snapshot()
     assert connection.connection is before
+
+
+def fails(*arguments: Any, **options: Any) -> Any:
+    """Use the connection just when the database ends the session."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+@pytest.mark.parametrize("where", ["user", "enroll", "rotate"])
+def test_a_connection_that_ends_after_the_list_was_read_is_no_manipulation(
+    device: EphemeralDevice, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    client, token = AmeshClient(device), make()
+    if where == "user":
+        DatabaseAllowList().map_user(device.identity.device_id, get_user_model().objects.create_user("robot"))
+        monkeypatch.setattr(get_user_model()._default_manager, "filter", fails)
+        answer = client.get(CHECK_PATH)
+    elif where == "enroll":
+        monkeypatch.setattr(tokens, "find", fails)
+        answer = come(token, EphemeralDevice())
+    else:
+        monkeypatch.setattr(rotating, "_replace", fails)
+        answer = ask(device, EphemeralDevice(), amesh_server)
+    assert (answer.status_code, answer.json()) == (503, {"error": "allow_list_unavailable"})
+    assert int(answer["Retry-After"]) > 0
+    connection.close()
+    monkeypatch.undo()
+    assert client.get(CHECK_PATH).status_code == 200
+    assert DatabaseAllowList().count("controller") == 1
 
 
 def test_a_database_that_is_down_is_no_manipulation(device: EphemeralDevice, postgres_server: Postgres) -> None:

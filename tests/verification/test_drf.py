@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -199,6 +201,17 @@ def test_a_cached_page_is_not_served_to_others(
     found = [client.get("/cached/").json()["device"] for client in (clients[::-1] if unsigned_first else clients)]
     name = amesh_trusted_device.identity.friendly_name
     assert found == ([None, name] if unsigned_first else [name, None])
+
+
+def test_device_and_user_can_be_kept_in_a_cache(
+    amesh_api_client: AmeshAPIClient, amesh_device: EphemeralDevice
+) -> None:
+    DatabaseAllowList().set_permissions(amesh_device.identity.device_id, {"shell": True, "scopes": ["orders:read"]})
+    device = verified_device(amesh_api_client.get("/who/").wsgi_request)
+    for found in (pickle.loads(pickle.dumps(device)), copy.deepcopy(device)):  # noqa: S301
+        assert found == device and hash(found) == hash(device) and found.has_permission("shell")
+    user = DeviceUser(device)
+    assert pickle.loads(pickle.dumps(user)) == copy.copy(user) == user  # noqa: S301
 
 
 def test_a_device_user_has_all_that_an_anonymous_user_has(amesh_trusted_device: EphemeralDevice) -> None:

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 from django.core.cache import caches
+from django.core.management import call_command
+from django.db import connection, transaction
 from redis import Redis as Client
 
 from amesh_django.verification.nonces import CacheNonceStore, store_for
@@ -18,6 +20,7 @@ from authmesh.nonces import InMemoryNonceStore
 from authmesh.protocol.errors import NonceStoreUnavailable
 from tests.support.services import ROOT, Redis
 
+DATABASE = "django.core.cache.backends.db"
 DJANGO_REDIS = "django_redis.cache.RedisCache"
 DJANGOS_OWN = "django.core.cache.backends.redis.RedisCache"
 
@@ -162,3 +165,31 @@ def test_redis_url_is_the_redis_of_the_nonces(redis: Redis, tmp_path: Path) -> N
     assert done.stdout == "True False\n", done.stderr
     with Client.from_url(redis.url) as client:
         assert list(client.scan_iter("*amesh:nonce:am_a:n*"))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_nonce_is_not_written_in_a_transaction_that_may_be_rolled_back(settings: Any) -> None:
+    options = {"MAX_ENTRIES": 100_000}
+    settings.CACHES = {"amesh": {"BACKEND": f"{DATABASE}.DatabaseCache", "LOCATION": "nonces", "OPTIONS": options}}
+    call_command("createcachetable")
+    try:
+        store = store_for("amesh")
+        assert (store.record("am_a", "n", 61), store.record("am_a", "n", 61)) == (True, False)
+        with (
+            transaction.atomic(),
+            pytest.raises(NonceStoreUnavailable, match=r"rolled back.*ATOMIC_REQUESTS") as refused,
+        ):
+            store.record("am_a", "other", 61)
+        assert refused.value.reason == "nonce_store_unfit"
+        assert store.record("am_a", "other", 61)
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("DROP TABLE nonces")
+
+
+@pytest.mark.django_db
+def test_the_transaction_of_a_test_case_is_not_that_of_a_request(settings: Any) -> None:
+    options = {"MAX_ENTRIES": 100_000}
+    settings.CACHES = {"amesh": {"BACKEND": f"{DATABASE}.DatabaseCache", "LOCATION": "nonces", "OPTIONS": options}}
+    call_command("createcachetable")
+    assert store_for("amesh").record("am_a", "n", 61)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.databases import EACH_ON_ONE_PAIR
 from tests.support.services import ROOT, Server
 from tests.trust.rollbacks import Backup
 from tests.verification.test_wire_trouble import rejects_everybody
@@ -66,6 +67,7 @@ def never_rejected(world: World, server: Server) -> Iterator[None]:
     assert set(found) == {200}
 
 
+@pytest.mark.parametrize("database", EACH_ON_ONE_PAIR, indirect=True)
 def test_a_secret_and_an_identity_are_replaced_without_an_outage(world: World, tmp_path: Path) -> None:
     """The list is sealed with the key of the server, then with a file, then the server gets another identity."""
     key = tmp_path / "seal.key"

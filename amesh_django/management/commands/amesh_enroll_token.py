@@ -194,7 +194,7 @@ def _show(context: Context) -> None:
             "used_up": "used up",
             "expired": f"expired {_when(row.expires_at)}",
             "withdrawn": "withdrawn",
-            "changed": "changed outside Django; no machine can enroll with it",
+            "changed": "changed outside Django, or made with an earlier secret of the seal; no machine can enroll with it",
         }[state]
         console.say(
             Styled(clean(row.name), {"open": "good", "changed": "bad"}.get(state, "plain")),  # type: ignore[arg-type]

@@ -1,9 +1,11 @@
 """``manage.py amesh_integrity``: verify the sealed allow list, show what differs, and accept the list as it is."""
 
+import time
 from argparse import ArgumentParser
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
+from amesh_django.enrollment import tokens
 from amesh_django.management.base import AmeshCommand
 from amesh_django.trust.integrity import IntegrityReport
 from amesh_django.trust.revocations import Revocation
@@ -133,7 +135,25 @@ def _rekey(console: Console, devices: DatabaseAllowList, answer: dict[str, objec
             " on every other host, too: it moves the high-water mark of that host. Then remove the old secret from the settings.",
         )
     )
-    console.result({**answer, "rekeyed": changed, "newest": _memory_json(devices)})
+    old = tokens.under_old_secret(time.time())
+    if old:
+        named = ", ".join(f"{clean(row.name)} ({row.jti})" for row in old[:_MAX_NAMED])
+        console.warn(
+            (
+                f"{counted(len(old), 'open enrollment token')} made with the old secret: {named}. Once the old secret is removed, no "
+                "machine can enroll with such a token. Until then, wait for the machines, or make new tokens with ",
+                Run("enroll-token"),
+                ".",
+            )
+        )
+    console.result(
+        {
+            **answer,
+            "rekeyed": changed,
+            "tokensUnderOldSecret": [row.jti for row in old],
+            "newest": _memory_json(devices),
+        }
+    )
 
 
 def _advice(found: IntegrityReport) -> Hint:
@@ -160,7 +180,7 @@ def _trusted(found: IntegrityReport) -> list[Shown]:
     if not found.digest:  # the rows cannot be read, so they cannot be resealed
         return []
     if not found.trusted:
-        return ["Resealing would trust no device."]
+        return ["Resealing would trust no device.", *_groups(found)]
     again = " Devices that were revoked since are trusted again:" if found.is_old else ""
     report: list[Shown] = [
         f"Resealing would trust {counted(len(found.trusted), 'device')}{'.' if again else ':'}{again}"
@@ -170,9 +190,16 @@ def _trusted(found: IntegrityReport) -> list[Shown]:
         report.append(
             (f"  and {len(found.trusted) - _MAX_NAMED} more. To see all, run ", Run("integrity", "--json"), ".")
         )
+    report += _groups(found)
     if found.ok:  # after a restore: servers that have seen a newer list accept this one once its revision is higher
         report.append("Resealing makes this list newer than any list that a server has seen.")
     return report
+
+
+def _groups(found: IntegrityReport) -> list[Shown]:
+    if not found.groups:
+        return []
+    return [f"It would accept {counted(len(found.groups), 'group')} of devices:", *[f"  {one}" for one in found.groups]]
 
 
 def _problem(found: IntegrityReport) -> str:

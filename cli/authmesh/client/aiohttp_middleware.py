@@ -82,7 +82,7 @@ class AmeshAiohttpMiddleware:
         device = self._device
         if device is None:
             await enroll_default_device_async(asked)
-            device = await default_device_async()  # each time: its key may have been replaced
+            device = await default_device_async(asked)  # each time: its key may have been replaced
         body_hash = await self._hash_body(request)
         return sign_request(
             device,

@@ -165,7 +165,7 @@ def enroll_first(asked: Origin, directory: Path, environ: MutableMapping[str, st
     if not text:
         return
     token = _token(text, directory)
-    if token is None or _origin_of(token.url) != asked:
+    if token is None or origin_of(token.url) != asked:
         return
     key = (directory, token.jti)
     if key in _settled:
@@ -204,7 +204,8 @@ def _token(text: str, directory: Path) -> EnrollmentToken | None:
         return None
 
 
-def _origin_of(url: str) -> Origin:
+def origin_of(url: str) -> Origin:
+    """Return the origin of the address of a server."""
     parts = urlsplit(url)
     return origin(parts.scheme, (parts.hostname or "").lower(), parts.port)
 

@@ -56,7 +56,7 @@ class AmeshAuth(httpx.Auth):
         if self._device is not None:
             return self._device
         enroll_default_device(asked)
-        return default_device()  # each time: its key may have been replaced
+        return default_device(asked)  # each time: its key may have been replaced
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         """Sign *request* and its redirects.
@@ -99,8 +99,9 @@ class AmeshAuth(httpx.Auth):
             _replace_body(request, body)
         device = self._device
         if device is None:
-            await enroll_default_device_async(_origin_of(request.url))
-            device = await default_device_async()
+            asked = _origin_of(request.url)
+            await enroll_default_device_async(asked)
+            device = await default_device_async(asked)
         chain = _Chain(device, self._now, request)
         request.extensions = {**request.extensions, "trace": _AsyncTrace(chain, request)}
         flow = chain.flow(request)

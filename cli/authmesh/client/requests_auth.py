@@ -89,7 +89,7 @@ class AmeshRequestsAuth:
 
     def _sign(self, request: requests.PreparedRequest, body_hash: str) -> str:
         return sign_request(
-            self._device or default_device(),  # each time: its key may have been replaced
+            self._device or default_device(_origin_of(request.url)),  # each time: its key may have been replaced
             method=request.method or "GET",
             target=_wire_target(request),
             body_hash=body_hash,

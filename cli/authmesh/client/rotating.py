@@ -7,18 +7,19 @@ this device with a key that each server accepts.
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from authmesh.device import LocalDevice
-from authmesh.device.replacing import Replacement, begin, end, move, read_replacement, write_replacement
+from authmesh.device import LocalDevice, read_identity
+from authmesh.device.replacing import Replacement, accept, begin, end, move, read_replacement, recover
 from authmesh.device.servers import EnrolledServer
 from authmesh.files.clock import utc_now
-from authmesh.protocol.errors import AmeshError, Unauthorized
+from authmesh.protocol.check import CheckAnswer
+from authmesh.protocol.enrollment_errors import UnexpectedAnswer
+from authmesh.protocol.errors import AmeshError, InvalidInput, KeyStoreError, Unauthorized
 from authmesh.protocol.rotation import ROTATE_PATH, build_rotation, verify_rotated
 
 from .answers import read_answer
@@ -34,28 +35,21 @@ class Rotated:
     Attributes:
         replacement: both identities, and the servers that have accepted the new key.
         moved: True if this device uses the new key.
-        away: the servers that have not accepted it, each with the reason.
+        away: the servers that were asked and have not accepted it, each with the reason.
+        waiting: all servers that have not accepted it. The old key is kept for them.
     """
 
     replacement: Replacement
     moved: bool
     away: Sequence[tuple[EnrolledServer, AmeshError]] = field(default_factory=tuple)
-
-
-def recover(directory: Path, *, now: Callable[[], dt.datetime] = utc_now) -> Replacement | None:
-    """Complete a move to the new key that was interrupted, and return the replacement that is under way, if there is one.
-
-    Raises:
-        AmeshError: as for :func:`authmesh.device.replacing.move`.
-    """
-    found = read_replacement(directory)
-    return move(directory, found, now=now()) if found is not None and found.moving else found
+    waiting: Sequence[EnrolledServer] = field(default_factory=tuple)
 
 
 def rotate(
     directory: Path,
     servers: Sequence[EnrolledServer],
     *,
+    asked: Sequence[EnrolledServer] | None = None,
     server_key: Callable[[str], bytes],
     environ: Mapping[str, str] = os.environ,
     now: Callable[[], dt.datetime] = utc_now,
@@ -64,7 +58,8 @@ def rotate(
 
     Args:
         directory: the device directory.
-        servers: the servers to ask.
+        servers: all servers that this device calls. The old key is deleted when each of them has accepted the new one.
+        asked: those of them to ask now. Defaults to all.
         server_key: returns the public key of a server in the allow list of this device, 33 bytes.
         environ: the environment, for the variables of the key store.
         now: the clock.
@@ -72,9 +67,9 @@ def rotate(
     Raises:
         DirectoryError, KeyStoreError, AllowListError: this device cannot make a key, sign, or store.
     """
-    state = recover(directory, now=now) or begin(directory, now=now(), environ=environ)
+    state = recover(directory, now=now()) or begin(directory, now=now(), environ=environ)
     away: list[tuple[EnrolledServer, AmeshError]] = []
-    for server in servers:
+    for server in servers if asked is None else asked:
         if server.device_id in state.accepted:
             continue
         try:
@@ -82,13 +77,13 @@ def rotate(
         except AmeshError as error:
             away.append((server, error))
         else:
-            state = dataclasses.replace(state, accepted=state.accepted | {server.device_id})
-            write_replacement(directory, state)
+            state = accept(directory, state, server.device_id)
     if state.accepted and not state.moving:
         state = move(directory, state, now=now())
-    if state.moving and not away:
+    waiting = tuple(server for server in servers if server.device_id not in state.accepted)
+    if state.moving and not waiting:
         end(directory, state, environ=environ)
-    return Rotated(state, state.moving, tuple(away))
+    return Rotated(state, state.moving, tuple(away), waiting)
 
 
 def _ask(
@@ -100,24 +95,65 @@ def _ask(
         AmeshError: it did not.
     """
     old, new = (LocalDevice(directory, identity=identity) for identity in (state.old, state.new))
-    body = build_rotation(
-        old_device_id=state.old.device_id,
-        new_public_key=state.new.public_key,
-        audience=server.device_id,
-        now=int(now().timestamp()),
-        sign=new.sign,
-    )
-    try:
-        answer = read_answer(
-            "POST", f"{server.url}{ROTATE_PATH}", json=body, timeout=TIMEOUT_SECONDS, auth=AmeshAuth(old)
+
+    def ask(signer: LocalDevice) -> None:
+        body = build_rotation(
+            old_device_id=signer.identity.device_id,
+            new_public_key=state.new.public_key,
+            audience=server.device_id,
+            now=int(now().timestamp()),
+            sign=new.sign,
         )
-    except Unauthorized:  # it may have accepted the new key long ago, and the answer was lost
-        read_answer("GET", f"{server.url}check", json=None, timeout=TIMEOUT_SECONDS, auth=AmeshAuth(new))
-        return
-    verify_rotated(
-        answer,
-        old_device_id=state.old.device_id,
-        new_public_key=state.new.public_key,
-        server_key=server_key,
-        audience=server.device_id,
-    )
+        answer = read_answer(
+            "POST", f"{server.url}{ROTATE_PATH}", json=body, timeout=TIMEOUT_SECONDS, auth=AmeshAuth(signer)
+        )
+        verify_rotated(
+            answer,
+            old_device_id=signer.identity.device_id,
+            new_public_key=state.new.public_key,
+            server_key=server_key,
+            audience=server.device_id,
+        )
+
+    try:
+        ask(old)
+    except (Unauthorized, KeyStoreError) as failure:
+        try:
+            ask(new)  # the server may have accepted it long ago, and the answer was lost
+        except Unauthorized:
+            raise failure from None
+
+
+def identify(directory: Path, url: str) -> str:
+    """Ask a server for its device ID. It is a hint: only the answer to the rotation proves it.
+
+    Args:
+        directory: the device directory.
+        url: address of the server's ``amesh/``, with a slash at the end.
+
+    Raises:
+        AmeshError: the server cannot be reached, does not know this device, or does not say who it is.
+    """
+    found = read_replacement(directory)
+    identities = [read_identity(directory)] if found is None else [found.old, found.new]
+    while True:
+        try:
+            answer = read_answer(
+                "GET",
+                f"{url}check",
+                json=None,
+                timeout=TIMEOUT_SECONDS,
+                auth=AmeshAuth(LocalDevice(directory, identity=identities.pop(0))),
+            )
+        except Unauthorized:
+            if not identities:
+                raise
+        else:
+            break
+    try:
+        named = CheckAnswer.from_json(answer).server
+    except InvalidInput:
+        named = None
+    if named is None:
+        raise UnexpectedAnswer()
+    return named

@@ -13,6 +13,8 @@ import anyio.to_thread
 import httpx
 
 from authmesh.device import Identity, LocalDevice, default_directory
+from authmesh.device.replacing import read_replacement
+from authmesh.device.servers import ServerStore
 from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.canonical import target_ambiguity
@@ -36,6 +38,8 @@ PREFIX = f"{SCHEME} "
 
 #: Each default device, and the mark of the identity.json that it was opened with.
 _devices: dict[Path, tuple[tuple[int, ...], LocalDevice]] = {}
+#: The mark of each rotation.json, the old device, and the origins of the servers that know only its old key.
+_replaced: dict[Path, tuple[tuple[int, ...], LocalDevice | None, frozenset[Origin]]] = {}
 _lock = ForkSafeLock()
 
 
@@ -52,12 +56,15 @@ class Signer(Protocol):
         ...
 
 
-def default_device() -> LocalDevice:
+def default_device(asked: Origin | None = None) -> LocalDevice:
     """Return the device of ``AUTH_MESH_DIR`` (``~/.amesh``). It is opened, and its key unlocked, once per process and directory, and
     again after its key was replaced.
 
     If the directory has no identity and ``AMESH_BOOTSTRAP_TOKEN`` has a bootstrap token, a thread enrols this device with the token,
     and this function waits a few seconds for it. Async code calls :func:`default_device_async`, which does not block the event loop.
+
+    Args:
+        asked: origin of the request. While the key is replaced, a server that has not accepted the new one gets the old one.
 
     Raises:
         BootstrapPending: the device is not enrolled yet; the message has the reason. A subclass of IdentityMissing.
@@ -76,20 +83,43 @@ def default_device() -> LocalDevice:
             mark = _mark(path)
             if known is None or (mark and known[0] != mark):
                 known = _devices[path] = (mark, LocalDevice(path))
-    return known[1]
+    return known[1] if asked is None else _old_device(path, asked) or known[1]
 
 
-def _mark(path: Path) -> tuple[int, ...]:
-    """Return what changes if identity.json is replaced; nothing if it cannot be examined."""
+def _old_device(path: Path, asked: Origin) -> LocalDevice | None:
+    """Return this device with its old key if the server of a request has not accepted the new one."""
+    mark = _mark(path, "rotation.json")
+    if not mark:
+        return None
+    known = _replaced.get(path)
+    if known is None or known[0] != mark:
+        with _lock:
+            found = read_replacement(path)
+            if found is None or not found.accepted:
+                known = (mark, None, frozenset[Origin]())
+            else:
+                servers = ServerStore(path).read()
+                old = {enrolling.origin_of(one.url) for one in servers if one.device_id not in found.accepted}
+                new = {enrolling.origin_of(one.url) for one in servers if one.device_id in found.accepted}
+                known = (mark, LocalDevice(path, identity=found.old), frozenset(old - new))
+            _replaced[path] = known
+    return known[1] if asked in known[2] else None
+
+
+def _mark(path: Path, name: str = "identity.json") -> tuple[int, ...]:
+    """Return what changes if a file is replaced; nothing if it cannot be examined."""
     try:
-        found = (path / "identity.json").stat()
+        found = (path / name).stat()
     except OSError:
         return ()
     return (found.st_ino, found.st_mtime_ns, found.st_size)
 
 
-async def default_device_async() -> Signer:
+async def default_device_async(asked: Origin | None = None) -> Signer:
     """Return the device of ``AUTH_MESH_DIR``. If it must be enrolled first, a thread waits for that.
+
+    Args:
+        asked: as for :func:`default_device`.
 
     Raises:
         IdentityMissing, DirectoryError, BackendUnavailable: as for :func:`default_device`.
@@ -98,7 +128,7 @@ async def default_device_async() -> Signer:
     if path not in _devices and os.environ.get(TOKEN_VARIABLE):
         # Like httpx, this works with asyncio and trio.
         await anyio.to_thread.run_sync(_enrol, path, abandon_on_cancel=True)
-    return default_device()
+    return default_device(asked)
 
 
 def _enrol(path: Path) -> None:
@@ -146,6 +176,7 @@ def forget_devices() -> None:
     """Close all default devices, so that the next call opens them again: after ``init --force`` in this process, and in tests."""
     with _lock:
         _devices.clear()
+        _replaced.clear()
 
 
 def sign_request(
@@ -229,7 +260,7 @@ def authorization_header(
         enroll_default_device(asked)
     raw = body.encode() if isinstance(body, str) else body
     return sign_request(
-        device or default_device(),
+        device or default_device(asked),
         method=method,
         target=target,
         body_hash=hashlib.sha256(raw).hexdigest(),

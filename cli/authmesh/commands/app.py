@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from .home import FileHome
 from .registry import COMMANDS
 from .spec import FAILED, INTERRUPTED, WRONG_USAGE, Command, attempt
 from .terminal.console import forget_stdout
-from .terminal.errors import INTERRUPTED_CODE, UsageProblem
+from .terminal.errors import INTERRUPTED_CODE, OutputFailed, UsageProblem
 from .terminal.rich_console import RichConsole
 
 _SUMMARY = "Trust between devices: the identity of this device, the devices that it trusts, and signed requests."
@@ -135,6 +136,12 @@ def run(arguments: Sequence[str]) -> int:
         return INTERRUPTED
     except BrokenPipeError:  # the reader of stdout has ended, such as head
         forget_stdout()
+        return FAILED
+    except (OSError, OutputFailed) as error:  # what was left to write, or an error
+        forget_stdout()
+        failure = error if isinstance(error, OutputFailed) else OutputFailed.because_of(error)
+        with contextlib.suppress(OSError, OutputFailed):
+            RichConsole(as_json=as_json).error(failure.code, failure.text())
         return FAILED
 
 

@@ -5,28 +5,44 @@ from __future__ import annotations
 from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Sequence
 
+from authmesh.files.clock import utc_now
 from authmesh.protocol.allow_list import CONTROLLER, ROLES, DeviceEntry
 from authmesh.protocol.display import clean
+from authmesh.protocol.encoding import format_time
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, AmeshError, Run
 from authmesh.protocol.keys import encode_public_key
 
 from .context import Context
-from .home import Listed
+from .home import ACTIVE, Listed
 from .selecting import add_devices, select
 from .spec import Command, add_yes
 from .terminal.errors import UsageProblem
-from .terminal.lines import Shown, Styled, facts
+from .terminal.lines import Shown, Styled, Tone, facts
 from .words import MEANING, has_shell, identity_json, named, permissions, when
 
 _ROLE_WIDTH = len("[controller]")
+#: States in the order of the help of ``list``, and how a device in that state is shown.
+STATES = ("active", "pending", "expired", "suspended", "denied", "revoked")
+_HIDDEN = ("denied", "revoked")
+_TONES: dict[str, Tone] = {
+    "pending": "warning",
+    "expired": "warning",
+    "suspended": "warning",
+    "denied": "bad",
+    "revoked": "bad",
+}
 
 
 def device_lines(device: Listed) -> list[Styled]:
     """Return a device as lines. The device IDs of several devices are below each other."""
     entry = device.entry
-    what = "revoked" if device.revoked_at else clean(entry.role)
+    what = "revoked" if device.revoked_at else clean(entry.role) if device.state == ACTIVE else device.state
     return [
-        Styled(f"{clean(entry.device_id)}  {clean(entry.friendly_name)}", label=f"[{what}]".ljust(_ROLE_WIDTH)),
+        Styled(
+            f"{clean(entry.device_id)}  {clean(entry.friendly_name)}",
+            _TONES.get(what, "plain"),
+            label=f"[{what}]".ljust(_ROLE_WIDTH),
+        ),
         *[Styled(f"  {'':{_ROLE_WIDTH}}  {text}", "quiet") for text in _facts(device)],
     ]
 
@@ -38,19 +54,32 @@ def _facts(device: Listed) -> list[str]:
         by = f" by {clean(device.revoked_by)}" if device.revoked_by else ""
         why = f": {clean(device.revoke_reason)}" if device.revoke_reason else ""
         return [f"{added}, was a {clean(entry.role)}", f"revoked {when(device.revoked_at)}{by}{why}"]
+    if device.state == "denied":
+        return [f"{added}, wanted to be a {clean(entry.role)}", f"denied {device.decided}"]
     seen = f"last seen {when(device.last_seen)}, " if device.last_seen else ""
     lines = [f"{added}, {seen}{permissions(entry) or 'no shell'}"]
+    if device.state != ACTIVE:
+        lines.append(f"{device.state} {device.decided}")
+    elif device.expires_at:
+        lines.append(f"expires {when(device.expires_at)}")
+    if device.scopes:
+        lines.append(f"scopes {', '.join(clean(scope) for scope in device.scopes)}")
+    if device.groups:
+        lines.append(f"in {', '.join(clean(group) for group in device.groups)}")
     return [*lines, f"acts as the user {clean(device.user)}"] if device.user else lines
 
 
-def list_devices(context: Context, *, devices: Sequence[str], all: bool) -> None:
+def list_devices(context: Context, *, devices: Sequence[str], all: bool, state: list[str]) -> None:
     """Show this device and the devices that it trusts."""
     identity = context.own_device().identity
     limit = context.home.allow_list().controller_limit
     known = context.home.devices()
-    shown = [device for device in known if all or not device.revoked_at]
+    hides = () if all or state else _HIDDEN
+    shown = [device for device in known if device.state not in hides and not (hides and device.revoked_at)]
+    if state:
+        shown = [device for device in shown if device.state in state]
     if devices:
-        chosen = select([device.entry for device in shown], devices, of="device" if all else "trusted device")
+        chosen = select([device.entry for device in shown], devices, of="device" if all or state else "trusted device")
         by_id = {device.entry.device_id: device for device in shown}
         shown = [by_id[entry.device_id] for entry in chosen]
     say = context.console.say
@@ -65,9 +94,12 @@ def list_devices(context: Context, *, devices: Sequence[str], all: bool) -> None
         ),
         "",
     )
-    trusted = [device.entry for device in known if not device.revoked_at]
-    revoked = len(known) - len(trusted)
-    hidden = f", {revoked} revoked{'' if all else ' (shown by --all)'}" if revoked else ""
+    trusted = [device.entry for device in known if not device.revoked_at and device.state not in _HIDDEN]
+    counts = {name: sum(device.state == name for device in known) for name in STATES[1:]}
+    counts["revoked"] = sum(bool(device.revoked_at) for device in known)
+    hidden = "".join(
+        f", {number} {name}{' (shown by --all)' if name in hides else ''}" for name, number in counts.items() if number
+    )
     if trusted:
         controllers = sum(entry.role == CONTROLLER for entry in trusted)
         say(Styled(f"Trusted devices: {len(trusted)} ({controllers} of {limit} controllers){hidden}", "title"))
@@ -99,7 +131,17 @@ def _first_steps() -> list[Shown]:
 def _list_arguments(parser: ArgumentParser) -> None:
     add_devices(parser, optional=True)
     parser.add_argument(
-        "--all", "-a", action="store_true", help="Show revoked devices, too. A list in a file does not keep them."
+        "--all",
+        "-a",
+        action="store_true",
+        help="Show denied and revoked devices, too. A list in a file does not keep them.",
+    )
+    parser.add_argument(
+        "--state",
+        choices=STATES,
+        action="append",
+        default=[],
+        help="Show only devices in this state. May be given several times. In a file, all devices are active.",
     )
 
 
@@ -109,7 +151,7 @@ LIST = Command(
     list_devices,
     _list_arguments,
     details=(
-        "Last seen, the mapped user, and revoked devices are known if the list is in a database. If devices are named, only those are shown.",
+        "State, last seen, the mapped user, groups, and devices that were denied or revoked are known if the list is in a database. If devices are named, only those are shown.",
     ),
 )
 
@@ -142,7 +184,13 @@ def revoke(context: Context, *, devices: Sequence[str], reason: str, yes: bool) 
 def _revocable(context: Context, words: Sequence[str]) -> list[Listed]:
     """Return the devices that the words of the command mean. This also works if the list does not match its seal."""
     try:
-        trusted = [device for device in context.home.devices() if not device.revoked_at]
+        now = format_time(utc_now())
+        # A key that was replaced a moment ago has the name of the new one, so it must be named by its ID.
+        trusted = [
+            device
+            for device in context.home.devices()
+            if not device.revoked_at or (device.revoked_at > now and device.entry.device_id in words)
+        ]
     except AllowListIntegrityFailure:
         return [Listed(entry) for entry in select(context.home.allow_list().revocable(), words)]
     by_id = {device.entry.device_id: device for device in trusted}

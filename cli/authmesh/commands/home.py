@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from authmesh.device import AllowList, FileAllowList, LocalDevice
+from authmesh.device.replacing import recover
+from authmesh.files.clock import utc_now
 from authmesh.pairing.bootstrap.enrolment import Enrolment, allowed_relays
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.errors import AmeshError, Hint
+from authmesh.protocol.scopes import scopes_of
+
+#: The state of a device that is accepted.
+ACTIVE = "active"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +31,12 @@ class Listed:
         revoked_at: time when it was revoked; None if it is trusted.
         revoked_by: the person who revoked it.
         revoke_reason: why it was revoked.
+        state: its state; a list in a file has active devices only.
+        decided: who decided on that state, when, why, and until when, in words; empty if nobody did.
+        suspended_until: end of its suspension.
+        expires_at: time from which it is not accepted.
+        scopes: its own scopes and those of its groups.
+        groups: its groups.
     """
 
     entry: DeviceEntry
@@ -33,6 +45,12 @@ class Listed:
     revoked_at: str | None = None
     revoked_by: str = ""
     revoke_reason: str = ""
+    state: str = ACTIVE
+    decided: str = ""
+    suspended_until: str | None = None
+    expires_at: str | None = None
+    scopes: tuple[str, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the device for ``--json``."""
@@ -43,6 +61,11 @@ class Listed:
             "revokedAt": self.revoked_at,
             "revokedBy": self.revoked_by or None,
             "revokeReason": self.revoke_reason or None,
+            "state": self.state,
+            "suspendedUntil": self.suspended_until,
+            "expiresAt": self.expires_at,
+            "scopes": list(self.scopes),
+            "groups": list(self.groups),
         }
 
 
@@ -85,7 +108,7 @@ class Home(ABC):
         Raises:
             AllowListIntegrityFailure: the list does not match its seal.
         """
-        return [Listed(entry) for entry in self.allow_list().read()]
+        return [Listed(entry, scopes=tuple(sorted(scopes_of(entry.permissions)))) for entry in self.allow_list().read()]
 
     @abstractmethod
     def list_after_replacement(self) -> Hint:
@@ -96,6 +119,18 @@ class Home(ABC):
 
         None if nothing does.
         """
+        return None
+
+    def open_enrollment_tokens(self, now: float) -> int:
+        """Return the number of enrollment tokens that this device has made and that machines may still use.
+
+        Args:
+            now: Unix seconds.
+        """
+        return 0
+
+    def after_trusting(self, entry: DeviceEntry) -> Hint | None:
+        """Return sentences about why a device that was just trusted is not accepted yet, or None if it is."""
         return None
 
     def rotation_problem(self) -> AmeshError | None:
@@ -119,6 +154,9 @@ class FileHome(Home):
 
     @functools.cached_property
     def _device(self) -> LocalDevice:
+        recover(
+            self.directory, now=utc_now()
+        )  # or the list may be sealed by a key that identity.json does not name yet
         return LocalDevice(self.directory)
 
     def allow_list(self) -> AllowList:

@@ -28,6 +28,7 @@ class Replaced:
         targets: devices that it may authenticate to, as far as its allow list says.
         controllers: devices that may authenticate to it.
         tokens: the number of its open bootstrap tokens.
+        enrollment_tokens: number of its open enrollment tokens.
         unreadable: why its allow list cannot be read; empty if the list was read.
     """
 
@@ -35,6 +36,7 @@ class Replaced:
     targets: list[DeviceEntry] = field(default_factory=list)
     controllers: list[DeviceEntry] = field(default_factory=list)
     tokens: int = 0
+    enrollment_tokens: int = 0
     unreadable: Hint = ""
 
     def lines(self, home: Home) -> list[Shown]:
@@ -65,6 +67,10 @@ class Replaced:
             lines += [home.list_after_replacement(), *_listed(self.controllers)]
         if self.tokens:
             lines.append(f"{counted(self.tokens, 'open bootstrap token')} of this device will no longer work.")
+        if self.enrollment_tokens:
+            lines.append(
+                f"{counted(self.enrollment_tokens, 'open enrollment token')} of this server will no longer work."
+            )
         return lines
 
 
@@ -83,9 +89,10 @@ def replaced(context: Context, identity: Identity | None) -> Replaced:
         return Replaced(identity, unreadable=error.text(context.console.spell))
     except OSError as error:
         return Replaced(identity, unreadable=str(error))
-    tokens = 0
+    tokens = enrollment_tokens = 0
     try:
         now = context.now().timestamp()
+        enrollment_tokens = context.home.open_enrollment_tokens(now)
         tokens = sum(token.state(now) == "open" for token in TokenStore(context.home.directory).read())
     except AmeshError:  # a damaged file has no tokens that could be used
         pass
@@ -94,6 +101,7 @@ def replaced(context: Context, identity: Identity | None) -> Replaced:
         [entry for entry in entries if entry.role == TARGET],
         [entry for entry in entries if entry.role == CONTROLLER],
         tokens,
+        enrollment_tokens,
     )
 
 

@@ -65,7 +65,7 @@ def _trust_one(context: Context, entry: DeviceEntry, replace: str | None, yes: b
         if replaced is None:
             console.confirm("Trust this device?", about=about, yes=yes)
     allow_list.add(entry, replacing=replaced.device_id if replaced else None)
-    _conclude(console, [entry], {known.device_id} if known else set(), replaced)
+    _conclude(context, [entry], {known.device_id} if known else set(), replaced)
 
 
 def _trust_several(context: Context, entries: list[DeviceEntry], replace: str | None, yes: bool) -> None:
@@ -96,7 +96,7 @@ def _trust_several(context: Context, entries: list[DeviceEntry], replace: str | 
     about += ["", "Compare each device ID with the one that export-key or list shows on that device."]
     console.confirm(f"Trust these {len(entries)} devices?", about=about, yes=yes)
     allow_list.add_all(entries, even_revoked=True)
-    _conclude(console, entries, {entry.device_id for entry in known.values()}, None)
+    _conclude(context, entries, {entry.device_id for entry in known.values()}, None)
 
 
 def _check_room(allow_list: AllowList, entries: list[DeviceEntry], known: dict[bytes, DeviceEntry]) -> None:
@@ -114,10 +114,15 @@ def _check_room(allow_list: AllowList, entries: list[DeviceEntry], known: dict[b
         )
 
 
-def _conclude(console: Console, entries: list[DeviceEntry], refreshed: set[str], replaced: DeviceEntry | None) -> None:
+def _conclude(context: Context, entries: list[DeviceEntry], refreshed: set[str], replaced: DeviceEntry | None) -> None:
+    console = context.console
     for entry in entries:
-        done = "Refreshed" if entry.device_id in refreshed else "Trusted"
-        console.say(Styled(f"{done}: {named(entry)} as {entry.role}: {MEANING[entry.role]}.", "good"))
+        done, waits = "Refreshed" if entry.device_id in refreshed else "Trusted", context.home.after_trusting(entry)
+        if waits is None:
+            console.say(Styled(f"{done}: {named(entry)} as {entry.role}: {MEANING[entry.role]}.", "good"))
+        else:
+            console.say(Styled(f"{done}: {named(entry)} as {entry.role}.", "good"))
+            console.warn(waits)
     if replaced is not None:
         console.say(f"Revoked in its place: {named(replaced)}.")
     console.result(
@@ -218,7 +223,7 @@ def _offered_replacement(
     is_counted = known is not None and known.role == CONTROLLER
     if entry.role != CONTROLLER or is_counted or allow_list.count(CONTROLLER) < limit:
         return None
-    controllers = [other for other in allow_list.read() if other.role == CONTROLLER]
+    controllers = [other for other in allow_list.revocable() if other.role == CONTROLLER]
     full = (
         f"The limit of this device is {counted(limit, 'controller')} (maxControllers), and it trusts {len(controllers)}"
     )

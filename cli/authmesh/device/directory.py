@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import json
 import logging
 import os
 import secrets
@@ -228,7 +229,22 @@ def init_device(
                 undo.pop_all()
         if old is not None:
             delete_key(path, old, environ)
+        if force:
+            _forget_servers(path, identity, environ)
     return identity
+
+
+def _forget_servers(path: Path, new: Identity, environ: Mapping[str, str]) -> None:
+    """Remove what was noted about the old identity: the servers where it enrolled, and a replacement of its key with both keys."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, DirectoryError):
+        value = json.loads((path / "rotation.json").read_text("utf-8"))
+        for name in ("old", "new"):
+            identity = Identity.from_text(json.dumps(value[name]))
+            if identity.key_alias != new.key_alias:
+                delete_key(path, identity, environ)
+    for name in ("rotation.json", "servers.json"):
+        with contextlib.suppress(OSError):
+            (path / name).unlink()
 
 
 def delete_key(path: Path, old: Identity, environ: Mapping[str, str]) -> None:

@@ -57,13 +57,22 @@ def read_replacement(path: Path) -> Replacement | None:
     try:
         value = json.loads(file.read_text("utf-8"))
         old, new = (Identity.from_text(json.dumps(value[name])) for name in ("old", "new"))
-        return Replacement(old, new, frozenset(map(str, value["accepted"])), value["moving"] is True)
+        found = Replacement(old, new, frozenset(map(str, value["accepted"])), value["moving"] is True)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DirectoryError(f"{file} cannot be read ({error.strerror}).", hint="Check its permissions.") from None
     except (ValueError, KeyError, TypeError, RecursionError):
         raise DirectoryError(f"{file} is damaged.", hint="Restore it from a backup. It names both keys.") from None
+    return found if _is_of_this_device(path, found) else None
+
+
+def _is_of_this_device(path: Path, replacement: Replacement) -> bool:
+    """Return False if ``init --force`` has made another identity since: its key must not be replaced by an old one."""
+    try:
+        return read_identity(path).public_key in (replacement.old.public_key, replacement.new.public_key)
+    except DirectoryError:
+        return True
 
 
 def write_replacement(path: Path, replacement: Replacement) -> Replacement:
@@ -81,6 +90,26 @@ def write_replacement(path: Path, replacement: Replacement) -> Replacement:
     }
     atomic_write(path / FILE, json_text(value))
     return replacement
+
+
+def accept(path: Path, replacement: Replacement, server: str) -> Replacement:
+    """Record that a server has accepted the new key, and return the state. Several processes may do that at the same time.
+
+    Args:
+        path: the device directory.
+        replacement: the state that this process knows.
+        server: device ID of the server.
+
+    Raises:
+        StorageError: writing failed; the old state is unchanged.
+        AllowListBusy: another process holds the lock of the directory.
+    """
+    accepted = replacement.accepted | {server}
+    with locked(path):
+        found = read_replacement(path)
+        if found is None or found.new != replacement.new:  # another process has finished
+            return dataclasses.replace(replacement, accepted=accepted)
+        return write_replacement(path, dataclasses.replace(found, accepted=found.accepted | accepted))
 
 
 def begin(path: Path, *, now: dt.datetime, environ: Mapping[str, str] = os.environ) -> Replacement:
@@ -133,16 +162,30 @@ def move(path: Path, replacement: Replacement, *, now: dt.datetime) -> Replaceme
         AllowListIntegrityFailure: the allow list is sealed by neither key; nothing was changed.
         DirectoryError, KeyStoreError: a file cannot be written, or a key cannot be unlocked. The next call continues.
     """
-    if replacement.moving and read_identity(path).public_key == replacement.new.public_key:
-        return replacement  # identity.json is written last
+    moved = dataclasses.replace(replacement, moving=True)
+    if read_identity(path).public_key == replacement.new.public_key:
+        return moved  # identity.json is written last
     devices = [LocalDevice(path, identity=one) for one in (replacement.new, replacement.old)]
     for device in devices:
         device.seal_secret()  # unlocking a key may take a second: not while others wait for the lock
     with locked(path):
-        replacement = write_replacement(path, dataclasses.replace(replacement, moving=True))
+        found = read_replacement(path)
+        if found is None or found.new != replacement.new:  # another process has finished
+            return moved
+        moved = write_replacement(path, dataclasses.replace(found, moving=True))
         _reseal(path / "allow_list.json", devices[0], devices[1], now)
         atomic_write(path / "identity.json", json_text(replacement.new.to_json()))
-    return replacement
+    return moved
+
+
+def recover(path: Path, *, now: dt.datetime) -> Replacement | None:
+    """Complete a move to the new key that was interrupted, and return the replacement that is under way, or None.
+
+    Raises:
+        AmeshError: as for :func:`read_replacement` and :func:`move`.
+    """
+    found = read_replacement(path)
+    return move(path, found, now=now) if found is not None and found.moving else found
 
 
 def _reseal(file: Path, new: LocalDevice, old: LocalDevice, now: dt.datetime) -> None:
@@ -176,6 +219,9 @@ def end(path: Path, replacement: Replacement, *, environ: Mapping[str, str] = os
         StorageError: the state cannot be removed; the next call continues.
     """
     with locked(path):
+        found = read_replacement(path)
+        if found is None or found.new != replacement.new:  # another process has finished
+            return
         delete_key(path, replacement.old, environ)
         try:
             (path / FILE).unlink(missing_ok=True)

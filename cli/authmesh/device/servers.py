@@ -1,4 +1,4 @@
-"""The servers at which this device has enrolled, with their addresses: ``servers.json`` of the device directory.
+"""The servers whose addresses this device knows: ``servers.json`` of the device directory.
 
 The file grants nothing: the key of each server is in the allow list, under the seal.
 """
@@ -21,14 +21,14 @@ _DAMAGED = "Restore it from a backup, or move it away: enroll writes a new one."
 
 @dataclass(frozen=True, slots=True)
 class EnrolledServer:
-    """A server at which this device has enrolled.
+    """A server at which this device has enrolled, or whose address a person has named.
 
     Attributes:
         device_id: device ID of the server.
         url: address of its ``amesh/``, with a slash at the end.
-        jti: number of the enrollment token.
+        jti: number of the enrollment token; empty if a person has named the address.
         state: ``active`` or ``pending``, as the server answered.
-        enrolled_at: time of the answer.
+        enrolled_at: time when the server was stored.
     """
 
     device_id: str
@@ -60,7 +60,7 @@ class ServerStore:
         self._path = directory / "servers.json"
 
     def read(self) -> list[EnrolledServer]:
-        """Return all servers, in the order in which this device enrolled.
+        """Return all servers, in the order in which they were stored.
 
         Raises:
             DirectoryError: the file cannot be read, or is damaged.

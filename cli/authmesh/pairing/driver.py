@@ -266,7 +266,7 @@ class TargetDriver(Driver):
         if await self._ask(self.operator.confirm_peer(met)) is not True:
             return False
         allow_list = self.options.allow_list
-        entries = await self.options.blocking(allow_list.read)
+        entries = await self.options.blocking(allow_list.revocable)
         others = [e for e in entries if e.role == CONTROLLER and e.public_key != met.peer.public_key]
         if self.replacing is not None:
             self._replaced = _find_replaced(self.replacing, entries, met)

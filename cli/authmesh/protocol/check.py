@@ -24,6 +24,7 @@ class CheckAnswer:
         role: ``controller``.
         permissions: permissions of the device on the server.
         time: time on the server, or None if the server did not send it.
+        server: device ID of the server, or None if the server did not send it. It is not signed.
     """
 
     device_id: str
@@ -31,6 +32,7 @@ class CheckAnswer:
     role: str
     permissions: Mapping[str, Any] = field(default_factory=dict)
     time: dt.datetime | None = None
+    server: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the object for the body of the answer."""
@@ -40,6 +42,7 @@ class CheckAnswer:
             "role": self.role,
             "permissions": dict(self.permissions),
             "time": format_time(self.time) if self.time is not None else None,
+            "server": self.server,
         }
 
     @classmethod
@@ -54,9 +57,14 @@ class CheckAnswer:
             permissions = value.get("permissions") or {}
             if not all(isinstance(text, str) for text in texts) or not isinstance(permissions, Mapping):
                 raise InvalidInput("A member has the wrong type.")
-            moment = value.get("time")
+            moment, server = value.get("time"), value.get("server")
             return cls(
-                texts[0], texts[1], texts[2], permissions, parse_time(moment) if isinstance(moment, str) else None
+                texts[0],
+                texts[1],
+                texts[2],
+                permissions,
+                parse_time(moment) if isinstance(moment, str) else None,
+                server if isinstance(server, str) else None,
             )
         except (KeyError, TypeError, AttributeError, InvalidInput):
             raise InvalidInput("This is not the answer of a check address.") from None

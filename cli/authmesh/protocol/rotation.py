@@ -40,10 +40,10 @@ class WrongAudience(RotationRefused):
 
 
 class InvalidNewKey(RotationRefused):
-    """The new key did not sign the request, or is the old key."""
+    """The new key did not sign the request."""
 
     code = "invalid_new_key"
-    default_message = "The new key did not sign the request, or it is the old key. Nothing was changed."
+    default_message = "The new key did not sign the request. Nothing was changed."
     default_hint = ("Try again: ", Run("rotate"), ".")
 
 
@@ -150,6 +150,8 @@ def parse_rotation(value: Any) -> RotationRequest:
 def verify_rotation(request: RotationRequest, *, old_public_key: bytes, audience: str) -> None:
     """Check that a rotation is meant for this server, and that the device has the new key.
 
+    If the new key signed the header, too, the device asks whether the server has accepted it already.
+
     Args:
         request: the request, whose header was signed by the old key.
         old_public_key: the key that signed the header, 33 bytes.
@@ -157,7 +159,7 @@ def verify_rotation(request: RotationRequest, *, old_public_key: bytes, audience
 
     Raises:
         WrongAudience: the request is meant for another server.
-        InvalidNewKey: the signature of the new key is not valid, or the new key is the old one.
+        InvalidNewKey: the signature of the new key is not valid.
     """
     old = device_id(old_public_key)
     if request.audience != audience:
@@ -168,8 +170,6 @@ def verify_rotation(request: RotationRequest, *, old_public_key: bytes, audience
         audience=audience,
         issued_at=request.issued_at,
     )
-    if request.new_public_key == old_public_key:
-        raise InvalidNewKey(device_id=old)
     if not verify_signature(request.new_public_key, message, request.signature):
         raise InvalidNewKey(device_id=old)
 

@@ -159,6 +159,7 @@ def _look_at_device(
         examination.skip("key", "Not examined: the key store does not return the key.")
         examination.skip("allow-list", "Not examined: verifying its seal needs the key.")
     look("tokens", checks.tokens)
+    look("rotation", checks.rotation)
     return device if signs else None
 
 
@@ -215,6 +216,7 @@ DOCTOR = Command(
     _arguments,
     details=(
         "Each line begins with ok, warning, problem or skipped. The exit code is 1 if there is a problem. The command shows no secret, and "
-        "changes nothing, except that a server records the newest list that it has seen, as it does for each request.",
+        "changes nothing, except that a server records the newest list that it has seen, as it does for each request, and that an "
+        "interrupted move to a new key is completed.",
     ),
 )

@@ -13,6 +13,8 @@ from authmesh import keystore
 from authmesh.device import LocalDevice, permission_problems, read_identity
 from authmesh.device.identity import FILE_VERSION
 from authmesh.device.passphrase import passphrase_file, passphrase_source
+from authmesh.device.replacing import read_replacement
+from authmesh.device.servers import ServerStore
 from authmesh.device.tokens import TOKEN_VARIABLE, TokenStore
 from authmesh.keystore.tpm.pin import VARIABLE as PIN_VARIABLE
 from authmesh.keystore.tpm.pin import pin_file_problems
@@ -209,6 +211,24 @@ class DeviceChecks:
         else:
             hint = ("A token works only while this device waits for it: ", resume)
             yield Finding("tokens", "ok", open_tokens, hint)
+
+    def rotation(self) -> Iterator[Finding]:
+        """Examine whether a replacement of the key is under way. If none is, there is no finding."""
+        found = read_replacement(self._path)
+        if found is None:
+            return
+        waiting = [server for server in ServerStore(self._path).read() if server.device_id not in found.accepted]
+        if not found.accepted:
+            message = (
+                f"A replacement of the key by {found.new.device_id} has begun, and no server has accepted the new key."
+            )
+        else:
+            of = ", ".join(clean(server.url) for server in waiting) or "none"
+            message = (
+                f"The key {found.old.device_id} was replaced by {found.new.device_id}, and is kept for the servers that have not "
+                f"accepted the new one: {of}."
+            )
+        yield Finding("rotation", "warning", message, ("To go on, run ", Run("rotate", "--finish"), "."))
 
     def _device(self) -> LocalDevice:
         if self.device is None:

@@ -154,10 +154,11 @@ def listen(context: Context, *, relay: str | None, shell: bool, replace: str | N
     entry = paired.entry
     may = "authenticate to this device, from now on"
     no_shell: Hint = ("open a shell; to allow it, run ", Run("grant", f"{entry.device_id} --shell"))
+    waits = context.home.after_trusting(entry)
     target.conclude(
         paired,
         [
-            ("It may", f"{may}, and open a shell on it" if has_shell(entry) else may),
+            ("It may", waits or (f"{may}, and open a shell on it" if has_shell(entry) else may)),
             *([] if has_shell(entry) else [("It may not", no_shell)]),
             *([("Revoked", named(paired.replaced))] if paired.replaced else []),
             ("Next", "on that device: amesh fetch URL, with a URL of this server"),

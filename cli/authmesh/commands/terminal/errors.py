@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from authmesh.protocol.errors import AmeshError, Hint
+from authmesh.protocol.errors import AmeshError, Hint, Run
 
 INTERRUPTED_CODE = "interrupted"
 
@@ -21,6 +21,20 @@ class Declined(AmeshError):
 
     code = "declined"
     default_message = "Nothing was changed."
+
+
+class OutputFailed(AmeshError):
+    """The words of a command cannot be written, for example because the disk is full. The command may have done its work before."""
+
+    code = "output_failed"
+    default_message = "The output cannot be written. What the command has done was not undone."
+    default_hint = ("Write the output to another place. To see the state of this device, run ", Run("list"), ".")
+
+    @classmethod
+    def because_of(cls, error: OSError) -> OutputFailed:
+        """Return the error that names the reason of the system."""
+        why = error.strerror or type(error).__name__
+        return cls(cls.default_message.replace("written", f"written ({why})", 1), hint=cls.default_hint)
 
 
 class ExitingError(AmeshError):

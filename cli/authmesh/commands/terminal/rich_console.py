@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from typing import Literal
 
 import rich.console
 from rich.text import Text
 
-from .console import Console
+from .console import Console, forget_stdout
+from .errors import OutputFailed
 from .lines import Tone
 
 _STYLES: dict[Tone, str] = {
@@ -40,9 +43,23 @@ class RichConsole(Console):
 
     def write_line(self, text: str, tone: Tone = "plain", *, indent: str = "", err: bool, end: str = "\n") -> None:
         console = self._err if err else self._out
-        console.print(Text.assemble((indent, "dim"), (text, _STYLES[tone])), end=end)
+        with _writing():
+            console.print(Text.assemble((indent, "dim"), (text, _STYLES[tone])), end=end)
 
     def write_data(self, data: bytes) -> None:
-        sys.stdout.flush()
-        sys.stdout.buffer.write(data)
-        sys.stdout.buffer.flush()
+        with _writing():
+            sys.stdout.flush()
+            sys.stdout.buffer.write(data)
+            sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def _writing() -> Iterator[None]:
+    """Raise :class:`OutputFailed` if the block cannot write."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_stdout()
+        raise OutputFailed.because_of(error) from None

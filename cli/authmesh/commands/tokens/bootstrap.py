@@ -95,6 +95,8 @@ def _report(context: Context, enrolled: Enrolled) -> None:
         f"The token is used up. Remove {TOKEN_VARIABLE} from the environment.",
         ("If the controller is not yours, revoke it: ", Run("revoke", controller.device_id)),
     )
+    if (waits := context.home.after_trusting(controller)) is not None:
+        context.console.warn(waits)
     context.console.result({**identity_json(identity), "enrolled": True, "controller": controller.to_json()})
 
 

@@ -1,0 +1,26 @@
+"""What people decide about devices that are in the list: who is approved, suspended, or reinstated, and what each may do.
+
+:class:`~amesh_django.allow_list.DatabaseAllowList` has these methods. Each is one sealed change: all devices that it names, or none.
+"""
+
+from .grants import Grant, Grants, GroupNotFound, is_group_name
+from .rows import Decided, WrongState, any_row, is_active, on_entry, unrevoked_row
+from .standing import LIFTED, Standing
+
+__all__ = [
+    "LIFTED",
+    "Decided",
+    "Decisions",
+    "Grant",
+    "GroupNotFound",
+    "WrongState",
+    "any_row",
+    "is_active",
+    "is_group_name",
+    "on_entry",
+    "unrevoked_row",
+]
+
+
+class Decisions(Standing, Grants):
+    """The methods with which people decide about devices."""

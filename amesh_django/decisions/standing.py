@@ -1,0 +1,161 @@
+"""Decisions about whether a device is accepted: approve, deny, suspend, lift, reinstate, and until when."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import Any
+
+from django.utils.translation import gettext as _
+
+from amesh_django.models import Device, EventKind
+from amesh_django.trust.change import Change
+from amesh_django.trust.sealing import actor, now, storable
+from authmesh.protocol.errors import InvalidInput
+
+from .rows import Decided, Deciding, WrongState, any_row, check_controller
+
+#: Columns of a device that is not suspended.
+LIFTED: dict[str, Any] = {"suspended_at": None, "suspended_until": None, "suspended_by": "", "suspend_reason": ""}
+_APPROVED: dict[str, Any] = {"pending_since": None, "denied_at": None, "denied_by": "", "deny_reason": ""}
+
+
+class Standing(Deciding):
+    """Whether a device is accepted."""
+
+    def approve(self, device_ids: Sequence[str]) -> Decided:
+        """Accept devices that wait for approval, or that were denied.
+
+        Raises:
+            DeviceNotFound: there is no such device, or it is revoked.
+            ControllerLimitReached: a device that was denied does not count towards the limit, and there is no room for it.
+        """
+
+        def work(pending: Change, row: Device) -> dict[str, Any]:
+            return _APPROVED
+
+        return self._decide(EventKind.APPROVE, device_ids, work)
+
+    def deny(self, device_ids: Sequence[str], *, reason: str = "") -> Decided:
+        """Deny devices that wait for approval. Their rows stay, and their keys are not trusted again without :meth:`approve`.
+
+        Raises:
+            DeviceNotFound: there is no such device, or it is revoked.
+            WrongState: a device does not wait for approval.
+        """
+
+        def work(pending: Change, row: Device) -> dict[str, Any]:
+            if row.denied_at is not None:
+                return {}
+            if row.pending_since is None:
+                raise WrongState(
+                    _("%(device)s does not wait for approval; nothing was changed.") % {"device": row.device_id},
+                    hint=_("Suspend or revoke it instead."),
+                )
+            return {"denied_at": now(), "denied_by": actor(self._by), "deny_reason": storable(reason)}
+
+        return self._decide(EventKind.DENY, device_ids, work)
+
+    def suspend(self, device_ids: Sequence[str], *, until: dt.datetime | None = None, reason: str = "") -> Decided:
+        """Stop accepting controllers, until the suspension is lifted or has ended. A suspended device gets the new end and reason.
+
+        A key that a device has replaced, and that is still valid, is suspended with it.
+
+        Args:
+            device_ids: ``am_…``
+            until: end of the suspension; None for no end.
+            reason: stored with the suspension.
+
+        Raises:
+            DeviceNotFound: there is no such device, or it is revoked.
+            WrongState: a device is a target or was denied, so that it is not accepted anyway.
+            InvalidInput: *until* is not in the future.
+        """
+        _check_future(until)
+        columns = {
+            "suspended_until": _milliseconds(until),
+            "suspended_by": actor(self._by),
+            "suspend_reason": storable(reason),
+        }
+
+        def work(pending: Change, row: Device) -> dict[str, Any]:
+            check_controller(row)
+            if row.denied_at is not None:
+                raise WrongState(
+                    _("%(device)s was denied, so it is not accepted anyway; nothing was changed.")
+                    % {"device": row.device_id}
+                )
+            for one in pending.replaced_by(row.device_id):
+                pending.update(one, EventKind.SUSPEND, **columns, suspended_at=now())
+            return {**columns, "suspended_at": row.suspended_at or now()}
+
+        return self._decide(EventKind.SUSPEND, device_ids, work)
+
+    def lift(self, device_ids: Sequence[str]) -> Decided:
+        """End the suspension of devices.
+
+        Raises:
+            DeviceNotFound: there is no such device, or it is revoked.
+        """
+
+        def work(pending: Change, row: Device) -> dict[str, Any]:
+            for one in pending.replaced_by(row.device_id):
+                pending.update(one, EventKind.LIFT, **LIFTED)
+            return LIFTED
+
+        return self._decide(EventKind.LIFT, device_ids, work)
+
+    def reinstate(self, device_id: str) -> Device:
+        """Undo the revocation of a device, with its permissions, scopes, and groups. It no longer acts as its Django user.
+
+        Raises:
+            DeviceNotFound: there is no such device.
+            WrongState: it is not revoked.
+            ControllerLimitReached: the list would have too many controllers.
+        """
+
+        def work(pending: Change) -> Device:
+            row = any_row(pending, device_id)
+            if row.revoked_at is None or row.revoked_at > now():
+                raise WrongState(_("%(device)s is not revoked; nothing was changed.") % {"device": device_id})
+            pending.update(row, EventKind.REINSTATE, revoked_at=None, revoked_by="", revoke_reason="", user_id=None)
+            self._check_limit(pending)
+            return row
+
+        return self._sealed.change(self._by, work)
+
+    def rename(self, device_id: str, name: str) -> Device:
+        """Give a device another friendly name. Return its row.
+
+        Raises:
+            DeviceNotFound: there is no such device, or it is revoked.
+        """
+        (device,) = self._decide(
+            EventKind.CHANGE, [device_id], lambda pending, row: {"friendly_name": storable(name)}
+        ).devices
+        return device
+
+    def set_expiry(self, device_ids: Sequence[str], expires_at: dt.datetime | None) -> Decided:
+        """Set the time from which controllers are not accepted; None for no such time.
+
+        Raises:
+            DeviceNotFound: there is no such device, or it is revoked.
+            WrongState: a device is a target.
+            InvalidInput: the time is not in the future.
+        """
+        _check_future(expires_at)
+
+        def work(pending: Change, row: Device) -> dict[str, Any]:
+            check_controller(row)
+            return {"expires_at": _milliseconds(expires_at)}
+
+        return self._decide(EventKind.EXPIRE, device_ids, work)
+
+
+def _check_future(moment: dt.datetime | None) -> None:
+    if moment is not None and moment <= now():
+        raise InvalidInput(_("The time is not in the future. Nothing was changed."))
+
+
+def _milliseconds(moment: dt.datetime | None) -> dt.datetime | None:
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000) if moment is not None else None
