@@ -69,7 +69,16 @@ class _Counters:
 
 @functools.cache
 def _counters() -> _Counters:
+    """Return what this process counts. Made at the first request, because prometheus_client then writes to PROMETHEUS_MULTIPROC_DIR."""
     return _Counters()
+
+
+def _on_accepted(**arguments: Any) -> None:
+    _counters().on_accepted(**arguments)
+
+
+def _on_refused(**arguments: Any) -> None:
+    _counters().on_refused(**arguments)
 
 
 def is_installed() -> bool:
@@ -88,8 +97,8 @@ def connect() -> None:
     # Not amesh_settings(), which keeps what it reads: this is called before a project may be ready for that.
     if problems() or not getattr(django_settings, "AMESH", {}).get("METRICS") or not is_installed():
         return
-    request_accepted.connect(_counters().on_accepted, dispatch_uid=_UID, weak=False)
-    request_refused.connect(_counters().on_refused, dispatch_uid=_UID, weak=False)
+    request_accepted.connect(_on_accepted, dispatch_uid=_UID, weak=False)
+    request_refused.connect(_on_refused, dispatch_uid=_UID, weak=False)
 
 
 class _State:

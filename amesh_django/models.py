@@ -16,6 +16,7 @@ from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.keys import decode_public_key
 
+from .kinds import EventKind, event_kinds
 from .states import Standing, State, standing, state_of
 
 _M = TypeVar("_M", bound=models.Model)
@@ -231,43 +232,6 @@ class AllowListSeal(models.Model):
         return f"revision {self.revision}"
 
 
-class EventKind(models.TextChoices):
-    """What happened: first what the allow list has, then the rest."""
-
-    TRUST = "trust", _("trusted")
-    APPROVE = "approve", _("approved")
-    DENY = "deny", _("denied")
-    CHANGE = "change", _("changed")
-    GRANT = "grant", _("permissions changed")
-    SCOPE = "scope", _("scopes changed")
-    GROUP = "group", _("groups changed")
-    MAP = "map", _("mapped to a user")
-    EXPIRE = "expire", _("expiry changed")
-    SUSPEND = "suspend", _("suspended")
-    LIFT = "lift", _("suspension lifted")
-    REVOKE = "revoke", _("revoked")
-    REINSTATE = "reinstate", _("reinstated")
-    ROTATE = "rotate", _("key replaced")
-    PURGE = "purge", _("purged")
-    BEGIN = "begin", _("log begun")
-    RESEAL = "reseal", _("list resealed")
-    REKEY = "rekey", _("list rekeyed")
-    TOKEN_MADE = "token_made", _("token made")
-    TOKEN_USED = "token_used", _("token used")
-    TOKEN_WITHDRAWN = "token_withdrawn", _("token withdrawn")
-    PAIRING_BEGUN = "pairing_begun", _("pairing begun")
-    PAIRING_FAILED = "pairing_failed", _("pairing failed")
-    EXPORT = "export", _("exported")
-    VERIFIED = "verified", _("log verified")
-    SETTING = "setting", _("setting changed")
-    REFUSAL = "refusal", _("request refused")
-
-
-def event_kinds() -> list[tuple[str, Any]]:
-    """Return the kinds of events. A function, so that a new kind needs no migration."""
-    return list(EventKind.choices)
-
-
 class AuditEvent(models.Model):
     """One event of the audit log. Names are copied, and there are no foreign keys: an event outlives what it is about.
 
@@ -350,13 +314,24 @@ class EnrollmentToken(models.Model):
     expires_at = models.DateTimeField(_("expires"))
     approved = models.BooleanField(_("approved"), default=False)
     withdrawn_at = models.DateTimeField(_("withdrawn"), null=True, blank=True)
+    device_seconds = models.PositiveIntegerField(
+        _("life of the keys"),
+        null=True,
+        blank=True,
+        help_text=_("Seconds after which the key of a machine expires; empty for no such limit."),
+    )
+    #: Names the secret of the seal and the identity that the token was made with. With others, it can no longer be used.
+    key_id = models.CharField(max_length=16)
     mac = models.CharField(max_length=64)
 
     class Meta:
         verbose_name = _("enrollment token")
         verbose_name_plural = _("enrollment tokens")
         ordering: ClassVar[list[str]] = ["-created_at", "-id"]
-        default_permissions = ("view", "add", "change")
+        default_permissions = ("view", "add")
+        permissions: ClassVar[list[tuple[str, Any]]] = [
+            ("withdraw_enrollmenttoken", "Can withdraw enrollment token"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.jti}"

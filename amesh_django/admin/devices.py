@@ -33,10 +33,11 @@ from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
 
 from . import mapping, shown
+from .damaged import readable
 from .filters import LastSeenFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
-from .trouble import CHANGE_ERRORS, explain, trouble, verify_shown
+from .trouble import CHANGE_ERRORS, explain, trouble, verify_complete, verify_shown
 
 _ROLES = {
     CONTROLLER: _("controller: it may authenticate to this server"),
@@ -54,6 +55,7 @@ class VerifiedChangeList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.result_list = list(self.result_list)
+        verify_complete()
         verify_shown(self.result_list)
 
 
@@ -150,6 +152,8 @@ class DeviceAdmin(RevokingAdmin):
         device = super().get_object(request, object_id, from_field)
         if device is not None:
             verify_shown([device])
+        else:
+            verify_complete()
         return device
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
@@ -342,6 +346,11 @@ class DeviceAdmin(RevokingAdmin):
         page = reverse(name, args=[quote(object_id)], current_app=self.admin_site.name)
         return HttpResponseRedirect(f"{page}#amesh-history")
 
+    @readable
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, extra_context)
+
+    @readable
     @method_decorator(csrf_protect)
     def changeform_view(
         self,

@@ -25,7 +25,8 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import DeviceNotFound, Run
 
 from . import shown
-from .trouble import CHANGE_ERRORS, explain, html_of, verify_shown
+from .damaged import readable
+from .trouble import CHANGE_ERRORS, explain, html_of, verify_complete, verify_shown
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Device]
@@ -99,6 +100,7 @@ class RevokingAdmin(ModelAdmin):
         """Return the page that asks for the reason, for the selected devices."""
         return self._ask(request, list(queryset[: MAX_DEVICES + 1]), ReasonForm())
 
+    @readable
     def revoke_view(self, request: HttpRequest) -> HttpResponse:
         """Ask for the reason (GET), or revoke (POST)."""
         if not self.has_revoke_permission(request):
@@ -130,6 +132,8 @@ class RevokingAdmin(ModelAdmin):
         self, request: HttpRequest, devices: Sequence[Device], form: ReasonForm, *, too_many: bool = False
     ) -> HttpResponse:
         verify_shown(devices)
+        if not devices:
+            verify_complete()
         trusted = [device for device in devices if not shown.is_revoked(device)]
         if too_many or len(devices) > MAX_DEVICES:
             self.message_user(

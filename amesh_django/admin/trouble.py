@@ -159,6 +159,20 @@ def verify_shown(devices: Sequence[Device]) -> None:
         pass
 
 
+def verify_complete() -> None:
+    """Compare the number of rows with the verified list: a row that was removed outside Django is on no page.
+
+    If it differs, the list is not trusted any more, and the banner of the page says so.
+    """
+    sealed = current_list()
+    rows = Device.objects.using(sealed.using)
+    try:
+        if rows.count() != len(sealed.snapshot().by_key):  # or another process has changed the list just now
+            sealed.verified(list, lambda found, _shown: rows.count() == len(found.by_key))
+    except CHANGE_ERRORS:
+        pass
+
+
 def explain(error: Exception, site: str = "admin") -> str:
     """Return the message for a change that failed.
 

@@ -18,7 +18,7 @@ from amesh_django.trust.owner import controller_limit
 from amesh_django.trust.sealing import now
 from authmesh.device.allow_list import limit_reached, not_found
 from authmesh.protocol.allow_list import CONTROLLER
-from authmesh.protocol.errors import AllowListError
+from authmesh.protocol.errors import AllowListError, InvalidInput
 
 
 class WrongState(AllowListError):
@@ -136,3 +136,14 @@ def check_controller(row: Device) -> None:
             % {"device": row.device_id},
             hint=_("Trust it as a controller first, or revoke it."),
         )
+
+
+def check_future(moment: dt.datetime | None) -> None:
+    """Raise InvalidInput if a time is not in the future."""
+    if moment is not None and moment <= now():
+        raise InvalidInput(_("The time is not in the future. Nothing was changed."))
+
+
+def milliseconds(moment: dt.datetime | None) -> dt.datetime | None:
+    """Return a time in milliseconds, which every database can store."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000) if moment is not None else None

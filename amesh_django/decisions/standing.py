@@ -8,12 +8,12 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
-from amesh_django.models import Device, EventKind
+from amesh_django.kinds import EventKind
+from amesh_django.models import Device
 from amesh_django.trust.change import Change
 from amesh_django.trust.sealing import actor, now, storable
-from authmesh.protocol.errors import InvalidInput
 
-from .rows import Decided, Deciding, WrongState, any_row, check_controller
+from .rows import Decided, Deciding, WrongState, any_row, check_controller, check_future, milliseconds
 
 #: Columns of a device that is not suspended.
 LIFTED: dict[str, Any] = {"suspended_at": None, "suspended_until": None, "suspended_by": "", "suspend_reason": ""}
@@ -71,9 +71,9 @@ class Standing(Deciding):
             WrongState: a device is a target or was denied, so that it is not accepted anyway.
             InvalidInput: *until* is not in the future.
         """
-        _check_future(until)
+        check_future(until)
         columns = {
-            "suspended_until": _milliseconds(until),
+            "suspended_until": milliseconds(until),
             "suspended_by": actor(self._by),
             "suspend_reason": storable(reason),
         }
@@ -143,19 +143,10 @@ class Standing(Deciding):
             WrongState: a device is a target.
             InvalidInput: the time is not in the future.
         """
-        _check_future(expires_at)
+        check_future(expires_at)
 
         def work(pending: Change, row: Device) -> dict[str, Any]:
             check_controller(row)
-            return {"expires_at": _milliseconds(expires_at)}
+            return {"expires_at": milliseconds(expires_at)}
 
         return self._decide(EventKind.EXPIRE, device_ids, work)
-
-
-def _check_future(moment: dt.datetime | None) -> None:
-    if moment is not None and moment <= now():
-        raise InvalidInput(_("The time is not in the future. Nothing was changed."))
-
-
-def _milliseconds(moment: dt.datetime | None) -> dt.datetime | None:
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000) if moment is not None else None

@@ -4,7 +4,7 @@ from typing import Any
 
 from django.db import migrations, models
 
-import amesh_django.models
+import amesh_django.kinds
 
 
 def without_triggers(apps: Any, schema_editor: Any) -> None:
@@ -33,7 +33,7 @@ class Migration(migrations.Migration):
                 (
                     "kind",
                     models.CharField(
-                        choices=amesh_django.models.event_kinds, db_index=True, max_length=32, verbose_name="event"
+                        choices=amesh_django.kinds.event_kinds, db_index=True, max_length=32, verbose_name="event"
                     ),
                 ),
                 ("actor_type", models.CharField(blank=True, max_length=16, verbose_name="kind of actor")),

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db.models import Max
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
@@ -194,7 +193,7 @@ class SealedList(RekeyableList):
         genuine = before if before is not None and self.is_genuine(before) else None
         keyed = self.under(genuine)
         before = before or self._first_seal()
-        revision = self._revision_above(before)
+        revision = self._revision_above(genuine)
         try:
             rows = list(self.rows())
         except UNREADABLE as error:
@@ -242,14 +241,15 @@ class SealedList(RekeyableList):
         ]
         return Epoch.new(*names)
 
-    def _revision_above(self, seal: SealRow) -> int:
+    def _revision_above(self, seal: SealRow | None) -> int:
         """Return a revision above all that were seen."""
-        events = AuditEvent.objects.using(self.using)
-        highest = events.aggregate(found=Max("revision"))["found"] or 0
         known = self.newest()
-        return max(
-            1 + max(highest, seal.revision, known.revision if known is not None else 0), time.time_ns() // 1_000_000
+        seen = (
+            self._highest_revision(),
+            seal.revision if seal is not None else 0,
+            known.revision if known is not None else 0,
         )
+        return max(1 + max(seen), time.time_ns() // 1_000_000)
 
 
 def _nothing_named(sealed: Sealed) -> str:

@@ -26,6 +26,8 @@ from .verified import UNREADABLE, Snapshot
 
 logger = logging.getLogger("amesh_django.allow_list")
 
+_MAX_REVISION = 2**62
+
 
 #: Events about the whole list.
 _OF_ALL = (AuditEvent.Kind.BEGIN, AuditEvent.Kind.RESEAL)
@@ -197,10 +199,14 @@ class RevocableList(ChangeableList):
             return True
         return False
 
+    def _highest_revision(self) -> int:
+        """Return the highest revision in the audit log, but no number that cannot be counted further: amesh has not written that."""
+        events = AuditEvent.objects.using(self.using).filter(revision__lt=_MAX_REVISION)
+        return events.aggregate(found=Max("revision"))["found"] or 0
+
     def _next_revision(self, before: SealRow | None, is_old: bool) -> int:
         if before is None:
-            events = AuditEvent.objects.using(self.using)
-            return 1 + (events.aggregate(found=Max("revision"))["found"] or 0)
+            return 1 + self._highest_revision()
         return before.revision + (not is_old)
 
     def _restore(self, device: Device, rows: QuerySet[Device], revoked: Mapping[str, Any]) -> None:

@@ -78,6 +78,11 @@ class KnownDevice(NamedTuple):
         return state_of(self.standing, now)
 
     @property
+    def expires_at(self) -> float | None:
+        """Unix seconds from which the device is expired; None if it does not expire."""
+        return self.standing.expires_from
+
+    @property
     def revoked(self) -> bool:
         """True if the device is revoked now."""
         return self.state(time.time()) == REVOKED

@@ -196,6 +196,22 @@ def test_every_text_in_a_template_is_inside_a_translate_tag(path: Path) -> None:
     assert [text for text in texts.found if LETTERS.search(text)] == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "static").rglob("*.css")), ids=lambda path: path.name)
+def test_styles_have_no_left_and_right(path: Path) -> None:
+    """In a language that is written from right to left, they would be on the wrong side."""
+    assert re.findall(r"[\w-]*\b(?:left|right)\b[\w-]*\s*:", path.read_text()) == []
+    sides = re.findall(r"(?:margin|padding): \S+ (\S+) \S+ (\S+);", path.read_text())
+    assert [(right, left) for right, left in sides if right != left] == []
+
+
+def test_ids_and_keys_are_written_from_left_to_right(trust: Trust, root: Client) -> None:
+    """One that ends with - would begin with it on an Arabic page."""
+    device = trust()
+    page = root.get(page_of(device)).content.decode()
+    for text in (device.device_id, device.public_key):
+        assert re.search(rf'<code [^>]*dir="ltr"[^>]*>{re.escape(text)}</code>', page)
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_gettext_has_a_name_that_makemessages_knows(path: Path) -> None:
     names = [

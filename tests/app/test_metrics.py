@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,3 +137,14 @@ def test_several_processes_are_added_up(world: World, redis: services.Redis, tmp
     # The access log of gunicorn names the device.
     assert printed.count(f'access {world.laptop.device_id} "GET /decorator/sync HTTP/1.1" 200') == len(workers)
     assert printed.count('access - "GET /decorator/sync HTTP/1.1" 401') == 1
+
+
+@pytest.mark.process
+def test_a_command_writes_nothing_where_the_processes_count(world: World, tmp_path: Path) -> None:
+    """The folder belongs to the servers. A build may not have it."""
+    for folder in (tmp_path / "counters", tmp_path / "missing"):
+        if folder.name == "counters":
+            folder.mkdir()
+        environment = world.environment(PROMETHEUS_MULTIPROC_DIR=str(folder))
+        services.run([sys.executable, "-m", "django", "check", "--tag", "compatibility"], env=environment)
+    assert [*(tmp_path / "counters").iterdir()] == []

@@ -9,7 +9,8 @@ from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.audit.ocsf import as_ocsf
-from amesh_django.models import AuditEvent, EventKind
+from amesh_django.kinds import EventKind
+from amesh_django.models import AuditEvent
 from authmesh.device import LocalDevice
 from tests.commands.test_management import call
 from tests.trust.test_database_allow_list import entry

@@ -121,6 +121,13 @@ def test_a_device_that_calls_itself_like_another_id_is_not_taken_for_it(amesh: F
     assert list(amesh.trusted()) == others
 
 
+@pytest.mark.parametrize("word", ["", " ", "\u200b", "\udcff", "(no name)"])
+def test_a_word_that_shows_nothing_is_not_a_device_without_a_name(amesh: FrontEnd, word: str) -> None:
+    nameless = amesh.allow("\u200b")
+    assert amesh("revoke", word, "--yes").exit_code == 1
+    assert list(amesh.trusted()) == nameless
+
+
 @pytest.mark.parametrize("command", [["revoke", "--yes"], ["grant", "--shell"], ["list"]])
 def test_the_id_of_a_revoked_device_is_not_the_name_of_another(amesh: FrontEnd, command: list[str]) -> None:
     """A device chooses its own name. If it chooses the device ID of another, it must not receive what that one should."""

@@ -81,6 +81,7 @@ def test_the_readme(tmp_path: Path) -> None:
 def test_the_guide(tmp_path: Path, redis: services.Redis) -> None:
     with Stage(tmp_path, {"6379": redis.port}) as stage:
         new_project(stage)
+        new_project(stage, "api")
         for block in blocks(ROOT / "docs" / "guide.md"):
             stage.play(block)
 

@@ -269,3 +269,22 @@ def test_a_revocation_in_an_old_list_counts_in_transactions_too(
         if not revoked:
             current._lists.clear()
             devices.revoke(entry(STOLEN).device_id)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE amesh_auditevent SET revision = 9223372036854775807",
+        "UPDATE amesh_allowlistseal SET revision = 9223372036854775807",
+        "UPDATE amesh_auditevent SET revision = 'damaged', mac = x'00'",
+    ],
+)
+def test_no_forged_revision_prevents_a_revocation_or_a_reseal(devices: DatabaseAllowList, statement: str) -> None:
+    if connection.vendor == "postgresql" and "damaged" in statement:
+        return  # the column holds nothing else
+    forge(statement, THE_OTHER, "UPDATE amesh_allowlistseal SET hmac = digest", touched=True)
+    current._lists.clear()
+    devices.revoke(entry(STOLEN).device_id)
+    assert devices.verify().problems
+    devices.reseal()
+    assert current_list().snapshot().by_key[entry(STOLEN).public_key].revoked

@@ -11,8 +11,9 @@ from django.utils.dateparse import parse_date, parse_datetime
 from amesh_django.audit import placing, reading, settings, verifying
 from amesh_django.audit.ocsf import as_ocsf
 from amesh_django.audit.recording import record
+from amesh_django.kinds import EventKind
 from amesh_django.management.base import AmeshCommand
-from amesh_django.models import AuditEvent, EventKind
+from amesh_django.models import AuditEvent
 from amesh_django.trust import current_list
 from authmesh.commands.context import Context
 from authmesh.commands.spec import Command as Spec
