@@ -20,6 +20,7 @@ from django.utils.translation import gettext_lazy as _
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
 from amesh_django.spelling import manage_py
+from amesh_django.trust.chain import Actor
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import DeviceNotFound, Run
 
@@ -45,7 +46,7 @@ class ReasonForm(forms.Form):
         label=_("Reason"),
         max_length=1000,
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"}),
-        help_text=_("Stored with the device and in the journal. Describe what happened, and who asked for it."),
+        help_text=_("Stored with the device and in the audit log. Describe what happened, and who asked for it."),
         error_messages={"required": _("Enter a reason: it tells others why the device was revoked.")},
     )
 
@@ -173,7 +174,7 @@ class RevokingAdmin(ModelAdmin):
         """Revoke one device after the other. If one fails, those before it stay revoked."""
         outcome = _Outcome()
         try:
-            allow_list = DatabaseAllowList(by=request.user.get_username())
+            allow_list = DatabaseAllowList(by=Actor(request.user.get_username(), "user"))
             for device in devices:
                 try:
                     allow_list.revoke(device.device_id, reason=reason)

@@ -28,7 +28,7 @@ CHANGE_ERRORS = (AmeshError, AnyDatabaseError, ImproperlyConfigured)
 _PAGES = {"list": "amesh_device_changelist"}
 
 
-# Maximum number of differences that the banner names, and of devices that it compares with the journal.
+# Maximum number of differences that the banner names, and of devices that it compares with the audit log.
 _MAX_NAMED = 10
 _MAX_COMPARED = 10_000
 
@@ -104,7 +104,7 @@ def trouble(*, in_full: bool = False) -> Trouble | None:
     """Return the reason why the list cannot be verified, or None if it matches its seal. Costs one read of the seal row.
 
     Args:
-        in_full: if rows do not match, name them. This compares all devices with the journal.
+        in_full: if rows do not match, name them. This compares all devices with the audit log.
     """
     try:
         current_list().snapshot()

@@ -9,6 +9,7 @@ from typing import Any
 from django.utils.translation import gettext as _
 
 from amesh_django.grantable import check_grantable
+from amesh_django.kinds import EventKind
 from amesh_django.models import Device, DeviceGroup
 from amesh_django.trust.change import Change
 from amesh_django.trust.groups import groups_digest, names_text
@@ -17,7 +18,7 @@ from authmesh.device.grants import NOTHING, Grant, granted
 from authmesh.protocol.errors import AllowListError, Hint, InvalidInput, Run
 from authmesh.protocol.seal import canonical_json
 
-from .rows import CHANGED, Decided, Deciding, check_controller, check_future, milliseconds
+from .rows import Decided, Deciding, check_controller, check_future, milliseconds
 
 
 class GroupNotFound(AllowListError):
@@ -62,7 +63,7 @@ class Grants(Deciding):
             groups = names_text((set(row.groups) - set(taken.groups)) | set(given.groups))
             return {"permissions_json": storable(permissions), "groups_json": groups, **expiry}
 
-        return self._decide(device_ids, work)
+        return self._decide(EventKind.GRANT, device_ids, work)
 
     def groups(self) -> dict[str, frozenset[str]]:
         """Return all groups: name → scopes, compared with the seal.
@@ -100,7 +101,7 @@ class Grants(Deciding):
             _check_groups([name], pending.groups())
             members = [row for row in pending.select(groups_json__contains=f'"{name}"') if name in row.groups]
             for row in members:
-                pending.update(row, CHANGED, groups_json=names_text(set(row.groups) - {name}))
+                pending.update(row, EventKind.GROUP, groups_json=names_text(set(row.groups) - {name}))
             pending.delete_group(name)
             return members
 

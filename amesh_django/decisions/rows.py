@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from django.utils.translation import gettext as _
 
 from amesh_django.conf import amesh_settings
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import Device
 from amesh_django.states import ACTIVE
 from amesh_django.trust import SealedList
 from amesh_django.trust.change import Change
@@ -19,9 +19,6 @@ from amesh_django.trust.sealing import now
 from authmesh.device.allow_list import limit_reached, not_found
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.errors import AllowListError, InvalidInput
-
-CHANGED = AllowListChange.Action.CHANGED
-ADDED = AllowListChange.Action.ADDED
 
 
 class WrongState(AllowListError):
@@ -52,14 +49,24 @@ class Deciding:
     @abstractmethod
     def _sealed(self) -> SealedList: ...
 
-    def _decide(self, device_ids: Sequence[str], columns: Callable[[Change, Device], Mapping[str, Any]]) -> Decided:
+    def _decide(
+        self, kind: str, device_ids: Sequence[str], columns: Callable[[Change, Device], Mapping[str, Any]]
+    ) -> Decided:
+        """Change devices in one step.
+
+        Args:
+            kind: what the audit log calls it.
+            device_ids: ``am_…``
+            columns: returns the columns of a row as they must be.
+        """
+
         def work(pending: Change) -> Decided:
             rows, changed = [], set()
             for device_id in device_ids:
                 row = unrevoked_row(pending, device_id)
                 new = {name: value for name, value in columns(pending, row).items() if getattr(row, name) != value}
                 if new:
-                    pending.update(row, CHANGED, **new)
+                    pending.update(row, kind, **new)
                     changed.add(device_id)
                 rows.append(row)
             self._check_limit(pending)

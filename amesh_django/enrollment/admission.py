@@ -7,8 +7,9 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
+from amesh_django.audit.recording import record
 from amesh_django.decisions import on_entry
-from amesh_django.models import Device, EnrollmentToken
+from amesh_django.models import AuditEvent, Device, EnrollmentToken
 from amesh_django.states import State
 from amesh_django.trust import current_list
 from amesh_django.trust.change import Change
@@ -82,8 +83,10 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
         tokens.count_use(locked)
         return row.state, True
 
-    state, is_new = sealed.change(tokens.author(token), work)
+    by = tokens.author(token)
+    state, is_new = sealed.change(by, work)
     if is_new:
+        record(AuditEvent.Kind.TOKEN_USED, by=by, device_id=device, subject=token.name, data={"jti": token.jti})
         logger.info("%s was enrolled with the token %s and is %s.", device, token.jti, state)
     return state
 

@@ -12,10 +12,11 @@ from typing import Any
 
 from amesh_django.conf import amesh_settings
 from amesh_django.decisions import on_entry
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from amesh_django.server import server_device
 from amesh_django.states import ACTIVE, REVOKED, ROTATED
 from amesh_django.trust import current_list
+from amesh_django.trust.chain import Actor
 from amesh_django.trust.change import Change
 from amesh_django.trust.sealing import now as moment
 from authmesh.protocol.enrollment_errors import KeyDenied, ServerBusy
@@ -60,7 +61,9 @@ def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
             raise TimestampOutOfRange(device_id=old)
         if request.new_public_key == public_key:  # accepted already; the answer was lost
             return build_rotated(request, old_device_id=old, overlap=0, sign=server.sign)
-        overlap = current_list().change(f"rotation of {old}", lambda pending: _replace(pending, request, public_key))
+        overlap = current_list().change(
+            Actor(f"rotation of {old}", "device"), lambda pending: _replace(pending, request, public_key)
+        )
         return build_rotated(request, old_device_id=old, overlap=overlap, sign=server.sign)
     except AllowListBusy as error:
         raise ServerBusy(device_id=old) from error
@@ -86,7 +89,7 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
     overlap = amesh_settings().ROTATE_OVERLAP_SECONDS
     pending.update(
         before,
-        AllowListChange.Action.REVOKED,
+        AuditEvent.Kind.ROTATE,
         revoked_at=moment_now + dt.timedelta(seconds=overlap),
         revoked_by=new,
         revoke_reason=ROTATED,
@@ -104,7 +107,8 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
                 groups_json=before.groups_json,
                 **_entering(before),
             )
-        ]
+        ],
+        AuditEvent.Kind.ROTATE,
     )
     logger.info("%s was replaced by %s. The old key is valid for %d s more.", old, new, overlap)
     return overlap

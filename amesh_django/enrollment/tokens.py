@@ -18,9 +18,11 @@ from typing import Any, Literal
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
-from amesh_django.models import AllowListChange, EnrollmentToken
+from amesh_django.audit.recording import record
+from amesh_django.models import AuditEvent, EnrollmentToken
 from amesh_django.server import server_device
 from amesh_django.trust import current_list
+from amesh_django.trust.chain import Actor
 from amesh_django.trust.change import Change
 from amesh_django.trust.database import database
 from amesh_django.trust.keys import SealKeys, all_seal_keys, seal_keys
@@ -199,17 +201,17 @@ def open_count(now: float) -> int:
     return sum(state(row, now) == "open" for row in every())
 
 
-def author(row: EnrollmentToken) -> str:
-    """Return the author in the journal of what a machine with this token changes. The number comes first: a name may be long."""
-    return f"enrollment token {row.jti} ({row.name})"
+def author(row: EnrollmentToken) -> Actor:
+    """Return the author in the audit log of what a machine with this token changes. The number comes first: a name may be long."""
+    return Actor(f"enrollment token {row.jti} ({row.name})", "token")
 
 
 def machines(row: EnrollmentToken) -> list[str]:
-    """Return the device IDs of the machines that enrolled with a token, in that order, as the journal says."""
-    lines = AllowListChange.objects.using(database()).filter(
-        action=AllowListChange.Action.ADDED, by__startswith=f"enrollment token {row.jti}"
+    """Return the device IDs of the machines that enrolled with a token, in that order, as the audit log says."""
+    events = AuditEvent.objects.using(database()).filter(
+        kind=AuditEvent.Kind.TRUST, actor__startswith=f"enrollment token {row.jti}"
     )
-    return list(lines.order_by("id").values_list("device_id", flat=True))
+    return list(events.order_by("id").values_list("device_id", flat=True))
 
 
 def check_groups(names: Iterable[str]) -> None:
@@ -295,6 +297,7 @@ def make(
     )
     row.mac = _mac(row, keys)
     row.save(using=database(), force_insert=True)
+    record(AuditEvent.Kind.TOKEN_MADE, by=by, subject=row.name, data=_described(row))
     logger.info("The enrollment token %s for %d machines was made by %s.", row.jti, uses, row.created_by or "unknown")
     return NewToken(row, text)
 
@@ -336,8 +339,14 @@ def withdraw(jti: str, *, by: str) -> EnrollmentToken:
         return row
 
     row = current_list().change(by, work)
+    record(AuditEvent.Kind.TOKEN_WITHDRAWN, by=by, subject=row.name, data=_described(row))
     logger.info("The enrollment token %s was withdrawn by %s.", row.jti, actor(by) or "unknown")
     return row
+
+
+def _described(row: EnrollmentToken) -> dict[str, Any]:
+    """Return what the audit log says about a token."""
+    return {"jti": row.jti, "scopes": row.scopes, "groups": row.groups, "uses": row.uses, "maxUses": row.max_uses}
 
 
 def _save(row: EnrollmentToken, column: str, value: Any) -> None:

@@ -278,6 +278,14 @@ class Basis:
         return any(device.device_id == device_id for device in known)
 
 
+class Broken(NamedTuple):
+    """A seal that was rejected, the monotonic time until which it is not examined again, and the error."""
+
+    row: SealRow | None
+    until: float
+    error: AllowListIntegrityFailure
+
+
 def hash_of(sealed: SealedRows, device: Device) -> int | None:
     """Return the hash of a row that was just read, or None if it holds a value that amesh cannot have written."""
     try:

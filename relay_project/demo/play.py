@@ -1,4 +1,4 @@
-"""The acts of the demo: identities, pairing, signed and forged requests, a tampered allow list, and revoking in the admin."""
+"""The acts of the demo: identities, pairing, signed and forged requests, a tampered allow list, revoking, and the audit log."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ LAPTOP, CHANGED = "laptop", "laptop of the boss"
 #: The name of the server that enrols itself.
 EDGE = "edge"
 _EDIT = "UPDATE amesh_device SET friendly_name = 'laptop of the boss'"
+#: Removes one event from the audit log.
+_REMOVE = "DELETE FROM amesh_auditevent WHERE seq = 2"
 _LOGGER = " amesh_django.verification: "
 
 
@@ -78,6 +80,7 @@ class Play:
             requests.refused()
             self._tampered(requests)
             self._revoked(requests, server)
+            self._audited()
             if afterwards is not None:
                 afterwards(server.url)
 
@@ -155,6 +158,18 @@ class Play:
             browser.close()
         requests.get("the laptop's next request", LAPTOP, 401, "unauthorized", reason="device_revoked")
         self._stage.check("the laptop is no longer in the list", self._id[LAPTOP] not in self._list(), "amesh_list")
+
+    def _audited(self) -> None:
+        stage = self._stage
+        stage.act("Who did what is in the audit log, and nobody can remove it unnoticed")
+        stage.output(self._run.manage("amesh_audit", "--device", self._id[LAPTOP]))
+        report = self._run.manage("amesh_audit", "--seal", "--verify")
+        stage.output(report)
+        stage.check("amesh_audit verifies the log", "as amesh wrote it" in report, "exit code 0")
+        self._sql(_REMOVE)
+        report = self._run.manage("amesh_audit", "--verify", fails=True)
+        stage.output(report)
+        stage.check("amesh_audit names the event that was removed", "missing 2" in report, "missing 2")
 
 
 class Requests:

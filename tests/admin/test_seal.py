@@ -122,7 +122,7 @@ def test_a_server_without_its_key_warns_and_advises_against_resealing(
     assert "cannot be verified" in text_of(page)
     assert "There is no identity in" in text_of(page)
     assert "--reseal" not in page.content.decode()
-    assert "key of the journal is not available" in text_of(root.get(page_of(device)))
+    assert "key of the audit log is not available" in text_of(root.get(page_of(device)))
     assert "cannot be verified" in text_of(root.get(JOURNAL))
     response = revoke(root, device)
     assert response.status_code == 200

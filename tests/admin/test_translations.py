@@ -21,7 +21,7 @@ import amesh_django
 from amesh_django import lifecycle
 from amesh_django.admin.trouble import explain
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, DeviceNotFound
 from tests.admin.people import JOURNAL, LIST, REVOKE, Trust, assign, break_seal, page_of, revoke, staff
 
@@ -119,8 +119,8 @@ def test_every_page_is_translated(trust: Trust, root: Client) -> None:
     data = (*shown_of(device), "shell", "gone", "lost", "forged")
     robot, gone = staff("robot"), staff("gone", is_active=False)
     DatabaseAllowList(by="alice").map_user(device.device_id, robot)
-    AllowListChange.objects.create(
-        revision=99, device_id=device.device_id, action="changed", at=device.added_at, by="root", mac="forged", row="{}"
+    AuditEvent.objects.create(
+        revision=99, device_id=device.device_id, kind="change", at=device.added_at, actor="root", mac="forged"
     )
     pages = [
         root.get(url)
@@ -148,7 +148,7 @@ def test_every_page_is_translated(trust: Trust, root: Client) -> None:
         assert page.status_code == 200
         assert "⟦" in page.content.decode()
         assert untranslated(page, *data) == []
-    AllowListChange.objects.all().delete()
+    AuditEvent.objects.all().delete()
     assert untranslated(root.get(page_of(device)), *data) == []
     assert LogEntry.objects.get(change_message__contains="lost").change_message == "⟦Revoked. Reason: lost⟧"
 

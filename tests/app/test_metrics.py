@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import sys
 from collections.abc import Callable
@@ -11,11 +12,13 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test import Client, override_settings
+from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
+from amesh_django.models import AuditEvent
 from amesh_django.signals import request_accepted
 from amesh_django.test import AmeshClient, EphemeralDevice
 from authmesh.protocol.check import CHECK_PATH
@@ -73,6 +76,9 @@ def test_the_state_of_the_list(counted: Any, amesh_trust: Callable[..., Ephemera
     found = counted()
     names = ("seal_ok", "list_revision", "devices active", "devices revoked", "controllers", "controllers_limit")
     assert [found[f"amesh_{name}"] for name in names] == [1, 4, 2, 1, 1, 7]
+    assert found["amesh_audit_unsealed_seconds"] == 0
+    AuditEvent.objects.create(kind="export", at=timezone.now() - dt.timedelta(seconds=90))
+    assert 90 <= counted()["amesh_audit_unsealed_seconds"] < 120
     with connection.cursor() as cursor:
         cursor.execute("UPDATE amesh_device SET friendly_name = 'other'")
     lifecycle.reset()

@@ -10,7 +10,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +21,14 @@ from django.db import connection
 from django.test import Client
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.audit import placing
+from amesh_django.audit.recording import record
+from amesh_django.models import AuditEvent
 from amesh_django.states import Standing
 from amesh_django.trust import current_list
-from amesh_django.trust.keys import seal_keys
+from amesh_django.trust.chain import ChainedRows
+from amesh_django.trust.keys import SealKeys, seal_keys
+from amesh_django.trust.sealing import LogEnd
 from amesh_django.verification import Verifier
 from amesh_django.verification import verifier as module
 from amesh_django.verification.lookup import database_lookup
@@ -252,6 +257,36 @@ def change() -> float:
     return _timed(
         lambda device_id: allow_list.set_permissions(device_id, {"shell": number % 20 < 10}), [known.device_id]
     )
+
+
+def change_without_log() -> float:
+    """The same with its event written as a line of a journal was: without a place in a chain."""
+
+    def write(self: ChainedRows, keys: SealKeys, events: Sequence[AuditEvent], known: LogEnd) -> LogEnd:
+        AuditEvent.objects.using(self.using).bulk_create(events)
+        return known
+
+    append, ChainedRows.append = ChainedRows.append, write  # type: ignore[method-assign]
+    try:
+        return change()
+    finally:
+        ChainedRows.append = append  # type: ignore[method-assign]
+
+
+def write_events(writers: int, seconds: float) -> int:
+    """Write events that are not changes, as many in a second as there are writers, and place them. Return how many were written."""
+    count = 0
+    start = time.monotonic()
+    while (past := time.monotonic() - start) < seconds:
+        if count < writers * past:
+            record("export", by="bench")
+            count += 1
+        else:
+            time.sleep(0.001)
+        if count % writers == 0:
+            placing.place_batch(current_list())
+    placing.place_all(current_list())
+    return count
 
 
 def first() -> float:

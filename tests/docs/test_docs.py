@@ -446,11 +446,11 @@ def test_the_changelog_lists_the_extras() -> None:
 
 
 def test_permissions_and_fixtures_exist() -> None:
-    from amesh_django.models import AllowListChange, Device, EnrollmentToken
+    from amesh_django.models import AuditEvent, Device, EnrollmentToken
 
     known = {
         f"{action}_{model._meta.model_name}"
-        for model in (Device, AllowListChange, EnrollmentToken)
+        for model in (Device, AuditEvent, EnrollmentToken)
         for action in model._meta.default_permissions
     }
     known |= {name for model in (Device, EnrollmentToken) for name, _ in model._meta.permissions}

@@ -20,7 +20,7 @@ from django.urls import reverse
 from amesh_django import lifecycle, views
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.enrollment import limits, rotating, tokens
-from amesh_django.models import AllowListChange, Device, EnrollmentToken
+from amesh_django.models import AuditEvent, Device, EnrollmentToken
 from amesh_django.server import server_device
 from amesh_django.test import AmeshClient, EphemeralDevice
 from amesh_django.trust import current_list
@@ -68,8 +68,8 @@ def test_a_machine_enrolls_and_may_authenticate(amesh_server: LocalDevice, middl
     assert checked.status_code == 200 and checked.json()["permissions"] == {"scopes": ["a:*", "orders:read"]}
     row = Device.objects.get(device_id=machine.identity.device_id)
     assert (row.friendly_name, row.role, row.user) == ("sensor 17", "controller", user)
-    line = AllowListChange.objects.get(device_id=row.device_id)
-    assert line.by == f"enrollment token {token.jti} (sensors)"
+    event = AuditEvent.objects.get(device_id=row.device_id, kind="trust")
+    assert event.actor == f"enrollment token {token.jti} (sensors)"
     assert uses(token) == 1 and DatabaseAllowList().verify().ok
 
 

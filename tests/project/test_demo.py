@@ -30,7 +30,7 @@ pytestmark = pytest.mark.process
 
 SECONDS = 120
 #: How many there are, and how many more where it is said where the keys are to live.
-CHECKS, OF_BACKEND = 39, 4
+CHECKS, OF_BACKEND = 41, 4
 
 
 @pytest.fixture
@@ -126,6 +126,7 @@ def test_the_main_job_and_a_server_that_is_kept(demo: Demo) -> None:
         r"\$ manage\.py amesh_integrity --reseal --yes",
         r"✓ the laptop's next request +200 laptop of the boss",
         r"✓ the laptop's next request +401 unauthorized +log: device_revoked",
+        r"✓ amesh_audit names the event that was removed +missing 2",
     ):
         assert re.search(line, printed), line
 
