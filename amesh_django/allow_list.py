@@ -20,12 +20,13 @@ from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
 from .decisions import LIFTED, Decisions, any_row, is_active, on_entry, unrevoked_row
-from .models import AllowListChange, Device
+from .models import AuditEvent, Device
 from .trust import SealedList, current_list
 from .trust.change import Change
 from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
+from .trust.revocations import Revocation
 from .trust.revoking import read_damaged
 from .trust.rollback import Memory
 from .trust.sealing import actor, is_revoked, now, row_values, storable
@@ -67,7 +68,7 @@ class DatabaseAllowList(Decisions, AllowList):
     the limit does: also those that wait for approval, are suspended, or have expired.
 
     Args:
-        by: who makes the changes, for the journal: a user name, ``command``, …
+        by: who makes the changes, for the audit log: a name, such as that of a user.
         using: database alias. Defaults to the database to which the routers write the list.
         device: a device that is not in place yet, such as during enrolment: its key seals the list. Defaults to this server's own.
         approved: True if a person has approved the devices that are added, so that they do not wait (``AMESH["REQUIRE_APPROVAL"]``).
@@ -157,7 +158,7 @@ class DatabaseAllowList(Decisions, AllowList):
         if row is None or decode_public_key(row.public_key) != entry.public_key:
             pending.insert([Device(**self._entered(entry, None))])
         else:
-            pending.update(row, AllowListChange.Action.ADDED, **self._entered(entry, row))
+            pending.update(row, AuditEvent.Kind.TRUST, **self._entered(entry, row))
 
     def _entered(self, entry: DeviceEntry, row: Device | None) -> dict[str, Any]:
         """Return the columns of a device that is added, or is refreshed if it has a row."""
@@ -197,9 +198,9 @@ class DatabaseAllowList(Decisions, AllowList):
                 if (row.is_revoked or row.denied_at is not None) and not even_revoked:
                     skipped.append(unique[name])
                 elif row.is_revoked:
-                    pending.update(row, AllowListChange.Action.ADDED, **self._entered(unique[name], row))
+                    pending.update(row, AuditEvent.Kind.TRUST, **self._entered(unique[name], row))
                 else:
-                    pending.update(row, **self._entered(unique[name], row))
+                    pending.update(row, AuditEvent.Kind.TRUST, **self._entered(unique[name], row))
             new = [entry for name, entry in unique.items() if name not in known]
             pending.insert(Device(**self._entered(entry, None)) for entry in new)
             if pending.controllers > limit and pending.changed:
@@ -253,7 +254,10 @@ class DatabaseAllowList(Decisions, AllowList):
         def work(pending: Change) -> list[DeviceEntry]:
             rows = [unrevoked_row(pending, device_id) for device_id in device_ids]
             new = [canonical_json(dict(update(row.to_entry().permissions))).decode() for row in rows]
-            return [pending.update(row, permissions_json=text).to_entry() for row, text in zip(rows, new, strict=True)]
+            return [
+                pending.update(row, AuditEvent.Kind.GRANT, permissions_json=text).to_entry()
+                for row, text in zip(rows, new, strict=True)
+            ]
 
         return self._sealed.change(self._by, work)
 
@@ -270,7 +274,7 @@ class DatabaseAllowList(Decisions, AllowList):
         key = user.pk if user is not None else None
 
         def work(pending: Change) -> None:
-            pending.update(any_row(pending, device_id), user_id=key)
+            pending.update(any_row(pending, device_id), AuditEvent.Kind.MAP, user_id=key)
 
         self._sealed.change(self._by, work)
 
@@ -292,6 +296,12 @@ class DatabaseAllowList(Decisions, AllowList):
             pending.delete(row)
 
         self._sealed.change(self._by, work)
+
+    def lost_revocations(self) -> list[Revocation]:
+        """Return the revocations of this host that a restored, older list lacks, the oldest first, of the newest 1,000."""
+        found = {one.device_id: one for one in self._sealed.revocations()}
+        rows = Device.objects.using(self._using).filter(device_id__in=found, revoked_at=None)
+        return [found[name] for name in sorted(rows.values_list("device_id", flat=True), key=[*found].index)]
 
     def verify(self) -> IntegrityReport:
         """Verify every row, and return what differs from what was sealed.
@@ -331,7 +341,7 @@ class DatabaseAllowList(Decisions, AllowList):
         Raises:
             AllowListIntegrityFailure: the list is rejected; nothing was changed.
         """
-        return self._sealed.rekey()
+        return self._sealed.rekey(self._by)
 
 
 def _revoke(pending: Change, device_id: str, reason: str, by: str) -> dict[str, Device]:
@@ -344,7 +354,7 @@ def _revoke(pending: Change, device_id: str, reason: str, by: str) -> dict[str, 
     for one in found.values():
         pending.update(
             one,
-            AllowListChange.Action.REVOKED,
+            AuditEvent.Kind.REVOKE,
             revoked_at=moment,
             revoked_by=actor(by),
             revoke_reason=storable(reason),

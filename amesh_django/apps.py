@@ -6,6 +6,8 @@ from django.apps import AppConfig, apps
 from django.core.signals import request_finished, request_started, setting_changed
 from django.db.models.signals import post_migrate
 
+from .signals import request_refused
+
 
 class AmeshConfig(AppConfig):
     """``amesh_django`` in ``INSTALLED_APPS``."""
@@ -24,6 +26,7 @@ class AmeshConfig(AppConfig):
             log,
             metrics,
         )
+        from .audit import refusals
         from .verification import activity
 
         if apps.is_installed("drf_spectacular"):
@@ -32,5 +35,7 @@ class AmeshConfig(AppConfig):
         post_migrate.connect(lifecycle.after_migrate, sender=self, dispatch_uid="amesh_triggers")
         request_started.connect(log.forget, dispatch_uid="amesh_log")
         request_finished.connect(activity.flush_after_request, dispatch_uid="amesh_last_seen")
+        request_refused.connect(refusals.on_refused, dispatch_uid="amesh_audit")
+        request_finished.connect(refusals.flush_after_request, dispatch_uid="amesh_audit")
         metrics.connect()
         setting_changed.connect(lifecycle.after_setting_changed, dispatch_uid="amesh_settings")

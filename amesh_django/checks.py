@@ -31,7 +31,7 @@ from authmesh.pairing.bootstrap import background as bootstrap_first
 from authmesh.protocol.errors import AmeshError, Run, spelled
 
 from . import conf, metrics
-from .middleware import is_installed
+from .middleware import has_middleware
 from .models import AllowListSeal, Device
 from .trust import triggers
 from .verification import nonces
@@ -131,7 +131,7 @@ def check_middleware(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
 
     - ``amesh.W019``: it is set, and MIDDLEWARE does not have the middleware.
     """
-    if conf.problems() or not {"PROTECT", "EXEMPT"} & getattr(django_settings, "AMESH", {}).keys() or is_installed():
+    if conf.problems() or not {"PROTECT", "EXEMPT"} & getattr(django_settings, "AMESH", {}).keys() or has_middleware():
         return []
     message = (
         "AMESH names paths to protect, and MIDDLEWARE does not have AmeshMiddleware: nothing protects these paths."

@@ -10,25 +10,18 @@ from typing import Any, TypeVar, cast, overload
 
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http import HttpRequest
-from django.utils.cache import patch_vary_headers
 
 from authmesh.protocol.scopes import required
 
-from .verification.request import accept
+from .verification.request import accept, mark
 
 __all__ = ["device_required"]
 
 _View = TypeVar("_View", bound=Callable[..., Any])
 
 
-def _vary(response: Any) -> Any:
-    """Make caches keep the response for this device only."""
-    patch_vary_headers(response, ("Authorization",))
-    return response
-
-
-async def _vary_later(response: Awaitable[Any]) -> Any:
-    return _vary(await response)
+async def _mark_later(request: HttpRequest, response: Awaitable[Any]) -> Any:
+    return mark(request, await response)
 
 
 def _is_in_event_loop() -> bool:
@@ -72,7 +65,7 @@ def _required(view: _View, scopes: Sequence[str]) -> _View:
         if rejection is not None:
             return rejection
         response = view(request, *args, **kwargs)
-        return _vary(await response if inspect.isawaitable(response) else response)
+        return mark(request, await response if inspect.isawaitable(response) else response)
 
     if iscoroutinefunction(view):
         # `async def`, because servers and method_decorator() ask whether the view is a coroutine function.
@@ -89,7 +82,7 @@ def _required(view: _View, scopes: Sequence[str]) -> _View:
             if rejection is not None:
                 return rejection  # may be awaited, because Django awaits what a class with async handlers returns
             response = view(request, *args, **kwargs)
-            return _vary_later(response) if inspect.isawaitable(response) else _vary(response)
+            return _mark_later(request, response) if inspect.isawaitable(response) else mark(request, response)
 
     wrapper.csrf_exempt = True  # type: ignore[attr-defined]
     return cast("_View", wrapper)

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.conf import settings as django_settings
 from django.db import DatabaseError, InterfaceError
+from django.utils import timezone
 
+from amesh_django.audit.reading import unsealed_seconds
 from amesh_django.conf import problems
 from amesh_django.signals import request_accepted, request_refused
 from amesh_django.states import STATES
@@ -31,6 +33,7 @@ __all__ = ["connect", "is_installed", "page"]
 #: Upper bounds in seconds: from a fast verification to a database that hardly answers.
 _BUCKETS = (0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
 _SEAL_OK = "1 if the allow list can be read and matches its seal. 0 if not: all signed requests are rejected."
+_UNSEALED = "How long the oldest event of the audit log has waited for its place in it, in seconds. 0 if none waits."
 _UID = "amesh_metrics"
 
 
@@ -66,7 +69,16 @@ class _Counters:
 
 @functools.cache
 def _counters() -> _Counters:
+    """Return what this process counts. Made at the first request, because prometheus_client then writes to PROMETHEUS_MULTIPROC_DIR."""
     return _Counters()
+
+
+def _on_accepted(**arguments: Any) -> None:
+    _counters().on_accepted(**arguments)
+
+
+def _on_refused(**arguments: Any) -> None:
+    _counters().on_refused(**arguments)
 
 
 def is_installed() -> bool:
@@ -85,8 +97,8 @@ def connect() -> None:
     # Not amesh_settings(), which keeps what it reads: this is called before a project may be ready for that.
     if problems() or not getattr(django_settings, "AMESH", {}).get("METRICS") or not is_installed():
         return
-    request_accepted.connect(_counters().on_accepted, dispatch_uid=_UID, weak=False)
-    request_refused.connect(_counters().on_refused, dispatch_uid=_UID, weak=False)
+    request_accepted.connect(_on_accepted, dispatch_uid=_UID, weak=False)
+    request_refused.connect(_on_refused, dispatch_uid=_UID, weak=False)
 
 
 class _State:
@@ -97,6 +109,7 @@ class _State:
 
         try:
             snapshot, limit = current_list().snapshot(), controller_limit()
+            unsealed = unsealed_seconds(timezone.now())
         except (AmeshError, DatabaseError, InterfaceError):
             yield GaugeMetricFamily("amesh_seal_ok", _SEAL_OK, value=0)
             return
@@ -113,6 +126,7 @@ class _State:
         controllers = sum(device.counted_controller for device in devices)
         yield GaugeMetricFamily("amesh_controllers", "Controllers that are trusted.", value=controllers)
         yield GaugeMetricFamily("amesh_controllers_limit", "Controllers that may be trusted.", value=limit)
+        yield GaugeMetricFamily("amesh_audit_unsealed_seconds", _UNSEALED, value=unsealed)
 
 
 def page() -> tuple[bytes, str]:

@@ -11,15 +11,14 @@ from django.conf import settings as django_settings
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import Resolver404, resolve
-from django.utils.cache import patch_vary_headers
 from django.utils.module_loading import import_string
 
 from authmesh.protocol.enrollment import ENROLL_PATH
 
 from .conf import amesh_settings
-from .verification.request import accept
+from .verification.request import accept, mark
 
-__all__ = ["AmeshMiddleware", "is_installed", "is_protected", "required_scopes"]
+__all__ = ["AmeshMiddleware", "has_middleware", "is_protected", "required_scopes"]
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -82,7 +81,7 @@ def _has_dots(path: str) -> bool:
     return "/../" in f"{path}/" or "/./" in f"{path}/"
 
 
-def is_installed() -> bool:
+def has_middleware() -> bool:
     """Return True if MIDDLEWARE has the middleware, or a subclass of it."""
     for name in django_settings.MIDDLEWARE:
         with suppress(ImportError):  # Django itself reports it
@@ -129,8 +128,8 @@ class AmeshMiddleware:
 
     @staticmethod
     def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
-        if getattr(request, "amesh", None) is not None:  # caches must keep the response for this device only
-            patch_vary_headers(response, ("Authorization",))
+        if getattr(request, "amesh", None) is not None:
+            mark(request, response)
         return response
 
     def _check(self, request: HttpRequest) -> HttpResponseBase | None:

@@ -1,4 +1,4 @@
-"""The tables: devices and their groups, the seal, the journal of changes, enrollment tokens, the unsealed activity of devices."""
+"""The tables: devices and their groups, the seal, the audit log, enrollment tokens, the unsealed activity of devices."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.keys import decode_public_key
 
+from .kinds import EventKind, event_kinds
 from .states import Standing, State, standing, state_of
 
 _M = TypeVar("_M", bound=models.Model)
@@ -216,6 +217,9 @@ class AllowListSeal(models.Model):
     continues = models.CharField(max_length=255, default="", db_default="")
     #: Digest of all groups. Empty if there is none, as in a list of version 0.1.
     groups = models.CharField(max_length=64, default="", db_default="")
+    #: The end of the audit log as of the newest change: number and link of its event. 0 and empty in a list of version 0.1.
+    audit_seq = models.BigIntegerField(default=0, db_default=0)
+    audit_link = models.CharField(max_length=64, default="", db_default="")
     #: Incremented by database triggers when a device row changes, and set to 0 by each sealed change. A hint, not sealed.
     touched = models.BigIntegerField(default=0, db_default=0)
 
@@ -228,34 +232,60 @@ class AllowListSeal(models.Model):
         return f"revision {self.revision}"
 
 
-class AllowListChange(models.Model):
-    """A line of the journal: one sealed change of a device, with its own MAC. It tells what was changed outside Django."""
+class AuditEvent(models.Model):
+    """One event of the audit log. Names are copied, and there are no foreign keys: an event outlives what it is about.
 
-    class Action(models.TextChoices):
-        """The kind of change."""
+    An event with a revision is a change of the allow list. It is written with the change, and has its place in the chain at once. Any
+    other event gets its place, ``seq`` and ``link``, when the log is sealed next.
+    """
 
-        ADDED = "added", _("added")
-        CHANGED = "changed", _("changed")
-        REVOKED = "revoked", _("revoked")
-        PURGED = "purged", _("purged")
-        RESEALED = "resealed", _("resealed")
+    Kind = EventKind
 
-    revision = models.BigIntegerField(_("revision"), db_index=True)
-    device_id = models.CharField(_("device ID"), max_length=32, db_index=True)
-    action = models.CharField(_("action"), max_length=16, choices=Action.choices)
+    #: Place in the log, from 1; None until the log is sealed next.
+    seq = models.BigIntegerField(_("number"), null=True, db_index=True)
     at = models.DateTimeField(_("at"))
-    by = models.CharField(_("by"), max_length=150, blank=True)
-    row = models.TextField(help_text=_("JSON object: column → text, as it was sealed."))
+    kind = models.CharField(_("event"), max_length=32, choices=event_kinds, db_index=True)
+    actor_type = models.CharField(_("kind of actor"), max_length=16, blank=True)
+    actor = models.CharField(_("by"), max_length=150, blank=True)
+    device_id = models.CharField(_("device ID"), max_length=32, blank=True, db_index=True)
+    #: Name of what the event is about, as it was then.
+    subject = models.TextField(_("name"), blank=True)
+    address = models.CharField(_("address"), max_length=64, blank=True)
+    reason_code = models.CharField(_("reason code"), max_length=64, blank=True)
+    text = models.TextField(_("text"), blank=True)
+    data = models.TextField(
+        default="{}", help_text=_("JSON object. A change of a device has its row, as it was sealed.")
+    )
+    #: Revision of the allow list after a change of it; None for any other event.
+    revision = models.BigIntegerField(_("revision"), null=True, db_index=True)
     mac = models.CharField(max_length=64)
+    link = models.CharField(max_length=64, blank=True)
 
     class Meta:
-        verbose_name = _("journal line")
-        verbose_name_plural = _("journal")
+        verbose_name = _("event")
+        verbose_name_plural = _("audit log")
         ordering: ClassVar[list[str]] = ["-id"]
         default_permissions = ("view",)
 
     def __str__(self) -> str:
-        return f"{self.device_id} {self.action}"
+        return f"{self.kind} {clean_line(self.device_id)}".rstrip()
+
+
+class AuditSeal(models.Model):
+    """The one row that says where the audit log ends. The seal of the allow list binds the end as of its newest change, too."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
+    seq = models.BigIntegerField()
+    link = models.CharField(max_length=64, blank=True)
+    mac = models.CharField(max_length=64)
+
+    class Meta:
+        verbose_name = _("end of the audit log")
+        verbose_name_plural = _("ends of the audit log")
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"event {self.seq}"
 
 
 class EnrollmentToken(models.Model):
@@ -284,13 +314,24 @@ class EnrollmentToken(models.Model):
     expires_at = models.DateTimeField(_("expires"))
     approved = models.BooleanField(_("approved"), default=False)
     withdrawn_at = models.DateTimeField(_("withdrawn"), null=True, blank=True)
+    device_seconds = models.PositiveIntegerField(
+        _("life of the keys"),
+        null=True,
+        blank=True,
+        help_text=_("Seconds after which the key of a machine expires; empty for no such limit."),
+    )
+    #: Names the secret of the seal and the identity that the token was made with. With others, it can no longer be used.
+    key_id = models.CharField(max_length=16)
     mac = models.CharField(max_length=64)
 
     class Meta:
         verbose_name = _("enrollment token")
         verbose_name_plural = _("enrollment tokens")
         ordering: ClassVar[list[str]] = ["-created_at", "-id"]
-        default_permissions = ("view", "add", "change")
+        default_permissions = ("view", "add")
+        permissions: ClassVar[list[tuple[str, Any]]] = [
+            ("withdraw_enrollmenttoken", "Can withdraw enrollment token"),
+        ]
 
     def __str__(self) -> str:
         return f"{self.jti}"

@@ -48,7 +48,7 @@ class DatabaseTrust(Trust):
     then ``identity.json`` is put in place. Until then this server has no key, and rejects all requests.
 
     Args:
-        by: who makes the change, for the journal.
+        by: who makes the change, for the audit log.
     """
 
     def __init__(self, by: str = "bootstrap token") -> None:

@@ -1,14 +1,32 @@
 """Signals of the app (``django.dispatch.Signal``). They are sent with ``send_robust``: a receiver that fails is logged by Django, no more.
 
 ``request_accepted`` and ``request_refused`` are sent in the thread of the request, before the view, so their receivers must be fast.
-The sender is None.
+All others but ``seal_broken`` are sent once the change is committed, with the arguments ``event`` (AuditEvent), ``device_id``, ``name``
+(name of the device or token), ``by`` (who did it), and ``reason`` (in words; may be empty). The sender is always None.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from django.dispatch import Signal
 
-__all__ = ["request_accepted", "request_refused"]
+__all__ = [
+    "device_approved",
+    "device_denied",
+    "device_lifted",
+    "device_reinstated",
+    "device_revoked",
+    "device_rotated",
+    "device_suspended",
+    "device_trusted",
+    "permissions_changed",
+    "request_accepted",
+    "request_refused",
+    "seal_broken",
+    "token_created",
+    "token_used",
+]
 
 #: A signed request was accepted. Arguments: ``request`` (HttpRequest), ``device`` (VerifiedDevice), and ``seconds`` (float), how
 #: long the verification took.
@@ -17,3 +35,57 @@ request_accepted = Signal()
 #: A request was rejected. Arguments: ``request`` (HttpRequest) and ``error`` (RequestError), whose ``reason`` is the stable word in
 #: the log, such as ``replay_detected``, and whose ``device_id`` and ``device_name`` are None if the device is not known.
 request_refused = Signal()
+
+#: A device was trusted: for the first time, again, or with another name, role, or permissions.
+device_trusted = Signal()
+
+#: A device that waited was approved.
+device_approved = Signal()
+
+#: A device that waited was denied.
+device_denied = Signal()
+
+#: A device was suspended.
+device_suspended = Signal()
+
+#: The suspension of a device was lifted.
+device_lifted = Signal()
+
+#: A device was revoked.
+device_revoked = Signal()
+
+#: The revocation of a device was undone.
+device_reinstated = Signal()
+
+#: The key of a device was replaced. Sent for the old key and for the new one.
+device_rotated = Signal()
+
+#: The permissions, scopes, or groups of a device were changed.
+permissions_changed = Signal()
+
+#: An enrollment token was made.
+token_created = Signal()
+
+#: A machine enrolled with an enrollment token. ``device_id`` is that of the machine, ``name`` that of the token.
+token_used = Signal()
+
+#: The allow list was found not to match its seal, or to be an old one: all signed requests are rejected. Sent once by each process,
+#: and again if it happens again. Argument: ``error`` (AllowListIntegrityFailure), whose ``reason`` is the word in the log.
+seal_broken = Signal()
+
+#: Kind of an event of the audit log → the signal for it.
+EVENT_SIGNALS: Mapping[str, Signal] = {
+    "trust": device_trusted,
+    "approve": device_approved,
+    "deny": device_denied,
+    "suspend": device_suspended,
+    "lift": device_lifted,
+    "revoke": device_revoked,
+    "reinstate": device_reinstated,
+    "rotate": device_rotated,
+    "grant": permissions_changed,
+    "scope": permissions_changed,
+    "group": permissions_changed,
+    "token_made": token_created,
+    "token_used": token_used,
+}

@@ -35,6 +35,8 @@ _View = TypeVar("_View", bound=Callable[..., Any])
 
 #: Largest body of a request to enroll or to rotate, in bytes.
 MAX_BODY_BYTES = 16 * 1024
+#: Longest Content-Length that is taken for a number.
+_MAX_DIGITS = 9
 
 
 def _without_transaction(view: _View) -> _View:
@@ -126,13 +128,19 @@ def _json(request: HttpRequest) -> Any:
 
     Raises:
         PayloadTooLarge: the body is not small.
-        MalformedEnrollment: it is not JSON.
+        MalformedEnrollment: it is not JSON, or cannot be read.
     """
     declared = request.META.get("CONTENT_LENGTH") or "0"
-    if not declared.isdecimal() or int(declared) > MAX_BODY_BYTES or len(request.body) > MAX_BODY_BYTES:
+    if not declared.isdecimal() or len(declared) > _MAX_DIGITS or int(declared) > MAX_BODY_BYTES:
         raise PayloadTooLarge()
     try:
-        return json.loads(request.body)
+        body = request.read(MAX_BODY_BYTES + 1)  # a body without a declared length may be of any size
+    except Exception as error:  # each server raises errors of its own
+        raise MalformedEnrollment(detail=f"the body cannot be read: {type(error).__name__}") from None
+    if len(body) > MAX_BODY_BYTES:
+        raise PayloadTooLarge()
+    try:
+        return json.loads(body)
     except (ValueError, RecursionError):
         raise MalformedEnrollment() from None
 

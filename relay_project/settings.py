@@ -11,6 +11,7 @@ DJANGO_DB_ENGINE, _NAME, _USER, _PASSWORD, _HOST, _PORT: a database other than S
 REDIS_URL: Redis for the cache, the nonces and the relay; needed for more than one process. Defaults to local memory.
     Set appendonly to yes and maxmemory-policy to noeviction in its configuration: `manage.py check --deploy` reports it.
 AMESH_DIR or AUTH_MESH_DIR: device directory of this server. Defaults to ``~/.amesh``.
+AMESH_REQUIRE_APPROVAL: 1 if a person must approve each device that is added. Defaults to 0.
 AMESH_SEAL_KEY_FILE: the seal secret that several hosts share. Defaults to a secret from this server's own key.
 AMESH_TRUST_PROXY: number of trusted proxies in front of the relay (X-Forwarded-For). Defaults to 0.
 AMESH_RELAY_MAX_SESSIONS, AMESH_RELAY_MATCH_SECONDS and so on: the numbers in AMESH["RELAY"]. Default to those of the protocol.
@@ -126,6 +127,8 @@ AMESH: dict[str, Any] = {
     "NONCE_CACHE": "default",  # nothing else in this project uses a cache
     "SEAL_KEY_FILE": os.environ.get("AMESH_SEAL_KEY_FILE") or None,
     "PROTECT": ["/protected/"],
+    "REQUIRE_APPROVAL": flag("AMESH_REQUIRE_APPROVAL"),
+    "SCOPES": {"readings:read": "Read the readings.", "readings:write": "Send readings."},
     "RELAY": {
         **numbers("AMESH_RELAY_", RelaySettings),
         "ALLOWED_ORIGINS": words("AMESH_RELAY_ALLOWED_ORIGINS"),

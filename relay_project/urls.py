@@ -17,6 +17,7 @@ urlpatterns = [
     path("", views.front, name="front"),
     path("admin/", admin.site.urls),
     path("api/hello", views.Hello.as_view(), name="hello"),
+    path("api/readings", views.Readings.as_view(), name="readings"),
     path("hooks/event", views.event, name="event"),
     path("protected/status", views.status, name="status"),
     path("", include("amesh_django.urls")),

@@ -7,12 +7,13 @@ from typing import Any
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.views.decorators.http import require_GET, require_POST
+from rest_framework.permissions import SAFE_METHODS
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from amesh_django.decorators import device_required
-from amesh_django.drf import AmeshAuthentication, IsTrustedDevice
+from amesh_django.drf import AmeshAuthentication, HasDeviceScope, IsTrustedDevice
 from amesh_django.verification import VerifiedDevice
 
 
@@ -35,6 +36,23 @@ class Hello(APIView):
     def post(self, request: Request) -> Response:
         """Return the same, and the data that was sent."""
         return Response({**_greeting(_device(request)), "received": request.data})
+
+
+class Readings(APIView):
+    """Each method asks for a scope of its own."""
+
+    authentication_classes = (AmeshAuthentication,)
+
+    def get_permissions(self) -> list[Any]:
+        """Return what the method needs."""
+        return [HasDeviceScope("readings:read" if self.request.method in SAFE_METHODS else "readings:write")()]
+
+    def get(self, request: Request) -> Response:
+        """Return the scopes of the device."""
+        device = _device(request)
+        return Response({**_greeting(device), "scopes": sorted(device.scopes)})
+
+    post = get
 
 
 @device_required

@@ -75,5 +75,7 @@ else:
 AMESH: dict[str, Any] = {}
 if os.environ.get("TEST_SEAL_KEY_FILE"):
     AMESH["SEAL_KEY_FILE"] = os.environ["TEST_SEAL_KEY_FILE"]
+if os.environ.get("TEST_AMESH_URL"):
+    AMESH["URL"] = os.environ["TEST_AMESH_URL"]
 if os.environ.get("TEST_SEAL_KEY_FILES"):  # separated by commas; "own" is the key of this server
     AMESH["SEAL_KEY_FILES"] = [None if path == "own" else path for path in os.environ["TEST_SEAL_KEY_FILES"].split(",")]

@@ -1,13 +1,16 @@
-"""The Django admin: people view devices, map them to users and revoke them. Everything else goes through commands.
+"""The Django admin: people view devices, map them to users and revoke them, and make enrollment tokens. Everything else goes through commands.
 
-- :mod:`.devices` and :mod:`.changes` are the two model admins: the devices, and the journal of their changes.
+- :mod:`.devices` and :mod:`.events` are two model admins: the devices, and the audit log.
 - :mod:`.revoking` asks for a reason and revokes; :mod:`.mapping` is the form that maps a device to a user.
-- :mod:`.history` reads the journal of one device; :mod:`.filters` has the filters of the list.
+- :mod:`.tokens` is the model admin of enrollment tokens; :mod:`.token_form` is the form that makes one.
+- :mod:`.history` reads the changes of one device from the audit log; :mod:`.filters` has the filters of the list.
 - :mod:`.trouble` turns errors, and a list that cannot be verified, into texts for people; :mod:`.shown` does that with values.
+- :mod:`.damaged` shows what can be shown if a row was changed so that it cannot be read.
 - :mod:`.tags` has the template tags.
 """
 
-from .changes import ChangeAdmin
 from .devices import DeviceAdmin
+from .events import EventAdmin
+from .tokens import TokenAdmin
 
-__all__ = ["ChangeAdmin", "DeviceAdmin"]
+__all__ = ["DeviceAdmin", "EventAdmin", "TokenAdmin"]

@@ -27,15 +27,17 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
 from amesh_django.states import ACTIVE
 from amesh_django.trust import current_list
+from amesh_django.trust.chain import Actor
 from amesh_django.trust.database import database
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
 
 from . import mapping, shown
+from .damaged import readable
 from .filters import LastSeenFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
-from .trouble import CHANGE_ERRORS, explain, trouble, verify_shown
+from .trouble import CHANGE_ERRORS, explain, trouble, verify_complete, verify_shown
 
 _ROLES = {
     CONTROLLER: _("controller: it may authenticate to this server"),
@@ -53,6 +55,7 @@ class VerifiedChangeList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         self.result_list = list(self.result_list)
+        verify_complete()
         verify_shown(self.result_list)
 
 
@@ -149,6 +152,8 @@ class DeviceAdmin(RevokingAdmin):
         device = super().get_object(request, object_id, from_field)
         if device is not None:
             verify_shown([device])
+        else:
+            verify_complete()
         return device
 
     def get_search_fields(self, request: HttpRequest) -> tuple[str, ...]:
@@ -268,23 +273,23 @@ class DeviceAdmin(RevokingAdmin):
         form_url: str = "",
         obj: Device | None = None,
     ) -> HttpResponse:
-        """Return the page of a device, with its journal and the button that revokes it."""
+        """Return the page of a device, with its history and the button that revokes it."""
         if obj is not None:
             lines, older = history(obj.device_id)
             context |= {
                 "amesh_history": lines,
                 "amesh_history_max": MAX_LINES if older else None,
-                "amesh_journal": self._journal_of(request, obj),
+                "amesh_log": self._log_of(request, obj),
                 "amesh_may_revoke": not shown.is_revoked(obj) and self.has_revoke_permission(request, obj),
                 "amesh_revision_field": mapping.REVISION_FIELD,
             }
         return super().render_change_form(request, context, add, change, form_url, obj)
 
-    def _journal_of(self, request: HttpRequest, device: Device) -> str:
-        """Return the address of all journal lines of a device, or an empty text if the user may not view the journal."""
-        if not request.user.has_perm("amesh.view_allowlistchange"):
+    def _log_of(self, request: HttpRequest, device: Device) -> str:
+        """Return the address of all events of a device, or an empty text if the user may not view the audit log."""
+        if not request.user.has_perm("amesh.view_auditevent"):
             return ""
-        page = reverse("admin:amesh_allowlistchange_changelist", current_app=self.admin_site.name)
+        page = reverse("admin:amesh_auditevent_changelist", current_app=self.admin_site.name)
         return f"{page}?{urlencode({'q': device.device_id})}"
 
     # --- mapping to a user -------------------------------------------------------------------------------------------
@@ -336,11 +341,16 @@ class DeviceAdmin(RevokingAdmin):
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """Lead to the journal on the page of the device. Django's own history has only the changes that were made in the admin."""
+        """Lead to the history on the page of the device. Django's own history has only the changes that were made in the admin."""
         name = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
         page = reverse(name, args=[quote(object_id)], current_app=self.admin_site.name)
-        return HttpResponseRedirect(f"{page}#amesh-journal")
+        return HttpResponseRedirect(f"{page}#amesh-history")
 
+    @readable
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        return super().changelist_view(request, extra_context)
+
+    @readable
     @method_decorator(csrf_protect)
     def changeform_view(
         self,
@@ -364,4 +374,4 @@ class DeviceAdmin(RevokingAdmin):
         """Map the device to the user. No other field is saved."""
         if "user" in form.changed_data:
             current_list().snapshot()  # also detects an older list that was restored, unlike the change
-            DatabaseAllowList(by=request.user.get_username()).map_user(obj.device_id, obj.user)
+            DatabaseAllowList(by=Actor(request.user.get_username(), "user")).map_user(obj.device_id, obj.user)

@@ -1,4 +1,4 @@
-"""The journal of one device: each change with its differences, verified by its MAC."""
+"""The changes of one device in the audit log: each with its differences, verified by its MAC."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Any
 
 from django.contrib.auth import get_user_model
 from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.db.models import Q
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from amesh_django.trust import SealedList, current_list
+from amesh_django.trust.chain import data_of
 from amesh_django.trust.database import database
 from amesh_django.trust.sealing import COLUMNS
 from authmesh.protocol.display import clean, clean_line
@@ -23,11 +25,11 @@ from authmesh.protocol.errors import AmeshError
 
 from . import shown
 
-#: Maximum number of lines that a page shows.
+#: Maximum number of changes that a page shows.
 MAX_LINES = 50
 # Columns that never change (id, device ID, key) or tell a reader nothing (revision).
 _HIDDEN = {"id", "device_id", "public_key", "revision"}
-# Columns that the first line of a device shows. The page of the device shows the rest.
+# Columns that the first event of a device shows. The page of the device shows the rest.
 _FIRST = {"friendly_name", "role", "permissions_json"}
 
 
@@ -41,15 +43,15 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class JournalLine:
-    """A line of the journal, ready to be shown.
+class Change:
+    """A change of a device, ready to be shown.
 
     Attributes:
         at: time of the change.
         by: author of the change.
         action: what was done.
-        genuine: True if amesh wrote the line, False if its MAC is wrong, None if the key is not available.
-        differences: what the change changed; empty if the line is forged.
+        genuine: True if amesh wrote the event, False if its MAC is wrong, None if the key is not available.
+        differences: what the change changed; empty if the event is forged.
     """
 
     at: str
@@ -60,7 +62,7 @@ class JournalLine:
 
 
 def sealed_or_none() -> SealedList | None:
-    """Return the list whose keys verify the MACs of the journal, or None if the keys are not available."""
+    """Return the list whose keys verify the MACs of the audit log, or None if the keys are not available."""
     try:
         sealed = current_list()
         sealed.unlock()
@@ -69,36 +71,37 @@ def sealed_or_none() -> SealedList | None:
     return sealed
 
 
-def is_genuine(sealed: SealedList | None, line: AllowListChange) -> bool | None:
-    """Return True if amesh wrote a line, False if its MAC is wrong, None if it cannot be verified.
+def is_genuine(sealed: SealedList | None, event: AuditEvent) -> bool | None:
+    """Return True if amesh wrote an event, False if its MAC is wrong, None if it cannot be verified.
 
     Args:
         sealed: from :func:`sealed_or_none`.
-        line: a line of the journal.
+        event: an event of the audit log.
     """
-    return None if sealed is None else sealed.is_genuine_line(line)
+    return None if sealed is None else sealed.is_genuine_event(event)
 
 
-def history(device_id: str) -> tuple[list[JournalLine], bool]:
-    """Return the newest lines about a device, newest first, and True if there are older ones.
+def history(device_id: str) -> tuple[list[Change], bool]:
+    """Return the newest changes of a device, newest first, and True if there are older ones.
 
     Args:
         device_id: device ID of a device in any state.
     """
     sealed = sealed_or_none()
-    lines = AllowListChange.objects.using(database()).filter(device_id=device_id).order_by("-id")
-    newest_first = [(line, is_genuine(sealed, line)) for line in lines[: MAX_LINES + 1]]
-    rows = [row_of(line) if genuine is not False else None for line, genuine in newest_first]
+    about = Q(device_id=device_id, revision__isnull=False) | Q(kind=AuditEvent.Kind.RESEAL, data__contains=device_id)
+    events = AuditEvent.objects.using(database()).filter(about).order_by("-id")
+    newest_first = [(event, is_genuine(sealed, event)) for event in events[: MAX_LINES + 1]]
+    rows = [row_of(event, device_id) if genuine is not False else None for event, genuine in newest_first]
     users = _users(row for row in rows if row)
     found = []
-    for number, (line, genuine) in enumerate(newest_first[:MAX_LINES]):
+    for number, (event, genuine) in enumerate(newest_first[:MAX_LINES]):
         row = rows[number]
         older = next((row for row in rows[number + 1 :] if row is not None), None)
         found.append(
-            JournalLine(
-                at=shown.full_time(line.at),
-                by=clean_line(line.by) or shown.NOTHING,
-                action=shown.choice(line.get_action_display()),
+            Change(
+                at=shown.full_time(event.at),
+                by=clean_line(event.actor) or shown.NOTHING,
+                action=shown.choice(event.get_kind_display()),
                 genuine=genuine,
                 differences=_differences(older, row, users) if row is not None else [],
             )
@@ -106,12 +109,10 @@ def history(device_id: str) -> tuple[list[JournalLine], bool]:
     return found, len(newest_first) > MAX_LINES
 
 
-def row_of(line: AllowListChange) -> dict[str, str] | None:
-    """Return the row of the device as a line of the journal has it, column → text, or None if the line is damaged."""
-    try:
-        row = json.loads(line.row)
-    except ValueError:
-        return None
+def row_of(event: AuditEvent, device_id: str) -> dict[str, str] | None:
+    """Return the row of a device as an event has it, column → text, or None if the event is damaged or has no row."""
+    data = data_of(event)
+    row = data.get("row") if event.device_id else (data.get("rows") or {}).get(device_id)
     return {str(name): str(value) for name, value in row.items()} if isinstance(row, dict) else None
 
 

@@ -20,11 +20,13 @@ from django.utils.translation import gettext_lazy as _
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
 from amesh_django.spelling import manage_py
+from amesh_django.trust.chain import Actor
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import DeviceNotFound, Run
 
 from . import shown
-from .trouble import CHANGE_ERRORS, explain, html_of, verify_shown
+from .damaged import readable
+from .trouble import CHANGE_ERRORS, explain, html_of, verify_complete, verify_shown
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Device]
@@ -44,7 +46,7 @@ class ReasonForm(forms.Form):
         label=_("Reason"),
         max_length=1000,
         widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"}),
-        help_text=_("Stored with the device and in the journal. Describe what happened, and who asked for it."),
+        help_text=_("Stored with the device and in the audit log. Describe what happened, and who asked for it."),
         error_messages={"required": _("Enter a reason: it tells others why the device was revoked.")},
     )
 
@@ -98,6 +100,7 @@ class RevokingAdmin(ModelAdmin):
         """Return the page that asks for the reason, for the selected devices."""
         return self._ask(request, list(queryset[: MAX_DEVICES + 1]), ReasonForm())
 
+    @readable
     def revoke_view(self, request: HttpRequest) -> HttpResponse:
         """Ask for the reason (GET), or revoke (POST)."""
         if not self.has_revoke_permission(request):
@@ -129,6 +132,8 @@ class RevokingAdmin(ModelAdmin):
         self, request: HttpRequest, devices: Sequence[Device], form: ReasonForm, *, too_many: bool = False
     ) -> HttpResponse:
         verify_shown(devices)
+        if not devices:
+            verify_complete()
         trusted = [device for device in devices if not shown.is_revoked(device)]
         if too_many or len(devices) > MAX_DEVICES:
             self.message_user(
@@ -169,7 +174,7 @@ class RevokingAdmin(ModelAdmin):
         """Revoke one device after the other. If one fails, those before it stay revoked."""
         outcome = _Outcome()
         try:
-            allow_list = DatabaseAllowList(by=request.user.get_username())
+            allow_list = DatabaseAllowList(by=Actor(request.user.get_username(), "user"))
             for device in devices:
                 try:
                     allow_list.revoke(device.device_id, reason=reason)

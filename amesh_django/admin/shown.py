@@ -31,7 +31,7 @@ STATE_NAMES = {
 
 def code(text: str) -> SafeString:
     """Return a device ID or a key as HTML: monospace, in full. admin.js adds a button that copies it."""
-    return format_html('<code class="amesh-code" data-amesh-copy>{}</code>', clean_line(text))
+    return format_html('<code class="amesh-code" dir="ltr" data-amesh-copy>{}</code>', clean_line(text))
 
 
 def name(device: Device) -> str:

@@ -28,7 +28,7 @@ CHANGE_ERRORS = (AmeshError, AnyDatabaseError, ImproperlyConfigured)
 _PAGES = {"list": "amesh_device_changelist"}
 
 
-# Maximum number of differences that the banner names, and of devices that it compares with the journal.
+# Maximum number of differences that the banner names, and of devices that it compares with the audit log.
 _MAX_NAMED = 10
 _MAX_COMPARED = 10_000
 
@@ -104,7 +104,7 @@ def trouble(*, in_full: bool = False) -> Trouble | None:
     """Return the reason why the list cannot be verified, or None if it matches its seal. Costs one read of the seal row.
 
     Args:
-        in_full: if rows do not match, name them. This compares all devices with the journal.
+        in_full: if rows do not match, name them. This compares all devices with the audit log.
     """
     try:
         current_list().snapshot()
@@ -156,6 +156,20 @@ def verify_shown(devices: Sequence[Device]) -> None:
             pks = [device.pk for device in devices]
             sealed.verified(lambda: list(Device.objects.using(sealed.using).filter(pk__in=pks)))
     except (AmeshError, ImproperlyConfigured):
+        pass
+
+
+def verify_complete() -> None:
+    """Compare the number of rows with the verified list: a row that was removed outside Django is on no page.
+
+    If it differs, the list is not trusted any more, and the banner of the page says so.
+    """
+    sealed = current_list()
+    rows = Device.objects.using(sealed.using)
+    try:
+        if rows.count() != len(sealed.snapshot().by_key):  # or another process has changed the list just now
+            sealed.verified(list, lambda found, _shown: rows.count() == len(found.by_key))
+    except CHANGE_ERRORS:
         pass
 
 

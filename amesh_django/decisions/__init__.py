@@ -3,7 +3,9 @@
 :class:`~amesh_django.allow_list.DatabaseAllowList` has these methods. Each is one sealed change: all devices that it names, or none.
 """
 
-from .grants import Grant, Grants, GroupNotFound, is_group_name
+from authmesh.device.grants import Grant
+
+from .grants import Grants, GroupNotFound, is_group_name
 from .rows import Decided, WrongState, any_row, is_active, on_entry, unrevoked_row
 from .standing import LIFTED, Standing
 

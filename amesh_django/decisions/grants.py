@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from django.utils.translation import gettext as _
 
 from amesh_django.grantable import check_grantable
+from amesh_django.kinds import EventKind
 from amesh_django.models import Device, DeviceGroup
 from amesh_django.trust.change import Change
 from amesh_django.trust.groups import groups_digest, names_text
 from amesh_django.trust.sealing import storable
+from authmesh.device.grants import NOTHING, Grant, granted
 from authmesh.protocol.errors import AllowListError, Hint, InvalidInput, Run
-from authmesh.protocol.scopes import SCOPES
 from authmesh.protocol.seal import canonical_json
 
-from .rows import CHANGED, Decided, Deciding, check_controller
+from .rows import Decided, Deciding, check_controller, check_future, milliseconds
 
 
 class GroupNotFound(AllowListError):
@@ -27,48 +29,41 @@ class GroupNotFound(AllowListError):
     default_hint = ("To see the groups, run ", Run("group", "list"), ".")
 
 
-class Grant(NamedTuple):
-    """What a device is given, or what is taken from it.
-
-    Attributes:
-        permissions: names of permissions.
-        scopes: scopes of the device itself.
-        groups: groups.
-    """
-
-    permissions: Sequence[str] = ()
-    scopes: Sequence[str] = ()
-    groups: Sequence[str] = ()
-
-
 class Grants(Deciding):
     """What a device may do."""
 
-    def grant(self, device_ids: Sequence[str], given: Grant, *, taken: Grant = Grant()) -> Decided:  # noqa: B008 -- a tuple
+    def grant(
+        self, device_ids: Sequence[str], given: Grant, *, taken: Grant = NOTHING, expires_at: dt.datetime | None = None
+    ) -> Decided:
         """Give devices permissions, scopes, and groups, and take others from them, in one step.
 
         Args:
             device_ids: ``am_…``
             given: names that the settings know, see ``AMESH["PERMISSIONS"]`` and ``AMESH["SCOPES"]``, and groups that exist.
             taken: any names; those that a device does not have change nothing.
+            expires_at: time from which the devices are not accepted; None leaves theirs as it is.
 
         Raises:
             DeviceNotFound: there is no such device, or it is revoked.
-            InvalidInput: the settings do not know a permission or a scope.
+            InvalidInput: the settings do not know a permission or a scope, or *expires_at* is not in the future.
             GroupNotFound: there is no group of that name.
             WrongState: a device is a target, so it could not use what it is given.
         """
         check_grantable("permission", given.permissions)
         check_grantable("scope", given.scopes)
+        check_future(expires_at)
+        expiry = {"expires_at": milliseconds(expires_at)} if expires_at is not None else {}
 
         def work(pending: Change, row: Device) -> dict[str, Any]:
-            if any(given):
+            if any(given) or expiry:
                 check_controller(row)
             if given.groups:
                 _check_groups(given.groups, pending.groups())
-            return _granted(row, given, taken)
+            permissions = canonical_json(granted(row.permissions, given, taken)).decode()
+            groups = names_text((set(row.groups) - set(taken.groups)) | set(given.groups))
+            return {"permissions_json": storable(permissions), "groups_json": groups, **expiry}
 
-        return self._decide(device_ids, work)
+        return self._decide(EventKind.GRANT, device_ids, work)
 
     def groups(self) -> dict[str, frozenset[str]]:
         """Return all groups: name → scopes, compared with the seal.
@@ -106,7 +101,7 @@ class Grants(Deciding):
             _check_groups([name], pending.groups())
             members = [row for row in pending.select(groups_json__contains=f'"{name}"') if name in row.groups]
             for row in members:
-                pending.update(row, CHANGED, groups_json=names_text(set(row.groups) - {name}))
+                pending.update(row, EventKind.GROUP, groups_json=names_text(set(row.groups) - {name}))
             pending.delete_group(name)
             return members
 
@@ -116,25 +111,6 @@ class Grants(Deciding):
 def is_group_name(name: str) -> bool:
     """Return True if a group may have this name."""
     return 0 < len(name) <= 64 and set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789._-")
-
-
-def _granted(row: Device, given: Grant, taken: Grant) -> dict[str, Any]:
-    permissions = dict(row.permissions)
-    for name in taken.permissions:
-        permissions.pop(name, None)
-    permissions.update(dict.fromkeys(given.permissions, True))
-    before = permissions.get(SCOPES)
-    kept = before if isinstance(before, list) else []
-    scopes = sorted({*(name for name in kept if name not in taken.scopes), *given.scopes})
-    if scopes:
-        permissions[SCOPES] = scopes
-    elif taken.scopes:
-        permissions.pop(SCOPES, None)
-    groups = (set(row.groups) - set(taken.groups)) | set(given.groups)
-    return {
-        "permissions_json": storable(canonical_json(permissions).decode()),
-        "groups_json": names_text(groups),
-    }
 
 
 def _check_groups(names: Iterable[str], known: Mapping[str, DeviceGroup]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from django.utils.translation import gettext as _
 
 from amesh_django.conf import amesh_settings
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import Device
 from amesh_django.states import ACTIVE
 from amesh_django.trust import SealedList
 from amesh_django.trust.change import Change
@@ -18,10 +18,7 @@ from amesh_django.trust.owner import controller_limit
 from amesh_django.trust.sealing import now
 from authmesh.device.allow_list import limit_reached, not_found
 from authmesh.protocol.allow_list import CONTROLLER
-from authmesh.protocol.errors import AllowListError
-
-CHANGED = AllowListChange.Action.CHANGED
-ADDED = AllowListChange.Action.ADDED
+from authmesh.protocol.errors import AllowListError, InvalidInput
 
 
 class WrongState(AllowListError):
@@ -52,14 +49,24 @@ class Deciding:
     @abstractmethod
     def _sealed(self) -> SealedList: ...
 
-    def _decide(self, device_ids: Sequence[str], columns: Callable[[Change, Device], Mapping[str, Any]]) -> Decided:
+    def _decide(
+        self, kind: str, device_ids: Sequence[str], columns: Callable[[Change, Device], Mapping[str, Any]]
+    ) -> Decided:
+        """Change devices in one step.
+
+        Args:
+            kind: what the audit log calls it.
+            device_ids: ``am_…``
+            columns: returns the columns of a row as they must be.
+        """
+
         def work(pending: Change) -> Decided:
             rows, changed = [], set()
             for device_id in device_ids:
                 row = unrevoked_row(pending, device_id)
                 new = {name: value for name, value in columns(pending, row).items() if getattr(row, name) != value}
                 if new:
-                    pending.update(row, CHANGED, **new)
+                    pending.update(row, kind, **new)
                     changed.add(device_id)
                 rows.append(row)
             self._check_limit(pending)
@@ -129,3 +136,14 @@ def check_controller(row: Device) -> None:
             % {"device": row.device_id},
             hint=_("Trust it as a controller first, or revoke it."),
         )
+
+
+def check_future(moment: dt.datetime | None) -> None:
+    """Raise InvalidInput if a time is not in the future."""
+    if moment is not None and moment <= now():
+        raise InvalidInput(_("The time is not in the future. Nothing was changed."))
+
+
+def milliseconds(moment: dt.datetime | None) -> dt.datetime | None:
+    """Return a time in milliseconds, which every database can store."""
+    return moment.replace(microsecond=moment.microsecond // 1000 * 1000) if moment is not None else None

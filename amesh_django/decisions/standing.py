@@ -8,12 +8,12 @@ from typing import Any
 
 from django.utils.translation import gettext as _
 
+from amesh_django.kinds import EventKind
 from amesh_django.models import Device
 from amesh_django.trust.change import Change
 from amesh_django.trust.sealing import actor, now, storable
-from authmesh.protocol.errors import InvalidInput
 
-from .rows import ADDED, CHANGED, Decided, Deciding, WrongState, any_row, check_controller
+from .rows import Decided, Deciding, WrongState, any_row, check_controller, check_future, milliseconds
 
 #: Columns of a device that is not suspended.
 LIFTED: dict[str, Any] = {"suspended_at": None, "suspended_until": None, "suspended_by": "", "suspend_reason": ""}
@@ -34,7 +34,7 @@ class Standing(Deciding):
         def work(pending: Change, row: Device) -> dict[str, Any]:
             return _APPROVED
 
-        return self._decide(device_ids, work)
+        return self._decide(EventKind.APPROVE, device_ids, work)
 
     def deny(self, device_ids: Sequence[str], *, reason: str = "") -> Decided:
         """Deny devices that wait for approval. Their rows stay, and their keys are not trusted again without :meth:`approve`.
@@ -54,7 +54,7 @@ class Standing(Deciding):
                 )
             return {"denied_at": now(), "denied_by": actor(self._by), "deny_reason": storable(reason)}
 
-        return self._decide(device_ids, work)
+        return self._decide(EventKind.DENY, device_ids, work)
 
     def suspend(self, device_ids: Sequence[str], *, until: dt.datetime | None = None, reason: str = "") -> Decided:
         """Stop accepting controllers, until the suspension is lifted or has ended. A suspended device gets the new end and reason.
@@ -71,9 +71,9 @@ class Standing(Deciding):
             WrongState: a device is a target or was denied, so that it is not accepted anyway.
             InvalidInput: *until* is not in the future.
         """
-        _check_future(until)
+        check_future(until)
         columns = {
-            "suspended_until": _milliseconds(until),
+            "suspended_until": milliseconds(until),
             "suspended_by": actor(self._by),
             "suspend_reason": storable(reason),
         }
@@ -86,10 +86,10 @@ class Standing(Deciding):
                     % {"device": row.device_id}
                 )
             for one in pending.replaced_by(row.device_id):
-                pending.update(one, CHANGED, **columns, suspended_at=now())
+                pending.update(one, EventKind.SUSPEND, **columns, suspended_at=now())
             return {**columns, "suspended_at": row.suspended_at or now()}
 
-        return self._decide(device_ids, work)
+        return self._decide(EventKind.SUSPEND, device_ids, work)
 
     def lift(self, device_ids: Sequence[str]) -> Decided:
         """End the suspension of devices.
@@ -100,10 +100,10 @@ class Standing(Deciding):
 
         def work(pending: Change, row: Device) -> dict[str, Any]:
             for one in pending.replaced_by(row.device_id):
-                pending.update(one, CHANGED, **LIFTED)
+                pending.update(one, EventKind.LIFT, **LIFTED)
             return LIFTED
 
-        return self._decide(device_ids, work)
+        return self._decide(EventKind.LIFT, device_ids, work)
 
     def reinstate(self, device_id: str) -> Device:
         """Undo the revocation of a device, with its permissions, scopes, and groups. It no longer acts as its Django user.
@@ -118,7 +118,7 @@ class Standing(Deciding):
             row = any_row(pending, device_id)
             if row.revoked_at is None or row.revoked_at > now():
                 raise WrongState(_("%(device)s is not revoked; nothing was changed.") % {"device": device_id})
-            pending.update(row, ADDED, revoked_at=None, revoked_by="", revoke_reason="", user_id=None)
+            pending.update(row, EventKind.REINSTATE, revoked_at=None, revoked_by="", revoke_reason="", user_id=None)
             self._check_limit(pending)
             return row
 
@@ -130,7 +130,9 @@ class Standing(Deciding):
         Raises:
             DeviceNotFound: there is no such device, or it is revoked.
         """
-        (device,) = self._decide([device_id], lambda pending, row: {"friendly_name": storable(name)}).devices
+        (device,) = self._decide(
+            EventKind.CHANGE, [device_id], lambda pending, row: {"friendly_name": storable(name)}
+        ).devices
         return device
 
     def set_expiry(self, device_ids: Sequence[str], expires_at: dt.datetime | None) -> Decided:
@@ -141,19 +143,10 @@ class Standing(Deciding):
             WrongState: a device is a target.
             InvalidInput: the time is not in the future.
         """
-        _check_future(expires_at)
+        check_future(expires_at)
 
         def work(pending: Change, row: Device) -> dict[str, Any]:
             check_controller(row)
-            return {"expires_at": _milliseconds(expires_at)}
+            return {"expires_at": milliseconds(expires_at)}
 
-        return self._decide(device_ids, work)
-
-
-def _check_future(moment: dt.datetime | None) -> None:
-    if moment is not None and moment <= now():
-        raise InvalidInput(_("The time is not in the future. Nothing was changed."))
-
-
-def _milliseconds(moment: dt.datetime | None) -> dt.datetime | None:
-    return moment.replace(microsecond=moment.microsecond // 1000 * 1000) if moment is not None else None
+        return self._decide(EventKind.EXPIRE, device_ids, work)

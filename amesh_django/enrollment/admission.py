@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 from collections.abc import Collection
 from typing import Any
 
-from amesh_django.models import Device, EnrollmentToken
+from amesh_django.audit.recording import record
+from amesh_django.decisions import on_entry
+from amesh_django.models import AuditEvent, Device, EnrollmentToken
+from amesh_django.states import State
 from amesh_django.trust import current_list
 from amesh_django.trust.change import Change
+from amesh_django.trust.groups import names_text
 from amesh_django.trust.keys import SealKeys
 from amesh_django.trust.owner import controller_limit
 from amesh_django.trust.sealing import now as moment
 from amesh_django.trust.sealing import storable
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.display import clean
-from authmesh.protocol.enrollment import ACTIVE, EnrollmentRequest
+from authmesh.protocol.enrollment import STATES, EnrollmentRequest
 from authmesh.protocol.enrollment_errors import KeyDenied, MaxControllers
 from authmesh.protocol.keys import decode_public_key, device_id, encode_public_key
 from authmesh.protocol.seal import canonical_json
@@ -25,27 +30,22 @@ from . import tokens
 logger = logging.getLogger("amesh_django.enrollment")
 
 
-def initial_state(token: EnrollmentToken) -> str:
-    """Return the state in which a machine enrolls, as the answer says it."""
-    return ACTIVE
-
-
-def known_state(*, device: str, role: str, is_revoked: bool) -> str:
+def known_state(*, device: str, role: str, state: State) -> str:
     """Return the state of a key that is in the list already, as the answer says it.
 
     Args:
         device: device ID.
         role: role in the list.
-        is_revoked: True if the device was revoked.
+        state: state in the list.
 
     Raises:
         KeyDenied: a token does not bring this device back, and does not change its role. A person decides that.
     """
-    if is_revoked:
-        raise KeyDenied(detail="revoked", device_id=device)
     if role != CONTROLLER:
         raise KeyDenied(detail="it is a target", device_id=device)
-    return ACTIVE
+    if state not in STATES:
+        raise KeyDenied(detail=state, device_id=device)
+    return state
 
 
 def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys]) -> str:
@@ -66,7 +66,7 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
     sealed, device = current_list(), device_id(request.public_key)
     known = sealed.snapshot().by_key.get(request.public_key)
     if known is not None:  # as before, without a lock
-        return known_state(device=device, role=known.role, is_revoked=known.revoked)
+        return known_state(device=device, role=known.role, state=known.state(now))
     # Checked without a lock first: a token that cannot be used must not slow down changes of the list.
     token = tokens.check(tokens.find(request.jti), jti=request.jti, now=now, keys=keys)
     limit = controller_limit()
@@ -74,23 +74,27 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
     def work(pending: Change) -> tuple[str, bool]:
         row = pending.find(public_key=encode_public_key(request.public_key))
         if row is not None and decode_public_key(row.public_key) == request.public_key:
-            return known_state(device=device, role=row.role, is_revoked=row.is_revoked), False
+            return known_state(device=device, role=row.role, state=row.state), False
         locked = tokens.check(tokens.find(request.jti), jti=request.jti, now=now, keys=keys)
         if pending.controllers >= limit:
             raise MaxControllers(device_id=device)
-        pending.insert([_row(request, locked)])
+        row = _row(request, locked)
+        pending.insert([row])
         tokens.count_use(locked)
-        return initial_state(locked), True
+        return row.state, True
 
-    state, is_new = sealed.change(f"enrollment token {token.name} ({token.jti})", work)
+    by = tokens.author(token)
+    state, is_new = sealed.change(by, work)
     if is_new:
+        record(AuditEvent.Kind.TOKEN_USED, by=by, device_id=device, subject=token.name, data={"jti": token.jti})
         logger.info("%s was enrolled with the token %s and is %s.", device, token.jti, state)
     return state
 
 
 def _row(request: EnrollmentRequest, token: EnrollmentToken) -> Device:
     permissions: dict[str, Any] = {"scopes": token.scopes} if token.scopes else {}
-    return Device(
+    known = current_list().snapshot().groups.scopes
+    row = Device(
         device_id=device_id(request.public_key),
         public_key=encode_public_key(request.public_key),
         friendly_name=storable(clean(request.friendly_name)),
@@ -99,4 +103,10 @@ def _row(request: EnrollmentRequest, token: EnrollmentToken) -> Device:
         added_at=moment(),
         added_by=Device.AddedBy.HANDSHAKE,
         user_id=token.user_id,
+        groups_json=names_text(name for name in token.groups if name in known),  # others were removed meanwhile
+        **on_entry(CONTROLLER, approved=token.approved),
     )
+    if token.device_seconds is not None:
+        end = row.added_at + dt.timedelta(seconds=token.device_seconds)
+        row.expires_at = min(row.expires_at or end, end)
+    return row

@@ -11,12 +11,13 @@ import logging
 from typing import Any
 
 from amesh_django.conf import amesh_settings
-from amesh_django.models import AllowListChange, Device
+from amesh_django.decisions import on_entry
+from amesh_django.models import AuditEvent, Device
 from amesh_django.server import server_device
-from amesh_django.states import ROTATED
+from amesh_django.states import ACTIVE, REVOKED, ROTATED
 from amesh_django.trust import current_list
+from amesh_django.trust.chain import Actor
 from amesh_django.trust.change import Change
-from amesh_django.trust.sealing import is_revoked, row_values
 from amesh_django.trust.sealing import now as moment
 from authmesh.protocol.enrollment_errors import KeyDenied, ServerBusy
 from authmesh.protocol.errors import (
@@ -60,7 +61,9 @@ def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
             raise TimestampOutOfRange(device_id=old)
         if request.new_public_key == public_key:  # accepted already; the answer was lost
             return build_rotated(request, old_device_id=old, overlap=0, sign=server.sign)
-        overlap = current_list().change(f"rotation of {old}", lambda pending: _replace(pending, request, public_key))
+        overlap = current_list().change(
+            Actor(f"rotation of {old}", "device"), lambda pending: _replace(pending, request, public_key)
+        )
         return build_rotated(request, old_device_id=old, overlap=overlap, sign=server.sign)
     except AllowListBusy as error:
         raise ServerBusy(device_id=old) from error
@@ -74,8 +77,9 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
     keys = [encode_public_key(key) for key in (public_key, request.new_public_key)]
     rows = {row.device_id: row for row in pending.select(public_key__in=keys)}
     before, known, moment_now = rows.get(old), rows.get(new), moment()
-    if before is None or is_revoked(row_values(before)):
-        raise Unauthorized(reason="device_revoked", device_id=old)  # between the verification and the lock
+    state = REVOKED if before is None else before.state
+    if before is None or state != ACTIVE:  # between the verification and the lock
+        raise Unauthorized(reason=f"device_{state}", device_id=old)
     if before.revoked_at is not None:  # in its overlap
         if before.revoked_by != new or known is None:
             raise AlreadyRotated(device_id=old)
@@ -85,7 +89,7 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
     overlap = amesh_settings().ROTATE_OVERLAP_SECONDS
     pending.update(
         before,
-        AllowListChange.Action.REVOKED,
+        AuditEvent.Kind.ROTATE,
         revoked_at=moment_now + dt.timedelta(seconds=overlap),
         revoked_by=new,
         revoke_reason=ROTATED,
@@ -98,11 +102,24 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
                 friendly_name=before.friendly_name,
                 role=before.role,
                 permissions_json=before.permissions_json,
-                added_at=moment_now,
                 added_by=before.added_by,
                 user_id=before.user_id,
+                groups_json=before.groups_json,
+                **_entering(before),
             )
-        ]
+        ],
+        AuditEvent.Kind.ROTATE,
     )
     logger.info("%s was replaced by %s. The old key is valid for %d s more.", old, new, overlap)
     return overlap
+
+
+def _entering(before: Device) -> dict[str, Any]:
+    """Return the columns that follow from the time at which the new key enters: its life is that of the old key, and at most
+    ``MAX_KEY_AGE_DAYS``. The device was approved already.
+    """
+    columns = {"added_at": moment(), **on_entry(before.role, approved=True)}
+    if before.expires_at is not None:
+        end = columns["added_at"] + (before.expires_at - before.added_at)
+        columns["expires_at"] = min(columns.get("expires_at", end), end)
+    return columns

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, NoReturn
 from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand, CommandError, CommandParser, DjangoHelpFormatter
 
+from amesh_django.trust.chain import Actor
 from amesh_django.trust.sealing import storable
 from authmesh.commands.context import Context
 from authmesh.commands.home import Home
@@ -97,7 +98,7 @@ class AmeshCommand(BaseCommand):
 
     def actor(self) -> str:
         """Return the person who runs the command: ``--by``, or the user of the operating system, before sudo if there was one."""
-        return f"{self._by} (manage.py)" if self._by else _actor()
+        return Actor(f"{self._by} (manage.py)", "command") if self._by else _actor()
 
     def run(self, context: Context, **options: Any) -> None:
         """Run the command. A subclass can do more."""
@@ -145,6 +146,6 @@ class AmeshCommand(BaseCommand):
 
 def _actor() -> str:
     try:
-        return f"{os.environ.get('SUDO_USER') or getpass.getuser()} (manage.py)"
+        return Actor(f"{os.environ.get('SUDO_USER') or getpass.getuser()} (manage.py)", "command")
     except (KeyError, OSError):  # a user ID without a name, as in many containers
-        return "manage.py"
+        return Actor("manage.py", "command")

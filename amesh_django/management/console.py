@@ -9,7 +9,7 @@ from django.core.management.color import color_style
 from django.utils.termcolors import make_style
 
 from amesh_django.spelling import manage_py
-from authmesh.commands.terminal.console import Console
+from authmesh.commands.terminal.console import Console, writing
 from authmesh.commands.terminal.lines import Tone
 from authmesh.protocol.errors import Run
 
@@ -44,8 +44,9 @@ class DjangoConsole(Console):
     def write_line(self, text: str, tone: Tone = "plain", *, indent: str = "", err: bool, end: str = "\n") -> None:
         stream = self._command.stderr if err else self._command.stdout
         # Without a style function, the stream would style everything itself.
-        stream.write(indent + self._styled(text, tone, self.is_terminal(err=err)), style_func=str, ending=end)
-        stream.flush()
+        with writing():
+            stream.write(indent + self._styled(text, tone, self.is_terminal(err=err)), style_func=str, ending=end)
+            stream.flush()
 
     def _styled(self, text: str, tone: Tone, is_terminal: bool) -> str:
         in_color = self._in_color
@@ -62,13 +63,14 @@ class DjangoConsole(Console):
 
     def write_data(self, data: bytes) -> None:
         out = self._command.stdout
-        out.flush()
-        raw = getattr(out, "buffer", None)
-        if raw is None:  # call_command(stdout=StringIO())
-            out.write(data.decode("utf-8", "replace"), ending="")
-        else:
-            raw.write(data)
-            raw.flush()
+        with writing():
+            out.flush()
+            raw = getattr(out, "buffer", None)
+            if raw is None:  # call_command(stdout=StringIO())
+                out.write(data.decode("utf-8", "replace"), ending="")
+            else:
+                raw.write(data)
+                raw.flush()
 
     def is_terminal(self, *, err: bool = False) -> bool:
         return bool((self._command.stderr if err else self._command.stdout).isatty())

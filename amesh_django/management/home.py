@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
+from amesh_django.enrollment import tokens
 from amesh_django.models import Device, DeviceActivity
 from amesh_django.server import server_enrolment
 from amesh_django.states import ACTIVE, DENIED, EXPIRED, PENDING, REVOKED, SUSPENDED
@@ -20,6 +22,7 @@ from amesh_django.trust.owner import open_device, server_directory
 from authmesh.commands.home import Home, Listed
 from authmesh.commands.words import named, when
 from authmesh.device import LocalDevice
+from authmesh.device.grants import Grant
 from authmesh.pairing.bootstrap.enrolment import Enrolment
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.display import clean
@@ -88,6 +91,16 @@ class DatabaseHome(ServerHome):
         by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
         why = f": {clean(row.revoke_reason)}" if row.revoke_reason else ""
         return f"It was revoked {when(_time(row.revoked_at))}{by}{why}. Trusting it undoes the revocation.{_lost(user)}"
+
+    def grant(self, device_ids: Sequence[str], given: Grant, taken: Grant) -> tuple[list[DeviceEntry], frozenset[str]]:
+        decided = self.allow_list().grant(device_ids, given, taken=taken)
+        return [row.to_entry() for row in decided.devices], decided.changed
+
+    def rename(self, device_id: str, name: str) -> DeviceEntry:
+        return self.allow_list().rename(device_id, name).to_entry()
+
+    def open_enrollment_tokens(self, now: float) -> int:
+        return tokens.open_count(now)
 
     def after_trusting(self, entry: DeviceEntry) -> Hint | None:
         row = Device.objects.using(database()).filter(device_id=entry.device_id).first()
@@ -191,6 +204,9 @@ class UnconfiguredHome(ServerHome):
         raise Misconfigured(self._why)
 
     def allow_list(self) -> DatabaseAllowList:
+        raise Misconfigured(self._why)
+
+    def rename(self, device_id: str, name: str) -> DeviceEntry:
         raise Misconfigured(self._why)
 
     def list_after_replacement(self) -> Hint:

@@ -27,6 +27,16 @@ class Migration(migrations.Migration):
                 ("expires_at", models.DateTimeField(verbose_name="expires")),
                 ("approved", models.BooleanField(default=False, verbose_name="approved")),
                 ("withdrawn_at", models.DateTimeField(blank=True, null=True, verbose_name="withdrawn")),
+                (
+                    "device_seconds",
+                    models.PositiveIntegerField(
+                        blank=True,
+                        help_text="Seconds after which the key of a machine expires; empty for no such limit.",
+                        null=True,
+                        verbose_name="life of the keys",
+                    ),
+                ),
+                ("key_id", models.CharField(max_length=16)),
                 ("mac", models.CharField(max_length=64)),
                 (
                     "user",
@@ -45,7 +55,8 @@ class Migration(migrations.Migration):
                 "verbose_name": "enrollment token",
                 "verbose_name_plural": "enrollment tokens",
                 "ordering": ["-created_at", "-id"],
-                "default_permissions": ("view", "add", "change"),
+                "default_permissions": ("view", "add"),
+                "permissions": [("withdraw_enrollmenttoken", "Can withdraw enrollment token")],
             },
         ),
     ]

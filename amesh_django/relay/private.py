@@ -12,6 +12,7 @@ have. To allow a new release: raise the bounds, run the tests, adapt this module
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from functools import partial
 from types import FunctionType
@@ -19,7 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from . import need_extra
 from .hub.current import current_hub
-from .hub.sockets import TOO_BIG
+from .hub.sockets import POLICY, TOO_BIG
 
 try:
     from daphne.server import Server  # before all other imports of Twisted, because it chooses the reactor
@@ -46,6 +47,8 @@ __all__ = [
 _MAX_UNREAD: Final = 16
 #: Fragments of one message. Many small ones take much more memory than they have bytes.
 _MAX_FRAGMENTS: Final = 64
+#: Pings and pongs of a connection in a minute. A program sends one every few seconds, and many would cost all others their time.
+_MAX_CONTROLS: Final = 60
 #: Bytes that the client has not read yet. When there are more, the application waits.
 _MAX_UNSENT: Final = 16 * 1024
 #: Connections that the kernel may keep until they are accepted. With Twisted's default of 50, clients wait for a second when many
@@ -149,6 +152,8 @@ class RelayProtocol(WebSocketProtocol):  # type: ignore[misc]
     overfull = False
     congested = False
     fragments = 0
+    controls = 0
+    controls_until = 0.0
     _drained: asyncio.Future[None] | None = None
 
     def connectionMade(self) -> None:
@@ -177,6 +182,25 @@ class RelayProtocol(WebSocketProtocol):  # type: ignore[misc]
             self.failedByMe = True
             self.sendCloseFrame(code=TOO_BIG)
         super().onMessageFrameBegin(length)
+
+    def onPing(self, payload: bytes) -> None:
+        if self._counts_control():
+            super().onPing(payload)
+
+    def onPong(self, payload: bytes) -> None:
+        if self._counts_control():
+            super().onPong(payload)
+
+    def _counts_control(self) -> bool:
+        """Count a ping or pong. Close the connection if it sends too many."""
+        now = time.monotonic()
+        if now >= self.controls_until:
+            self.controls, self.controls_until = 0, now + 60
+        self.controls += 1
+        if self.controls > _MAX_CONTROLS and not self.failedByMe:
+            self.failedByMe = True
+            self.sendCloseFrame(code=POLICY)
+        return self.controls <= _MAX_CONTROLS
 
     def onMessageEnd(self) -> None:
         if not self.failedByMe:

@@ -8,22 +8,26 @@ the keys. Each file adds one layer to it, and imports only from files below:
     integrity   SealedList          report(), reseal()
     rekeying    RekeyableList       rekey(): another secret of the seal
     revoking    RevocableList       revoke_anyway(), sealed_device(): revoking in a list that is rejected (6)
-    change      ChangeableList      change(), and the lock of the seal row
+    change      ChangeableList      change(): each change is sealed
+    locking     LockableList        while_locked(), replace_seal(): the lock of the seal row
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()
     rollback    GuardedRows         check_age(), remember(), memory(): the high-water mark of one database
+    chain       ChainedRows         append(), events(), lock_end(): the audit log and its end (13)
     groups      Groups              the groups, their digest, and the scopes of a device
-    sealing     SealedRows          read_seal(), rows(), under(), hash_row(), make_seal(), the journal
-    keys        seal_keys()         the keys of seal, rows, journal and marks
+    sealing     SealedRows          read_seal(), rows(), under(), hash_row(), make_seal()
+    keys        seal_keys()         the keys of seal, rows, audit log and marks
     owner       open_device()       the device whose secret they are derived from
     high_water  HighWater       the marks of this host: a file and, with a TPM, a counter
+    revocations  Revocations    the newest revocations of this host, in a file, for the day when a backup was restored
     marks       Mark                a high-water mark, and the errors for older and other lists
     database, triggers              which database, and its transactions; what counts changes from outside Django
 
 Theory of operation
 
 1.  What is stored. The database holds the device rows, the groups, one seal row (revision, epoch, digest of all rows, counts, digest of
-    all groups, HMAC) and a journal, each line with its own MAC. The device directory holds the high-water mark of each database: the newest list that this host has
+    all groups, end of the audit log, HMAC), and the audit log, each event with its own MAC and a link. The device directory holds the
+    high-water mark of each database: the newest list that this host has
     seen. The process holds a snapshot in memory: rows that matched their seal.
 
     The epoch is the random name of a list. It is made with the first seal and kept by every change, so a list that the same key sealed
@@ -68,12 +72,12 @@ Theory of operation
 6.  A change unlocks the keys, and brings the snapshot up to date, unless a transaction is open or another thread does so: a change does
     not wait for (7b). It opens a transaction, locks the seal row and reads it. It verifies all rows if there is no seal or if the
     triggers have counted a change, and rejects a seal that is forged or older than the mark. It compares each row that it reads with
-    the snapshot and the rows that are newer, or verifies all rows if they do not lead to the seal (5). It changes rows, writes the
-    journal, and replaces the seal only if revision and HMAC are those that it read. The mark is stored on commit. If another change was
+    the snapshot and the rows that are newer, or verifies all rows if they do not lead to the seal (5). It changes rows, appends to
+    the audit log (13), and replaces the seal only if revision and HMAC are those that it read. The mark is stored on commit. If another change was
     committed meanwhile, all of it is tried again; inside an outer transaction that is possible only as long as the database reports no
     conflict.
 
-    Revoking works in a list that is rejected, too. The row is written as the journal says it was sealed, and revoked. The new seal is
+    Revoking works in a list that is rejected, too. The row is written as the audit log says it was sealed, and revoked. The new seal is
     the one before with this row replaced, so every other row that does not match is still detected, and ``touched`` makes all processes
     verify all rows. The revision of an old list is not incremented, and no seal is written over one that is missing or forged: both
     stay rejected.
@@ -106,11 +110,17 @@ Theory of operation
 11. A device that is not in place yet, during enrolment, is handed to ``SealedList(using, device=device)``. That object has its own keys
     and its own state, and has no high-water mark.
 
-12. While the secret of the seal is being replaced, there are several keys. Each seal row, each line of the journal, and the file of the
+12. While the secret of the seal is being replaced, there are several keys. Each seal row, each event, and the file of the
     marks fits one of them, and ``under(row)`` returns the rows with the keys of a seal: a hash is compared only with hashes under the
-    same keys. A change keeps the keys of the seal before. Rekeying verifies the list with the old keys and seals rows and journal with
+    same keys. A change keeps the keys of the seal before. Rekeying verifies the list with the old keys and seals rows and audit log with
     the first; a snapshot under the old keys does not lead to that seal, so each process verifies all rows once. The file of the marks
     follows when a process of its host stores the mark of a list under the first keys.
+
+13. The audit log is a chain: event i has the number i and the link HMAC(link of i-1, i, MAC of i). A row says where it ends, under a MAC.
+    A change locks that row after the seal row (7c), appends its events, and binds the new end in the seal. Any other event is inserted
+    without a place, and gets one later under the lock of that row alone, so such events never wait for a change of the list, nor does
+    it for them. The end that the seal binds is therefore the end, or an event before it. If the row with the end was damaged outside
+    Django, a change goes on after a gap in the numbers: a damaged log stops no change, and the gap is found by each verification.
 """
 
 from __future__ import annotations

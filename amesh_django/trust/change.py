@@ -7,46 +7,40 @@ import functools
 import json
 import logging
 import secrets
-import time
 from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
-from django.db import IntegrityError, OperationalError, connections, transaction
+from django.db import connections
 from django.db.models import QuerySet
-from django.utils.translation import gettext as _
 
-from amesh_django.models import AllowListChange, AllowListSeal, Device, DeviceGroup
+from amesh_django.models import AuditEvent, Device, DeviceGroup
 from amesh_django.spelling import manage_py
-from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure
+from authmesh.protocol.errors import AllowListIntegrityFailure
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
-from .database import is_conflict, read_for_itself
+from .chain import new_event, texts_of
 from .groups import groups_digest
-from .sealing import BATCH_SIZE, Epoch, SealRow, is_counted_controller, is_revoked, journal_row, now, row_values
-from .snapshot import VerifiedList
+from .locking import LockableList
+from .sealing import BATCH_SIZE, LogEnd, SealRow, is_counted_controller, is_revoked, row_values
 from .verified import UNREADABLE, Basis, failure, hash_of
 
 T = TypeVar("T")
 
 logger = logging.getLogger("amesh_django.allow_list")
 
-#: How often a change is tried again if another one was committed meanwhile.
-MAX_ATTEMPTS = 30
+#: Kind of an event → column with the reason, if it is not that of a revocation.
+_REASONS: dict[str, str] = {AuditEvent.Kind.DENY: "deny_reason", AuditEvent.Kind.SUSPEND: "suspend_reason"}
 
 
-class ConcurrentChange(Exception):
-    """Another change was committed after this one began; nothing was written."""
-
-
-class ChangeableList(VerifiedList):
+class ChangeableList(LockableList):
     """Adds changes, each of which is sealed."""
 
     def change(self, by: str, work: Callable[[Change], T]) -> T:
         """Run *work* on an open change and seal the result. Either all of it happens, or nothing.
 
         Args:
-            by: who makes the change, for the journal.
+            by: who makes the change, for the audit log.
             work: reads and writes rows through the :class:`Change`; called again if another change was committed meanwhile.
 
         Raises:
@@ -74,88 +68,9 @@ class ChangeableList(VerifiedList):
                 self.distrust()
             raise
 
-    def _retried(self, work: Callable[[], T]) -> T:
-        """Run *work* in one transaction, again if another change was committed meanwhile. Either all of it happens, or nothing.
-
-        Raises:
-            AllowListBusy: other changes were committed all the time.
-        """
-        is_nested = connections[self.using].in_atomic_block
-        for attempt in range(MAX_ATTEMPTS):
-            try:
-                with transaction.atomic(using=self.using):
-                    return work()
-            except ConcurrentChange:
-                pass
-            except OperationalError as error:
-                if not is_conflict(error):
-                    raise
-                if is_nested:  # the outer transaction must be tried again, and only its owner can do that
-                    break
-            time.sleep(min(0.5, 0.005 * 2**attempt) * (0.5 + secrets.randbelow(1000) / 1000))
-        raise AllowListBusy(
-            _("The list was busy with other changes; nothing was changed."), hint=_("Try again in a moment.")
-        )
-
-    def _trusted_seal(self) -> SealRow:
-        """Return the locked seal, after it was verified that no change from outside Django would be sealed with this one.
-
-        Raises:
-            ConcurrentChange: another process sealed the first devices just now.
-        """
-        row = self._lock_seal()
-        # If there is no seal, there is nothing to lock: another process may add the first devices until our seal is written.
-        first = self._first_seal() if row is None else row
-        if row is None or row.touched or not self.is_genuine(row):
-            self.verify_rows(row)
-        if self.verify_age(row) != row:  # a change would make an old list the newest one
-            raise ConcurrentChange
-        return first
-
-    def _lock_seal(self) -> SealRow | None:
-        """Lock the seal row for the rest of the transaction, and return it. None if there is no list yet."""
-        connection = connections[self.using]
-        read_for_itself(connection)
-        seals = AllowListSeal.objects.using(self.using).filter(pk=1)
-        if not connection.features.has_select_for_update:
-            seals.update(id=1)  # a write is what locks an SQLite database
-            return self.read_seal()
-        for _attempt in range(2):
-            is_locked = bool(list(seals.select_for_update().values_list("pk")))
-            row = self.read_seal()
-            if is_locked or row is None:
-                break  # otherwise the row was made between the two reads, and is not locked
-        return row
-
-    def _first_seal(self) -> SealRow:
-        """Seal a list that has no seal yet as empty, so that there is a row to lock before anything else is done.
-
-        Raises:
-            ConcurrentChange: another process did so just now.
-        """
-        seal = self.make_seal(
-            Epoch.new(), revision=0, total=0, count=0, controllers=0, groups="", r=secrets.token_bytes(MASK_BYTES)
-        )
-        try:
-            with transaction.atomic(using=self.using):
-                AllowListSeal.objects.using(self.using).create(id=1, **seal._asdict())
-        except IntegrityError:
-            raise ConcurrentChange from None
-        return seal
-
-    def replace_seal(self, before: SealRow, after: SealRow) -> None:
-        """Write a new seal over the one that was read.
-
-        Raises:
-            ConcurrentChange: another seal is there.
-        """
-        seals = AllowListSeal.objects.using(self.using)
-        if not seals.filter(pk=1, revision=before.revision, hmac=before.hmac).update(**after._asdict()):
-            raise ConcurrentChange
-
 
 class Change:
-    """An open change. Rows and groups are changed through this object only, so that digests, counts and journal are kept up to date.
+    """An open change. Rows and groups are changed through this object only: digests, counts and audit log are kept up to date.
 
     Attributes:
         revision: revision of the list after this change.
@@ -169,7 +84,7 @@ class Change:
         self._keyed = sealed.under(before)
         self._before = before
         self._by = by
-        self._journal: list[AllowListChange] = []
+        self._events: list[AuditEvent] = []
         self._count = before.count
         #: What was written in this change: primary key → hash of the row; None for a row that was removed.
         self._written: dict[int, int | None] = {}
@@ -255,6 +170,11 @@ class Change:
     def _basis(self) -> Basis:
         return self._sealed.basis(self._before)
 
+    @functools.cached_property
+    def _log_end(self) -> LogEnd:
+        """The end of the audit log, locked."""
+        return self._sealed.lock_log(self._keyed.keys, self._before.log_end)
+
     def _rows(self) -> QuerySet[Device]:
         """Return a query set of all rows. It can write, which only this class does."""
         return QuerySet(Device, using=self._sealed.using)
@@ -268,24 +188,32 @@ class Change:
         self.controllers += sign * is_counted_controller(values)
         self.changed = True
 
-    def _record(self, device: Device, action: str) -> None:
-        self._journal.append(
-            self._keyed.journal_line(
+    def _record(self, device: Device, kind: str) -> None:
+        self._events.append(
+            new_event(
+                self._keyed.keys,
+                kind,
                 revision=self.revision,
-                device_id=device.device_id,
-                action=action,
-                row=journal_row(row_values(device)),
                 by=self._by,
-                at=now(),
+                device_id=device.device_id,
+                subject=device.friendly_name,
+                text=getattr(device, _REASONS.get(kind, "revoke_reason")),
+                data={"row": texts_of(row_values(device))},
             )
         )
 
-    def insert(self, devices: Iterable[Device]) -> None:
-        """Add rows."""
+    def insert(self, devices: Iterable[Device], kind: str = AuditEvent.Kind.TRUST) -> None:
+        """Add rows.
+
+        Args:
+            devices: the rows, not saved.
+            kind: what the audit log calls it.
+        """
         batch: list[Device] = []
         for device in devices:
             device.revision = self.revision
             batch.append(device)
+        _locked = self._log_end  # before rows are written, so that they differ from their seal for as short as possible
         highest = self._rows().order_by("-id").values_list("id", flat=True).first() or 0
         for start in range(0, len(batch), BATCH_SIZE):
             self._rows().bulk_create(batch[start : start + BATCH_SIZE])
@@ -295,24 +223,31 @@ class Change:
                 device.pk = keys[device.public_key]
         for device in batch:
             self._account(device, 1)
-            self._record(device, AllowListChange.Action.ADDED)
+            self._record(device, kind)
 
-    def update(self, device: Device, action: str = AllowListChange.Action.CHANGED, **columns: Any) -> Device:
-        """Change columns of a row that was read inside this change."""
+    def update(self, device: Device, kind: str = AuditEvent.Kind.CHANGE, **columns: Any) -> Device:
+        """Change columns of a row that was read inside this change.
+
+        Args:
+            device: the row.
+            kind: what the audit log calls it.
+            columns: column → new value.
+        """
         self._check(device)
+        _locked = self._log_end
         self._account(device, -1)
         for name, value in columns.items():
             setattr(device, name, value)
         device.revision = self.revision
         self._rows().filter(pk=device.pk).update(revision=self.revision, **columns)
         self._account(device, 1)
-        self._record(device, action)
+        self._record(device, kind)
         return device
 
     def delete(self, device: Device) -> None:
         """Remove a row for good."""
         self._check(device)
-        self._record(device, AllowListChange.Action.PURGED)
+        self._record(device, AuditEvent.Kind.PURGE)
         self._account(device, -1)
         self._rows().filter(pk=device.pk).delete()
 
@@ -329,35 +264,42 @@ class Change:
 
     def put_group(self, name: str, scopes: Iterable[str]) -> None:
         """Make a group, or replace the scopes of one."""
-        text = json.dumps(sorted(set(scopes)))
+        found = sorted(set(scopes))
+        text = json.dumps(found)
         if name in self.groups():
             self._group_rows().filter(name=name).update(scopes_json=text)
         else:
             self._group_rows().bulk_create([DeviceGroup(name=name, scopes_json=text)])
-        self._groups_changed()
+        self._groups_changed(name, {"scopes": found})
 
     def delete_group(self, name: str) -> None:
         """Remove a group. Its members must be changed first: a device that names a group gets its scopes if it is made again."""
         self.groups()
         self._group_rows().filter(name=name).delete()
-        self._groups_changed()
+        self._groups_changed(name, {"removed": True})
 
-    def _groups_changed(self) -> None:
+    def _groups_changed(self, name: str, data: dict[str, Any]) -> None:
         self._groups = groups_digest(self._keyed.groups())
         self.changed = True
+        kind = AuditEvent.Kind.GROUP
+        self._events.append(
+            new_event(self._keyed.keys, kind, revision=self.revision, by=self._by, subject=name, data=data)
+        )
 
     def _group_rows(self) -> QuerySet[DeviceGroup]:
         return QuerySet(DeviceGroup, using=self._sealed.using)
 
     def write(self) -> None:
-        """Write the journal and the new seal.
+        """Append the events to the audit log, and write the new seal.
 
         Raises:
             ConcurrentChange: the seal is not the one that this change began with.
         """
-        self._sealed.write_journal(self._journal)
+        keys, before = self._keyed.keys, self._before
+        log_end = self._sealed.append(keys, [*self._sealed.begin(keys, before), *self._events], self._log_end)
         after = self._keyed.make_seal(
-            self._keyed.epoch_after(self._before),
+            self._keyed.epoch_after(before),
+            log_end,
             revision=self.revision,
             total=self._total % MODULUS,
             count=self._count,
@@ -365,5 +307,7 @@ class Change:
             groups=self._groups,
             r=secrets.token_bytes(MASK_BYTES),
         )
-        self._sealed.replace_seal(self._before, after)
+        self._sealed.replace_seal(before, after)
+        self._sealed.write_end(keys, log_end)
         self._sealed.remember_on_commit(after)
+        self._sealed.note_revocations_on_commit(keys, self._events)

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db.models import Max
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from amesh_django.models import AllowListChange, AllowListSeal
+from amesh_django.models import AllowListSeal, AuditEvent
 from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
+from .chain import new_event, texts_of
 from .groups import Groups, groups_digest
 from .rekeying import RekeyableList
-from .sealing import COLUMNS, Epoch, SealRow, is_counted_controller, is_revoked, journal_row, now, row_texts
+from .revoking import Sealed
+from .sealing import COLUMNS, Epoch, LogEnd, SealRow, is_counted_controller, is_revoked, row_texts
 from .verified import UNREADABLE
 
 Row = tuple[Any, ...]
+
+#: Rows that the event of a reseal stores. If more of them differ from the log, it has only their digest.
+MAX_RESEALED = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +64,7 @@ class SealedList(RekeyableList):
     """
 
     def report(self) -> IntegrityReport:
-        """Verify every row and, if they do not match their seal, compare them with the journal.
+        """Verify every row and, if they do not match their seal, compare them with the audit log.
 
         Raises:
             AllowListBusy: the list could not be locked, because other changes were committed all the time.
@@ -78,7 +81,7 @@ class SealedList(RekeyableList):
         the one that this host has seen, and the list must be resealed on the host that still rejects it.
 
         Args:
-            by: the person who decided this, for the journal.
+            by: the person who decided this, for the audit log.
             digest: of the report that the person has read. None seals whatever the rows are now.
 
         Raises:
@@ -140,17 +143,19 @@ class SealedList(RekeyableList):
                 "The seal was not made with this server's key: the list was last changed with another AMESH['SEAL_KEY_FILE'] or another "
                 "identity (AMESH['DIR']), perhaps by another host, or the seal was forged."
             )
-            if next(self.journal(), None) is not None and not self.sealed_rows()[0]:
-                # Nor was the journal made with this key. To name each row and line would only hide that.
+            if next(self.events(), None) is not None and not self.sealed_rows(None).rows:
+                # Nor was the log written with this key. To name each row and event would only hide that.
                 yield _(
-                    "The journal was not made with it, either, so it is not known which rows were changed: check each device."
+                    "The audit log was not written with it, either, so it is not known which rows were changed: check each device."
                 )
                 return
-        sealed, forged = self.sealed_rows(seal.revision if seal is not None and reason == "rows_mismatch" else None)
+        sealed = self.sealed_rows(seal, is_newest=reason != "rows_mismatch")
         is_named = False
         for values in rows:
-            found = json.loads(journal_row(values))
-            expected = sealed.pop(found["device_id"], None)
+            found = texts_of(values)
+            expected = sealed.rows.pop(found["device_id"], None)
+            if expected is None and not sealed.is_complete:
+                continue
             is_named = is_named or found != expected
             if expected is None:
                 yield _("%(device)s: added outside Django (role %(role)s, name %(name)s).") % _shown(found)
@@ -167,19 +172,16 @@ class SealedList(RekeyableList):
         if seal is not None and reason == "rows_mismatch" and groups_digest(self.groups()) != seal.groups:
             is_named = True
             yield _("The groups of devices are not those that were sealed. Check the scopes of each group.")
-        if not is_named and not sealed:
-            yield _(
-                "No difference can be named: each row is as its newest line in the journal has it. Lines of the journal may have been "
-                "deleted, so check each device."
-            )
-        for expected in sealed.values():
+        if not is_named and not sealed.rows:
+            yield _nothing_named(sealed)
+        for expected in sealed.rows.values():
             yield _("%(device)s: removed outside Django (role %(role)s, name %(name)s).") % _shown(expected)
-        if forged:
+        if sealed.forged:
             yield ngettext(
-                "The journal has %(count)d line that amesh did not write.",
-                "The journal has %(count)d lines that amesh did not write.",
-                forged,
-            ) % {"count": forged}
+                "The audit log has %(count)d event that amesh did not write.",
+                "The audit log has %(count)d events that amesh did not write.",
+                sealed.forged,
+            ) % {"count": sealed.forged}
 
     # --- resealing ---
 
@@ -191,8 +193,7 @@ class SealedList(RekeyableList):
         genuine = before if before is not None and self.is_genuine(before) else None
         keyed = self.under(genuine)
         before = before or self._first_seal()
-        sealed, _forged = self.sealed_rows()
-        revision = self._revision_above(before)
+        revision = self._revision_above(genuine)
         try:
             rows = list(self.rows())
         except UNREADABLE as error:
@@ -205,26 +206,17 @@ class SealedList(RekeyableList):
                 hint=(_("To look at them as they are now, run "), Run("integrity"), "."),
             )
         total = count = controllers = 0
-        changes: list[tuple[str, str, str]] = []
         for values in rows:
             _check_row(values)
             total += keyed.hash_row(values)
             count += 1
             controllers += is_counted_controller(values)
-            row = journal_row(values)
-            if json.loads(row) != sealed.pop(values[1], None):
-                changes.append((values[1], AllowListChange.Action.RESEALED, row))
-        for name, gone in sealed.items():
-            changes.append((name, AllowListChange.Action.PURGED, json.dumps(gone)))
-        moment = now()
-        self.write_journal(
-            [
-                keyed.journal_line(revision=revision, device_id=name, action=action, row=row, by=by, at=moment)
-                for name, action, row in changes
-            ]
-        )
+        data = {"devices": count, "digest": _digest(rows, groups), **_resealed(rows, self.sealed_rows(genuine))}
+        event = new_event(keyed.keys, AuditEvent.Kind.RESEAL, revision=revision, by=by, data=data)
+        log_end = self.extend(keyed.keys, [event], genuine.log_end if genuine is not None else LogEnd())
         after = keyed.make_seal(
             self._epoch_after(genuine),
+            log_end,
             revision=revision,
             total=total % MODULUS,
             count=count,
@@ -249,14 +241,37 @@ class SealedList(RekeyableList):
         ]
         return Epoch.new(*names)
 
-    def _revision_above(self, seal: SealRow) -> int:
+    def _revision_above(self, seal: SealRow | None) -> int:
         """Return a revision above all that were seen."""
-        lines = AllowListChange.objects.using(self.using)
-        highest = lines.aggregate(found=Max("revision"))["found"] or 0
         known = self.newest()
-        return max(
-            1 + max(highest, seal.revision, known.revision if known is not None else 0), time.time_ns() // 1_000_000
+        seen = (
+            self._highest_revision(),
+            seal.revision if seal is not None else 0,
+            known.revision if known is not None else 0,
         )
+        return max(1 + max(seen), time.time_ns() // 1_000_000)
+
+
+def _nothing_named(sealed: Sealed) -> str:
+    if not sealed.is_complete:
+        return _(
+            "The audit log does not have all rows as they were sealed, so not every difference can be named: the list is older than the "
+            "log, or many devices were resealed at once. Check each device."
+        )
+    return _(
+        "No difference can be named: each row is as its newest event in the audit log has it. Events may have been removed, so check "
+        "each device."
+    )
+
+
+def _resealed(rows: list[Row], sealed: Sealed) -> dict[str, Any]:
+    """Return what the event of a reseal stores: the rows that differ from the log, and what was removed; None for too many."""
+    known = dict(sealed.rows)
+    found = [texts_of(values) for values in rows]
+    changed = {row["device_id"]: row for row in found if row != known.pop(row["device_id"], None)}
+    if len(changed) + len(known) > MAX_RESEALED:
+        return {"rows": None, "removed": None}
+    return {"rows": changed, "removed": [*known]}
 
 
 def _shown(row: dict[str, str]) -> dict[str, str]:

@@ -38,7 +38,8 @@ class SealKeys:
     Attributes:
         hash: key of the multiset hash, 32 bytes.
         seal: key of the HMAC over the seal row, 32 bytes.
-        journal: key of the HMAC over each line of the journal, 32 bytes.
+        audit: key of the HMAC over each event of the audit log, 32 bytes.
+        chain: key of the HMAC that links each event to the one before, 32 bytes.
         high_water: key of the HMAC over the high-water file, 32 bytes.
         counter: password of the counter in the TPM, 32 bytes.
         enrollment: key from which the secrets of enrollment tokens are derived, 32 bytes.
@@ -48,7 +49,8 @@ class SealKeys:
 
     hash: bytes
     seal: bytes
-    journal: bytes
+    audit: bytes
+    chain: bytes
     high_water: bytes
     counter: bytes
     enrollment: bytes
@@ -125,10 +127,15 @@ def all_seal_keys(device: LocalDevice | None = None) -> tuple[SealKeys, ...]:
 
 
 def _derive(secret: bytes, owner: str) -> SealKeys:
-    keys = hkdf_sha256(secret, salt=b"amesh-allow-list-database-v1", info=owner.encode(), length=96)
-    more = hkdf_sha256(secret, salt=b"amesh-newest-list-v1", info=owner.encode(), length=64)
-    tokens = hkdf_sha256(secret, salt=b"amesh-enrollment-v1", info=owner.encode(), length=64)
-    return SealKeys(keys[:32], keys[32:64], keys[64:], more[:32], more[32:], tokens[:32], tokens[32:], owner)
+    def derive(label: bytes, count: int) -> list[bytes]:
+        found = hkdf_sha256(secret, salt=label, info=owner.encode(), length=32 * count)
+        return [found[start : start + 32] for start in range(0, len(found), 32)]
+
+    hash_key, seal = derive(b"amesh-allow-list-database-v1", 2)
+    high_water, counter = derive(b"amesh-newest-list-v1", 2)
+    enrollment, tokens = derive(b"amesh-enrollment-v1", 2)
+    (audit,), (chain,) = derive(b"amesh-audit-event-v1", 1), derive(b"amesh-audit-chain-v1", 1)
+    return SealKeys(hash_key, seal, audit, chain, high_water, counter, enrollment, tokens, owner)
 
 
 def _seal_secrets(device: LocalDevice | None = None) -> list[tuple[bytes, str]]:

@@ -2,76 +2,103 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.db import DatabaseError, transaction
 from django.db.models import Max, Q, QuerySet
 
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from amesh_django.states import ROTATED
 from authmesh.device.allow_list import not_found
 from authmesh.protocol.errors import AllowListIntegrityFailure, KeyStoreError
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
+from .chain import data_of, new_event, texts_of
 from .change import ChangeableList
 from .marks import is_older, is_other
-from .sealing import (
-    COLUMNS,
-    SealRow,
-    actor,
-    is_counted_controller,
-    is_revoked,
-    journal_row,
-    now,
-    row_values,
-    storable,
-)
+from .sealing import COLUMNS, LogEnd, SealRow, actor, is_counted_controller, is_revoked, now, row_values, storable
 from .triggers import MAX_TOUCHED
 from .verified import UNREADABLE, Snapshot
 
 logger = logging.getLogger("amesh_django.allow_list")
 
+_MAX_REVISION = 2**62
+
+
+#: Events about the whole list.
+_OF_ALL = (AuditEvent.Kind.BEGIN, AuditEvent.Kind.RESEAL)
+
+
+@dataclass
+class Sealed:
+    """The rows as they were sealed according to the audit log.
+
+    Attributes:
+        is_complete: False if the log does not have all rows: those before it was begun, and those before a reseal of many.
+        rows: device ID → column → text.
+        forged: number of events that amesh did not write.
+    """
+
+    is_complete: bool
+    rows: dict[str, dict[str, str]] = field(default_factory=dict)
+    forged: int = 0
+
+    def follow(self, event: AuditEvent) -> None:
+        """Apply a genuine event."""
+        data = data_of(event)
+        if event.kind in _OF_ALL:
+            changed: dict[str, dict[str, str]] | None = data.get("rows")
+            if changed is None:
+                self.rows, self.is_complete = {}, False
+                return
+            self.rows.update(changed)
+            for name in data["removed"]:
+                self.rows.pop(name, None)
+        elif event.kind == AuditEvent.Kind.PURGE:
+            self.rows.pop(event.device_id, None)
+        elif "row" in data:
+            self.rows[event.device_id] = data["row"]
+
 
 class RevocableList(ChangeableList):
-    """Adds revoking in a list that is rejected, and what the journal says about the rows as they were sealed."""
+    """Adds revoking in a list that is rejected, and what the audit log says about the rows as they were sealed."""
 
-    def sealed_rows(self, revision: int | None = None, **conditions: Any) -> tuple[dict[str, dict[str, str]], int]:
-        """Return the rows as they were sealed according to the journal, by device ID, and how many of its lines are forged.
+    def sealed_rows(self, seal: SealRow | None, *, device_id: str | None = None, is_newest: bool = True) -> Sealed:
+        """Return the rows as they were sealed according to the audit log.
 
         Args:
-            revision: ignore lines of later revisions; None reads all lines.
-            conditions: which lines to read. Defaults to all.
+            seal: the seal row, or None if there is none.
+            device_id: read only events about this device. Defaults to all.
+            is_newest: False to ignore events of later revisions than that of the seal.
         """
-        newest: dict[str, dict[str, str]] = {}
-        forged = 0
-        if revision is not None:
-            conditions["revision__lte"] = revision
-        for line in self.journal(**conditions):
-            if not self.is_genuine_line(line):
-                forged += 1
-            elif line.action == AllowListChange.Action.PURGED:
-                newest.pop(line.device_id, None)
+        found = Sealed(is_complete=seal is None or seal.audit_seq > 0 or not seal.count)
+        conditions = [Q(device_id=device_id) | Q(kind__in=_OF_ALL)] if device_id is not None else []
+        if seal is not None and not is_newest:
+            conditions.append(Q(revision__lte=seal.revision))
+        for event in self.events(*conditions):
+            if self.is_genuine_event(event):
+                found.follow(event)
             else:
-                newest[line.device_id] = json.loads(line.row)
-        return newest, forged
+                found.forged += 1
+        return found
 
     def sealed_devices(self) -> list[Device]:
-        """Return all devices as they were last sealed according to the journal, not saved."""
-        return [_device(texts) for texts in self.sealed_rows()[0].values()]
+        """Return all devices as they were last sealed according to the audit log, not saved."""
+        return [_device(texts) for texts in self.sealed_rows(None).rows.values()]
 
     def sealed_device(self, device_id: str) -> Device | None:
-        """Return a device as it was last sealed according to the journal, not saved; None if the journal does not have it."""
-        texts = self.sealed_rows(device_id=device_id)[0].get(device_id)
+        """Return a device as it was last sealed according to the audit log, not saved; None if the log does not have it."""
+        texts = self.sealed_rows(None, device_id=device_id).rows.get(device_id)
         return _device(texts) if texts is not None else None
 
     def revoke_anyway(self, device_ids: Sequence[str], *, reason: str, by: str) -> tuple[list[Device], bool]:
         """Revoke devices in a list that does not match its seal, or that is an old one: all of them, or none.
 
-        Each row is written as it was sealed according to the journal, revoked. The new seal differs from the one before in these rows
+        Each row is written as it was sealed according to the audit log, revoked. The new seal differs from the one before in these rows
         only, so rows that were changed outside Django still do not match it. All processes verify all rows. An old list does not
         become the newest. The keys that a device has replaced are revoked with it.
 
@@ -103,12 +130,13 @@ class RevocableList(ChangeableList):
 
     def _replaced_by(self, device_id: str) -> list[str]:
         """Return the devices whose keys a device has replaced and that are still valid, as they were sealed or as they are now."""
-        lines = self.journal(action=AllowListChange.Action.REVOKED, row__contains=device_id)
+        kinds = (AuditEvent.Kind.REVOKE, AuditEvent.Kind.ROTATE)
+        events = self.events(kind__in=kinds, data__contains=device_id)
         rows = Device.objects.using(self.using).filter(
             revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=now()
         )
         found = dict.fromkeys(rows.values_list("device_id", flat=True))
-        for name in {line.device_id for line in lines} - {*found, device_id}:
+        for name in {event.device_id for event in events} - {*found, device_id}:
             sealed = self.sealed_device(name)
             if sealed is not None and (sealed.revoked_by, sealed.revoke_reason) == (device_id, ROTATED):
                 if not is_revoked(row_values(sealed)):
@@ -135,7 +163,7 @@ class RevocableList(ChangeableList):
             "revoke_reason": storable(reason),
             "revision": revision,
         }
-        if sealed is None:  # it was added outside Django, or the journal was
+        if sealed is None:  # it was added outside Django, or events were removed
             rows.update(**revoked)
             total, controllers, device = 0, 0, read_damaged(rows, device_id)
         else:
@@ -147,21 +175,19 @@ class RevocableList(ChangeableList):
             values = row_values(device)
             total = keyed.hash_row(values) - keyed.hash_row(old)
             controllers = -int(is_counted_controller(old))
-            row = journal_row(values)
-            action = AllowListChange.Action.REVOKED
-            self.write_journal(
-                [
-                    keyed.journal_line(
-                        revision=revision,
-                        device_id=device_id,
-                        action=action,
-                        row=row,
-                        by=by,
-                        at=device.revoked_at or now(),
-                    )
-                ]
-            )
-        return device, before is not None and self._reseal_one(before, revision, total, controllers, is_old)
+        event = new_event(
+            keyed.keys,
+            AuditEvent.Kind.REVOKE,
+            revision=revision,
+            by=by,
+            device_id=device_id,
+            subject=device.friendly_name,
+            text=reason,
+            data={"row": texts_of(row_values(device))} if sealed is not None else {},
+        )
+        log_end = self.extend(keyed.keys, [event], before.log_end if before is not None else LogEnd())
+        self.note_revocations_on_commit(keyed.keys, [event])
+        return device, before is not None and self._reseal_one(before, log_end, revision, total, controllers, is_old)
 
     def _is_old(self, row: SealRow, known: SealRow | None) -> bool:
         """Return True if the list is not known to be the newest. Then it must not become the newest."""
@@ -173,10 +199,14 @@ class RevocableList(ChangeableList):
             return True
         return False
 
+    def _highest_revision(self) -> int:
+        """Return the highest revision in the audit log, but no number that cannot be counted further: amesh has not written that."""
+        events = AuditEvent.objects.using(self.using).filter(revision__lt=_MAX_REVISION)
+        return events.aggregate(found=Max("revision"))["found"] or 0
+
     def _next_revision(self, before: SealRow | None, is_old: bool) -> int:
         if before is None:
-            lines = AllowListChange.objects.using(self.using)
-            return 1 + (lines.aggregate(found=Max("revision"))["found"] or 0)
+            return 1 + self._highest_revision()
         return before.revision + (not is_old)
 
     def _restore(self, device: Device, rows: QuerySet[Device], revoked: Mapping[str, Any]) -> None:
@@ -199,11 +229,14 @@ class RevocableList(ChangeableList):
         except DatabaseError:
             rows.update(**revoked)
 
-    def _reseal_one(self, before: SealRow, revision: int, total: int, controllers: int, is_old: bool) -> bool:
+    def _reseal_one(
+        self, before: SealRow, log_end: LogEnd, revision: int, total: int, controllers: int, is_old: bool
+    ) -> bool:
         """Replace the seal by one that differs by one row. Return True if the rows match it."""
         keyed = self.under(before)
         after = keyed.make_seal(
             keyed.epoch_after(before),
+            log_end,
             revision=revision,
             total=(keyed.sealed_total(before) + total) % MODULUS,
             count=before.count,
@@ -233,7 +266,7 @@ def read_damaged(rows: QuerySet[Device], device_id: str) -> Device:
 
 
 def _device(texts: Mapping[str, str]) -> Device:
-    """Return a row from its texts in the journal, not saved."""
+    """Return a row from its texts in the audit log, not saved."""
     device = Device()
     for name in COLUMNS:
         field: Any = Device._meta.get_field(name.removesuffix("_id") if name == "user_id" else name)

@@ -5,27 +5,33 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from django.db import connections, transaction
 from django.utils.translation import gettext as _
 
+from amesh_django.models import AuditEvent
 from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
 from authmesh.keystore.tpm.counter import TpmCounter
 from authmesh.keystore.tpm.place import tcti_name
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, AmeshError, StorageError
 
+from .chain import ChainedRows, data_of
 from .high_water import LOCK_SECONDS, HighWater, Marks
 from .keys import SHARED_OWNER, SealKeys
 from .marks import Mark, is_older, is_other, other_list, own_directory, reseal_hint
 from .owner import own_identity, server_directory
-from .sealing import SealedRows, SealRow
+from .revocations import Revocation, Revocations
+from .sealing import SealRow
 
 logger = logging.getLogger("amesh_django.allow_list")
 
 #: How often in a row the mark may find the lock taken, a second apart, before that is logged.
 _MAX_BUSY = 5
+#: Kinds of events after which a device is no longer one to be revoked again.
+_TRUSTING = (AuditEvent.Kind.TRUST, AuditEvent.Kind.REINSTATE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +50,7 @@ class Memory:
     where: str
 
 
-class GuardedRows(SealedRows):
+class GuardedRows(ChainedRows):
     """Adds the high-water mark: which list is the newest that this host has seen.
 
     A device that is not in place yet has no mark: nothing is compared, and nothing is stored.
@@ -136,6 +142,35 @@ class GuardedRows(SealedRows):
 
         if self._device is None:
             transaction.on_commit(note, using=self.using)
+
+    def note_revocations_on_commit(self, keys: SealKeys, events: Sequence[AuditEvent]) -> None:
+        """Store which devices were revoked, and which trusted again, once that is committed.
+
+        Args:
+            keys: keys of the seal of the list.
+            events: the changes.
+        """
+        name = database_name(self.using)
+        if self._device is not None or name is None:
+            return
+        rows = [(event, data_of(event).get("row", {})) for event in events if event.device_id]
+        revoked = [
+            Revocation(event.device_id, event.subject, row["revoked_at"], event.actor, event.text)
+            for event, row in rows
+            if row.get("revoked_at") and event.kind in (AuditEvent.Kind.REVOKE, AuditEvent.Kind.ROTATE)
+        ]
+        trusted = [event.device_id for event, row in rows if event.kind in _TRUSTING and not row.get("revoked_at")]
+        if revoked or trusted:
+            file = self._revocations(keys)
+            transaction.on_commit(lambda: file.note(name, revoked, trusted), using=self.using, robust=True)
+
+    def revocations(self) -> list[Revocation]:
+        """Return the newest revocations that this host has made, the oldest first, as a file beside the database has them."""
+        name = database_name(self.using)
+        return self._revocations(self.keys).of(name) if self._device is None and name is not None else []
+
+    def _revocations(self, keys: SealKeys) -> Revocations:
+        return Revocations(server_directory(), (keys, *(other for other in self.all_keys if other is not keys)))
 
     def accept_on_commit(self, row: SealRow) -> None:
         """Store the mark of a list that a person accepted once it is committed, whatever the mark was before.

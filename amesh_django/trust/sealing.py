@@ -1,11 +1,10 @@
-"""Sealing: the columns of a device row, the groups, the seal row, the journal, and how each is hashed (design.md, decision 3)."""
+"""Sealing: the columns of a device row, the groups, the seal row, and how each is hashed (design.md, decision 3)."""
 
 from __future__ import annotations
 
 import datetime as dt
 import functools
 import hmac
-import json
 import re
 import secrets
 import time
@@ -16,7 +15,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import timezone
 
-from amesh_django.models import AllowListChange, AllowListSeal, Device, DeviceGroup
+from amesh_django.models import AllowListSeal, Device, DeviceGroup
 from amesh_django.states import revoked_from
 from authmesh.device import LocalDevice
 from authmesh.protocol.multiset import MODULUS, encode_row, mask, row_hash
@@ -25,7 +24,7 @@ from .keys import SealKeys, all_seal_keys
 from .marks import Mark
 
 #: Sealed columns of version 0.1, in the order in which they are hashed.
-_FIRST_COLUMNS = (
+FIRST_COLUMNS = (
     "id",
     "device_id",
     "public_key",
@@ -43,7 +42,7 @@ _FIRST_COLUMNS = (
 #: All sealed columns. A row in which those after the first are empty is hashed without them, as in version 0.1. To append a column,
 #: give the encoding of the other rows a new label.
 COLUMNS = (
-    *_FIRST_COLUMNS,
+    *FIRST_COLUMNS,
     "pending_since",
     "denied_at",
     "denied_by",
@@ -56,7 +55,7 @@ COLUMNS = (
     "groups_json",
 )
 _ROW_LABEL = "amesh-device-row-v2"
-_FIRST = len(_FIRST_COLUMNS)
+_FIRST = len(FIRST_COLUMNS)
 _DENIED_AT = COLUMNS.index("denied_at")
 #: Members of the seal row that its HMAC binds after those of version 0.1, by the label of the form that has them. The first form is
 #: used in which all members that are set are.
@@ -64,11 +63,12 @@ _SEAL_FORMS = {
     "amesh-database-seal-v1": (),
     "amesh-database-seal-v2": ("epoch", "continues"),
     "amesh-database-seal-v3": ("epoch", "continues", "groups"),
+    "amesh-database-seal-v4": ("epoch", "continues", "groups", "audit_seq", "audit_link"),
 }
 #: Rows that one statement inserts.
 BATCH_SIZE = 1000
 #: Rows that are read from the database at a time.
-_CHUNK_SIZE = 5000
+CHUNK_SIZE = 5000
 #: Epochs that fit in their column, 32 characters each.
 _MAX_CONTINUED = 7
 #: Length of the columns that hold the name of an actor.
@@ -88,18 +88,32 @@ class SealRow(NamedTuple):
     epoch: str
     continues: str
     groups: str
+    audit_seq: int
+    audit_link: str
     touched: int
 
     @property
     def is_well_formed(self) -> bool:
         """False if a column holds a value of another type, which SQLite stores without an error."""
-        texts = ("digest", "mask", "hmac", "epoch", "continues", "groups")
+        texts = ("digest", "mask", "hmac", "epoch", "continues", "groups", "audit_link")
         return all(isinstance(value, str if name in texts else int) for name, value in self._asdict().items())
+
+    @property
+    def log_end(self) -> LogEnd:
+        """The end of the audit log as of the newest change of the list."""
+        return LogEnd(self.audit_seq, self.audit_link)
 
     @property
     def mark(self) -> Mark:
         """The high-water mark of the list with this seal."""
         return Mark(self.revision, self.hmac, self.epoch, self.continues)
+
+
+class LogEnd(NamedTuple):
+    """The end of the audit log: number and link of its newest event that has a place in it. 0 and empty for an empty log."""
+
+    seq: int = 0
+    link: str = ""
 
 
 class Epoch(NamedTuple):
@@ -123,7 +137,7 @@ class Epoch(NamedTuple):
 
 
 class SealedRows:
-    """The device rows, the seal row and the journal of one database, with the keys that seal them.
+    """The device rows and the seal row of one database, with the keys that seal them.
 
     This is the lowest layer of :class:`~amesh_django.trust.SealedList`.
 
@@ -207,19 +221,11 @@ class SealedRows:
     def rows(self, **conditions: Any) -> Iterator[tuple[Any, ...]]:
         """Yield all device rows, or those that meet *conditions*, as tuples in the order of :data:`COLUMNS`."""
         rows = Device.objects.using(self.using).filter(**conditions).order_by().values_list(*COLUMNS)
-        return rows.iterator(chunk_size=_CHUNK_SIZE)
+        return rows.iterator(chunk_size=CHUNK_SIZE)
 
     def groups(self) -> list[tuple[str, str]]:
         """Return name and scopes (a JSON text) of each group."""
         return list(DeviceGroup.objects.using(self.using).order_by().values_list("name", "scopes_json"))
-
-    def journal(self, **conditions: Any) -> Iterator[AllowListChange]:
-        """Yield all lines of the journal, or those that meet *conditions*, the oldest first.
-
-        The revision of a line is under its MAC and its primary key is not, so a copy of an old line does not become the newest.
-        """
-        lines = AllowListChange.objects.using(self.using).filter(**conditions).order_by("revision", "id")
-        return lines.iterator(chunk_size=_CHUNK_SIZE)
 
     # --- the device rows and their seal ---
 
@@ -233,12 +239,22 @@ class SealedRows:
         return row_hash(self.keys.hash, encode_row(*row_texts(values[:_FIRST])))
 
     def make_seal(
-        self, epoch: Epoch, *, revision: int, total: int, count: int, controllers: int, groups: str, r: bytes
+        self,
+        epoch: Epoch,
+        log_end: LogEnd,
+        *,
+        revision: int,
+        total: int,
+        count: int,
+        controllers: int,
+        groups: str,
+        r: bytes,
     ) -> SealRow:
         """Return a new seal row.
 
         Args:
             epoch: that of the seal before, unless a person resealed the list.
+            log_end: end of the audit log, with the events of the change.
             revision: revision of the list after the change.
             total: sum of :meth:`hash_row` over all rows.
             count: number of all rows.
@@ -247,7 +263,7 @@ class SealedRows:
             r: 32 fresh random bytes.
         """
         digest = (total + mask(self.keys.hash, r)) % MODULUS
-        row = SealRow(revision, f"{digest:064x}", count, controllers, r.hex(), "", *epoch, groups, 0)
+        row = SealRow(revision, f"{digest:064x}", count, controllers, r.hex(), "", *epoch, groups, *log_end, 0)
         return row._replace(hmac=self._seal_hmac(row))
 
     def is_genuine(self, row: SealRow) -> bool:
@@ -277,38 +293,9 @@ class SealedRows:
             str(row.count),
             str(row.controllers),
             row.mask,
-            *[getattr(row, name) for name in members],
+            *[str(getattr(row, name)) for name in members],
         )
         return hmac.digest(self.keys.seal, message, "sha256").hex()
-
-    # --- the journal ---
-
-    def journal_line(
-        self, *, revision: int, device_id: str, action: str, row: str, by: str, at: dt.datetime
-    ) -> AllowListChange:
-        """Return a line of the journal with its MAC, not saved.
-
-        Args:
-            row: the row as :func:`journal_row` returns it.
-            by: who made the change; cleaned here.
-        """
-        line = AllowListChange(revision=revision, device_id=device_id, action=action, at=at, by=actor(by), row=row)
-        line.mac = self.journal_mac(line)
-        return line
-
-    def write_journal(self, lines: Sequence[AllowListChange]) -> None:
-        """Save lines of the journal."""
-        AllowListChange.objects.using(self.using).bulk_create(lines, batch_size=BATCH_SIZE)
-
-    def is_genuine_line(self, line: AllowListChange) -> bool:
-        """Return True if amesh wrote the line of the journal, with one of our keys. Takes constant time for each."""
-        is_ours = hmac.compare_digest(self.journal_mac(line).encode(), line.mac.encode("utf-8", "replace"))
-        return is_ours or any(rows.is_genuine_line(line) for rows in self._older)
-
-    def journal_mac(self, line: AllowListChange) -> str:
-        """Return the HMAC-SHA256, in hex, over every column but the primary key, including who and when."""
-        columns = row_texts((line.revision, line.device_id, line.action, line.at, line.by, line.row))
-        return hmac.digest(self.keys.journal, encode_row(*columns), "sha256").hex()
 
 
 def _seal_form(row: SealRow) -> tuple[str, tuple[str, ...]]:
@@ -353,12 +340,6 @@ def row_texts(values: Sequence[Any]) -> tuple[str, ...]:
 def row_values(device: Device) -> tuple[Any, ...]:
     """Return the values of a model instance in the order of :data:`COLUMNS`."""
     return tuple(getattr(device, name) for name in COLUMNS)
-
-
-def journal_row(values: Sequence[Any]) -> str:
-    """Return a row as the journal stores it: a JSON object, column → text. Columns of later versions are left out if empty."""
-    texts = zip(COLUMNS, row_texts(values), strict=True)
-    return json.dumps({name: text for name, text in texts if text or name in _FIRST_COLUMNS}, ensure_ascii=True)
 
 
 def is_counted_controller(values: Sequence[Any]) -> bool:

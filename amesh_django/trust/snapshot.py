@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -18,6 +17,7 @@ from django.db.models import Case, F, When
 from django.utils.translation import gettext as _
 
 from amesh_django.models import AllowListSeal, Device
+from amesh_django.signals import seal_broken
 from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable
@@ -26,7 +26,7 @@ from .database import close_stale, read_for_itself, reads_for_itself, without_wr
 from .rollback import GuardedRows
 from .sealing import SealRow
 from .triggers import MAX_TOUCHED
-from .verified import UNREADABLE, Basis, Snapshot, failure, objection
+from .verified import UNREADABLE, Basis, Broken, Snapshot, failure, objection
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -45,14 +45,6 @@ _MAX_ATTEMPTS = 5
 _NEXT_TOUCHED = Case(When(touched__lt=MAX_TOUCHED, then=F("touched") + 1), default=1)
 
 
-class _Broken(NamedTuple):
-    """A seal that was rejected, the monotonic time until which it is not examined again, and the error."""
-
-    row: SealRow | None
-    until: float
-    error: AllowListIntegrityFailure
-
-
 class VerifiedList(GuardedRows):
     """Adds the snapshot: a list that matched its seal, kept in memory and brought up to date."""
 
@@ -60,7 +52,9 @@ class VerifiedList(GuardedRows):
         super().__init__(using, device=device)
         self._lock = threading.Lock()
         self._snapshot: Snapshot | None = None
-        self._broken: _Broken | None = None
+        self._broken: Broken | None = None
+        #: True if the receivers of ``seal_broken`` were told that the list is rejected.
+        self._is_told = False
         #: When to look again at what other processes have seen (monotonic time), and the stamp of their marks at the last look.
         self._look_at = 0.0
         self._stamp: object = None
@@ -81,17 +75,24 @@ class VerifiedList(GuardedRows):
         connection = connections[self.using]
         try:
             try:
-                return self._read(connection)
+                found = self._read(connection)
             except (DatabaseError, InterfaceError):
                 if not close_stale(connection):
                     raise
-                return self._read(connection)
+                found = self._read(connection)
+        except AllowListIntegrityFailure as error:
+            if not self._is_told:
+                self._is_told = True
+                seal_broken.send_robust(sender=None, error=error)
+            raise
         except (DatabaseError, InterfaceError) as error:
             logger.error("The allow list cannot be read from the database: %s", type(error).__name__)
             raise AllowListUnavailable(
                 _("The allow list cannot be read: the database is down, or not migrated."),
                 hint=_("Check that the database runs, then run: manage.py migrate"),
             ) from error
+        self._is_told = False
+        return found
 
     def after_fork(self) -> None:
         """Make the list usable in a forked child, which has only the thread that forked."""
@@ -381,7 +382,7 @@ class VerifiedList(GuardedRows):
     def _pause(self, row: SealRow | None, started: float, error: AllowListIntegrityFailure) -> None:
         """Do not examine this seal at each request. Needs the lock."""
         pause = max(_MIN_PAUSE_SECONDS, _PAUSE_FACTOR * (time.monotonic() - started))
-        self._broken = _Broken(row, time.monotonic() + pause, copy.copy(error))
+        self._broken = Broken(row, time.monotonic() + pause, copy.copy(error))
 
 
 def _check_form(row: SealRow | None) -> None:

@@ -78,6 +78,11 @@ class KnownDevice(NamedTuple):
         return state_of(self.standing, now)
 
     @property
+    def expires_at(self) -> float | None:
+        """Unix seconds from which the device is expired; None if it does not expire."""
+        return self.standing.expires_from
+
+    @property
     def revoked(self) -> bool:
         """True if the device is revoked now."""
         return self.state(time.time()) == REVOKED
@@ -271,6 +276,14 @@ class Basis:
         """Return True if a row has this device ID. Looks at all of them."""
         known = (*self._newer.values(), *self._snapshot.by_key.values())
         return any(device.device_id == device_id for device in known)
+
+
+class Broken(NamedTuple):
+    """A seal that was rejected, the monotonic time until which it is not examined again, and the error."""
+
+    row: SealRow | None
+    until: float
+    error: AllowListIntegrityFailure
 
 
 def hash_of(sealed: SealedRows, device: Device) -> int | None:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import time
 from collections.abc import Generator, Sequence
+from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest, JsonResponse
+from django.utils.cache import patch_vary_headers
 
 from amesh_django import log
 from amesh_django.conf import AmeshSettings, amesh_settings
 from amesh_django.signals import request_accepted, request_refused
 from amesh_django.spelling import manage_py
+from authmesh.protocol.check import EXPIRES_HEADER, EXPIRES_SOON_SECONDS
 from authmesh.protocol.display import clean
+from authmesh.protocol.encoding import format_time
 from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, ScopeMissing, Unauthorized
 from authmesh.protocol.header import SCHEME
 
@@ -23,7 +28,7 @@ from .lookup import default_verifier
 from .target import is_routed_as_sent, query_has_one_reading, raw_target
 from .types import VerifiedDevice
 from .users import mapped_user
-from .verifier import DRIFT_SECONDS
+from .verifier import DRIFT_SECONDS, Verifier
 
 logger = logging.getLogger("amesh_django.verification")
 
@@ -34,9 +39,9 @@ ENVIRON_KEY = "amesh.device_id"
 RETRY_AFTER_SECONDS = 5
 
 
-def _settings() -> AmeshSettings:
+def _configured() -> tuple[AmeshSettings, Verifier]:
     try:
-        return amesh_settings()
+        return amesh_settings(), default_verifier()
     except ImproperlyConfigured as error:
         raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
 
@@ -62,9 +67,9 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
         return done
     start = time.perf_counter()
     try:
-        settings = _settings()
+        settings, verifier = _configured()
         request.get_host()
-        device = default_verifier().verify(
+        device = verifier.verify(
             request.method or "",
             raw_target(request, settings),
             request.META.get("HTTP_AUTHORIZATION"),
@@ -156,6 +161,23 @@ def error_response(error: RequestError) -> JsonResponse:
         response.headers["WWW-Authenticate"] = SCHEME
     if error.status == 503:
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    return response
+
+
+def mark(request: HttpRequest, response: Any) -> Any:
+    """Complete the response to an accepted request, for the middleware and the decorator, and return it.
+
+    Caches must keep it for this device only. In the last 30 days of its key, the device is told when that expires.
+
+    Args:
+        request: the request, with ``request.amesh``.
+        response: the response of the view.
+    """
+    patch_vary_headers(response, ("Authorization",))
+    device: VerifiedDevice | None = getattr(request, "amesh", None)
+    end = device.expires_at if device is not None else None
+    if end is not None and end - time.time() <= EXPIRES_SOON_SECONDS:
+        response.headers[EXPIRES_HEADER] = format_time(dt.datetime.fromtimestamp(end, dt.UTC))
     return response
 
 

@@ -28,6 +28,7 @@ class VerifiedDevice:
         pk: primary key of the ``Device`` row; None if the list is not in the database.
         clock_skew: seconds by which the clock of the device is ahead of the clock of the server; negative if it is behind.
         scopes: scopes, from the allow list, such as ``orders:read`` or ``orders:*``.
+        expires_at: Unix seconds from which its key is expired, from the allow list; None if it does not expire.
     """
 
     device_id: str
@@ -40,6 +41,7 @@ class VerifiedDevice:
     pk: int | None = None
     clock_skew: int = 0
     scopes: frozenset[str] = frozenset()
+    expires_at: float | None = None
 
     def __reduce__(self) -> tuple[type[VerifiedDevice], tuple[Any, ...]]:
         """Make copies and pickles possible, for caches and tasks: the permissions of the allow list are a read-only view."""
@@ -78,6 +80,8 @@ class TrustedKey(Protocol):
     def scopes(self) -> frozenset[str]:
         """Its own scopes and those of its groups."""
 
+    @property
+    def expires_at(self) -> float | None: ...
     @property
     def user_id(self) -> Any: ...
     @property

@@ -150,6 +150,7 @@ class Verifier:
                 pk=device.pk,
                 clock_skew=skew,
                 scopes=device.scopes,
+                expires_at=device.expires_at,
             )
         except RequestError as error:
             error.device_id, error.device_name = device.device_id, device.friendly_name

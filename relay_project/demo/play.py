@@ -1,4 +1,4 @@
-"""The acts of the demo: identities, pairing, signed and forged requests, a tampered allow list, and revoking in the admin."""
+"""The acts of the demo: identities, pairing, requests, a fleet, a tampered allow list, revoking in the admin, and the audit log."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from authmesh.device import LocalDevice
 from authmesh.protocol.display import clean_line
 
 from .browser import Browser
+from .fleet import Fleet
 from .meeting import Meeting
 from .programs import Programs, Server
 from .stage import Stage
@@ -25,7 +26,9 @@ USER = "demo"
 LAPTOP, CHANGED = "laptop", "laptop of the boss"
 #: The name of the server that enrols itself.
 EDGE = "edge"
-_EDIT = "UPDATE amesh_device SET friendly_name = 'laptop of the boss'"
+_EDIT = "UPDATE amesh_device SET friendly_name = 'laptop of the boss' WHERE friendly_name = 'laptop'"
+#: Changes one event of the audit log.
+_REWRITE = "UPDATE amesh_auditevent SET actor = 'nobody' WHERE seq = 2"
 _LOGGER = " amesh_django.verification: "
 
 
@@ -69,15 +72,24 @@ class Play:
                 self._lives_there(EDGE)
             self._stage.check("its log names no device", "am_" not in relay.log(), "relay.log")
         self._stage.act("The server starts")
-        with self._run.server() as server, httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client:
+        with (
+            self._run.server(secrets={"AMESH_REQUIRE_APPROVAL": "1"}) as server,
+            httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client,
+        ):
             self._stage.check("it answers", client.get("/").status_code == 200, server.url)
             requests = Requests(
                 self._stage, server, client, {name: self._device(name) for name in (LAPTOP, "stranger")}
             )
             requests.accepted()
             requests.refused()
+            fleet = Fleet(self._stage, self._run, server, self._device)
+            fleet.enrolls()
+            fleet.scopes()
+            fleet.rotates()
+            fleet.expires()
             self._tampered(requests)
             self._revoked(requests, server)
+            self._audited()
             if afterwards is not None:
                 afterwards(server.url)
 
@@ -98,7 +110,7 @@ class Play:
         self._stage.act("Each device creates its identity: the server, a laptop, and a stranger")
         self._run.migrate("server")
         where = ["--backend", self._backend] if self._backend is not None else []
-        self._run.manage("amesh_init", "--name", "server", *where)
+        self._run.manage("amesh_init", "--name", "server", "--max-controllers", "10", *where)
         self._made("server")
         for name in (LAPTOP, "stranger"):
             self._run.amesh(name, "init", "--name", name, *where)
@@ -155,6 +167,18 @@ class Play:
             browser.close()
         requests.get("the laptop's next request", LAPTOP, 401, "unauthorized", reason="device_revoked")
         self._stage.check("the laptop is no longer in the list", self._id[LAPTOP] not in self._list(), "amesh_list")
+
+    def _audited(self) -> None:
+        stage = self._stage
+        stage.act("Who did what is in the audit log, and nobody can edit it unnoticed")
+        stage.output(self._run.manage("amesh_audit", "--device", self._id[LAPTOP]))
+        report = self._run.manage("amesh_audit", "--seal", "--verify")
+        stage.output(report)
+        stage.check("amesh_audit verifies the log", "as amesh wrote it" in report, "exit code 0")
+        self._sql(_REWRITE)
+        report = self._run.manage("amesh_audit", "--verify", fails=True)
+        stage.output(report)
+        stage.check("amesh_audit names the event that was edited", "changed 2" in report, "changed 2")
 
 
 class Requests:

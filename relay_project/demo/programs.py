@@ -93,16 +93,14 @@ class Programs:
         with screen(argv, environment, " ".join(words)) as found:
             yield found
 
-    def amesh(self, device: str, *words: str, quietly: bool = False) -> str:
-        """Run ``amesh …`` on another device."""
+    def amesh(self, device: str, *words: str, quietly: bool = False, typed: str = "") -> str:
+        """Run ``amesh …`` on another device, with a text as its input."""
         if not quietly:
             self._stage.command(["amesh", *words])
-        return self._run([*_AMESH, *words], self.environment(device), False)
+        return self._run([*_AMESH, *words], self.environment(device), False, typed)
 
-    def _run(self, argv: list[str], environment: Mapping[str, str], fails: bool) -> str:
-        done = subprocess.run(
-            argv, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, encoding="utf-8"
-        )
+    def _run(self, argv: list[str], environment: Mapping[str, str], fails: bool, typed: str = "") -> str:
+        done = subprocess.run(argv, env=environment, input=typed, capture_output=True, text=True, encoding="utf-8")
         printed = done.stdout + done.stderr
         if bool(done.returncode) != fails:
             raise DemoError(f"The command ended with exit code {done.returncode}. It printed:\n{printed}")

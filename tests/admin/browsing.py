@@ -96,6 +96,7 @@ def running(database: dict[str, str], directory: Path, settings: Any, theme: str
         "DJANGO_SETTINGS_MODULE": "tests.settings",
         "AUTH_MESH_DIR": str(directory),
         "TEST_ADMIN_THEME": theme,
+        "TEST_AMESH_URL": "https://api.example/amesh/",
     }
     with services.serve(services.runserver("--insecure"), env=env) as process:  # --insecure: the admin's static files
         yield Site(process.url, ids)

@@ -18,7 +18,7 @@ from amesh_django.models import Device
 
 LIST = "/admin/amesh/device/"
 REVOKE = f"{LIST}revoke/"
-JOURNAL = "/admin/amesh/allowlistchange/"
+JOURNAL = "/admin/amesh/auditevent/"
 
 Trust = Callable[..., Device]
 

@@ -1,4 +1,4 @@
-"""The journal in the admin: on the page of a device, and as a list."""
+"""The audit log in the admin: on the page of a device, and as a list."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AllowListChange
+from amesh_django.models import AuditEvent
 from tests.admin.people import (
     JOURNAL,
     Trust,
@@ -26,40 +26,40 @@ def test_the_page_of_a_device_shows_its_history(trust: Trust, root: Client) -> N
     device = trust()
     DatabaseAllowList(by="alice").set_permissions(device.device_id, {"shell": True})
     revoke(root, device, reason="lost")
-    page = text_of(root.get(page_of(device))).rpartition(" Journal ")[2]
-    for expected in ("added", "Name: laptop", "Permissions: none → shell", ", by alice", "Reason: lost", ", by root"):
+    page = text_of(root.get(page_of(device))).rpartition(" History ")[2]
+    for expected in ("trusted", "Name: laptop", "Permissions: none → shell", ", by alice", "Reason: lost", ", by root"):
         assert expected in page
     assert page.index("Reason: lost") < page.index("none → shell") < page.index("Name: laptop")
 
 
-def test_a_forged_line_is_marked_and_its_contents_are_hidden(trust: Trust, root: Client) -> None:
+def test_a_forged_event_is_marked_and_its_contents_are_hidden(trust: Trust, root: Client) -> None:
     device = trust()
-    AllowListChange.objects.create(
-        revision=99, device_id=device.device_id, action="changed", at=timezone.now(), by="root", mac="0" * 64,
-        row='{"friendly_name": "forged name", "role": 7}',
+    AuditEvent.objects.create(
+        revision=99, device_id=device.device_id, kind="change", at=timezone.now(), actor="root", mac="0" * 64,
+        subject="forged name", data='{"row": {"friendly_name": "forged name", "role": 7}}',
     )  # fmt: skip
-    AllowListChange.objects.create(
-        revision=100, device_id=device.device_id, action="x\u202ey", at=timezone.now(), by="\u202e", mac="",
-        row="not json",
+    AuditEvent.objects.create(
+        revision=100, device_id=device.device_id, kind="x\u202ey", at=timezone.now(), actor="\u202e", mac="",
+        data="not json",
     )  # fmt: skip
-    # Author and time of a line cannot be altered either.
+    # Author and time of an event cannot be altered either.
     for by, moment in (("somebody else", timezone.now()), ("", timezone.now() - dt.timedelta(days=1))):
         trust(by)
-        AllowListChange.objects.filter(pk=AllowListChange.objects.latest("pk").pk).update(by=by, at=moment)
+        AuditEvent.objects.filter(pk=AuditEvent.objects.latest("pk").pk).update(actor=by, at=moment)
     page = text_of(root.get(page_of(device)))
     assert "forged name" not in text_of(root.get(JOURNAL))
-    assert page.count("Amesh did not write this line") == 2
+    assert page.count("Amesh did not write this event") == 2
     assert "forged name" not in page
     assert "\u202e" not in page
     assert text_of(root.get(JOURNAL)).count("NO: forged") == 4
 
 
-def test_a_device_without_a_journal_and_one_with_a_long_one(
+def test_a_device_without_a_history_and_one_with_a_long_one(
     trust: Trust, root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device = trust()
-    AllowListChange.objects.all().delete()
-    assert "The journal has no line about this device" in text_of(root.get(page_of(device)))
+    AuditEvent.objects.all().delete()
+    assert "The audit log has no event about this device" in text_of(root.get(page_of(device)))
     monkeypatch.setattr("amesh_django.admin.history.MAX_LINES", 3)
     for number in range(4):
         DatabaseAllowList().set_permissions(device.device_id, {"n": number})
@@ -73,17 +73,17 @@ def test_a_device_without_a_journal_and_one_with_a_long_one(
     assert JOURNAL not in viewer.get(page_of(device)).content.decode()
 
 
-def test_the_button_for_the_history_leads_to_the_journal(trust: Trust, root: Client) -> None:
+def test_the_button_for_the_history_leads_to_it(trust: Trust, root: Client) -> None:
     device = trust()
     button = reverse("admin:amesh_device_history", args=[device.pk])
     assert button in root.get(page_of(device)).content.decode()
     response = root.get(button)
-    assert response.headers["Location"] == f"{page_of(device)}#amesh-journal"
-    assert 'id="amesh-journal"' in root.get(page_of(device)).content.decode()
+    assert response.headers["Location"] == f"{page_of(device)}#amesh-history"
+    assert 'id="amesh-history"' in root.get(page_of(device)).content.decode()
     assert Client().get(button).headers["Location"].startswith(reverse("admin:login"))
 
 
-def test_the_journal_shows_names_and_finds_them(trust: Trust, root: Client) -> None:
+def test_the_log_shows_names_and_finds_them(trust: Trust, root: Client) -> None:
     device, other = trust("build server"), trust("phone")
     assert f"build server {device.device_id}" in text_of(root.get(JOURNAL))
     DatabaseAllowList(by="alice").set_permissions(device.device_id, {"shell": True})
@@ -94,11 +94,11 @@ def test_the_journal_shows_names_and_finds_them(trust: Trust, root: Client) -> N
     assert device.device_id not in text_of(root.get(JOURNAL, {"q": device.device_id[-4:]}))
 
 
-def test_the_journal_needs_a_permission_of_its_own(trust: Trust) -> None:
+def test_the_log_needs_a_permission_of_its_own(trust: Trust) -> None:
     device = trust()
-    client = logged_in(staff("auditor", "view_allowlistchange"))
+    client = logged_in(staff("auditor", "view_auditevent"))
     page = text_of(client.get(JOURNAL))
     assert device.device_id in page
-    assert page.startswith("Journal | ")
-    assert "Select journal line" not in page
+    assert page.startswith("Audit log | ")
+    assert "Select event" not in page
     assert logged_in(staff("viewer", "view_device")).get(JOURNAL).status_code == 403

@@ -11,7 +11,7 @@ from django.test import Client
 from django.urls import reverse
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from authmesh.protocol.errors import AllowListBusy
 from tests.admin.people import (
     Trust,
@@ -29,7 +29,7 @@ def test_map_and_unmap(trust: Trust, root: Client) -> None:
     response = assign(root, device, user)
     assert f"The device “ laptop ({device.device_id}) ” was changed successfully" in text_of(response)
     assert mapped(device) == user
-    assert AllowListChange.objects.first().by == "root"  # type: ignore[union-attr]
+    assert AuditEvent.objects.first().actor == "root"  # type: ignore[union-attr]
     assert "mapped user" in LogEntry.objects.get().get_change_message().lower()
     assert DatabaseAllowList().verify().ok
     assign(root, device, None)

@@ -7,7 +7,7 @@ from django.contrib import admin
 from django.test import Client
 from django.urls import resolve, reverse
 
-from amesh_django.models import AllowListChange, AllowListSeal, Device, DeviceActivity
+from amesh_django.models import AllowListSeal, AuditEvent, Device, DeviceActivity
 from tests.admin.people import (
     LIST,
     REVOKE,
@@ -32,8 +32,8 @@ from tests.admin.people import (
         (("change_device", "auth.view_user", "auth.change_user", "revoke_device"), 200, 200, 302),
         # The page that revokes shows the devices, so it needs the permission to view them.
         (("revoke_device",), 403, 403, 403),
-        # Permissions for the journal or for users are not permissions for devices.
-        (("view_allowlistchange", "auth.change_user"), 403, 403, 403),
+        # Permissions for the audit log or for users are not permissions for devices.
+        (("view_auditevent", "auth.change_user"), 403, 403, 403),
     ],
 )
 def test_permissions(trust: Trust, permissions: tuple[str, ...], look: int, ask: int, map_: int) -> None:
@@ -76,14 +76,14 @@ def test_buttons_are_hidden_without_the_permission(trust: Trust) -> None:
 
 def test_nothing_is_added_or_deleted_by_form(trust: Trust, root: Client) -> None:
     device = trust()
-    for model, pk in (("device", device.pk), ("allowlistchange", AllowListChange.objects.first().pk)):  # type: ignore[union-attr]
+    for model, pk in (("device", device.pk), ("auditevent", AuditEvent.objects.first().pk)):  # type: ignore[union-attr]
         for url in (reverse(f"admin:amesh_{model}_add"), reverse(f"admin:amesh_{model}_delete", args=[pk])):
             assert root.get(url).status_code == 403
             root.post(url, {"post": "yes"})
         page = root.get(reverse(f"admin:amesh_{model}_changelist")).content.decode()
         assert "delete_selected" not in page
         assert reverse(f"admin:amesh_{model}_add") not in page
-    assert root.post(reverse("admin:amesh_allowlistchange_change", args=[1]), {"by": "me"}).status_code in (302, 403)
+    assert root.post(reverse("admin:amesh_auditevent_change", args=[1]), {"by": "me"}).status_code in (302, 403)
     assert Device.objects.filter(pk=device.pk).exists()
 
 

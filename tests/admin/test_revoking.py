@@ -12,7 +12,7 @@ from django.test import Client
 
 from amesh_django.admin import revoking
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from authmesh.protocol.errors import AllowListBusy
 from tests.admin.people import (
     LIST,
@@ -42,8 +42,8 @@ def test_revoke(trust: Trust, root: Client) -> None:
     row = Device.objects.get(pk=device.pk)
     assert (row.revoked_by, row.revoke_reason, row.is_revoked) == ("root", "left on the train", True)
     assert DatabaseAllowList().find(key) is None
-    line = AllowListChange.objects.get(device_id=device.device_id, action="revoked")
-    assert line.by == "root"
+    event = AuditEvent.objects.get(device_id=device.device_id, kind="revoke")
+    assert (event.actor, event.actor_type, event.text) == ("root", "user", "left on the train")
     entry = LogEntry.objects.get()
     assert (entry.object_id, entry.object_repr) == (str(device.pk), f"laptop ({device.device_id})")
     assert entry.get_change_message() == "Revoked. Reason: left on the train"

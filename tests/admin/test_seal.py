@@ -13,6 +13,7 @@ from django.urls import reverse
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
+from amesh_django.trust import current_list
 from tests.admin.people import (
     JOURNAL,
     LIST,
@@ -121,7 +122,7 @@ def test_a_server_without_its_key_warns_and_advises_against_resealing(
     assert "cannot be verified" in text_of(page)
     assert "There is no identity in" in text_of(page)
     assert "--reseal" not in page.content.decode()
-    assert "key of the journal is not available" in text_of(root.get(page_of(device)))
+    assert "key of the audit log is not available" in text_of(root.get(page_of(device)))
     assert "cannot be verified" in text_of(root.get(JOURNAL))
     response = revoke(root, device)
     assert response.status_code == 200
@@ -147,3 +148,51 @@ def test_a_forged_row_is_noticed_when_it_is_shown(trust: Trust, root: Client, pa
     assert 'class="amesh-banner" role="alert"' in shown.content.decode()
     assert "amesh-revoked" not in shown.content.decode()
     assert "Already revoked" not in text_of(shown)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE amesh_device SET added_at = 'garbage' WHERE id = %s",
+        "UPDATE amesh_device SET friendly_name = x'ff00' WHERE id = %s",
+        "UPDATE amesh_device SET device_id = x'ff' WHERE id = %s",
+    ],
+    ids=lambda text: text.split()[3],
+)
+@pytest.mark.parametrize("touched", [False, True])
+def test_a_row_that_cannot_be_shown_does_not_hide_the_banner(
+    trust: Trust, root: Client, damage: str, touched: bool
+) -> None:
+    device, other = trust(), trust("other")
+    current_list().snapshot()
+    with connection.cursor() as cursor:
+        cursor.execute(damage, [device.pk])
+        if not touched:
+            cursor.execute("UPDATE amesh_allowlistseal SET touched = 0")
+    for url in (LIST, page_of(device), f"{REVOKE}?devices={device.device_id}"):
+        page = root.get(url, follow=True)
+        assert 'class="amesh-banner" role="alert"' in page.content.decode(), url
+    assert "revoke devices on the server: manage.py amesh_revoke DEVICE_ID" in text_of(root.get(LIST))
+    assert "Revoked: other" in text_of(revoke(root, other, follow=True))
+
+
+def test_a_bug_is_not_hidden_while_the_list_is_good(
+    trust: Trust, root: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trust()
+    monkeypatch.setattr("amesh_django.admin.devices.verify_shown", lambda devices: int("bug"))
+    with pytest.raises(ValueError, match="bug"):
+        root.get(LIST)
+
+
+@pytest.mark.parametrize("page", ["list", "device", "revoke"])
+def test_a_row_that_was_removed_is_noticed(trust: Trust, root: Client, page: str) -> None:
+    """The triggers report nothing. Processes that have verified the list go on accepting the device, and no page shows it."""
+    device = trust()
+    trust()
+    urls = {"list": LIST, "device": page_of(device), "revoke": f"{REVOKE}?devices={device.device_id}"}
+    root.get(LIST)
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM amesh_device WHERE id = %s", [device.pk])
+        cursor.execute("UPDATE amesh_allowlistseal SET touched = 0")
+    assert "does not match its seal" in text_of(root.get(urls[page], follow=True))

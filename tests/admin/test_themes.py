@@ -170,10 +170,18 @@ def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser:
     expect(page.locator(".amesh-banner")).to_have_count(0)
 
 
+#: JavaScript: the space before and after the separators of our breadcrumbs, in pixels.
+SPACES = """() => [...document.querySelectorAll('.amesh-breadcrumbs li:not([aria-current])')].flatMap(li => {
+  const style = getComputedStyle(li, '::after');
+  return [parseFloat(style.marginInlineStart), parseFloat(style.marginInlineEnd)];
+})"""
+
+
 def test_revoke_in_each_theme(site: Site, browser: Browser) -> None:
     page = open_page(browser, site, screen="phone")
     page.goto(site.device(1))
     page.get_by_role("link", name="Revoke").click()
+    assert all(space >= 4 for space in page.evaluate(SPACES))  # unfold has breadcrumbs of its own
     page.get_by_label("Reason").fill("stolen on Friday")
     page.get_by_role("button", name="Revoke").click()
     expect(page.get_by_text(f"Revoked: Anna’s laptop ({site.ids[1]})")).to_be_visible()

@@ -21,7 +21,7 @@ import amesh_django
 from amesh_django import lifecycle
 from amesh_django.admin.trouble import explain
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from authmesh.protocol.errors import AllowListBusy, AllowListIntegrityFailure, DeviceNotFound
 from tests.admin.people import JOURNAL, LIST, REVOKE, Trust, assign, break_seal, page_of, revoke, staff
 
@@ -119,8 +119,8 @@ def test_every_page_is_translated(trust: Trust, root: Client) -> None:
     data = (*shown_of(device), "shell", "gone", "lost", "forged")
     robot, gone = staff("robot"), staff("gone", is_active=False)
     DatabaseAllowList(by="alice").map_user(device.device_id, robot)
-    AllowListChange.objects.create(
-        revision=99, device_id=device.device_id, action="changed", at=device.added_at, by="root", mac="forged", row="{}"
+    AuditEvent.objects.create(
+        revision=99, device_id=device.device_id, kind="change", at=device.added_at, actor="root", mac="forged"
     )
     pages = [
         root.get(url)
@@ -148,7 +148,7 @@ def test_every_page_is_translated(trust: Trust, root: Client) -> None:
         assert page.status_code == 200
         assert "⟦" in page.content.decode()
         assert untranslated(page, *data) == []
-    AllowListChange.objects.all().delete()
+    AuditEvent.objects.all().delete()
     assert untranslated(root.get(page_of(device)), *data) == []
     assert LogEntry.objects.get(change_message__contains="lost").change_message == "⟦Revoked. Reason: lost⟧"
 
@@ -194,6 +194,22 @@ def test_every_text_in_a_template_is_inside_a_translate_tag(path: Path) -> None:
     texts = Texts()
     texts.feed(_TAG.sub("", _CLASSES.sub("", _TRANSLATED.sub("", path.read_text()))))
     assert [text for text in texts.found if LETTERS.search(text)] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "static").rglob("*.css")), ids=lambda path: path.name)
+def test_styles_have_no_left_and_right(path: Path) -> None:
+    """In a language that is written from right to left, they would be on the wrong side."""
+    assert re.findall(r"[\w-]*\b(?:left|right)\b[\w-]*\s*:", path.read_text()) == []
+    sides = re.findall(r"(?:margin|padding): \S+ (\S+) \S+ (\S+);", path.read_text())
+    assert [(right, left) for right, left in sides if right != left] == []
+
+
+def test_ids_and_keys_are_written_from_left_to_right(trust: Trust, root: Client) -> None:
+    """One that ends with - would begin with it on an Arabic page."""
+    device = trust()
+    page = root.get(page_of(device)).content.decode()
+    for text in (device.device_id, device.public_key):
+        assert re.search(rf'<code [^>]*dir="ltr"[^>]*>{re.escape(text)}</code>', page)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +12,13 @@ from typing import Any
 import pytest
 from django.db import connection
 from django.test import Client, override_settings
+from django.utils import timezone
 from prometheus_client.parser import text_string_to_metric_families
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
+from amesh_django.models import AuditEvent
 from amesh_django.signals import request_accepted
 from amesh_django.test import AmeshClient, EphemeralDevice
 from authmesh.protocol.check import CHECK_PATH
@@ -72,6 +76,9 @@ def test_the_state_of_the_list(counted: Any, amesh_trust: Callable[..., Ephemera
     found = counted()
     names = ("seal_ok", "list_revision", "devices active", "devices revoked", "controllers", "controllers_limit")
     assert [found[f"amesh_{name}"] for name in names] == [1, 4, 2, 1, 1, 7]
+    assert found["amesh_audit_unsealed_seconds"] == 0
+    AuditEvent.objects.create(kind="export", at=timezone.now() - dt.timedelta(seconds=90))
+    assert 90 <= counted()["amesh_audit_unsealed_seconds"] < 120
     with connection.cursor() as cursor:
         cursor.execute("UPDATE amesh_device SET friendly_name = 'other'")
     lifecycle.reset()
@@ -130,3 +137,14 @@ def test_several_processes_are_added_up(world: World, redis: services.Redis, tmp
     # The access log of gunicorn names the device.
     assert printed.count(f'access {world.laptop.device_id} "GET /decorator/sync HTTP/1.1" 200') == len(workers)
     assert printed.count('access - "GET /decorator/sync HTTP/1.1" 401') == 1
+
+
+@pytest.mark.process
+def test_a_command_writes_nothing_where_the_processes_count(world: World, tmp_path: Path) -> None:
+    """The folder belongs to the servers. A build may not have it."""
+    for folder in (tmp_path / "counters", tmp_path / "missing"):
+        if folder.name == "counters":
+            folder.mkdir()
+        environment = world.environment(PROMETHEUS_MULTIPROC_DIR=str(folder))
+        services.run([sys.executable, "-m", "django", "check", "--tag", "compatibility"], env=environment)
+    assert [*(tmp_path / "counters").iterdir()] == []

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.bench.figures import Row, Section, Target, percentile, ratio
 from tests.bench.world import BACKENDS, World
 
 COLD_SECONDS = 3.0
+#: Others who write one event each second.
+WRITERS = 200
 
 
 def measure(world: World, say: Callable[[str], None]) -> Section:
@@ -37,8 +40,39 @@ def measure(world: World, say: Callable[[str], None]) -> Section:
             section.targets.append(
                 Target(f"{what}, {title}: {large:,} devices ÷ {small:,}", ratio(found[large], found[small]), 2.0, "×")
             )
+        _log(world, section, backend)
         _cold_starts(world, section, backend)
     return section
+
+
+def _log(world: World, section: Section, backend: str) -> None:
+    """Measure what the audit log costs a change, and what the writers of other events do."""
+    title, size = BACKENDS[backend], world.scale.sizes[0]
+    writer = world.worker(backend, size, "writer")
+    plain, logged, alone, beside = [], [], [], []
+    for _ in range(world.scale.changes):
+        plain.append(writer.call("change_without_log"))
+        logged.append(writer.call("change"))
+    relation = ratio(logged, plain)
+    section.rows.append(Row(f"one change without the chain, {title}", "µs", plain, 1.0, f"{size:,} devices"))
+    section.rows.append(Row(f"one change with it, {title}", "µs", logged, relation, f"{size:,} devices"))
+    section.targets.append(
+        Target(f"one change, {title}: with its event in the audit log ÷ without", relation, 1.3, "×")
+    )
+    if backend != "postgresql":  # SQLite has one writer at a time
+        return
+    other = world.worker(backend, size, "other writer")
+    with ThreadPoolExecutor(1) as pool:
+        alone = [writer.call("change") for _ in range(world.scale.changes)]
+        busy = pool.submit(other.call, "write_events", writers=WRITERS, seconds=max(1.0, world.scale.changes / 20))
+        while not busy.done() or not beside:
+            beside.append(writer.call("change"))
+    relation = percentile(beside, 0.5) / percentile(alone, 0.5)
+    section.rows.append(Row(f"one change, {title}", "µs", alone, 1.0, "nobody writes events"))
+    section.rows.append(Row(f"one change, {title}", "µs", beside, relation, f"{WRITERS} events a second"))
+    section.targets.append(
+        Target(f"one change, {title}: beside {WRITERS} other events a second ÷ alone", relation, 1.1, "×")
+    )
 
 
 def _cold_starts(world: World, section: Section, backend: str) -> None:

@@ -10,7 +10,7 @@ import itertools
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,8 +21,14 @@ from django.db import connection
 from django.test import Client
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.audit import placing
+from amesh_django.audit.recording import record
+from amesh_django.models import AuditEvent
+from amesh_django.states import Standing
 from amesh_django.trust import current_list
-from amesh_django.trust.keys import seal_keys
+from amesh_django.trust.chain import ChainedRows
+from amesh_django.trust.keys import SealKeys, seal_keys
+from amesh_django.trust.sealing import LogEnd
 from amesh_django.verification import Verifier
 from amesh_django.verification import verifier as module
 from amesh_django.verification.lookup import database_lookup
@@ -48,6 +54,10 @@ T = TypeVar("T")
 
 #: As many devices sign at every size of the list, so that only the size of the list differs.
 SIGNING = 10
+
+#: The verifier of devices with scopes, groups, and expiry.
+SCOPED = "without I/O, scoped"
+_SCOPES = frozenset({"orders:read", "stock:*"})
 
 _numbers = itertools.count()
 
@@ -108,8 +118,16 @@ def _body_hash() -> str:
 @functools.cache
 def _verifiers() -> dict[str, Verifier]:
     known = current_list().snapshot().by_key
+    # As the snapshot holds a device with an expiry, scopes of its own, and a group.
+    richer = {
+        signer.public_key: known[signer.public_key]._replace(
+            standing=Standing(expires_from=time.time() + 86_400), scopes=_SCOPES, groups_json='["store"]'
+        )
+        for signer in _signers()
+    }
     return {
         "without I/O": Verifier(lookup=known.get, nonces=InMemoryNonceStore()),
+        SCOPED: Verifier(lookup=richer.get, nonces=InMemoryNonceStore()),
         "local nonces": Verifier(lookup=database_lookup, nonces=InMemoryNonceStore()),
         "Redis nonces": Verifier(lookup=database_lookup, nonces=store_for("default")),
     }
@@ -127,6 +145,10 @@ def _loaded(public_key: bytes) -> ec.EllipticCurvePublicKey:
 
 def _accept(chosen: Verifier) -> Callable[[Signed], Any]:
     return lambda request: chosen.verify(METHOD, TARGET, request.header, _body_hash)
+
+
+def _accept_scoped(chosen: Verifier) -> Callable[[Signed], Any]:
+    return lambda request: chosen.verify(METHOD, TARGET, request.header, _body_hash).has_scope("stock:read")
 
 
 def _record(store: NonceStore) -> Callable[[Signed], Any]:
@@ -165,7 +187,8 @@ def verifier(count: int) -> dict[str, float]:
         "seal check": lambda: _timed(lambda request: database_lookup(request.public_key), requests),
     }
     for name, chosen in _verifiers().items():
-        measures[name] = functools.partial(_timed, _accept(chosen), requests)
+        accept = _accept_scoped(chosen) if name == SCOPED else _accept(chosen)
+        measures[name] = functools.partial(_timed, accept, requests)
     for name, store in _nonces().items():
         measures[name] = functools.partial(_timed, _record(store), requests)
     names = list(measures)
@@ -234,6 +257,36 @@ def change() -> float:
     return _timed(
         lambda device_id: allow_list.set_permissions(device_id, {"shell": number % 20 < 10}), [known.device_id]
     )
+
+
+def change_without_log() -> float:
+    """The same with its event written as a line of a journal was: without a place in a chain."""
+
+    def write(self: ChainedRows, keys: SealKeys, events: Sequence[AuditEvent], known: LogEnd) -> LogEnd:
+        AuditEvent.objects.using(self.using).bulk_create(events)
+        return known
+
+    append, ChainedRows.append = ChainedRows.append, write  # type: ignore[method-assign]
+    try:
+        return change()
+    finally:
+        ChainedRows.append = append  # type: ignore[method-assign]
+
+
+def write_events(writers: int, seconds: float) -> int:
+    """Write events that are not changes, as many in a second as there are writers, and place them. Return how many were written."""
+    count = 0
+    start = time.monotonic()
+    while (past := time.monotonic() - start) < seconds:
+        if count < writers * past:
+            record("export", by="bench")
+            count += 1
+        else:
+            time.sleep(0.001)
+        if count % writers == 0:
+            placing.place_batch(current_list())
+    placing.place_all(current_list())
+    return count
 
 
 def first() -> float:

@@ -10,6 +10,8 @@ from tests.bench.figures import Row, Samples, Section, Target, ratio
 from tests.bench.world import BACKENDS, World
 
 PARTS = ("parse", "canonical string", "hash", "signature", "seal check")
+#: As :data:`tests.bench.measures.SCOPED`, which needs Django.
+SCOPED = "without I/O, scoped"
 WHOLE = ("local nonces", "Redis nonces")
 
 
@@ -42,6 +44,8 @@ def measure(world: World, say: Callable[[str], None]) -> Section:
     section.rows.append(Row("raw verification", "µs", first["raw"], 1.0))
     for size in sizes:
         section.rows.append(_row("without I/O", samples["sqlite", size], "without I/O", f"{size:,} devices"))
+    note = "a device with scopes, a group, and an expiry; the view asks for a scope"
+    section.rows.append(_row("without I/O", samples["sqlite", sizes[-1]], SCOPED, note))
     for backend, name, size in itertools.product(BACKENDS, WHOLE, sizes):
         title = f"seal in {BACKENDS[backend]}, {name}"
         section.rows.append(_row(title, samples[backend, size], name, f"{size:,} devices"))
@@ -88,6 +92,7 @@ def _targets(samples: dict[tuple[str, int], Samples], trips: dict[str, Any], siz
         Target(f"SQLite, local nonces, {sizes[0]:,} devices", ratio(small[WHOLE[0]], small["raw"]), 1.8, "× raw"),
         Target(f"SQLite, local nonces, {sizes[-1]:,} devices", ratio(large[WHOLE[0]], large["raw"]), 1.8, "× raw"),
     ]
+    targets.append(Target("scopes, groups, and expiry ÷ none", ratio(large[SCOPED], large["without I/O"]), 1.05, "×"))
     for backend, name in itertools.product(BACKENDS, WHOLE):
         over, under = samples[backend, sizes[-1]], samples[backend, sizes[0]]
         title = f"{BACKENDS[backend]}, {name}: {sizes[-1]:,} devices ÷ {sizes[0]:,}"

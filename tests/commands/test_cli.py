@@ -148,7 +148,7 @@ def test_init_in_a_place_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = call("--dir", tmp_path / "file" / "new", "init", "--name", "x")
     assert done.exit_code == 1
-    assert "AUTH_MESH_DIR" in done.stderr
+    assert "(AMESH_DIR or AUTH_MESH_DIR)" in done.stderr
 
 
 # --- list -------------------------------------------------------------------------------------------------------------
@@ -317,7 +317,7 @@ def test_trust_of_oneself_is_refused(directory: Path) -> None:
         (["LINE"], 2, "--role"),
         (["--role", "target"], 2, "LINE"),
         (["LINE", "--role", "target", "--shell"], 2, "--shell is for a controller"),
-        (["nonsense", "--role", "target"], 1, "export-key"),
+        (["nonsense", "--role", "target"], 1, "Nothing was changed. Run export-key"),
         (["LINE", "--role", "controller", "--replace", "am_nobody"], 1, "am_nobody"),
     ],
 )
@@ -526,7 +526,7 @@ def test_fetch_says_where_a_redirect_leads_and_signs_it_only_within_the_origin(d
             json.loads(done.stdout)["redirectsTo"] == elsewhere and "geheim" not in json.loads(done.stdout)["meaning"]
         )
         assert f"run amesh fetch '{elsewhere}'. " in json.loads(done.stdout)["meaning"] + " "
-        assert "The POST becomes a GET." in json.loads(done.stdout)["meaning"]
+        assert "The POST becomes a GET without a body." in json.loads(done.stdout)["meaning"]
         assert not other.asked.is_set()
         other.status = 401
         done = call("fetch", f"{root}/far", "-L", "--fail")
@@ -562,7 +562,7 @@ def test_fetch_does_not_explain_the_answer_of_a_view(directory: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "exit_code", "text"),
     [
-        (["http://127.0.0.1:1/"], 1, "could not be reached"),
+        (["http://127.0.0.1:1/"], 1, "Nothing listens at 127.0.0.1, port 1. No request was sent."),
         (["ftp://127.0.0.1/"], 1, "http://"),
         (["/path"], 1, "http://"),
         (["http://a:b:c/"], 1, "http://"),
@@ -572,8 +572,13 @@ def test_fetch_does_not_explain_the_answer_of_a_view(directory: Path) -> None:
         (["http://127.0.0.1:1/", "-H", "X: ö"], 2, "printable ASCII"),
         (["http://127.0.0.1:1/", "-X", "GÉT"], 2, "HTTP method"),
         (["http://127.0.0.1:1/\udcff"], 1, "cannot be sent"),
-        (["http://127.0.0.1:1/", "-d", "@/nowhere/at/all"], 1, "/nowhere/at/all: No such file"),
+        (
+            ["http://127.0.0.1:1/", "-d", "@/nowhere/at/all"],
+            1,
+            "/nowhere/at/all: No such file or directory. No request",
+        ),
         (["http://127.0.0.1:1/", "--timeout", "soon"], 2, "float"),
+        *((["http://127.0.0.1:1/", f"--timeout={n}"], 2, "greater than 0") for n in ("0", "-1", "nan", "inf", "1e30")),
     ],
 )
 def test_fetch_refuses(directory: Path, words: list[str], exit_code: int, text: str) -> None:

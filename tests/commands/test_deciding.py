@@ -14,7 +14,7 @@ from django.test import override_settings
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList, DeviceDenied
 from amesh_django.decisions import WrongState
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from amesh_django.states import ROTATED
 from amesh_django.test import EphemeralDevice
 from amesh_django.trust import current_list
@@ -82,7 +82,7 @@ def test_a_new_controller_waits_for_approval(devices: DatabaseAllowList, setting
     assert state(one) == "pending"
     (found,) = devices_of("approve", "one", "--yes", "--by", "bob")
     assert (found["state"], found["changed"]) == ("active", True)
-    assert AllowListChange.objects.latest("id").by.startswith("bob")
+    assert AuditEvent.objects.latest("id").actor.startswith("bob")
     assert state(one) == "active" and state(two) == "pending"
     assert "as before" in run("approve", "one")[1]  # asks nothing
     # A target that becomes a controller waits as well.
@@ -194,5 +194,5 @@ def test_sudo_names_the_person(
 ) -> None:
     monkeypatch.setenv("SUDO_USER", "dave")
     run("suspend", "laptop", "--yes")
-    assert AllowListChange.objects.latest("id").by == "dave (manage.py)"
+    assert AuditEvent.objects.latest("id").actor == "dave (manage.py)"
     assert Device.objects.get().suspended_by == "dave (manage.py)"

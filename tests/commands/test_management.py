@@ -101,7 +101,7 @@ def options(parser: argparse.ArgumentParser) -> dict[tuple[str, ...], str]:
 
 
 #: Options about what only a list in a database has: who made a change, and approval.
-SERVER_ONLY = {"--by", "--approve"}
+SERVER_ONLY = {"--by", "--approve", "--group", "--expires"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
@@ -262,7 +262,7 @@ def test_a_failure_is_a_command_error_with_its_code(listed: DatabaseAllowList) -
     with pytest.raises(CommandError, match=r"manage\.py amesh_list") as caught:
         call_command("amesh_revoke", "am_nobody", yes=True)
     assert caught.value.returncode == 1
-    with pytest.raises(CommandError, match="Use --shell to grant a shell, or --no-shell") as caught:
+    with pytest.raises(CommandError, match="Use --shell to grant a shell, --no-shell to withdraw it") as caught:
         call_command("amesh_grant", "am_nobody")
     assert caught.value.returncode == 2
 

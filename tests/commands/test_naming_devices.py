@@ -14,7 +14,7 @@ from django.test import override_settings
 from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AllowListChange, DeviceActivity
+from amesh_django.models import AuditEvent, DeviceActivity
 from amesh_django.models import Device as DeviceRow
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.device import AllowList, FileAllowList, LocalDevice
@@ -121,6 +121,13 @@ def test_a_device_that_calls_itself_like_another_id_is_not_taken_for_it(amesh: F
     assert list(amesh.trusted()) == others
 
 
+@pytest.mark.parametrize("word", ["", " ", "\u200b", "\udcff", "(no name)"])
+def test_a_word_that_shows_nothing_is_not_a_device_without_a_name(amesh: FrontEnd, word: str) -> None:
+    nameless = amesh.allow("\u200b")
+    assert amesh("revoke", word, "--yes").exit_code == 1
+    assert list(amesh.trusted()) == nameless
+
+
 @pytest.mark.parametrize("command", [["revoke", "--yes"], ["grant", "--shell"], ["list"]])
 def test_the_id_of_a_revoked_device_is_not_the_name_of_another(amesh: FrontEnd, command: list[str]) -> None:
     """A device chooses its own name. If it chooses the device ID of another, it must not receive what that one should."""
@@ -217,8 +224,8 @@ def test_several_are_one_change_of_the_sealed_list(listed: FrontEnd) -> None:
     listed.allow("one", "two")
     listed("grant", "one", "two", "--shell")
     listed("revoke", "one", "two", "--yes")
-    lines = AllowListChange.objects.order_by("revision").values_list("revision", "action")
-    assert sorted(lines) == [(1, "added"), (1, "added"), (2, "changed"), (2, "changed"), (3, "revoked"), (3, "revoked")]
+    lines = AuditEvent.objects.order_by("revision").values_list("revision", "kind")
+    assert sorted(lines) == [(1, "trust"), (1, "trust"), (2, "grant"), (2, "grant"), (3, "revoke"), (3, "revoke")]
 
 
 # --- trust - ----------------------------------------------------------------------------------------------------------
@@ -295,7 +302,7 @@ def test_many_lines_trust_revoked_devices_again_and_say_so(listed: FrontEnd) -> 
     assert done.exit_code == 0, done.output
     row = DeviceRow.objects.get(device_id=id_of(one))
     assert (row.user, row.is_revoked, row.revoke_reason) == (None, False, "")
-    assert list(AllowListChange.objects.filter(device_id=id_of(one)).values_list("action", flat=True)[:2]) == [
-        "added",
-        "revoked",
+    assert list(AuditEvent.objects.filter(device_id=id_of(one)).values_list("kind", flat=True)[:2]) == [
+        "trust",
+        "revoke",
     ]

@@ -1,4 +1,4 @@
-"""`amesh` with standard streams that are closed, or that cannot be written."""
+"""Both front ends with standard streams that are closed, or that cannot be written."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import pytest
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.device import FileAllowList, LocalDevice
-from tests.support import cheap_keys
+from tests.support import cheap_keys, databases
 from tests.support.front_ends import id_of
 
 pytestmark = pytest.mark.process
 
 
-def shell(directory: Path, redirection: str, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of amesh with a redirection of the shell."""
-    argv = cheap_keys.argv(False, *words)
-    env = {**os.environ, "AMESH_DIR": str(directory)}
+def shell(directory: Path, redirection: str, *words: str, **django: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of amesh with a redirection of the shell; of manage.py if the variables of Django are given."""
+    argv = cheap_keys.argv(bool(django), *words)
+    env = {**os.environ, "AMESH_DIR": str(directory), **django}
     return subprocess.run(
         ["sh", "-c", f'exec "$@" {redirection}', "sh", *argv], env=env, capture_output=True, text=True, input=""
     )
@@ -70,3 +70,13 @@ def test_a_change_is_made_although_its_output_cannot_be_written(directory: Path)
 
 def test_an_error_that_cannot_be_written_ends_the_command(directory: Path) -> None:
     assert shell(directory, "2>/dev/full", "list", "nobody").returncode == 1
+
+
+def test_a_server_bears_closed_and_full_streams(directory: Path, request: pytest.FixtureRequest) -> None:
+    django = databases.environment(request.getfixturevalue("sqlite_database"))
+    django["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+    done = shell(directory, "<&-", "trust", "-", "--role", "target", **django)
+    assert (done.returncode, done.stderr[:40]) == (1, "Error: This is not a line of export-key,")
+    done = shell(directory, ">/dev/full", "list", **django)
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The output cannot be written (No space left on device).")

@@ -20,6 +20,11 @@ from authmesh.protocol.errors import AllowListBusy, DirectoryError, StorageError
 from tests.support.directories import make, mode, python
 
 
+def test_a_new_file_that_cannot_be_written_has_no_old_one(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"cannot be written \(.*\)\. The file was not created\."):
+        atomic_write(tmp_path / "missing" / "file", "new")
+
+
 @pytest.mark.process
 def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
     """The kernel enforces a limit on the size of files in the middle of a write."""

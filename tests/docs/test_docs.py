@@ -81,6 +81,7 @@ def test_the_readme(tmp_path: Path) -> None:
 def test_the_guide(tmp_path: Path, redis: services.Redis) -> None:
     with Stage(tmp_path, {"6379": redis.port}) as stage:
         new_project(stage)
+        new_project(stage, "api")
         for block in blocks(ROOT / "docs" / "guide.md"):
             stage.play(block)
 
@@ -445,14 +446,14 @@ def test_the_changelog_lists_the_extras() -> None:
 
 
 def test_permissions_and_fixtures_exist() -> None:
-    from amesh_django.models import AllowListChange, Device
+    from amesh_django.models import AuditEvent, Device, EnrollmentToken
 
     known = {
         f"{action}_{model._meta.model_name}"
-        for model in (Device, AllowListChange)
+        for model in (Device, AuditEvent, EnrollmentToken)
         for action in model._meta.default_permissions
     }
-    known |= {name for name, _ in Device._meta.permissions}
+    known |= {name for model in (Device, EnrollmentToken) for name, _ in model._meta.permissions}
     named = {name for path in DOCUMENTS for name in re.findall(r"`amesh\.([a-z]+_[a-z]+)`", path.read_text())}
     assert named and named <= known
     page = text("docs/integration.md").partition("| Fixture |")[2].partition("\n\n")[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +12,26 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from django.contrib.auth import get_user_model
 from django.core.cache import cache
+from django.core.handlers.asgi import ASGIRequest
 from django.db import connection
 from django.test import Client, override_settings
 from django.urls import reverse
 
-from amesh_django import lifecycle
+from amesh_django import lifecycle, views
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.enrollment import limits, tokens
-from amesh_django.models import AllowListChange, Device, EnrollmentToken
+from amesh_django.enrollment import limits, rotating, tokens
+from amesh_django.models import AuditEvent, Device, EnrollmentToken
+from amesh_django.server import server_device
 from amesh_django.test import AmeshClient, EphemeralDevice
+from amesh_django.trust import current_list
+from amesh_django.trust.change import Change
+from amesh_django.trust.sealing import now as moment
 from authmesh.device import LocalDevice
 from authmesh.protocol import enrollment
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.errors import InvalidInput
 from tests.enrollment.machines import PATH, body, come, make, post, refusal
+from tests.enrollment.test_rotation import ask
 from tests.support.databases import as_default
 
 if TYPE_CHECKING:
@@ -60,8 +68,8 @@ def test_a_machine_enrolls_and_may_authenticate(amesh_server: LocalDevice, middl
     assert checked.status_code == 200 and checked.json()["permissions"] == {"scopes": ["a:*", "orders:read"]}
     row = Device.objects.get(device_id=machine.identity.device_id)
     assert (row.friendly_name, row.role, row.user) == ("sensor 17", "controller", user)
-    line = AllowListChange.objects.get(device_id=row.device_id)
-    assert line.by == f"enrollment token sensors ({token.jti})"
+    event = AuditEvent.objects.get(device_id=row.device_id, kind="trust")
+    assert event.actor == f"enrollment token {token.jti} (sensors)"
     assert uses(token) == 1 and DatabaseAllowList().verify().ok
 
 
@@ -82,6 +90,47 @@ def test_a_trusted_controller_keeps_what_it_has(amesh_trust: Callable[..., Ephem
     assert come(token, machine).status_code == 201
     assert DatabaseAllowList().get(machine.identity.device_id).permissions == {"shell": True}
     assert uses(token) == 0
+
+
+@pytest.mark.django_db
+def test_groups_and_expiry_come_from_the_token_and_go_on_with_a_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    current_list().change("alice", lambda pending: pending.put_group("store", ["stock:read"]))
+    old, new = EphemeralDevice(), EphemeralDevice()
+    token = make(groups=["store", "gone"], device_seconds=90 * 86400)
+    assert come(token, old).status_code == 201
+    row = Device.objects.get()
+    assert (row.groups, row.expires_at - row.added_at) == (["store"], dt.timedelta(days=90))
+    assert list(current_list().snapshot().by_key[old.identity.public_key].scopes) == ["stock:read"]
+    days = dt.timedelta(days=60)
+    later = row.added_at + days
+    monkeypatch.setattr(rotating, "moment", lambda: later)
+    assert ask(old, new, server_device()).status_code == 200
+    after = Device.objects.get(device_id=new.identity.device_id)
+    assert (after.groups, after.expires_at) == (["store"], row.expires_at + days)
+
+
+@pytest.mark.django_db
+def test_machines_wait_unless_the_token_is_approved(settings: Any) -> None:
+    settings.AMESH = {**settings.AMESH, "REQUIRE_APPROVAL": True, "MAX_KEY_AGE_DAYS": 30}
+    lifecycle.reset()
+    waiting, approved = EphemeralDevice("w"), EphemeralDevice("a")
+    token = make(device_seconds=90 * 86400)
+    answer = come(token, waiting)
+    assert (
+        enrollment.verify_answer(token, public_key=waiting.identity.public_key, value=answer.json()).state == "pending"
+    )
+    assert come(make(approved=True, device_seconds=86400), approved).json()["state"] == "active"
+    assert [AmeshClient(one).get(CHECK_PATH).status_code for one in (waiting, approved)] == [401, 200]
+    assert refusal(ask(waiting, EphemeralDevice(), server_device())) == (401, "unauthorized")
+    ends = [row.expires_at - row.added_at for row in Device.objects.order_by("id") if row.expires_at]
+    assert [round(end.total_seconds()) for end in ends] == [30 * 86400, 86400]  # whichever comes first
+    DatabaseAllowList().approve([waiting.identity.device_id])
+    assert come(token, waiting).json()["state"] == "active" and uses(token) == 1
+    new = EphemeralDevice()
+    assert ask(waiting, new, server_device()).status_code == 200  # approved already
+    assert AmeshClient(new).get(CHECK_PATH).status_code == 200
+    after = Device.objects.get(device_id=new.identity.device_id)
+    assert after.expires_at is not None and round((after.expires_at - after.added_at).total_seconds()) == 30 * 86400
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
@@ -163,6 +212,63 @@ def test_clocks_bodies_and_methods() -> None:
     assert refusal(post([])) == (400, "malformed_request")
     assert refusal(post(b'"' + b"x" * 20_000 + b'"')) == (413, "payload_too_large")
     assert Client().get(PATH).status_code == 405
+
+
+class BrokenStream(io.BytesIO):
+    def read(self, size: int | None = -1) -> bytes:
+        raise OSError("the connection was reset")
+
+
+@pytest.mark.django_db
+def test_a_body_that_cannot_be_read_is_a_refusal_and_no_traceback(settings: Any, caplog: Any) -> None:
+    assert refusal(post([], **{"wsgi.input": BrokenStream()})) == (400, "malformed_request")
+    assert refusal(post([], CONTENT_LENGTH="9" * 5000)) == (413, "payload_too_large")
+    settings.DATA_UPLOAD_MAX_MEMORY_SIZE = 10  # no larger than the body: the limit of this address is another one
+    assert refusal(post([1] * 20)) == (400, "malformed_request")
+    assert not any(record.exc_info for record in caplog.records)
+
+
+@pytest.mark.django_db
+def test_a_body_of_any_size_is_not_read_into_memory() -> None:
+    """A chunked body has no declared length, and an ASGI server hands it over as a file."""
+    read: list[int] = []
+
+    class Endless(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            read.append(-1 if size is None else size)
+            return b" " * (size if size is not None and size >= 0 else 1 << 30)
+
+    scope = {"type": "http", "method": "POST", "path": PATH, "headers": []}
+    request = ASGIRequest(scope, Endless())
+    assert views.enroll(request).status_code == 413 and read and 0 < max(read) <= 2 * views.MAX_BODY_BYTES
+
+
+@pytest.mark.django_db
+def test_a_device_that_is_not_active_is_not_brought_back(amesh_trust: Callable[..., EphemeralDevice]) -> None:
+    now, later = moment(), moment() + dt.timedelta(hours=1)
+    columns: list[tuple[dict[str, Any], str]] = [
+        ({"suspended_at": now}, "key_denied"),
+        ({"denied_at": now}, "key_denied"),
+        ({"expires_at": now}, "key_denied"),
+        ({"pending_since": now}, "pending"),
+        ({"expires_at": later}, "active"),
+    ]
+    token = make(uses=1)
+    for values, answer in columns:
+        machine = amesh_trust()
+        name = machine.identity.device_id
+        current_list().change("alice", functools.partial(_set, name=name, values=values))
+        found = come(token, machine).json()
+        assert found.get("error", found.get("state")) == answer, values
+        row = Device.objects.get(device_id=name)
+        assert {column: getattr(row, column) for column in values} == values
+    assert uses(token) == 0
+
+
+def _set(pending: Change, name: str, values: dict[str, Any]) -> None:
+    row = pending.find(device_id=name)
+    assert row is not None
+    pending.update(row, **values)
 
 
 @pytest.mark.django_db

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
+from django.db import connection
 
 from amesh_django.enrollment import tokens
 from amesh_django.models import Device, EnrollmentToken
@@ -15,9 +19,10 @@ from amesh_django.test.devices import EphemeralDevice
 from authmesh.client import AmeshAuth, enrolling, fetch
 from authmesh.device import read_identity
 from authmesh.protocol.enrollment import parse_token
+from tests.enrollment import crowd
 from tests.enrollment.machines import body
 from tests.support.front_ends import invoke
-from tests.support.services import Server
+from tests.support.services import ROOT, Server
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -34,22 +39,41 @@ def in_threads(work: Sequence[Callable[[], None]]) -> None:
         thread.join()
 
 
-def test_forty_machines_at_the_same_moment(running: Server) -> None:
-    """Exactly as many get in as the token allows."""
-    token = parse_token(make(running, 25))
-    found: list[tuple[int, str]] = []
-    start = threading.Barrier(40)
+def test_forty_machines_at_the_same_moment(running: Server, tmp_path: Path) -> None:
+    """Forty processes. Exactly as many get in as the token allows, and the server knows those that it told so."""
+    printed = subprocess.run(
+        [sys.executable, "-m", "tests.enrollment.crowd", str(tmp_path), "40"],
+        input=make(running, 25),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    ).stdout
+    found: dict[str, int] = json.loads(printed.splitlines()[-1])
+    assert sorted(found.values()) == [crowd.ENROLLED] * 25 + [crowd.USED_UP] * 15, running.output()
+    told = {device_id for device_id, code in found.items() if code == crowd.ENROLLED}
+    assert {row.device_id for row in Device.objects.all()} == told and EnrollmentToken.objects.get().uses == 25
 
-    def enroll(number: int) -> None:
-        value = body(token, EphemeralDevice(f"m{number}"))
-        with httpx.Client(timeout=60) as client:
-            start.wait()
-            answer = client.post(f"{token.url}enroll", json=value)
-        found.append((answer.status_code, answer.json().get("error", "")))
 
-    in_threads([lambda number=number: enroll(number) for number in range(40)])  # type: ignore[misc]
-    assert sorted(found) == [(201, "")] * 25 + [(403, "token_used_up")] * 15, running.output()
-    assert Device.objects.count() == EnrollmentToken.objects.get().uses == 25
+def test_a_token_is_withdrawn_while_machines_enroll(running: Server) -> None:
+    """Every machine that was told so is in, and none comes after the withdrawal."""
+    token = parse_token(make(running, 100))
+    found: list[int] = []
+    counted: list[int] = []
+
+    def enroll() -> None:
+        answer = httpx.post(f"{token.url}enroll", json=body(token, EphemeralDevice()), timeout=60)
+        found.append(answer.status_code)
+
+    def withdraw() -> None:
+        try:
+            counted.append(tokens.withdraw(token.jti, by="test").uses)
+        finally:
+            connection.close()
+
+    in_threads([*[enroll] * 8, withdraw, *[enroll] * 8])
+    assert set(found) <= {201, 403} and len(found) == 16, running.output()
+    assert found.count(201) == Device.objects.count() == EnrollmentToken.objects.get().uses == counted[0]
 
 
 def test_many_threads_of_a_machine_enroll_once(running: Server, machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

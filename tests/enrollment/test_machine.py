@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import os
@@ -16,12 +17,15 @@ import aiohttp
 import httpx
 import pytest
 import requests
+from django.db import OperationalError
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.enrollment import answering, tokens
 from amesh_django.models import Device, EnrollmentToken
 from amesh_django.test.devices import EphemeralDevice
+from amesh_django.trust import current_list
+from amesh_django.trust.change import Change
 from authmesh.client import (
     AmeshAiohttpMiddleware,
     AmeshAuth,
@@ -297,3 +301,68 @@ def test_a_damaged_file_of_servers(machine: Path, token: str) -> None:
     (machine / "servers.json").write_text("[]")
     with pytest.raises(DirectoryError):
         ServerStore(machine).read()
+
+
+def test_a_disk_that_is_full(tmp_path: Path, live_server: Any) -> None:
+    """At each step of a machine; each of them enrolls with its first key once there is room, and is counted once."""
+    token = tokens.make(url=f"{live_server.url}/amesh/", name="m", uses=50, lifetime=60, by="test").text
+    real, machines = os.fsync, 0
+    for at in range(1, 50):
+        count, path = 0, tmp_path / f"m{at}"
+
+        def full(file: int, at: int = at) -> None:
+            nonlocal count
+            count += 1
+            if count == at:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            real(file)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            first = invoke(["enroll", "-", "--dir", path, "--name", "m"], token)
+        left = read_identity(path).device_id if (path / "identity.json").exists() else None
+        assert "Traceback" not in first.output
+        then = invoke(["enroll", "-", "--dir", path, "--name", "m"], token)
+        assert then.exit_code == 0, (at, then.output)
+        assert left in (None, read_identity(path).device_id)
+        machines += 1
+        if count < at:
+            break
+    assert machines > 5 and Device.objects.count() == uses() == machines
+
+
+def test_a_database_that_is_full(machine: Path, token: str) -> None:
+    def full(row: EnrollmentToken) -> None:
+        raise OperationalError("database or disk is full")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "count_use", full)
+        done = invoke(["enroll", "-", "--json"], token)
+    assert json.loads(done.stderr)["error"] == "server_unreachable" and "disk is full" not in done.output
+    assert not Device.objects.exists() and uses() == 0
+    first = read_identity(machine).device_id
+    assert invoke(["enroll", "-"], token).exit_code == 0
+    assert read_identity(machine).device_id == first and Device.objects.count() == uses() == 1
+
+
+# --- a machine that waits for approval ------------------------------------------------------------------------------
+
+
+def test_a_machine_that_waits_is_told_so(machine: Path, token: str, live_server: Any) -> None:
+    assert invoke(["enroll", "-"], token).exit_code == 0
+
+    def wait(pending: Change, since: Any) -> None:
+        row = pending.find(device_id=read_identity(machine).device_id)
+        assert row is not None
+        pending.update(row, pending_since=since)
+
+    current_list().change("test", lambda pending: wait(pending, utc_now()))
+    done = invoke(["enroll", "-"], token)
+    assert done.exit_code == 0 and "waits for approval" in done.stdout and "its requests are rejected" in done.stdout
+    assert ServerStore(machine).read()[0].state == "pending" and uses() == 1
+    assert fetch(f"{live_server.url}/amesh/check", device=LocalDevice(machine)).status_code == 401
+    examined = invoke(["doctor", live_server.url, "--no-relay", "--json"])
+    assert "wait for the approval" in examined.stdout
+    current_list().change("test", lambda pending: wait(pending, None))
+    assert "Enrolled\n" in invoke(["enroll", "-"], token).stdout
+    assert fetch(f"{live_server.url}/amesh/check", device=LocalDevice(machine)).status_code == 200

@@ -62,7 +62,7 @@ def test_a_token_works_until_the_old_secret_is_removed(use: Any, old: str) -> No
     use("new")
     assert refusal(come(token, EphemeralDevice())) == (401, "invalid_token")
     assert come(later, EphemeralDevice()).status_code == 201
-    assert [tokens.state(row, 0) for row in tokens.every()] == ["open", "changed"]
+    assert [tokens.state(row, 0) for row in tokens.every()] == ["open", "void"]
 
 
 def test_a_changed_row_does_not_pass_with_either_secret(use: Any) -> None:

@@ -19,7 +19,7 @@ from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.enrollment import rotating as server_rotating
 from amesh_django.enrollment import tokens
-from amesh_django.models import AllowListChange, Device
+from amesh_django.models import AuditEvent, Device
 from amesh_django.test import AmeshClient, EphemeralDevice
 from amesh_django.trust import verified
 from authmesh.client import enrolling, fetch, rotating
@@ -95,7 +95,7 @@ def test_both_keys_are_valid_and_then_one(
     assert known.revoked and known.friendly_name == old.identity.friendly_name
     before = Device.objects.get(device_id=old.identity.device_id)
     assert (before.revoke_reason, before.revoked_by) == ("rotated", new.identity.device_id)
-    assert {line.by for line in AllowListChange.objects.filter(device_id=new.identity.device_id)} == {
+    assert {event.actor for event in AuditEvent.objects.filter(device_id=new.identity.device_id)} == {
         f"rotation of {old.identity.device_id}"
     }
 
@@ -149,12 +149,12 @@ def test_the_new_key_asks_whether_it_was_accepted(amesh_trust: Trust, amesh_serv
     old, new = amesh_trust(), EphemeralDevice()
     assert refusal(ask(new, new, amesh_server)) == (401, "unauthorized")
     ask(old, new, amesh_server)
-    changes = AllowListChange.objects.count()
+    changes = AuditEvent.objects.count()
     answer = ask(new, new, amesh_server)
     parts = {"new_public_key": new.identity.public_key, "audience": amesh_server.identity.device_id}
     key = amesh_server.identity.public_key
     assert rotation.verify_rotated(answer.json(), old_device_id=new.identity.device_id, server_key=key, **parts) == 0
-    assert AllowListChange.objects.count() == changes
+    assert AuditEvent.objects.count() == changes
     with pytest.raises(UnverifiedAnswer):  # it says nothing about the old key
         rotation.verify_rotated(answer.json(), old_device_id=old.identity.device_id, server_key=key, **parts)
 

@@ -18,14 +18,15 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
-from authmesh.client import enrolling, fetch, rotating
-from authmesh.device import FileAllowList, LocalDevice, read_identity, replacing
+from authmesh.client import enrolling, fetch, forget_devices, rotating
+from authmesh.device import FileAllowList, LocalDevice, init_device, read_identity, replacing
 from authmesh.device.servers import ServerStore
 from authmesh.files.clock import utc_now
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.enrollment import parse_token
 from authmesh.protocol.errors import AmeshError
 from tests.enrollment.sites import Site, site
+from tests.keystore.tpms import running_swtpm
 from tests.support.front_ends import invoke
 from tests.support.services import ROOT
 
@@ -132,6 +133,21 @@ def test_a_server_that_this_device_does_not_know(sites: tuple[Site, Site], devic
     assert code == 1 and b.device_id in said and "does not know" in said
     assert not (device / "rotation.json").exists()
     assert rotate("api.example")[0] == 2
+
+
+def test_a_key_in_a_tpm(sites: tuple[Site, Site], machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    a, _ = sites
+    with running_swtpm() as tpm:
+        monkeypatch.setenv("AMESH_TPM_TCTI", tpm.tcti)
+        old = init_device(machine, "machine", now=utc_now(), backend="tpm2")
+        enrolling.enroll(parse_token(a.token()), directory=machine)
+        code, answer, _ = rotate()
+        assert code == 0 and answer["finished"] and statuses(a) == [200]
+        new = read_identity(machine)
+        assert (new.storage_backend, new.device_id) == ("tpm2", answer["deviceId"])
+        names = {path.name.partition(".")[0] for path in (machine / "keys").iterdir()}
+        assert new.key_alias in names and old.key_alias not in names
+        forget_devices()
 
 
 # --- killed ---------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from django.contrib.auth import get_user_model
 from amesh_django import lifecycle
 from amesh_django.models import Device, EnrollmentToken
 from amesh_django.test.devices import EphemeralDevice
+from amesh_django.trust import current_list
 from authmesh.protocol.enrollment import parse_token
 from tests.commands.test_management import call
 from tests.enrollment.machines import URL, come, refusal
@@ -91,3 +92,17 @@ def test_wrong_usage_makes_no_token(words: tuple[str, ...], message: str) -> Non
 def test_an_address_that_is_none() -> None:
     done = call("enroll-token", "--name", "x", "--url", "api.example")
     assert done.code == 1 and "address of the server is not valid" in done.err
+
+
+def test_groups_approval_and_the_life_of_the_keys() -> None:
+    current_list().change("alice", lambda pending: pending.put_group("sensors", ["stock:read"]))
+    answer = made("--group", "sensors", "--approved", "--expires-after", "90d")
+    assert (answer["groups"], answer["approved"], answer["deviceSeconds"]) == (["sensors"], True, 90 * 86400)
+    assert "sensors" in call("enroll-token", "--list").out
+    for words, hint in (
+        (("--group", "sensor"), "Did you mean sensors?"),
+        (("--expires-after", "9999d"), "at most 3650d"),
+    ):
+        done = call("enroll-token", "--name", "x", "--url", URL, *words)
+        assert done.code == 2 and hint in done.err
+    assert EnrollmentToken.objects.count() == 1

@@ -35,7 +35,7 @@ from tests.support.terminal import Terminal, terminal
 
 OURS, THEIRS = "ours", "TypeScript"
 #: The longest time of a step, in seconds. Each step starts programs that compute Argon2id, here and in TypeScript.
-SLOW = 180.0
+SECONDS = 180.0
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Machine:
         self.run("init", "--name", name, "--backend", "encrypted-file")
 
     def at_terminal(self, *words: str, v1: bool = True) -> Any:
-        return terminal([*self.cli, *words, *(self.v1 if v1 else ())], self.env, seconds=SLOW)
+        return terminal([*self.cli, *words, *(self.v1 if v1 else ())], self.env, seconds=SECONDS)
 
     @property
     def device_id(self) -> str:
@@ -93,8 +93,8 @@ def _digits(side: Terminal, pattern: str) -> str:
 
 def _until_sessions(server: Server, sessions: int) -> None:
     """Until the relay has that many sessions. Theirs shows a code before the relay has it."""
-    deadline = time.monotonic() + SLOW
-    while (found := httpx.get(server.url + "/health", timeout=SLOW).json()["sessions"]) != sessions:
+    deadline = time.monotonic() + SECONDS
+    while (found := httpx.get(server.url + "/health", timeout=SECONDS).json()["sessions"]) != sessions:
         assert time.monotonic() < deadline, f"The relay has {found} sessions, not {sessions}."
         time.sleep(0.02)
 
@@ -145,6 +145,7 @@ def bootstrap(relay: Server, folder: Path, command: Sequence[str]) -> str:
                 assert not (target.path / "identity.json").exists(), "a token without proof was accepted without --v1"
                 continue
             assert waiting.end() == 0, waiting.shown
+        assert done.returncode == 0, f"the target ended with {done.returncode}; the output above says why"
         assert target.file() == [(controller.device_id, "controller")], target.file()
         assert controller.peers() == [(target.device_id, "target")], controller.peers()
         # Its key lies under another name than its device id.
@@ -154,8 +155,8 @@ def bootstrap(relay: Server, folder: Path, command: Sequence[str]) -> str:
 
 def _watches(server: Server) -> None:
     """Until the controller waits at the relay."""
-    deadline = time.monotonic() + SLOW
-    while "amesh_relay_watches" in (text := httpx.get(server.url + "/metrics", timeout=SLOW).text) and not re.search(
+    deadline = time.monotonic() + SECONDS
+    while "amesh_relay_watches" in (text := httpx.get(server.url + "/metrics", timeout=SECONDS).text) and not re.search(
         r"^amesh_relay_watches(?:_total)? [1-9]", text, re.MULTILINE
     ):
         assert time.monotonic() < deadline, text
@@ -227,7 +228,12 @@ def main() -> int:
             tempfile.TemporaryDirectory(prefix="amesh-interop-") as folder,
             serving(Path(folder), FINISH_SECONDS=600) as relay,
         ):
-            print(f"bootstrap, target TypeScript: {bootstrap(relay, Path(folder), arguments.bootstrap)}")
+            try:
+                verdict = bootstrap(relay, Path(folder), arguments.bootstrap)
+            except (AssertionError, RuntimeError) as error:
+                failures += 1
+                verdict = f"FAILED: {error}"
+            print(f"bootstrap, target TypeScript: {verdict}")
     return bool(failures)
 
 

@@ -36,7 +36,7 @@ from authmesh.client import AmeshAuth, AmeshRequestsAuth, authorization_header
 from authmesh.device import LocalDevice
 from authmesh.protocol.key_line import build_key_line
 from authmesh.protocol.keys import decode_public_key
-from tests.interop.interop import OURS, THEIRS, Machine
+from tests.interop.interop import OURS, SECONDS, THEIRS, Machine
 from tests.support import databases, services
 from tests.verification.wire import Caller, send
 
@@ -119,7 +119,8 @@ app.use((request, response) => {
     body: parsed ? undefined : { sha256: createHash('sha256').update(raw).digest('hex') },
   });
 });
-app.listen(Number(process.argv[3]), '127.0.0.1');
+const server = app.listen(Number(process.argv[3]), '127.0.0.1');
+server.keepAliveTimeout = 600_000;  // a client that computes Argon2id for seconds must not find its connection closed
 """
 #: Theirs as it stands in their README and guide, and without anything before it.
 THEIR_SERVERS = (
@@ -274,7 +275,10 @@ def our_clients(machine: Machine) -> Iterator[dict[str, Client]]:
     """AmeshAuth, AmeshRequestsAuth, and `amesh fetch` as a process."""
     device = LocalDevice(machine.path)
     cli = Machine(OURS, [sys.executable, "-m", "authmesh"], machine.path)
-    with httpx.Client(auth=AmeshAuth(device), follow_redirects=True) as by_httpx, requests.Session() as by_requests:
+    with (
+        httpx.Client(auth=AmeshAuth(device), follow_redirects=True, timeout=SECONDS) as by_httpx,
+        requests.Session() as by_requests,
+    ):
         by_requests.auth = AmeshRequestsAuth(device)
 
         def ask_httpx(url: str, case: Case) -> Got:
@@ -282,7 +286,7 @@ def our_clients(machine: Machine) -> Iterator[dict[str, Client]]:
             return Got(got.status_code, got.text, got.request.headers["Authorization"])
 
         def ask_requests(url: str, case: Case) -> Got:
-            got = by_requests.request(case.method, url, data=case.body, headers=case.headers)
+            got = by_requests.request(case.method, url, data=case.body, headers=case.headers, timeout=SECONDS)
             return Got(got.status_code, got.text, got.request.headers["Authorization"])
 
         def ask_cli(url: str, case: Case) -> Got:
@@ -291,7 +295,8 @@ def our_clients(machine: Machine) -> Iterator[dict[str, Client]]:
                 file.write(case.raw)
                 file.flush()
                 body = [] if case.body is None else ["-d", f"@{file.name}"]
-                got = json.loads(cli.run("fetch", url, "-L", "-X", case.method, *words, *body, "--json"))
+                options = ["-L", "-X", case.method, "--timeout", str(SECONDS), *words, *body]
+                got = json.loads(cli.run("fetch", url, *options, "--json"))
             return Got(got["status"], got["body"])
 
         yield {
@@ -390,7 +395,7 @@ def errors(url: str, device: LocalDevice) -> dict[str, tuple[int, str]]:
     }
     found = {}
     for name, value in headers.items():
-        got = httpx.get(url, headers={"Authorization": value} if value else {})
+        got = httpx.get(url, headers={"Authorization": value} if value else {}, timeout=SECONDS)
         found[name] = (got.status_code, got.json()["error"])
     return found
 
@@ -462,7 +467,7 @@ def their_servers(
         report.check("    a target is refused", plain(ask, first) == 401 and len(hands[THEIRS].peers()) == 1)
         path = server.path / "allow_list.json"
         path.write_text(path.read_text("utf-8").replace('"target"', '"controller"'), "utf-8")
-        broken = httpx.get(first, auth=AmeshAuth(LocalDevice(client.path)))
+        broken = httpx.get(first, auth=AmeshAuth(LocalDevice(client.path)), timeout=SECONDS)
         report.check(f"    a broken seal: {broken.status_code} {broken.text}", broken.status_code == 500)
 
 

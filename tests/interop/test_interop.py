@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -32,6 +33,15 @@ def test_it_looks_at_both_sides_after_a_wrong_code(side: str, tmp_path: Path) ->
     (tmp_path / side / "allow_list.json").write_text(json.dumps({"devices": [entry]}))
     with pytest.raises(AssertionError, match=side):
         nothing_stored(*machines)
+
+
+def test_every_request_of_the_scripts_bears_a_slow_machine() -> None:
+    """The other implementation computes Argon2id in JavaScript, before the first answer of each server."""
+    for name in ("interop.py", "interop_sdk.py"):
+        text = (ROOT / "tests" / "interop" / name).read_text("utf-8")
+        requests = re.findall(r"(?:httpx\.(?:Client|get)|by_requests\.request)\(.*", text)
+        assert requests
+        assert [line for line in requests if "timeout=SECONDS" not in line] == []
 
 
 @pytest.mark.parametrize("page", ["docs/compatibility.md", "tests/interop/interop.py", "tests/interop/interop_sdk.py"])

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.process
 
 SECONDS = 120
 #: How many there are, and how many more where it is said where the keys are to live.
-CHECKS, OF_BACKEND = 39, 4
+CHECKS, OF_BACKEND = 57, 4
 
 
 @pytest.fixture
@@ -122,10 +122,15 @@ def test_the_main_job_and_a_server_that_is_kept(demo: Demo) -> None:
         r"✓ the same request again +401 unauthorized +log: replay_detected",
         r"✓ one byte of the body changed +401 unauthorized +log: invalid_signature",
         r"✓ a good signature, by the stranger +401 unauthorized +log: unknown_device",
+        r"✓ all three are in the list, and wait +pending, pending, pending",
+        r"✓ POST /api/readings, which needs readings:write +403",
+        r"✓ 20 requests during the rotation +20 × 200",
+        r"✓ a request of sensor-2, one second later +401",
         r"✓ the laptop's next request +500 allow_list_integrity_failure",
         r"\$ manage\.py amesh_integrity --reseal --yes",
         r"✓ the laptop's next request +200 laptop of the boss",
         r"✓ the laptop's next request +401 unauthorized +log: device_revoked",
+        r"✓ amesh_audit names the event that was edited +changed 2",
     ):
         assert re.search(line, printed), line
 

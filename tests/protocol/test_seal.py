@@ -12,8 +12,10 @@ import rfc8785
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from authmesh.files.storage import json_text
 from authmesh.protocol import AllowListIntegrityFailure, InvalidInput, b64encode, seal, seal_key
 from authmesh.protocol.allow_list import DeviceEntry, open_document, seal_document
+from authmesh.protocol.encoding import parse_time
 from authmesh.protocol.seal import canonical_json, seal_form
 
 KEY_MATERIAL = bytes(range(32))
@@ -103,3 +105,41 @@ def test_a_number_without_a_json_form_is_sealed_and_written_as_null() -> None:
     for literal in ("NaN", "Infinity", "1"):
         with pytest.raises(AllowListIntegrityFailure):
             open_document(text.replace("null", literal), **arguments)  # type: ignore[arg-type]
+
+
+def test_a_list_with_scopes_that_the_reference_resealed() -> None:
+    """Version 0.7.0 of the reference removed a third device from this list, and sealed what it does not know of the others."""
+    document = {
+        "version": "2.0.0",
+        "devices": [
+            {
+                "deviceId": "am_LlgwqGvSX8MtAuMk",
+                "publicKey": "AgyIqTjuvnesk498OUcsHwfUPRX8Juh32xIzIajh+ydv",
+                "friendlyName": "device 0",
+                "addedAt": "2026-11-28T12:00:00.000Z",
+                "addedBy": "manual",
+                "role": "controller",
+                "permissions": {
+                    "shell": True,
+                    "scopes": ["orders:read", "ünits", "a"],
+                    "limits": {"z": 1, "a": [0.1, 1e21, None]},
+                },
+            },
+            {
+                "deviceId": "am_I1Qhr0_84XlaK4Cq",
+                "publicKey": "Ax5V4t9ihmAcXz6jgbe+t3SfIccWpa5MRwU8BbOeAgeJ",
+                "friendlyName": "device 1",
+                "addedAt": "2026-11-28T12:00:00.000Z",
+                "addedBy": "manual",
+                "role": "controller",
+                "permissions": {"scopes": []},
+            },
+        ],
+        "updatedAt": "2026-11-28T18:34:15.185Z",
+        "hmac": "Jrc3XVvI4b7lUwZCkaDQ9eHdNzHwih+kCTIAGT2At44=",
+    }
+    entries, stale = open_document(json_text(document), key_material=KEY_MATERIAL, device_id=DEVICE_ID)
+    assert not stale
+    at = parse_time(str(document["updatedAt"]))
+    again = seal_document(entries, key_material=KEY_MATERIAL, device_id=DEVICE_ID, updated_at=at)
+    assert json_text(again) == json_text(document)

@@ -68,6 +68,22 @@ async def still_serves(server: services.Server, otc: str = "999999") -> None:
 
 
 @asynchronous
+async def test_pings(tmp_path: Path) -> None:
+    """A flood of pings or pongs made others wait for more than a second. Nothing else counts them."""
+    with serving(tmp_path) as server:
+        for opcode in (9, 10):
+            reader, writer = await opened(server)
+            writer.write(frame(b"", opcode) * 60)
+            await asyncio.sleep(0.1)
+            writer.write(frame('{"type":"x"}'))
+            assert b"unknown_type" in await asyncio.wait_for(reader.readuntil(b"}"), 5)
+            writer.write(frame(b"", opcode) * 200)
+            assert await asyncio.wait_for(reader.read(100), 5) == b"\x88\x02\x03\xf0"  # 1008, and no pong
+            shut((reader, writer))
+        await still_serves(server)
+
+
+@asynchronous
 async def test_idle_connections(tmp_path: Path) -> None:
     """Each takes less than 45 kB, so that 5,000 of them fit into 300 MB. The benchmark measures that many."""
     with serving(tmp_path) as server:

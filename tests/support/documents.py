@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 
 from django.test import override_settings
 
-from tests.support import services
+from tests.support import hosts, services
 from tests.support.databases import as_default
 from tests.support.documents_pairing import play_pairing
 from tests.support.services import ROOT
@@ -129,6 +130,7 @@ class Stage:
         self._stack = ExitStack()
         self._output = ""
         self._listening: Block | None = None
+        self._programs = folder / "programs"
 
     def __enter__(self) -> Stage:
         return self
@@ -183,6 +185,8 @@ class Stage:
     def execute(self, name: str, command: str, *, exit_code: int = 0, answers: str = "") -> str:
         """Run one command on a machine, and return its output on both streams."""
         machine = self.machine(name)
+        if "ssh " in command:
+            self._start_hosts()
         done = subprocess.run(
             ["bash", "-c", self._here(command)],
             cwd=machine.place,
@@ -259,8 +263,27 @@ class Stage:
     def _environment(self, machine: Machine) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not _is_ours(name)}
         kept["AMESH_TPM_TCTI"] = "none"  # the documents show a machine without a TPM
-        path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+        path = f"{self._programs}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}"
         return {**kept, "PATH": path, "HOME": str(machine.home)}
+
+    def _start_hosts(self) -> None:
+        """Start the process in which `ssh HOST amesh …` runs, and wait for it."""
+        if self._programs.exists():
+            return
+        path = self._folder / "hosts.sock"
+        hosts.write_program(self._programs, path)
+        kept = {name: value for name, value in os.environ.items() if not _is_ours(name)}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tests.support.hosts", str(path), str(self._folder / "hosts")],
+            cwd=ROOT,
+            env={**kept, "AMESH_TPM_TCTI": "none"},
+        )
+        self._stack.callback(process.wait)
+        self._stack.callback(process.kill)
+        deadline = time.monotonic() + services.START_SECONDS
+        while not path.exists():
+            assert process.poll() is None and time.monotonic() < deadline, "the process with the hosts did not start"
+            time.sleep(0.02)
 
     def _port(self, shown: str) -> int:
         if shown not in self._ports:

@@ -23,13 +23,13 @@ RECORD = "list_revision.json"
 
 
 class Backup:
-    """Devices, journal and seal as they are now."""
+    """Devices, audit log and seal as they are now."""
 
     def __init__(self) -> None:
-        from amesh_django.models import AllowListChange, AllowListSeal, Device
+        from amesh_django.models import AllowListSeal, AuditEvent, AuditSeal, Device
 
         self._tables: list[tuple[Any, list[dict[str, Any]]]] = [
-            (model, list(model.objects.values())) for model in (Device, AllowListChange, AllowListSeal)
+            (model, list(model.objects.values())) for model in (Device, AuditEvent, AuditSeal, AllowListSeal)
         ]
 
     def restore(self) -> None:

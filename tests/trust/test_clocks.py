@@ -9,7 +9,7 @@ import pytest
 from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AllowListChange
+from amesh_django.models import AuditEvent
 from amesh_django.trust import current, current_list
 from amesh_django.trust.change import Change
 from amesh_django.trust.verified import KnownDevice
@@ -31,7 +31,7 @@ def rotate(old: int, new: int, *, seconds: int = 600) -> None:
         row = pending.select(device_id=entry(old).device_id)[0]
         pending.update(
             row,
-            AllowListChange.Action.REVOKED,
+            AuditEvent.Kind.REVOKE,
             revoked_at=until,
             revoked_by=entry(new).device_id,
             revoke_reason="rotated",

@@ -13,9 +13,9 @@ from django.test.utils import CaptureQueriesContext
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AllowListChange, AllowListSeal, Device, SealedModelError
+from amesh_django.models import AllowListSeal, AuditEvent, Device, SealedModelError
 from amesh_django.trust import SealedList, current, current_list, snapshot, triggers
-from amesh_django.trust.change import ConcurrentChange
+from amesh_django.trust.locking import ConcurrentChange
 from amesh_django.trust.verified import Snapshot
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry, device_id
@@ -114,7 +114,7 @@ def test_a_revoked_device_keeps_its_row(devices: DatabaseAllowList) -> None:
     assert current_list().snapshot().by_key[entry(1).public_key].revoked
     with pytest.raises(DeviceNotFound):
         devices.revoke(entry(1).device_id)
-    assert [change.action for change in AllowListChange.objects.all()] == ["revoked", "added"]
+    assert [event.kind for event in AuditEvent.objects.all()] == ["revoke", "trust"]
 
 
 def test_only_a_revoked_device_is_purged(devices: DatabaseAllowList) -> None:

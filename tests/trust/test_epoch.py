@@ -13,12 +13,13 @@ from django.db import connection
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AllowListSeal
+from amesh_django.models import AllowListSeal, AuditEvent
 from amesh_django.trust import current, current_list, rollback, triggers
-from amesh_django.trust.sealing import Epoch
+from amesh_django.trust.sealing import Epoch, LogEnd
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable
 from tests.trust.rollbacks import RECORD, Backup, look
+from tests.trust.test_database_allow_list import sql
 from tests.trust.test_rollback import entry, noted, reason, record
 
 pytestmark = pytest.mark.usefixtures("default_database", "amesh_server")
@@ -128,7 +129,14 @@ def test_a_database_and_a_file_of_version_0_1_are_taken_over(
     assert devices.verify().ok
     assert devices.find(entry(3).public_key)
     assert "epoch" not in noted(amesh_server)
+    sql("UPDATE amesh_device SET friendly_name = 'other'")
+    assert "The audit log does not have all rows as they were sealed" in devices.verify().problems[-1]
+    sql("UPDATE amesh_device SET friendly_name = %s", entry(3).friendly_name)
     devices.add(entry(4))
+    assert list(AuditEvent.objects.order_by("seq").values_list("seq", "kind")) == [(1, "begin"), (2, "trust")]
+    sql("UPDATE amesh_device SET friendly_name = 'other'")
+    assert [problem.partition(":")[0] for problem in devices.verify().problems] == [entry(4).device_id]
+    sql("UPDATE amesh_device SET friendly_name = %s", entry(3).friendly_name)
     assert noted(amesh_server)["epoch"] == epochs()[0] != ""
     staging.restore()
     assert reason() == "other_epoch"
@@ -140,7 +148,14 @@ def without_epoch(server: LocalDevice) -> None:
     row = sealed.read_seal()
     assert row is not None
     old = sealed.make_seal(
-        Epoch(""), revision=row.revision, total=sealed.sealed_total(row), count=1, controllers=1, groups="", r=bytes(32)
+        Epoch(""),
+        LogEnd(),
+        revision=row.revision,
+        total=sealed.sealed_total(row),
+        count=1,
+        controllers=1,
+        groups="",
+        r=bytes(32),
     )
     AllowListSeal.objects.update(**old._asdict())
     place = sealed._place()

@@ -1,4 +1,4 @@
-"""The secret of the seal is replaced: what each process accepts, and what becomes of the journal and the high-water mark."""
+"""The secret of the seal is replaced: what each process accepts, and what becomes of the audit log and the high-water mark."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from django.core.management import CommandError, call_command
 from amesh_django import checks, conf, lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.management import doctor
-from amesh_django.models import AllowListChange, AllowListSeal
+from amesh_django.models import AllowListSeal, AuditEvent
 from amesh_django.trust import current, current_list
+from amesh_django.trust.sealing import LogEnd
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure
 from tests.trust.rollbacks import Backup
@@ -65,15 +66,15 @@ def test_a_row_that_is_changed_between_verifying_and_sealing_is_not_sealed(
     devices.add(entry(1))
     secrets.use(secrets.new, secrets.old)
     before, sealed = AllowListSeal.objects.get().hmac, current_list()
-    rekey_journal = sealed._rekey_journal
+    rekey_log = sealed._rekey_log
 
-    def forge() -> int:
-        """Change a row, and reset what the triggers have counted, while the journal is being sealed."""
+    def forge(known: LogEnd) -> LogEnd:
+        """Change a row, and reset what the triggers have counted, while the audit log is being sealed."""
         sql("UPDATE amesh_device SET permissions_json = %s", '{"shell":true}')
         sql("UPDATE amesh_allowlistseal SET touched = 0")
-        return rekey_journal()
+        return rekey_log(known)
 
-    monkeypatch.setattr(sealed, "_rekey_journal", forge)
+    monkeypatch.setattr(sealed, "_rekey_log", forge)
     with pytest.raises(AllowListIntegrityFailure) as caught:
         sealed.rekey()
     assert caught.value.reason == "rows_mismatch"
@@ -105,7 +106,7 @@ def test_all_of_it_moves_to_the_new_secret(
     report = devices.verify()
     assert (report.ok, report.devices) == (True, 3)
     sql("UPDATE amesh_device SET permissions_json = '{}' WHERE device_id = %s", entry(1).device_id)
-    (problem,) = devices.verify().problems  # the journal is under the new secret, too
+    (problem,) = devices.verify().problems  # the audit log is under the new secret, too
     assert "permissions_json is '{}'" in problem
     backup.restore()
     current.reset()
@@ -158,7 +159,7 @@ def test_another_host_moves_its_own_mark(
 def test_a_list_that_is_rejected_is_not_sealed_again(devices: DatabaseAllowList, secrets: Secrets) -> None:
     secrets.use(secrets.old)
     devices.add(entry(1))
-    AllowListChange.objects.update(by="somebody")
+    AuditEvent.objects.update(actor="somebody")
     sql("UPDATE amesh_device SET friendly_name = 'forged'")
     secrets.use(secrets.new, secrets.old)
     with pytest.raises(AllowListIntegrityFailure):
@@ -167,8 +168,8 @@ def test_a_list_that_is_rejected_is_not_sealed_again(devices: DatabaseAllowList,
     assert (code, "does not match its seal" in text) == (1, True)
     sql("UPDATE amesh_device SET friendly_name = 'caller'")
     assert devices.rekey()
-    line = AllowListChange.objects.get()
-    assert not current_list().is_genuine_line(line)  # a line that amesh did not write does not become genuine
+    event = AuditEvent.objects.get(kind="trust")
+    assert not current_list().is_genuine_event(event)  # an event that amesh did not write does not become genuine
 
 
 def test_the_command_asks_and_says_what_to_do_next(devices: DatabaseAllowList, secrets: Secrets) -> None:

@@ -1,4 +1,4 @@
-"""Resealing: what a person is shown when the journal tells nothing, and that exactly that is sealed."""
+"""Resealing: what a person is shown when the audit log tells nothing, and that exactly that is sealed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.core.management import CommandError, call_command
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AllowListChange
+from amesh_django.models import AuditEvent
 from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListError
 from tests.trust.test_database_allow_list import entry, sql
@@ -58,8 +58,8 @@ def test_a_key_whose_revocation_is_still_to_come_is_named(stolen: DatabaseAllowL
     assert current_list().snapshot().by_key[entry(1).public_key].revoked
 
 
-def test_a_journal_with_missing_lines_is_said_and_all_who_would_be_trusted_are_named(stolen: DatabaseAllowList) -> None:
-    AllowListChange.objects.filter(action="revoked").delete()
+def test_a_log_with_missing_events_is_said_and_all_who_would_be_trusted_are_named(stolen: DatabaseAllowList) -> None:
+    AuditEvent.objects.filter(kind="revoke").delete()
     report = stolen.verify()
     assert not report.ok
     assert [problem.split(":")[0] for problem in report.problems] == ["No difference can be named"]
@@ -71,10 +71,10 @@ def test_a_journal_with_missing_lines_is_said_and_all_who_would_be_trusted_are_n
     assert f"Resealing would trust 1 device:\n  {trusted}" in out
 
 
-def test_a_copied_line_of_the_journal_does_not_hide_a_difference(stolen: DatabaseAllowList) -> None:
-    line = AllowListChange.objects.get(action="added")
-    line.pk = None
-    line.save()
+def test_a_copied_event_does_not_hide_a_difference(stolen: DatabaseAllowList) -> None:
+    event = AuditEvent.objects.get(kind="trust")
+    event.pk, event.seq = None, 9
+    event.save()
     assert any("revoked_at is ''" in problem for problem in stolen.verify().problems)
 
 
@@ -109,7 +109,7 @@ def test_rows_that_change_before_the_answer_are_not_sealed(
     assert "The devices were changed after they were shown. Nothing was sealed." in err
     assert "manage.py amesh_integrity" in err
     assert not devices.verify().ok
-    assert not AllowListChange.objects.filter(action="resealed").exists()
+    assert not AuditEvent.objects.filter(kind="reseal").exists()
     sql("UPDATE amesh_device SET permissions_json = '{}'")  # as it was shown
     monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
     assert integrity("--reseal")[0] == 0

@@ -104,10 +104,10 @@ def test_a_device_is_revoked_in_a_list_that_does_not_match(
     [
         "DELETE FROM amesh_allowlistseal",
         "UPDATE amesh_allowlistseal SET hmac = digest",
-        "DELETE FROM amesh_allowlistchange",
+        "DELETE FROM amesh_auditevent",
     ],
 )
-def test_a_device_is_revoked_without_seal_or_journal(devices: DatabaseAllowList, statement: str) -> None:
+def test_a_device_is_revoked_without_seal_or_log(devices: DatabaseAllowList, statement: str) -> None:
     worker = current_list()
     forge(statement, THE_OTHER, touched=True)
     devices.revoke(entry(STOLEN).device_id)
@@ -206,7 +206,7 @@ LATER = "UPDATE amesh_device SET revoked_at = '2099-01-01 00:00:00', revoked_by 
 
 
 def test_a_row_that_says_that_it_will_be_revoked_is_revoked_now(devices: DatabaseAllowList) -> None:
-    forge(f"{LATER} WHERE role = 'controller'", "DELETE FROM amesh_allowlistchange")
+    forge(f"{LATER} WHERE role = 'controller'", "DELETE FROM amesh_auditevent")
     current._lists.clear()
     devices.revoke(entry(STOLEN).device_id)
     devices.reseal()
@@ -269,3 +269,22 @@ def test_a_revocation_in_an_old_list_counts_in_transactions_too(
         if not revoked:
             current._lists.clear()
             devices.revoke(entry(STOLEN).device_id)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE amesh_auditevent SET revision = 9223372036854775807",
+        "UPDATE amesh_allowlistseal SET revision = 9223372036854775807",
+        "UPDATE amesh_auditevent SET revision = 'damaged', mac = x'00'",
+    ],
+)
+def test_no_forged_revision_prevents_a_revocation_or_a_reseal(devices: DatabaseAllowList, statement: str) -> None:
+    if connection.vendor == "postgresql" and "damaged" in statement:
+        return  # the column holds nothing else
+    forge(statement, THE_OTHER, "UPDATE amesh_allowlistseal SET hmac = digest", touched=True)
+    current._lists.clear()
+    devices.revoke(entry(STOLEN).device_id)
+    assert devices.verify().problems
+    devices.reseal()
+    assert current_list().snapshot().by_key[entry(STOLEN).public_key].revoked

@@ -135,7 +135,8 @@ def test_a_row_and_a_seal_without_the_new_columns_are_those_of_before(devices: D
             for name in ("revision", "digest", "count", "controllers", "mask", "epoch", "continues")
         ],
     )
-    assert row.hmac == sealing.hmac.digest(sealed.keys.seal, message, "sha256").hex()
+    old = row._replace(audit_seq=0, audit_link="")
+    assert sealed._seal_hmac(old) == sealing.hmac.digest(sealed.keys.seal, message, "sha256").hex()
 
 
 NEW = {

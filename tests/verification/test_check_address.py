@@ -39,6 +39,16 @@ def test_the_answer_describes_the_device(amesh_trust: Trust, middleware: list[st
     assert "no-store" in answer["Cache-Control"] and "Authorization" in answer["Vary"]
 
 
+@pytest.mark.parametrize("wrong", [{"NO_SUCH_KEY": 1}, {"NONCE_CACHE": "missing"}])
+def test_wrong_settings_are_a_rejection_that_the_log_explains(
+    amesh_client: AmeshClient, settings: Any, wrong: Any, caplog: Any
+) -> None:
+    settings.AMESH = {**settings.AMESH, **wrong}
+    answer = amesh_client.get(CHECK_PATH)
+    assert (answer.status_code, answer.json()) == (500, {"error": "allow_list_integrity_failure"})
+    assert "improperly_configured" in caplog.text
+
+
 def test_under_asgi(amesh_async_client: AmeshAsyncClient) -> None:
     answer = async_to_sync(amesh_async_client.get)(CHECK_PATH)
     assert answer.status_code == 200, answer.content

@@ -51,6 +51,7 @@ class Trusted:
     role: str = "controller"
     permissions: Mapping[str, Any] = field(default_factory=dict)
     scopes: frozenset[str] = frozenset()
+    expires_at: float | None = None
     user_id: None = None
     pk: None = None
 

@@ -89,6 +89,7 @@ class Trusted:
     role: str
     permissions: Mapping[str, Any]
     scopes: frozenset[str] = frozenset()
+    expires_at: float | None = None
     user_id: None = None
     pk: None = None
 

@@ -39,15 +39,28 @@ def enroll_token(
     *,
     name: str | None,
     scope: list[str],
+    group: list[str],
     user: str | None,
     uses: int | None,
     ttl: str | None,
+    expires_after: str | None,
+    approved: bool,
     url: str | None,
     list: bool,
     withdraw: str | None,
 ) -> None:
     """Make a token, or do what one of the other options asks for."""
-    given = {"--name": name, "--user": user, "--uses": uses, "--ttl": ttl, "--url": url, "--scope": scope or None}
+    given = {
+        "--name": name,
+        "--user": user,
+        "--uses": uses,
+        "--ttl": ttl,
+        "--url": url,
+        "--scope": scope or None,
+        "--group": group or None,
+        "--expires-after": expires_after,
+        "--approved": approved or None,
+    }
     making = [option for option, value in given.items() if value is not None]
     modes = ["--list"] * list + ["--withdraw"] * (withdraw is not None)
     if len(modes) > 1 or (modes and making):
@@ -68,21 +81,36 @@ def enroll_token(
             context,
             name=check_name(name),
             scopes=scope,
+            groups=group,
             user=user,
             uses=1 if uses is None else uses,
-            ttl=ttl or DEFAULT_TTL,
+            lifetime=_seconds("--ttl", ttl or DEFAULT_TTL, MAX_LIFE_SECONDS),
+            device_seconds=_seconds("--expires-after", expires_after, tokens.MAX_DEVICE_SECONDS)
+            if expires_after
+            else None,
+            approved=approved,
             url=url,
         )
 
 
 def _make(
-    context: Context, *, name: str, scopes: list[str], user: str | None, uses: int, ttl: str, url: str | None
+    context: Context,
+    *,
+    name: str,
+    scopes: list[str],
+    groups: list[str],
+    user: str | None,
+    uses: int,
+    lifetime: int,
+    device_seconds: int | None,
+    approved: bool,
+    url: str | None,
 ) -> None:
-    lifetime = _seconds(ttl)
     if not 1 <= uses <= MAX_USES:
         raise UsageProblem(f"--uses must be an integer from 1 to {MAX_USES}. {_UNCHANGED}")
     try:
         check_grantable("scope", scopes)
+        tokens.check_groups(groups)
     except InvalidInput as error:
         raise UsageProblem(error.message, hint=error.hint) from None
     address = url or amesh_settings().URL
@@ -98,7 +126,10 @@ def _make(
         lifetime=lifetime,
         by=context.home.actor,
         scopes=scopes,
+        groups=groups,
         user_id=_user_id(user),
+        approved=approved,
+        device_seconds=device_seconds,
     )
     console = context.console
     console.result({**_json(made.row), "url": address, "token": made.text, "environment": {ENROLL_VARIABLE: made.text}})
@@ -137,12 +168,12 @@ def _warn_of_limit(context: Context, uses: int) -> None:
         )
 
 
-def _seconds(ttl: str) -> int:
-    found = _TTL(ttl.strip())
+def _seconds(option: str, text: str, limit: int) -> int:
+    found = _TTL(text.strip())
     seconds = int(found[1]) * _UNITS[found[2]] if found else 0
-    if not 0 < seconds <= MAX_LIFE_SECONDS:
+    if not 0 < seconds <= limit:
         raise UsageProblem(
-            f"--ttl must be a number with s, m, h or d, and at most 30d. {_UNCHANGED}",
+            f"{option} must be a number with s, m, h or d, and at most {limit // 86400}d. {_UNCHANGED}",
             hint="Use a time such as 15m, 1h or 7d.",
         )
     return seconds
@@ -171,6 +202,9 @@ def _json(row: EnrollmentToken) -> dict[str, Any]:
         "jti": row.jti,
         "name": row.name,
         "scopes": row.scopes,
+        "groups": row.groups,
+        "approved": row.approved,
+        "deviceSeconds": row.device_seconds,
         "user": row.user.get_username() if row.user is not None else None,
         "uses": row.uses,
         "maxUses": row.max_uses,
@@ -194,7 +228,8 @@ def _show(context: Context) -> None:
             "used_up": "used up",
             "expired": f"expired {_when(row.expires_at)}",
             "withdrawn": "withdrawn",
-            "changed": "changed outside Django, or made with an earlier secret of the seal; no machine can enroll with it",
+            "changed": "changed outside Django; no machine can enroll with it",
+            "void": "void: this server has another identity or secret of the seal than when the token was made",
         }[state]
         console.say(
             Styled(clean(row.name), {"open": "good", "changed": "bad"}.get(state, "plain")),  # type: ignore[arg-type]
@@ -203,6 +238,7 @@ def _show(context: Context) -> None:
                 ("State", shown),
                 ("Machines", f"{row.uses} of {row.max_uses}"),
                 ("Scopes", ", ".join(clean(scope) for scope in row.scopes) or "none"),
+                ("Groups", ", ".join(clean(group) for group in row.groups) or "none"),
                 ("User", clean(row.user.get_username()) if row.user is not None else "none"),
             ),
         )
@@ -225,6 +261,23 @@ def _arguments(parser: ArgumentParser) -> None:
         action="append",
         default=[],
         help="Scope that each machine gets. May be given several times.",
+    )
+    parser.add_argument(
+        "--group",
+        metavar="G",
+        action="append",
+        default=[],
+        help="Group that each machine joins. May be given several times.",
+    )
+    parser.add_argument(
+        "--approved",
+        action="store_true",
+        help="The machines need no approval, although AMESH['REQUIRE_APPROVAL'] is set.",
+    )
+    parser.add_argument(
+        "--expires-after",
+        metavar="TIME",
+        help="Life of the key of each machine, such as 90d. A rotation renews it. Defaults to AMESH['MAX_KEY_AGE_DAYS'].",
     )
     parser.add_argument("--user", metavar="U", help="Name of the Django user as whom the machines act.")
     parser.add_argument(

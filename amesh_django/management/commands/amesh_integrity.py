@@ -8,16 +8,17 @@ from amesh_django.conf import amesh_settings
 from amesh_django.enrollment import tokens
 from amesh_django.management.base import AmeshCommand
 from amesh_django.trust.integrity import IntegrityReport
+from amesh_django.trust.revocations import Revocation
 from amesh_django.trust.rollback import Memory
 from amesh_django.trust.verified import other_secret
 from authmesh.commands.context import Context
 from authmesh.commands.spec import Command as Spec
 from authmesh.commands.spec import add_yes
 from authmesh.commands.terminal.console import Console
-from authmesh.commands.terminal.errors import UsageProblem
+from authmesh.commands.terminal.errors import Declined, Unanswered, UsageProblem
 from authmesh.commands.terminal.lines import Shown, Styled
 from authmesh.commands.words import counted
-from authmesh.protocol.display import clean
+from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Hint, Run
 
 #: How many trusted devices are printed. ``--json`` prints all.
@@ -53,6 +54,10 @@ def integrity(context: Context, *, reseal: bool, digest: str | None, rekey: bool
     if reseal or not found.ok:
         answer["trusted"] = found.trusted
         report += _trusted(found)
+    lost = devices.lost_revocations()
+    if lost:
+        answer["lostRevocations"] = [one.device_id for one in lost]
+        report += _lost(lost)
     console.say(*report)
     if found.ok and rekey:
         _rekey(console, devices, answer, yes)
@@ -70,9 +75,42 @@ def integrity(context: Context, *, reseal: bool, digest: str | None, rekey: bool
         console.result(answer)
         raise
     console.say(Styled("The list was resealed as it is.", "good"))
+    if lost:
+        answer["revokedAgain"] = _revoke_again(console, devices, lost, yes)
     if found.is_old:
-        console.say("Now revoke again the devices that were revoked since.")
+        others = "other hosts have revoked since" if lost else "were revoked since"
+        console.say(f"Now revoke again the devices that {others}.")
     console.result({**answer, "resealed": True, "newest": _memory_json(devices)})
+
+
+def _revoke_again(console: Console, devices: DatabaseAllowList, lost: list[Revocation], yes: bool) -> list[str]:
+    """Revoke the devices again whose revocation the restored list does not have, if a person says so. Return their IDs."""
+    names = [one.device_id for one in lost]
+    try:
+        console.confirm(
+            f"Revoke {counted(len(lost), 'device')} again?", about=_lost(lost) if console.as_json else [], yes=yes
+        )
+    except (Declined, Unanswered):
+        console.warn(("They are still trusted. To revoke them, run ", Run("revoke", " ".join(names)), "."))
+        return []
+    for one in lost:
+        devices.revoke(one.device_id, reason=one.reason or "revoked before an older list was restored")
+    console.say(Styled(f"Revoked again: {', '.join(names)}.", "good"))
+    return names
+
+
+def _lost(lost: list[Revocation]) -> list[Shown]:
+    return [
+        f"{counted(len(lost), 'device')} of this list was revoked on this host before, and is trusted again:"
+        if len(lost) == 1
+        else f"{counted(len(lost), 'device')} of this list were revoked on this host before, and are trusted again:",
+        *[
+            f"  {clean_line(one.device_id)} ({clean(one.name)}), revoked {one.at[:19]} UTC"
+            + (f" by {clean_line(one.by)}" if one.by else "")
+            + (f": {clean_line(one.reason)}" if one.reason else "")
+            for one in lost
+        ],
+    ]
 
 
 def _rekey(console: Console, devices: DatabaseAllowList, answer: dict[str, object], yes: bool) -> None:
@@ -87,9 +125,9 @@ def _rekey(console: Console, devices: DatabaseAllowList, answer: dict[str, objec
         console.result({**answer, "rekeyed": False})
         raise
     if changed:
-        console.say(Styled("The list and its journal are sealed with the first secret now.", "good"))
+        console.say(Styled("The list and its audit log are sealed with the first secret now.", "good"))
     else:
-        console.say("The list and its journal were sealed with the first secret already. Nothing was changed.")
+        console.say("The list and its audit log were sealed with the first secret already. Nothing was changed.")
     console.say(
         (
             "Run ",
@@ -138,7 +176,7 @@ def _invalid(found: IntegrityReport) -> list[Shown]:
 
 
 def _trusted(found: IntegrityReport) -> list[Shown]:
-    """Return whom resealing would trust: nothing else tells that if the journal was changed, too."""
+    """Return whom resealing would trust: nothing else tells that if the audit log was changed, too."""
     if not found.digest:  # the rows cannot be read, so they cannot be resealed
         return []
     if not found.trusted:

@@ -1,8 +1,8 @@
 """``manage.py amesh_invite``."""
 
-from amesh_django.management.base import AmeshCommand
+from amesh_django.management.pairing import PairingCommand
 from authmesh.commands.pairing.invite import INVITE
 
 
-class Command(AmeshCommand):
+class Command(PairingCommand):
     spec = INVITE

@@ -1,8 +1,8 @@
 """``manage.py amesh_listen``."""
 
-from amesh_django.management.base import AmeshCommand
+from amesh_django.management.pairing import PairingCommand
 from authmesh.commands.pairing.listen import LISTEN
 
 
-class Command(AmeshCommand):
+class Command(PairingCommand):
     spec = LISTEN

@@ -1,8 +1,8 @@
 """``manage.py amesh_provision``."""
 
-from amesh_django.management.base import AmeshCommand
+from amesh_django.management.pairing import PairingCommand
 from authmesh.commands.tokens.provision import PROVISION
 
 
-class Command(AmeshCommand):
+class Command(PairingCommand):
     spec = PROVISION

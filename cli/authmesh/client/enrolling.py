@@ -29,7 +29,14 @@ from authmesh.files.clock import utc_now
 from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.allow_list import TARGET, DeviceEntry
 from authmesh.protocol.display import clean
-from authmesh.protocol.enrollment import ENROLL_PATH, EnrollmentToken, build_request, parse_token, verify_answer
+from authmesh.protocol.enrollment import (
+    ENROLL_PATH,
+    PENDING,
+    EnrollmentToken,
+    build_request,
+    parse_token,
+    verify_answer,
+)
 from authmesh.protocol.enrollment_errors import NotAnEnrollmentToken
 from authmesh.protocol.errors import AmeshError, IdentityExists, IdentityMissing, InvalidInput
 
@@ -182,6 +189,8 @@ def enroll_first(asked: Origin, directory: Path, environ: MutableMapping[str, st
                 logger.info(
                     "This device was enrolled as %s at %s and is %s.", done.identity.device_id, token.issuer, done.state
                 )
+                if done.state == PENDING:
+                    logger.warning("Requests to %s are rejected until a person there approves this device.", token.url)
         except AmeshError as failure:
             _failures[key] = (time.monotonic() + PAUSE_SECONDS, failure)
             logger.error("This device could not be enrolled at %s (%s): %s", token.issuer, failure.code, failure)

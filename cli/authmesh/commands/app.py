@@ -27,6 +27,10 @@ from .terminal.rich_console import RichConsole
 _SUMMARY = "Trust between devices: the identity of this device, the devices that it trusts, and signed requests."
 
 
+#: Commands that only a list in a database has.
+SERVER_COMMANDS = ("approve", "deny", "suspend", "lift", "reinstate", "group", "map", "purge", "prune")
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that reports wrong usage without repeating a bootstrap token.
 
@@ -147,6 +151,10 @@ def run(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str], as_json: bool) -> int:
     parser, subparsers = parsers(as_json=as_json)
+    if arguments and arguments[0] in SERVER_COMMANDS:
+        parser.error(
+            f"{arguments[0]} is a command of a Django server only: the list in a file has neither states nor groups. Nothing was changed."
+        )
     found, unknown = parser.parse_known_args(arguments)
     if found.version:
         print(f"amesh {_version()}")

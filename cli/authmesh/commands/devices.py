@@ -1,24 +1,23 @@
-"""list, revoke, grant: the devices on the allow list."""
+"""list, revoke: the devices on the allow list."""
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, BooleanOptionalAction
+from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from authmesh.files.clock import utc_now
-from authmesh.protocol.allow_list import CONTROLLER, ROLES, DeviceEntry
+from authmesh.protocol.allow_list import CONTROLLER, ROLES
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import format_time
-from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, AmeshError, Run
+from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Run
 from authmesh.protocol.keys import encode_public_key
 
 from .context import Context
 from .home import ACTIVE, Listed
 from .selecting import add_devices, select
 from .spec import Command, add_yes
-from .terminal.errors import UsageProblem
 from .terminal.lines import Shown, Styled, Tone, facts
-from .words import MEANING, has_shell, identity_json, named, permissions, when
+from .words import MEANING, identity_json, named, permissions, when
 
 _ROLE_WIDTH = len("[controller]")
 #: States in the order of the help of ``list``, and how a device in that state is shown.
@@ -218,48 +217,3 @@ REVOKE = Command(
     details=("Several devices are revoked in one step: either all of them, or none.",),
     asks=True,
 )
-
-
-def grant(context: Context, *, devices: Sequence[str], shell: bool | None) -> None:
-    """Grant a permission to devices, or withdraw it."""
-    if shell is None:
-        raise UsageProblem(
-            "No permission was named. Nothing was changed.",
-            hint="Use --shell to grant a shell, or --no-shell to withdraw it.",
-        )
-    context.own_device()
-    allow_list = context.home.allow_list()
-    chosen = select(allow_list.read(), devices)
-    for entry in chosen:
-        if shell and entry.role != CONTROLLER:
-            raise AllowListError(
-                f"{named(entry)} is a target: it may not authenticate to this device, so it cannot use a shell. Nothing was changed.",
-                hint="Trust it as a controller first, or grant the shell on that device.",
-            )
-    changing = [entry.device_id for entry in chosen if has_shell(entry) != shell]
-    granted = {"shell": True} if shell else {}
-    changed: list[DeviceEntry] = []
-    if changing:
-        changed = allow_list.update_permissions_of(
-            changing, lambda before: {**{name: before[name] for name in before if name != "shell"}, **granted}
-        )
-    new = {entry.device_id: entry for entry in changed}
-    what = "may open a shell on this device" if shell else "may not open a shell on this device"
-    for entry in chosen:
-        as_before = "" if entry.device_id in new else ", as before"
-        context.console.say(Styled(f"{named(entry)} {what}{as_before}.", "good"))
-    context.console.result(
-        {
-            "devices": [
-                {**new.get(entry.device_id, entry).to_json(), "changed": entry.device_id in new} for entry in chosen
-            ]
-        }
-    )
-
-
-def _grant_arguments(parser: ArgumentParser) -> None:
-    add_devices(parser)
-    parser.add_argument("--shell", action=BooleanOptionalAction, help="Grant a shell, or withdraw it.")
-
-
-GRANT = Command("grant", "Grant trusted devices a shell on this device, or withdraw it.", grant, _grant_arguments)

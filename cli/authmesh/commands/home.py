@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from authmesh.device import AllowList, FileAllowList, LocalDevice
+from authmesh.device.grants import Grant, granted
 from authmesh.device.replacing import recover
 from authmesh.files.clock import utc_now
 from authmesh.pairing.bootstrap.enrolment import Enrolment, allowed_relays
@@ -121,6 +123,32 @@ class Home(ABC):
         """
         return None
 
+    def grant(self, device_ids: Sequence[str], given: Grant, taken: Grant) -> tuple[list[DeviceEntry], frozenset[str]]:
+        """Give devices permissions and scopes, and take others from them, in one step.
+
+        Returns:
+            their entries as they are now, and the device IDs of those that were changed.
+        """
+        allow_list = self.allow_list()
+        before = {device_id: allow_list.get(device_id) for device_id in device_ids}
+        changed = [
+            device_id
+            for device_id, entry in before.items()
+            if granted(entry.permissions, given, taken) != dict(entry.permissions)
+        ]
+        if changed:
+            entries = allow_list.update_permissions_of(changed, lambda found: granted(found, given, taken))
+            before.update({entry.device_id: entry for entry in entries})
+        return [before[device_id] for device_id in device_ids], frozenset(changed)
+
+    @abstractmethod
+    def rename(self, device_id: str, name: str) -> DeviceEntry:
+        """Give a device another friendly name. Return its entry.
+
+        Raises:
+            DeviceNotFound: the device is not in the list.
+        """
+
     def open_enrollment_tokens(self, now: float) -> int:
         """Return the number of enrollment tokens that this device has made and that machines may still use.
 
@@ -159,8 +187,11 @@ class FileHome(Home):
         )  # or the list may be sealed by a key that identity.json does not name yet
         return LocalDevice(self.directory)
 
-    def allow_list(self) -> AllowList:
+    def allow_list(self) -> FileAllowList:
         return FileAllowList(self._device)
+
+    def rename(self, device_id: str, name: str) -> DeviceEntry:
+        return self.allow_list().rename(device_id, name)
 
     def list_after_replacement(self) -> Hint:
         return "The allow list is saved under another name. Its devices must be trusted again."

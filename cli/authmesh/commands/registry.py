@@ -1,7 +1,8 @@
 """All commands that both front ends have. ``import`` and ``export`` (:mod:`.transfer`) are commands of a server only."""
 
-from .devices import GRANT, LIST, REVOKE
+from .devices import LIST, REVOKE
 from .doctor.command import DOCTOR
+from .granting import GRANT, RENAME, SHOW
 from .identity import EXPORT_KEY, SIGN_TEST
 from .init import INIT
 from .pairing.invite import INVITE
@@ -18,6 +19,7 @@ from .trust import TRUST
 COMMANDS: tuple[Command, ...] = (
     INIT,
     LIST,
+    SHOW,
     LISTEN,
     INVITE,
     PROVISION,
@@ -28,6 +30,7 @@ COMMANDS: tuple[Command, ...] = (
     TRUST,
     REVOKE,
     GRANT,
+    RENAME,
     SIGN_TEST,
     FETCH,
     HEADER,

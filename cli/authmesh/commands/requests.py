@@ -12,8 +12,8 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError, InvalidInput
 
 from .context import Context
-from .network import environment_problem
-from .responses import Answer
+from .network import Unreachable, environment_problem, unreachable
+from .responses import Answer, shown
 from .spec import Command
 from .terminal.errors import ExitingError, UsageProblem
 from .words import first_line
@@ -24,13 +24,8 @@ if TYPE_CHECKING:
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+").fullmatch  # RFC 9110 §5.6.2
 _FORM = "application/x-www-form-urlencoded"
 _NOT_SENT = "No request was sent."
-
-
-class NoAnswer(AmeshError):
-    """The server could not be reached, or did not answer in time."""
-
-    code = "no_answer"
-    default_message = "The server did not answer."
+_SENT = "The request was sent, so the server may have carried it out."
+_MAX_SECONDS = 86400
 
 
 class BadStatus(ExitingError):
@@ -56,8 +51,14 @@ def _body(context: Context, data: str | None) -> bytes | None:
         return None if data is None else os.fsencode(data)
     if data == "@-":
         return context.console.read_stdin()
-    with open(data[1:], "rb") as file:
-        return file.read()
+    try:
+        with open(data[1:], "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise InvalidInput(
+            f"{data[1:]}: {error.strerror}. {_NOT_SENT}",
+            hint="Check the path after the @, its owner and its permissions.",
+        ) from None
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -102,9 +103,14 @@ def fetch(
     body = _body(context, data)
     if body is not None and not any(name.lower() == "content-type" for name, _ in headers):
         headers.append(("Content-Type", _FORM))
+    if not 0 < timeout <= _MAX_SECONDS:
+        raise UsageProblem(
+            f"--timeout must be a number of seconds greater than 0, and at most {_MAX_SECONDS}. {_NOT_SENT}",
+            hint="Use, for example, --timeout 60.",
+        )
+    address = _address(url)
     device = context.own_device()
     try:
-        host = httpx.URL(url).host
         response = send(
             url,
             _method(method or ("GET" if body is None else "POST")),
@@ -116,34 +122,78 @@ def fetch(
         )
     except InvalidInput:
         raise
-    except (
-        httpx.InvalidURL,
-        httpx.UnsupportedProtocol,
-        httpx.LocalProtocolError,
-        ValueError,
-        ImportError,
-    ) as error:
-        raise environment_problem() or InvalidInput(
-            f"This request cannot be sent: {first_line(error)}.", hint="Use a URL that begins with http:// or https://."
-        ) from None
-    except httpx.TimeoutException:
-        raise NoAnswer(
-            f"{host} did not answer within {timeout:g} s.", hint="Try again, or allow more time with --timeout."
-        ) from None
     except httpx.HTTPError as error:
-        raise NoAnswer(
-            f"{host} could not be reached: {first_line(error)}.",
-            hint="Check the address, the network and the certificate of the server.",
+        raise _without_answer(error, address, timeout) from None
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise environment_problem() or Unreachable(
+            f"{address.host} redirects to an address that is not valid ({first_line(error)}). {_SENT}",
+            hint="Check the address. The redirect is an error of the server.",
         ) from None
+    except (ValueError, ImportError, OSError) as error:
+        raise environment_problem() or error from None
     answer = Answer.of(response, own=device.identity.device_id)
     _show(context, response, answer, include)
     failed = fail and response.status_code >= 400
     if context.console.is_terminal(err=True) and not context.console.as_json:
         context.console.beside(*answer.remarks(refusal=not failed))
     if failed:
-        text, hint = answer.refusal or ("", "")
+        text, hint = answer.refusal or ("", "The body of the response may say why. -i shows its headers.")
         status = f"{response.url.host} answered with the status {response.status_code}."
         raise BadStatus(f"{status} {text}".rstrip(), hint=hint)
+
+
+def _address(text: str) -> httpx.URL:
+    """Return the URL of a request.
+
+    Raises:
+        InvalidInput: it is not an HTTP URL.
+    """
+    import httpx  # quick start: most commands send no request
+
+    try:
+        url = httpx.URL(text)
+        why = "" if url.scheme in ("http", "https") and url.host else "it has no complete HTTP address"
+    except (httpx.InvalidURL, UnicodeError) as error:
+        why = first_line(error)
+    if why:
+        raise InvalidInput(
+            f"This request cannot be sent: {why}. {_NOT_SENT}", hint="Use a URL that begins with http:// or https://."
+        )
+    return url
+
+
+def _without_answer(error: httpx.HTTPError, first: httpx.URL, seconds: float) -> AmeshError:
+    """Return the error for a request without a usable answer: why there is none, whether it was sent, and what to do.
+
+    Args:
+        error: that of httpx.
+        first: the URL of the first request.
+        seconds: the time limit.
+    """
+    import httpx  # quick start: most commands send no request
+
+    url = error.request.url
+    sent = _SENT
+    if url != first:
+        sent = f"The request before the redirect to {url.host} was sent."
+    elif isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout | httpx.ProxyError):
+        sent = _NOT_SENT
+    if isinstance(error, httpx.TooManyRedirects):
+        return Unreachable(
+            f"{first.host} redirects too often. {sent}", hint="Check the address: the server may redirect in a circle."
+        )
+    if isinstance(error, httpx.UnsupportedProtocol):
+        return Unreachable(
+            f"{first.host} redirects to {shown(url)}, which is not an address of http or https. {sent}",
+            hint="Omit -L, and use the address with the program that it is for.",
+        )
+    if isinstance(error, httpx.TimeoutException):
+        return Unreachable(
+            f"{url.host} did not answer within {seconds:g} s. {sent}",
+            hint="Try again, or allow more time with --timeout.",
+        )
+    problem = unreachable(error, url)
+    return Unreachable(f"{problem.message} {sent}", hint=problem.hint)
 
 
 def _show(context: Context, response: httpx.Response, answer: Answer, include: bool) -> None:

@@ -49,9 +49,9 @@ class Answer:
         requests = [one.request for one in (*response.history, response)]
         following = response.next_request
         return cls(
-            url=_shown(response.url),
+            url=shown(response.url),
             followed=tuple(_followed(before, after) for before, after in itertools.pairwise(requests)),
-            redirects_to=_shown(following.url) if following is not None else "",
+            redirects_to=shown(following.url) if following is not None else "",
             redirect=_redirect(response.request, following) if following is not None else None,
             refusal=_refusal(response, own),
         )
@@ -75,7 +75,7 @@ class Answer:
         return {"url": self.url, "redirectsTo": self.redirects_to or None, "meaning": text}
 
 
-def _shown(url: httpx.URL) -> str:
+def shown(url: httpx.URL) -> str:
     """Return an address without a user name and a password, fit to be shown."""
     return clean_line(str(url.copy_with(userinfo=b"")))
 
@@ -89,12 +89,22 @@ def _followed(before: httpx.Request, after: httpx.Request) -> str:
         how = "signed again"
     else:
         how = "without a signature, because this is another origin" if _is_signed(before) else "without a signature"
-    return f"Redirected to {_shown(after.url)}, {how}."
+    return f"Redirected to {shown(after.url)}, {how}.{_changed(before, after)}"
+
+
+def _changed(before: httpx.Request, after: httpx.Request) -> str:
+    """Return a sentence if a redirect changes the method, which leaves the body behind."""
+    return f" The {before.method} becomes a {after.method} without a body." if after.method != before.method else ""
 
 
 def _redirect(request: httpx.Request, following: httpx.Request) -> Meaning:
-    to = _shown(following.url)
-    changed = f" The {request.method} becomes a {following.method}." if following.method != request.method else ""
+    to = shown(following.url)
+    if following.url.scheme not in ("http", "https"):
+        return (
+            f"The server redirects to {to}, which is not an address of http or https.",
+            "The redirect is not followed.",
+        )
+    changed = _changed(request, following)
     if _is_signed(following):
         return f"The server redirects to {to}.", f"To follow the redirect with a new signature, use -L.{changed}"
     return (
@@ -114,7 +124,7 @@ def _refusal(response: httpx.Response, own: str) -> Meaning | None:
     if not _is_signed(response.request):
         return (
             "This request had no signature, because a redirect led it to another origin.",
-            ("To send a signed request there, run ", Run("fetch", shlex.quote(_shown(response.url))), "."),
+            ("To send a signed request there, run ", Run("fetch", shlex.quote(shown(response.url))), "."),
         )
     try:
         body = json.loads(response.content)

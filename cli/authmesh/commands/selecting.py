@@ -6,7 +6,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 
 from authmesh.protocol.allow_list import DeviceEntry
-from authmesh.protocol.display import clean
+from authmesh.protocol.display import NO_NAME, clean
 from authmesh.protocol.errors import AllowListError, DeviceNotFound, Hint, Run
 
 from .words import named
@@ -65,8 +65,8 @@ def _one(entries: Sequence[DeviceEntry], word: str, of: str) -> DeviceEntry:
         found = [entry for entry in entries if word != _ID_PREFIX and entry.device_id.startswith(word)]
     else:
         has = f"the name {word!r}"
-        name = clean(word) if word.strip() else None
-        found = [entry for entry in entries if clean(entry.friendly_name) == name]
+        name = clean(word)
+        found = [entry for entry in entries if clean(entry.friendly_name) == name != NO_NAME]
     if len(found) == 1:
         return found[0]
     if found:

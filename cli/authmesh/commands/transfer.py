@@ -94,6 +94,22 @@ def export_list(context: Context, *, file: str, force: bool) -> None:
     """Write the trusted devices to a sealed file."""
     device = context.own_device()
     entries = context.home.allow_list().read()
+    exported = {entry.device_id for entry in entries}
+    left_out = [device for device in context.home.devices() if device.entry.device_id not in exported]
+    waiting = [device for device in left_out if device.state not in ("denied", "revoked") and not device.revoked_at]
+    if waiting:
+        context.console.warn(
+            "A file has no states, so it contains active devices only. Left out: "
+            + ", ".join(f"{named(device.entry)} ({device.state})" for device in waiting)
+            + "."
+        )
+    in_groups = [device for device in context.home.devices() if device.groups and device.entry.device_id in exported]
+    if in_groups:
+        context.console.warn(
+            "A file has neither groups nor expiry. Exported without its groups: "
+            + ", ".join(named(device.entry) for device in in_groups)
+            + "."
+        )
     document = json_text(
         seal_document(
             entries,
@@ -131,6 +147,7 @@ EXPORT = Command(
     export_list,
     _export_arguments,
     details=(
-        "The file is sealed for the identity of this server. It contains neither revoked devices nor mapped users.",
+        "The file is sealed for the identity of this server. It contains active devices only, with their own scopes, and neither groups nor expiry "
+        "nor mapped users.",
     ),
 )

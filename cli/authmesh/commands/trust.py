@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from argparse import ArgumentParser
 
 from authmesh.device import AllowList
@@ -140,7 +139,7 @@ def _read_lines(console: Console, line: str) -> list[KeyLine]:
         InvalidInput: a line is not valid, or two lines give one key two names.
     """
     if line == "-":
-        if sys.stdin.isatty():
+        if console.reads_terminal():
             console.hint("Paste one or more lines of export-key, then press Enter and Ctrl-D.")
         line = console.read_stdin().decode("utf-8", "replace")
     lines = _split(line)
@@ -149,11 +148,8 @@ def _read_lines(console: Console, line: str) -> list[KeyLine]:
         try:
             one = parse_key_line(text)
         except InvalidInput as error:
-            if len(lines) == 1:
-                raise
-            raise InvalidInput(
-                f"Line {number} of {len(lines)} is not valid. {error.message} {_UNCHANGED}", hint=error.hint
-            ) from None
+            where = f"Line {number} of {len(lines)} is not valid. " if len(lines) > 1 else ""
+            raise InvalidInput(f"{where}{error.message} {_UNCHANGED}", hint=error.hint) from None
         if found.setdefault(one.public_key, one) != one:
             raise InvalidInput(
                 f"Line {number} of {len(lines)} has the key of an earlier line, and another name. {_UNCHANGED}",

@@ -132,6 +132,19 @@ class FileAllowList(AllowList):
 
         return self._change(change)
 
+    def rename(self, device_id: str, name: str) -> DeviceEntry:
+        """Give a device another friendly name. Return the new entry.
+
+        Raises:
+            DeviceNotFound: the device is not in the list.
+        """
+
+        def change(entries: list[DeviceEntry]) -> tuple[list[DeviceEntry], DeviceEntry]:
+            new = dataclasses.replace(_named(entries, device_id), friendly_name=name)
+            return [new if entry.device_id == device_id else entry for entry in entries], new
+
+        return self._change(change)
+
     def update_permissions_of(
         self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> list[DeviceEntry]:

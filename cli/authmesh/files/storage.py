@@ -37,7 +37,7 @@ def expanded(path: Path | str) -> Path:
     except RuntimeError:
         raise StorageError(
             f"The path {path} cannot be resolved because there is no home folder.",
-            hint="Use an absolute path (AUTH_MESH_DIR names the device directory), or set HOME.",
+            hint="Use an absolute path (AMESH_DIR or AUTH_MESH_DIR names the device directory), or set HOME.",
         ) from None
 
 
@@ -51,7 +51,8 @@ def make_private_directory(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise StorageError(
-            f"The folder {path} cannot be created ({error.strerror}).", hint="Set AUTH_MESH_DIR to another folder."
+            f"The folder {path} cannot be created ({error.strerror}).",
+            hint="Check the path and its permissions, or use another device directory (AMESH_DIR or AUTH_MESH_DIR).",
         ) from None
 
 
@@ -66,6 +67,10 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _left(path: Path) -> str:
+    return "The old file is unchanged." if os.path.lexists(path) else "The file was not created."
 
 
 def atomic_write(path: Path, text: str, *, mode: int = 0o600) -> None:
@@ -86,7 +91,7 @@ def atomic_write(path: Path, text: str, *, mode: int = 0o600) -> None:
         temporary = ""
     except OSError as error:
         raise StorageError(
-            f"{path} cannot be written ({error.strerror}). The old file is unchanged.",
+            f"{path} cannot be written ({error.strerror}). {_left(path)}",
             hint="Free disk space or check the permissions, then try again.",
         ) from None
     finally:
@@ -108,7 +113,11 @@ def locked(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     if not folder.is_dir():  # filelock would create it, open to other users
         raise StorageError(
             f"There is no folder {folder}.",
-            hint=("To make an identity in it, run ", Run("init", "--name NAME"), ". Or set AUTH_MESH_DIR."),
+            hint=(
+                "To make an identity in it, run ",
+                Run("init", "--name NAME"),
+                ". Or set AMESH_DIR or AUTH_MESH_DIR.",
+            ),
         )
     # A singleton: the thread that holds the lock of a path may take it again.
     lock = filelock.FileLock(folder / ".lock", mode=0o600, is_singleton=True)
@@ -120,7 +129,8 @@ def locked(folder: Path, seconds: float = LOCK_SECONDS) -> Iterator[None]:
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or "the file system has no file locks"
         raise StorageError(
-            f"{folder} cannot be written ({reason}).", hint="Free disk space, or check the owner and permissions."
+            f"{folder} cannot be written ({reason}). Nothing was changed.",
+            hint="Free disk space, or check the owner and permissions.",
         ) from None
     try:
         _remove_temporary_files(folder)

@@ -79,7 +79,9 @@ class KeyFile(NamedTuple):
 
 def _derive(passphrase: str, salt: bytes, cost: Argon2Cost) -> bytes:
     if _SURROGATE.search(passphrase):  # checked first, because the error of encode() would contain the passphrase
-        raise WrongPassphrase("The passphrase is not UTF-8 text.", hint="Set AUTH_MESH_PASSPHRASE in a UTF-8 locale.")
+        raise WrongPassphrase(
+            "The passphrase is not UTF-8 text.", hint="Set AMESH_PASSPHRASE or AUTH_MESH_PASSPHRASE in a UTF-8 locale."
+        )
     try:
         return hash_secret_raw(
             secret=passphrase.encode(),
@@ -196,7 +198,7 @@ def decrypt_key_file(text: str, passphrase: str) -> bytes:
         return private_key
     raise WrongPassphrase(
         "The key file cannot be decrypted: the passphrase is wrong, or the file is damaged.",
-        hint="Check AUTH_MESH_PASSPHRASE or the .passphrase file.",
+        hint="Check AMESH_PASSPHRASE or AUTH_MESH_PASSPHRASE if one of them is set, or else the .passphrase file.",
     )
 
 

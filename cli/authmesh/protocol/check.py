@@ -12,6 +12,10 @@ from .errors import InvalidInput
 
 #: Path of the check address, relative to the place where a server includes ``amesh_django.urls``.
 CHECK_PATH: Final = "/amesh/check"
+#: Header of a response that says when the key of the device expires.
+EXPIRES_HEADER: Final = "X-Amesh-Expires"
+#: Seconds before that time from which the header is sent: 30 days.
+EXPIRES_SOON_SECONDS: Final = 30 * 86400
 
 
 @dataclass(frozen=True, slots=True)

@@ -108,10 +108,13 @@ class EnrollmentTokenWithdrawn(EnrollmentRefused):
 
 
 class KeyDenied(EnrollmentRefused):
-    """The server does not accept this key: it was revoked there, or has another role."""
+    """The server does not accept this key: a person decided against it, it has expired, or it has another role."""
 
     code = "key_denied"
-    default_message = "The server does not accept the key of this machine: it was revoked there, or has another role. Nothing was changed."
+    default_message = (
+        "The server does not accept the key of this machine: it was revoked, suspended, or denied there, has expired, or has another role. "
+        "Nothing was changed."
+    )
     default_hint: ClassVar[Hint] = (
         "A person must trust the device again on the server. To enroll with a new key instead, run ",
         Run("init", "--name NAME --force"),

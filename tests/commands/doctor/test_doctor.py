@@ -132,6 +132,7 @@ def test_a_passphrase_that_is_missing_or_wrong(front_end: FrontEnd) -> None:
     found = front_end.doctor(AUTH_MESH_PASSPHRASE="not this one")
     assert found.code == 1 and found.problems() == {"key-store"}
     assert "passphrase is wrong" in found.text("key-store") and found.status("key") == "skipped"
+    assert "Check AMESH_PASSPHRASE or AUTH_MESH_PASSPHRASE" in found.text("key-store").replace("\n", " ")
     assert found.status("allow-list") == "skipped" and "not this one" not in str(found)
     found = front_end.doctor(AUTH_MESH_PASSPHRASE=PASSPHRASE)
     assert found.code == 0 and "the variable AUTH_MESH_PASSPHRASE" in found.text("key-store")

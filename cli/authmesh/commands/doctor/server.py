@@ -6,10 +6,7 @@ import datetime as dt
 import email.utils
 import ipaddress
 import json
-import socket
-import ssl
 import time
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +14,17 @@ from typing import Any
 import httpx
 
 from authmesh.client import AmeshAuth
+from authmesh.client.enrolling import origin_of
 from authmesh.device import LocalDevice
-from authmesh.protocol.check import CHECK_PATH, CheckAnswer
+from authmesh.device.servers import ServerStore
+from authmesh.protocol.check import CHECK_PATH, EXPIRES_HEADER, CheckAnswer
 from authmesh.protocol.display import clean, clean_line
-from authmesh.protocol.errors import AmeshError, InvalidInput
+from authmesh.protocol.enrollment import PENDING
+from authmesh.protocol.errors import InvalidInput, Run
 
-from ..network import environment_problem
+from ..network import CHECK, Unreachable, environment_problem, unreachable
 from ..terminal.errors import UsageProblem
-from ..words import first_line
+from ..words import when
 from .answers import meaning
 from .findings import Finding
 
@@ -32,15 +32,6 @@ _MAX_BYTES = 65536
 #: A difference of the clocks that deserves a warning, and one at which requests are rejected (protocol.md §3), in seconds.
 WARNING_SECONDS, REJECTED_SECONDS = 20, 30
 _NTP = "Synchronize it with NTP: timedatectl set-ntp true, or start chrony or systemd-timesyncd."
-_CHECK = "Check the address, the network and the firewall, and that the server is running."
-
-
-class Unreachable(AmeshError):
-    """The server cannot be reached, or does not answer."""
-
-    code = "no_answer"
-    default_message = "The server did not answer."
-    default_hint = _CHECK
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,61 +102,15 @@ def ask(url: httpx.URL, device: LocalDevice | None, seconds: float) -> Answer:
                     break
     except httpx.TimeoutException:
         raise Unreachable(
-            f"{url.host} did not answer within {seconds:g} s.", hint=f"{_CHECK} To allow more time, use --timeout."
+            f"{url.host} did not answer within {seconds:g} s.", hint=f"{CHECK} To allow more time, use --timeout."
         ) from None
     except (httpx.HTTPError, UnicodeError) as error:
-        raise _unreachable(error, url) from None
+        raise unreachable(error, url) from None
     try:
         body = json.loads(content)
     except (ValueError, RecursionError):
         body = None
     return Answer(response.status_code, response.headers, body, before, after)
-
-
-def _goes_through_proxy(url: httpx.URL) -> bool:
-    proxies = urllib.request.getproxies()
-    return (url.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(url.host)
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    causes: list[BaseException] = []
-    at: BaseException | None = error
-    while at is not None and at not in causes:
-        causes.append(at)
-        at = at.__cause__ or at.__context__
-    return causes
-
-
-def _unreachable(error: BaseException, url: httpx.URL) -> Unreachable:
-    """Return the error that says why a server cannot be reached, as far as the causes of a library's error tell."""
-    causes = _causes(error)
-    if isinstance(error, httpx.ProxyError) or (isinstance(error, httpx.ConnectError) and _goes_through_proxy(url)):
-        if not any(isinstance(cause, ssl.SSLError) for cause in causes):
-            return Unreachable(
-                f"The proxy on the way to {url.host} cannot be reached, or rejects the connection ({first_line(error)}).",
-                hint=f"Correct {url.scheme.upper()}_PROXY or ALL_PROXY, or name the server in NO_PROXY.",
-            )
-    for cause in causes:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return Unreachable(
-                f"The TLS certificate of {url.host} is not trusted: {clean_line(cause.verify_message)}. Someone may be pretending to be "
-                "the server.",
-                hint="Check the address and the clock of this machine. For a server of your own, install the certificate of its authority "
-                "(SSL_CERT_FILE).",
-            )
-        if isinstance(cause, ssl.SSLError):
-            return Unreachable(
-                f"The TLS connection to {url.host} failed.",
-                hint="Check the address and the port. If the server does not use TLS, its address begins with http://.",
-            )
-        if isinstance(cause, socket.gaierror | UnicodeError):
-            return Unreachable(
-                f"There is no server with the name {url.host}.", hint="Check the address, and the DNS of this machine."
-            )
-        if isinstance(cause, ConnectionRefusedError):
-            port = url.port or (443 if url.scheme == "https" else 80)
-            return Unreachable(f"Nothing listens at {url.host}, port {port}.", hint=_CHECK)
-    return Unreachable(f"{url.host} cannot be reached ({first_line(error)}).", hint=_CHECK)
 
 
 class ServerChecks:
@@ -238,9 +183,26 @@ class ServerChecks:
                 yield Finding(
                     "known", "ok", f"The server knows this device as “{clean(found.friendly_name)}”, {permissions}."
                 )
+                expires = answer.headers.get(EXPIRES_HEADER)
+                if expires is not None:
+                    message = f"The key of this device expires on the server at {when(expires)}."
+                    yield Finding("known", "warning", message, ("Replace it before: ", Run("rotate"), "."))
                 return
+        if answer.status == 401 and self._has_waited(device):
+            message = (
+                "When this device enrolled, the server let it wait for the approval of a person, and rejects it so far."
+            )
+            yield Finding("known", "problem", message, f"On the server, approve {own}, or ask its administrator to.")
+            return
         message, hint = meaning(answer.status, answer.headers, answer.body, own=own)
         yield Finding("known", "problem", message, hint)
+
+    def _has_waited(self, device: LocalDevice) -> bool:
+        """Return True if this device waited for approval when it last enrolled at the server."""
+        asked = origin_of(str(self._url))
+        path = getattr(device, "path", None)  # a device in memory has none
+        servers = ServerStore(path).read() if path is not None else ()
+        return any(server.state == PENDING and origin_of(server.url) == asked for server in servers)
 
     def _received(self) -> Answer:
         if self._answer is None:

@@ -19,7 +19,7 @@ from typing import Any
 from authmesh.protocol.display import clean_line, without_tokens
 from authmesh.protocol.errors import Hint, Run, spelled
 
-from .errors import INTERRUPTED_CODE, Declined, Interrupted, Unanswered, UsageProblem
+from .errors import INTERRUPTED_CODE, Declined, Interrupted, OutputFailed, Unanswered, UsageProblem
 from .lines import Shown, Styled, Tone
 
 
@@ -27,6 +27,18 @@ def forget_stdout() -> None:
     """Discard what is still to be written to stdout, because its reader has gone (``| head``)."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Raise :class:`.errors.OutputFailed` if the block cannot write."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        forget_stdout()
+        raise OutputFailed.because_of(error) from None
 
 
 class Console(ABC):
@@ -72,6 +84,10 @@ class Console(ABC):
     def is_terminal(self, *, err: bool = False) -> bool:
         """Return True if stdout, or stderr, is a terminal."""
         return (sys.stderr if err else sys.stdout).isatty()
+
+    def reads_terminal(self) -> bool:
+        """Return True if stdin is a terminal."""
+        return sys.stdin is not None and sys.stdin.isatty()
 
     @property
     def encoding(self) -> str:
@@ -236,7 +252,9 @@ class Console(ABC):
         """
         if self._stdin_is_taken:
             raise UsageProblem("Only one argument can be read from stdin. Nothing was changed.")
-        self._stdin_is_taken = not sys.stdin.isatty()
+        self._stdin_is_taken = not self.reads_terminal()
+        if sys.stdin is None:  # closed
+            return b""
         try:
             buffer = getattr(sys.stdin, "buffer", None)
             return bytes(buffer.read()) if buffer is not None else sys.stdin.read().encode()

@@ -34,7 +34,8 @@ class OutputFailed(AmeshError):
     def because_of(cls, error: OSError) -> OutputFailed:
         """Return the error that names the reason of the system."""
         why = error.strerror or type(error).__name__
-        return cls(cls.default_message.replace("written", f"written ({why})", 1), hint=cls.default_hint)
+        message = f"The output cannot be written ({why}). What the command has done was not undone."
+        return cls(message, hint=cls.default_hint)
 
 
 class ExitingError(AmeshError):

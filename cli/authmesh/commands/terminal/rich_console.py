@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from typing import Literal
 
 import rich.console
 from rich.text import Text
 
-from .console import Console, forget_stdout
-from .errors import OutputFailed
+from .console import Console, writing
 from .lines import Tone
 
 _STYLES: dict[Tone, str] = {
@@ -43,23 +40,11 @@ class RichConsole(Console):
 
     def write_line(self, text: str, tone: Tone = "plain", *, indent: str = "", err: bool, end: str = "\n") -> None:
         console = self._err if err else self._out
-        with _writing():
+        with writing():
             console.print(Text.assemble((indent, "dim"), (text, _STYLES[tone])), end=end)
 
     def write_data(self, data: bytes) -> None:
-        with _writing():
+        with writing():
             sys.stdout.flush()
             sys.stdout.buffer.write(data)
             sys.stdout.buffer.flush()
-
-
-@contextlib.contextmanager
-def _writing() -> Iterator[None]:
-    """Raise :class:`OutputFailed` if the block cannot write."""
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        forget_stdout()
-        raise OutputFailed.because_of(error) from None

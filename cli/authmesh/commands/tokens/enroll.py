@@ -54,7 +54,15 @@ def enroll(context: Context, *, token: str | None, name: str | None) -> None:
         ),
     )
     if done.state != ACTIVE:
-        console.say("Until a person at the server approves this device, its requests are rejected.")
+        console.say(
+            (
+                "Until a person at the server approves this device, its requests are rejected. To ask again, run ",
+                Run("enroll"),
+                " again, or ",
+                Run("doctor", f"{done.url}check"),
+                ".",
+            )
+        )
     else:
         console.say(("To check that, run ", Run("doctor", f"{done.url}check"), "."))
     console.result(

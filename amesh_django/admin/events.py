@@ -1,0 +1,91 @@
+"""The audit log in the admin: each event with its time and its author. Read-only; includes events about purged devices."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from amesh_django.models import AuditEvent, Device
+from amesh_django.trust.database import database
+from authmesh.protocol.display import clean, clean_line
+
+from . import shown
+from .history import is_genuine, sealed_or_none
+
+if TYPE_CHECKING:
+    ModelAdmin = admin.ModelAdmin[AuditEvent]
+else:
+    ModelAdmin = admin.ModelAdmin
+
+
+@admin.register(AuditEvent)
+class EventAdmin(ModelAdmin):
+    """The audit log as a list without links. The page of a device shows the details of its changes."""
+
+    list_display = ("shown_at", "shown_kind", "shown_device", "shown_by", "genuine")
+    list_display_links = None
+    list_filter = ("kind",)
+    search_fields = ("device_id", "actor")
+    search_help_text = _("Name, device ID or author")
+    ordering = ("-id",)
+    list_per_page = 50
+    show_full_result_count = False
+    actions = None
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        """Return the list. Its title asks nobody to select an event: the lines lead nowhere."""
+        return super().changelist_view(request, {"title": gettext("Audit log"), **(extra_context or {})})
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEvent]:
+        """Return the log of the database that is written to: a replica may lag behind."""
+        return AuditEvent.objects.using(database()).order_by("-id")
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[AuditEvent], search_term: str
+    ) -> tuple[QuerySet[AuditEvent], bool]:
+        """Search. Each word is in the name of the device or the author, or is the start of the device ID."""
+        for word in search_term.split():
+            named = Device.objects.using(database()).filter(friendly_name__icontains=word)
+            one = Q(device_id__startswith=word) | Q(device_id__in=named.values("device_id")) | Q(actor__icontains=word)
+            queryset = queryset.filter(one)
+        return queryset, False
+
+    @admin.display(description=_("at"), ordering="id")
+    def shown_at(self, event: AuditEvent) -> str:
+        return shown.labeled(_("at"), shown.full_time(event.at))
+
+    @admin.display(description=_("event"), ordering="kind")
+    def shown_kind(self, event: AuditEvent) -> str:
+        return shown.choice(event.get_kind_display())
+
+    @admin.display(description=_("device"), ordering="device_id")
+    def shown_device(self, event: AuditEvent) -> SafeString:
+        """Return the device ID, with the name that the device had; without one if amesh did not write the event."""
+        name = clean(event.subject) if event.subject and is_genuine(sealed_or_none(), event) else ""
+        device = shown.code(event.device_id) if event.device_id else shown.NOTHING
+        return format_html("{} {}", name, device)
+
+    @admin.display(description=_("by"), ordering="actor")
+    def shown_by(self, event: AuditEvent) -> SafeString:
+        return shown.labeled(_("by"), clean_line(event.actor) or shown.NOTHING)
+
+    @admin.display(description=_("written by amesh"))
+    def genuine(self, event: AuditEvent) -> SafeString:
+        words = {True: gettext("yes"), False: gettext("NO: forged"), None: gettext("cannot be verified")}
+        return shown.labeled(_("written by amesh"), words[is_genuine(sealed_or_none(), event)])

@@ -1,0 +1,64 @@
+"""Reading the audit log: events for people and programs."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any
+
+from amesh_django.models import AuditEvent
+from amesh_django.trust.chain import data_of
+from amesh_django.trust.database import database
+from amesh_django.trust.sealing import CHUNK_SIZE
+from authmesh.protocol.encoding import format_time
+
+
+def events(
+    *, since: dt.datetime | None = None, device: str | None = None, kind: str | None = None
+) -> Iterator[AuditEvent]:
+    """Yield events, the oldest first. They are not verified.
+
+    Args:
+        since: only events from this time on.
+        device: only events about the device with this device ID.
+        kind: only events of this kind.
+    """
+    found = AuditEvent.objects.using(database()).order_by("id")
+    if since is not None:
+        found = found.filter(at__gte=since)
+    if device is not None:
+        found = found.filter(device_id=device)
+    if kind is not None:
+        found = found.filter(kind=kind)
+    return found.iterator(chunk_size=CHUNK_SIZE)
+
+
+def unsealed_seconds(now: dt.datetime) -> float:
+    """Return how long the oldest event has waited for its place in the log; 0 if none waits.
+
+    Args:
+        now: the time, as Django's ``timezone.now`` returns it.
+    """
+    waiting = AuditEvent.objects.using(database()).filter(seq__isnull=True).order_by("id")
+    oldest = waiting.values_list("at", flat=True).first()
+    return max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
+
+
+def as_json(event: AuditEvent) -> dict[str, Any]:
+    """Return an event for programs: every column but the primary key."""
+    return {
+        "seq": event.seq,
+        "at": format_time(event.at.astimezone(dt.UTC)),
+        "kind": event.kind,
+        "actorType": event.actor_type,
+        "actor": event.actor,
+        "deviceId": event.device_id,
+        "subject": event.subject,
+        "address": event.address,
+        "reasonCode": event.reason_code,
+        "text": event.text,
+        "data": data_of(event),
+        "revision": event.revision,
+        "mac": event.mac,
+        "link": event.link,
+    }

@@ -1,0 +1,203 @@
+"""``manage.py amesh_audit``: show the audit log, and verify it."""
+
+import datetime as dt
+import json
+import re
+from argparse import ArgumentParser
+
+from django.utils import timezone
+from django.utils.dateparse import parse_date, parse_datetime
+
+from amesh_django.audit import placing, reading, settings, verifying
+from amesh_django.audit.ocsf import as_ocsf
+from amesh_django.audit.recording import record
+from amesh_django.kinds import EventKind
+from amesh_django.management.base import AmeshCommand
+from amesh_django.models import AuditEvent
+from amesh_django.trust import current_list
+from authmesh.commands.context import Context
+from authmesh.commands.spec import Command as Spec
+from authmesh.commands.terminal.errors import UsageProblem
+from authmesh.commands.terminal.lines import Styled
+from authmesh.commands.words import counted
+from authmesh.protocol.display import clean, clean_line
+from authmesh.protocol.errors import AmeshError, Run
+
+_AGE = re.compile(r"([0-9]{1,6})([smhd])").fullmatch
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_UNCHANGED = "Nothing was changed."
+
+
+class AuditLogFault(AmeshError):
+    """The audit log was changed outside Django, or its events are not placed."""
+
+    code = "audit_log_fault"
+
+
+def audit(
+    context: Context,
+    *,
+    since: str | None,
+    device: str | None,
+    kind: str | None,
+    verify: bool,
+    after: int,
+    seal: bool,
+    ocsf: bool,
+) -> None:
+    """Show events, or seal the newest and verify the log."""
+    if ocsf and context.console.as_json:
+        raise UsageProblem(f"--ocsf and --json exclude each other. {_UNCHANGED}", hint="Omit one of them.")
+    if (seal or verify) and (since or device or kind or ocsf):
+        raise UsageProblem(
+            f"--seal and --verify are about all events. {_UNCHANGED}", hint="Omit --since, --device, --kind and --ocsf."
+        )
+    if after and not verify:
+        raise UsageProblem(f"--after is only used with --verify. {_UNCHANGED}")
+    if seal or verify:
+        context.own_device()
+        answer = _seal(context) if seal else {}
+        if verify:
+            _verify(context, after, answer)
+        else:
+            context.console.result(answer)
+        return
+    if kind is not None and kind not in EventKind.values:
+        raise UsageProblem(
+            f"{kind!r} is not a kind of event. {_UNCHANGED}", hint=f"Use one of {', '.join(EventKind.values)}."
+        )
+    found = reading.events(since=_since(since), device=device, kind=kind)
+    console = context.console
+    if console.as_json:
+        console.result({"events": [reading.as_json(event) for event in found]})
+        return
+    is_empty = True
+    for event in found:
+        is_empty = False
+        console.data(json.dumps(as_ocsf(event)) if ocsf else _line(event))
+    if is_empty:
+        console.say("There are no such events.")
+
+
+def _seal(context: Context) -> dict[str, object]:
+    settings.note(by=context.home.actor)
+    placed = placing.place_all(current_list())
+    context.console.say(
+        f"{counted(placed, 'event')} got a place in the log." if placed else "No event waited for its place."
+    )
+    return {"sealed": placed}
+
+
+def _verify(context: Context, after: int, answer: dict[str, object]) -> None:
+    found = verifying.verify(current_list(), timezone.now(), after)
+    about = found.fault.text if found.fault is not None else ""
+    record(AuditEvent.Kind.VERIFIED, by=context.home.actor, text=about, data={"events": found.events})
+    console, fault = context.console, found.fault
+    console.result(
+        {
+            **answer,
+            "ok": fault is None,
+            "events": found.events,
+            "unsealed": found.unsealed,
+            "fault": {"name": fault.name, "text": fault.text, "about": fault.about} if fault is not None else None,
+        }
+    )
+    waiting = f" {counted(found.unsealed, 'event')} more without a place yet." if found.unsealed else ""
+    if fault is None:
+        console.say(Styled(f"The audit log is as amesh wrote it: {counted(found.events, 'event')}.{waiting}", "good"))
+        return
+    if fault.name == "unsealed":
+        raise AuditLogFault(
+            f"The audit log has a fault: {fault.text}. {fault.about} {_UNCHANGED}",
+            hint=("Run ", Run("audit", "--seal"), " every minute, such as by cron or a systemd timer."),
+        )
+    raise AuditLogFault(
+        f"The audit log has a fault: {fault.text}. {fault.about} {_UNCHANGED}",
+        hint=(
+            "Compare the log with a copy elsewhere, such as the records of the logger amesh_django.audit, and find out who can write to "
+            "the database. To verify the allow list itself, run ",
+            Run("integrity"),
+            ".",
+        ),
+    )
+
+
+def _line(event: AuditEvent) -> str:
+    subject = clean(event.subject) if event.subject else ""
+    about = f"{subject} ({clean_line(event.device_id)})" if event.device_id else subject
+    moment = event.at.astimezone(dt.UTC) if timezone.is_aware(event.at) else event.at
+    parts = (
+        "-" if event.seq is None else str(event.seq),
+        moment.strftime("%Y-%m-%d %H:%M:%S"),
+        clean_line(event.kind),
+        about,
+        f"by {clean_line(event.actor)}" if event.actor else "",
+        clean_line(event.address),
+        clean_line(event.reason_code),
+        clean_line(event.text),
+    )
+    return "  ".join(part for part in parts if part)
+
+
+def _since(text: str | None) -> dt.datetime | None:
+    """Return the time that ``--since`` means.
+
+    Raises:
+        UsageProblem: it is not a time.
+    """
+    if text is None:
+        return None
+    age = _AGE(text.strip())
+    if age:
+        return timezone.now() - dt.timedelta(seconds=int(age[1]) * _UNITS[age[2]])
+    try:
+        day = parse_date(text)
+        moment = dt.datetime.combine(day, dt.time()) if day is not None else parse_datetime(text)
+    except ValueError:
+        moment = None
+    if moment is None:
+        raise UsageProblem(
+            f"{text!r} is not a time. {_UNCHANGED}", hint="Use 30m, 12h, 7d, 2026-03-28, or 2026-03-28T10:05."
+        )
+    if timezone.is_aware(timezone.now()):
+        return timezone.make_aware(moment) if timezone.is_naive(moment) else moment
+    return moment if timezone.is_naive(moment) else timezone.make_naive(moment)
+
+
+def _arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--since", metavar="TIME", help="Only events from this time on: 30m, 12h or 7d ago, or 2026-03-28T10:05."
+    )
+    parser.add_argument("--device", metavar="ID", help="Only events about the device with this device ID.")
+    parser.add_argument("--kind", metavar="KIND", help=f"Only events of this kind: {', '.join(EventKind.values)}.")
+    parser.add_argument(
+        "--ocsf",
+        action="store_true",
+        help="Print each event as one line of JSON in the Open Cybersecurity Schema (OCSF) for programs.",
+    )
+    parser.add_argument(
+        "--seal", action="store_true", help="Give each event that waits its place in the log. Run it every minute."
+    )
+    parser.add_argument("--verify", action="store_true", help="Verify the log, and name the first fault.")
+    parser.add_argument(
+        "--after",
+        metavar="N",
+        type=int,
+        default=0,
+        help="With --verify: begin after event N, because a fault up to it is known.",
+    )
+
+
+class Command(AmeshCommand):
+    spec = Spec(
+        "audit",
+        "Show the audit log of this server, or verify it.",
+        audit,
+        _arguments,
+        details=(
+            "One event is one line: number, time (UTC), what happened, to what, by whom. An event without a number has no place in the log "
+            "yet. Shown events are not verified: use --verify.",
+            "With --verify, the exit code is 1 if the log has a fault: an event was changed, removed or inserted outside Django, the end "
+            "was cut off or restored, or events have waited for their place for more than an hour.",
+        ),
+    )
