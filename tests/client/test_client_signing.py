@@ -25,10 +25,12 @@ from authmesh.protocol import (
     b64encode,
     b64url_decode,
     canonical_string,
+    decode_public_key,
     parse_authorization,
     verify_signature,
 )
-from authmesh.protocol.errors import IdentityMissing
+from authmesh.protocol.errors import IdentityMissing, KeyStoreError
+from tests.support.directories import make
 from tests.support.services import ROOT
 
 DEVICE = EphemeralDevice("client")
@@ -134,6 +136,19 @@ def test_one_default_device_for_each_directory(
     assert default_device() is first
     forget_devices()
     assert default_device() is not first
+
+
+def test_a_device_whose_key_was_replaced_after_it_was_opened_signs_with_the_new_one(directory: Path) -> None:
+    make(directory, backend="encrypted-file")
+    opened = LocalDevice(directory)
+    new = make(directory, backend="encrypted-file", force=True)
+    assert new.device_id != opened.identity.device_id
+    header = parse_authorization(authorization_header("GET", "/", device=opened))
+    assert decode_public_key(header.id) == new.public_key
+    for key in (directory / "keys").iterdir():
+        key.unlink()
+    with pytest.raises(KeyStoreError):
+        authorization_header("GET", "/", device=LocalDevice(directory))
 
 
 def test_the_key_is_unlocked_once_whatever_the_threads(directory: Path, derivations: list[float]) -> None:

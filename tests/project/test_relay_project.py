@@ -65,7 +65,13 @@ def test_defaults_are_safe(tmp_path: Path) -> None:
     assert "locmem" in found["CACHES"]["default"]["BACKEND"]
     relay = {"ALLOWED_ORIGINS": []}
     assert found["AMESH"].pop("NONCE_CACHE") == "default"
-    assert found["AMESH"] == {"SEAL_KEY_FILE": None, "PROTECT": ["/protected/"], "RELAY": relay}
+    assert found["AMESH"].pop("SCOPES").keys() == {"readings:read", "readings:write"}
+    assert found["AMESH"] == {
+        "SEAL_KEY_FILE": None,
+        "PROTECT": ["/protected/"],
+        "REQUIRE_APPROVAL": False,
+        "RELAY": relay,
+    }
     assert stat.S_IMODE((tmp_path / "data").stat().st_mode) == 0o700
     assert len(found["SECRET_KEY"]) >= 50
 

@@ -19,7 +19,7 @@ from authmesh.device.tokens import TOKEN_VARIABLE
 from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.canonical import target_ambiguity
 from authmesh.protocol.encoding import b64url_encode
-from authmesh.protocol.errors import InvalidInput
+from authmesh.protocol.errors import InvalidInput, KeyStoreError
 from authmesh.protocol.header import SCHEME, build_authorization
 from authmesh.protocol.schemes.registry import SCHEMES
 
@@ -208,11 +208,18 @@ def sign_request(
     message = SCHEMES[VERSION].signed_message(
         method=method, target=target, timestamp=str(timestamp), nonce=nonce, body_hash=body_hash
     )
+    try:
+        signature = signer.sign(message)
+    except KeyStoreError:
+        renewed = signer.renewed() if isinstance(signer, LocalDevice) else None
+        if renewed is None:
+            raise
+        signer, signature = renewed, renewed.sign(message)  # its key was replaced after it was opened
     return build_authorization(
         public_key=signer.identity.public_key,
         timestamp=timestamp,
         nonce=nonce,
-        signature=signer.sign(message),
+        signature=signature,
         version=VERSION,
     )
 

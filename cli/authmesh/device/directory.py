@@ -94,6 +94,7 @@ class LocalDevice:
     ) -> None:
         self.path = expanded(path) if path is not None else default_directory(environ)
         self.identity = identity or read_identity(self.path)
+        self._environ = environ
         self._ask_pin = cannot_ask
         self._keys = keystore.open_key_store(
             self.identity.storage_backend,
@@ -119,6 +120,18 @@ class LocalDevice:
             ask: returns the PIN. It is called once, when the key first signs.
         """
         self._ask_pin = ask
+
+    def renewed(self) -> LocalDevice | None:
+        """Return this device with the key that has replaced its own, or None if the key was not replaced.
+
+        Raises:
+            DirectoryError, BackendUnavailable: the identity cannot be read, or its key store cannot be used on this machine.
+        """
+        if read_identity(self.path).device_id == self.identity.device_id:
+            return None
+        found = LocalDevice(self.path, environ=self._environ)
+        found.ask_pin_by(self._ask_pin)
+        return found
 
     def _check(self) -> None:
         """Compare the key with the identity before it signs or seals anything."""
