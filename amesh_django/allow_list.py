@@ -19,7 +19,7 @@ from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, 
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
-from .decisions import LIFTED, Decisions, any_row, is_active, on_entry, unrevoked_row
+from .decisions import LIFTED, Decisions, any_row, is_active, on_entry, revoke_keys, unrevoked_row
 from .models import AuditEvent, Device
 from .trust import SealedList, current_list
 from .trust.change import Change
@@ -29,7 +29,7 @@ from .trust.owner import controller_limit
 from .trust.revocations import Revocation
 from .trust.revoking import read_damaged
 from .trust.rollback import Memory
-from .trust.sealing import actor, is_revoked, now, row_values, storable
+from .trust.sealing import is_revoked, now, row_values, storable
 from .trust.verified import UNREADABLE, Snapshot
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class DatabaseAllowList(Decisions, AllowList):
 
         def work(pending: Change) -> None:
             if replacing is not None:
-                _revoke(pending, replacing, f"replaced by {entry.device_id}", self._by)
+                revoke_keys(pending, replacing, f"replaced by {entry.device_id}", self._by)
             self._put(pending, entry)
             if entry.role == CONTROLLER and pending.controllers > limit:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
@@ -225,18 +225,21 @@ class DatabaseAllowList(Decisions, AllowList):
     def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:
         """Stop trusting devices. Their rows stay, with when, who and why, until :meth:`purge` removes them.
 
-        The keys that a device has replaced are revoked with it. This works even if the list does not match its seal: then ``trouble``
-        says what else is wrong.
+        The keys that a device has replaced, and those that have replaced it, are revoked with it; the latter are returned, too. This
+        works even if the list does not match its seal: then ``trouble`` says what else is wrong.
         """
         by = by or self._by
         self.trouble = None
 
         def work(pending: Change) -> list[DeviceEntry]:
             done: dict[str, Device] = {}
+            newer: list[str] = []
             for device_id in device_ids:
                 if device_id not in done:
-                    done |= _revoke(pending, device_id, reason, by)
-            return [done[device_id].to_entry() for device_id in device_ids]
+                    revoked, later = revoke_keys(pending, device_id, reason, by)
+                    done |= revoked
+                    newer += later
+            return [done[name].to_entry() for name in dict.fromkeys((*device_ids, *newer))]
 
         try:
             self._sealed.snapshot()  # also detects an older list that was restored, unlike the change
@@ -342,24 +345,6 @@ class DatabaseAllowList(Decisions, AllowList):
             AllowListIntegrityFailure: the list is rejected; nothing was changed.
         """
         return self._sealed.rekey(self._by)
-
-
-def _revoke(pending: Change, device_id: str, reason: str, by: str) -> dict[str, Device]:
-    """Revoke a device and the keys that it has replaced, which must not outlive it. Return all that were revoked, by device ID."""
-    moment = now()
-    row = any_row(pending, device_id)
-    if is_revoked(row_values(row)):
-        raise not_found(device_id)
-    found = {one.device_id: one for one in (row, *pending.replaced_by(device_id))}
-    for one in found.values():
-        pending.update(
-            one,
-            AuditEvent.Kind.REVOKE,
-            revoked_at=moment,
-            revoked_by=actor(by),
-            revoke_reason=storable(reason),
-        )
-    return found
 
 
 def _entry(row: Device) -> DeviceEntry:

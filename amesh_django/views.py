@@ -25,7 +25,7 @@ from .decorators import device_required
 from .enrollment import answering, rotating
 from .health import is_ready
 from .middleware import unsigned
-from .server import server_device
+from .trust.owner import own_identity
 from .verification import DeviceHttpRequest
 from .verification.request import error_response, refused
 
@@ -56,14 +56,14 @@ def _without_transaction(view: _View) -> _View:
 @require_http_methods(["GET", "HEAD", "POST"])
 def check(request: DeviceHttpRequest) -> JsonResponse:
     """Return how this server knows the device that signed the request: device ID, name, role and permissions."""
-    device = request.amesh
+    device, own = request.amesh, own_identity()
     answer = CheckAnswer(
         device.device_id,
         device.friendly_name,
         device.role,
         device.permissions,
         dt.datetime.now(dt.UTC),
-        server_device().identity.device_id,
+        own.device_id if own is not None else None,
     )
     return JsonResponse(answer.to_json())
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -106,9 +107,9 @@ class _Walk:
 
     def follow(self, to: int) -> None:
         """Verify the events up to a number."""
-        events = self._readable(self._rows().filter(seq__gt=self._last.seq, seq__lte=to))
-        for seq, same in groupby(events, key=lambda event: event.seq):
-            self._step(int(seq or 0), list(same))
+        with closing(self._readable(self._rows().filter(seq__gt=self._last.seq, seq__lte=to))) as events:
+            for seq, same in groupby(events, key=lambda event: event.seq):
+                self._step(int(seq or 0), list(same))
         if self._last.seq < to:
             what = _("cut off after %(last)d") % {"last": self._last.seq}
             about = _("The log ended with event %(to)d, and all events after %(last)d are gone.")
@@ -125,9 +126,10 @@ class _Walk:
         known = seal.log_end if seal is not None and is_sealed else LogEnd()
         stated = end[0] if end is not None and end[1] else None
         self.follow(max(known.seq, stated.seq if stated is not None else 0))
-        for event in self._readable(self._rows().filter(seq__lt=1)):
-            raise _Found(_inserted(event))
-        rest = next(self._readable(self._rows().filter(seq__gt=self._last.seq)), None)
+        first = self._first(self._rows().filter(seq__lt=1))
+        if first is not None:
+            raise _Found(_inserted(first))
+        rest = self._first(self._rows().filter(seq__gt=self._last.seq))
         if stated is None and (end is not None or known.seq or rest is not None):
             raise _Found(
                 Fault("changed", _("changed end"), _("The row that says where the log ends was changed or removed."))
@@ -143,10 +145,11 @@ class _Walk:
     def check_unplaced(self, now: dt.datetime) -> None:
         """Verify the events without a place."""
         oldest: dt.datetime | None = None
-        for event in self._readable(self._rows().filter(seq__isnull=True)):
-            if event.revision is not None or not self._sealed.is_genuine_event(event):
-                raise _Found(_inserted(event))
-            oldest = event.at if oldest is None else min(oldest, event.at)
+        with closing(self._readable(self._rows().filter(seq__isnull=True))) as events:
+            for event in events:
+                if event.revision is not None or not self._sealed.is_genuine_event(event):
+                    raise _Found(_inserted(event))
+                oldest = event.at if oldest is None else min(oldest, event.at)
         others = self._rows().filter(revision__isnull=True).order_by()
         copied = others.values("mac").annotate(times=Count("id")).filter(times__gt=1).values_list("mac", flat=True)
         for mac in copied[:1]:
@@ -186,8 +189,15 @@ class _Walk:
     def _rows(self) -> QuerySet[AuditEvent]:
         return AuditEvent.objects.using(self._sealed.using).order_by("seq", "id")
 
-    def _readable(self, rows: QuerySet[AuditEvent]) -> Iterator[AuditEvent]:
-        """Yield rows. One that holds a value that its column cannot hold is a fault, which SQLite allows."""
+    def _first(self, rows: QuerySet[AuditEvent]) -> AuditEvent | None:
+        with closing(self._readable(rows)) as events:
+            return next(events, None)
+
+    def _readable(self, rows: QuerySet[AuditEvent]) -> Generator[AuditEvent]:
+        """Yield rows. One that holds a value that its column cannot hold is a fault, which SQLite allows.
+
+        To be closed in the transaction in which it began: PostgreSQL closes its cursor with a statement, which would fail in another.
+        """
         try:
             yield from rows.iterator(chunk_size=CHUNK_SIZE)
         except UNREADABLE:

@@ -6,6 +6,7 @@
 from authmesh.device.grants import Grant
 
 from .grants import Grants, GroupNotFound, is_group_name
+from .revoking import revoke_keys
 from .rows import Decided, WrongState, any_row, is_active, on_entry, unrevoked_row
 from .standing import LIFTED, Standing
 
@@ -20,6 +21,7 @@ __all__ = [
     "is_active",
     "is_group_name",
     "on_entry",
+    "revoke_keys",
     "unrevoked_row",
 ]
 

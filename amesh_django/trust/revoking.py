@@ -100,7 +100,7 @@ class RevocableList(ChangeableList):
 
         Each row is written as it was sealed according to the audit log, revoked. The new seal differs from the one before in these rows
         only, so rows that were changed outside Django still do not match it. All processes verify all rows. An old list does not
-        become the newest. The keys that a device has replaced are revoked with it.
+        become the newest. The keys that a device has replaced, and those that have replaced it, are revoked with it.
 
         Returns:
             the devices, and True if the list matches its seal again because no other row was changed.
@@ -120,13 +120,22 @@ class RevocableList(ChangeableList):
                 names = [named]
                 for name in names:  # grows
                     if name not in done:
+                        newer = self._successors(name)
                         done[name], is_good = self._revoke_anyway(name, reason, by, known)
-                        names += self._replaced_by(name)
+                        names += [*newer, *self._replaced_by(name)]
             return [done[name] for name in device_ids], is_good
 
         result = self._retried(work)
         self.distrust(tell=False)
         return result
+
+    def _successors(self, device_id: str) -> list[str]:
+        """Return the device whose key has replaced one, as it was sealed, if it is trusted."""
+        sealed = self.sealed_device(device_id)
+        newer = (
+            self.sealed_device(sealed.revoked_by) if sealed is not None and sealed.revoke_reason == ROTATED else None
+        )
+        return [newer.device_id] if newer is not None and not is_revoked(row_values(newer)) else []
 
     def _replaced_by(self, device_id: str) -> list[str]:
         """Return the devices whose keys a device has replaced and that are still valid, as they were sealed or as they are now."""

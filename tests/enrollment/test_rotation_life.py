@@ -111,6 +111,33 @@ def test_only_one_server_is_named(sites: tuple[Site, Site], device: Path) -> Non
     assert rotate("--finish")[1]["finished"] and statuses(a, b) == [200, 200]
 
 
+def test_a_server_at_which_the_new_key_enrolls_has_nothing_to_accept(sites: tuple[Site, Site], device: Path) -> None:
+    a, b = sites
+    enrolling.enroll(parse_token(b.token()), directory=device)
+    with b.server.down():
+        rotate()
+    assert read_identity(device) == replacing.read_replacement(device).new  # type: ignore[union-attr]
+    enrolling.enroll(parse_token(b.token()), directory=device)
+    assert b.device_id in replacing.read_replacement(device).accepted  # type: ignore[union-attr]
+    assert statuses(a, b) == [200, 200]
+
+
+def test_the_device_moves_with_the_first_server_that_accepts(sites: tuple[Site, Site], device: Path) -> None:
+    b = sites[1]
+    enrolling.enroll(parse_token(b.token()), directory=device)
+    old, moved = read_identity(device), []
+
+    def asked(found: Any, *rest: Any) -> Any:
+        moved.append(read_identity(device) != old)
+        return ask(found, *rest)
+
+    ask = rotating._ask
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rotating, "_ask", asked)
+        assert rotate()[1]["finished"]
+    assert moved == [False, True]
+
+
 def test_a_server_is_gone_for_good(sites: tuple[Site, Site], device: Path) -> None:
     a, b = sites
     enrolling.enroll(parse_token(b.token()), directory=device)

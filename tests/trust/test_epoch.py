@@ -135,7 +135,7 @@ def test_a_database_and_a_file_of_version_0_1_are_taken_over(
     devices.add(entry(4))
     assert list(AuditEvent.objects.order_by("seq").values_list("seq", "kind")) == [(1, "begin"), (2, "trust")]
     sql("UPDATE amesh_device SET friendly_name = 'other'")
-    assert [problem.partition(":")[0] for problem in devices.verify().problems] == [entry(4).device_id]
+    assert [problem.partition(":")[0] for problem in devices.verify().problems] == [f"{entry(4).device_id} (caller)"]
     sql("UPDATE amesh_device SET friendly_name = %s", entry(3).friendly_name)
     assert noted(amesh_server)["epoch"] == epochs()[0] != ""
     staging.restore()

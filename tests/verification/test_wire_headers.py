@@ -173,7 +173,7 @@ def test_the_log_contains_no_secrets(wire: Wire, wire_server: Server) -> None:
             )
             assert send(wire_server, "POST", target, {**headers, "X-Meddle": "read"}, body).status == 500
         ours = [line for line in log if " amesh_django." in line]
-        assert len(ours) == 3
+        assert len([line for line in ours if " amesh_django.audit" not in line]) == 3
         members = dict(pair.split("=", 1) for pair in good.removeprefix("AuthMesh ").split(","))
         secrets = [MARK, *(members[name].strip('"') for name in ("nonce", "sig", "id"))]
         assert not [secret for secret in secrets for line in ours if secret in line]

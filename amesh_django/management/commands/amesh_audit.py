@@ -124,7 +124,8 @@ def _verify(context: Context, after: int, answer: dict[str, object]) -> None:
 
 def _line(event: AuditEvent) -> str:
     subject = clean(event.subject) if event.subject else ""
-    about = f"{subject} ({clean_line(event.device_id)})" if event.device_id else subject
+    device = clean_line(event.device_id)
+    about = f"{subject} ({device})" if subject and device else subject or device
     moment = event.at.astimezone(dt.UTC) if timezone.is_aware(event.at) else event.at
     parts = (
         "-" if event.seq is None else str(event.seq),

@@ -24,6 +24,7 @@ import httpx
 
 from authmesh.device import AllowList, FileAllowList, Identity, LocalDevice, init_device
 from authmesh.device.directory import check_name
+from authmesh.device.replacing import accept, read_replacement
 from authmesh.device.servers import EnrolledServer, ServerStore
 from authmesh.files.clock import utc_now
 from authmesh.files.locks import ForkSafeLock
@@ -111,6 +112,9 @@ def enroll(
     if known is None:  # a server that may call this device stays its controller
         allow_list.add(server)
     ServerStore(directory).put(EnrolledServer(token.issuer, token.url, token.jti, answer.state, now()))
+    rotation = read_replacement(directory)
+    if rotation is not None and rotation.new.public_key == public_key:  # the key is replaced at other servers
+        accept(directory, rotation, token.issuer)
     return EnrolledDevice(device.identity, known or server, answer.state, token.url)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from authmesh.device import LocalDevice, read_identity
 from authmesh.device.replacing import Replacement, accept, begin, end, move, read_replacement, recover
-from authmesh.device.servers import EnrolledServer
+from authmesh.device.servers import EnrolledServer, ServerStore
 from authmesh.files.clock import utc_now
 from authmesh.protocol.check import CheckAnswer
 from authmesh.protocol.enrollment_errors import UnexpectedAnswer
@@ -68,6 +68,7 @@ def rotate(
         DirectoryError, KeyStoreError, AllowListError: this device cannot make a key, sign, or store.
     """
     state = recover(directory, now=now()) or begin(directory, now=now(), environ=environ)
+    before = {server.device_id for server in ServerStore(directory).read()}
     away: list[tuple[EnrolledServer, AmeshError]] = []
     for server in servers if asked is None else asked:
         if server.device_id in state.accepted:
@@ -78,9 +79,14 @@ def rotate(
             away.append((server, error))
         else:
             state = accept(directory, state, server.device_id)
-    if state.accepted and not state.moving:
+            if not state.moving:  # at once, because the server accepts the old key for some minutes only
+                state = move(directory, state, now=now())
+    if state.accepted and not state.moving:  # an earlier call was interrupted
         state = move(directory, state, now=now())
-    waiting = tuple(server for server in servers if server.device_id not in state.accepted)
+    enrolled = [
+        server for server in ServerStore(directory).read() if server.device_id not in before
+    ]  # with the old key
+    waiting = tuple(server for server in (*servers, *enrolled) if server.device_id not in state.accepted)
     if state.moving and not waiting:
         end(directory, state, environ=environ)
     return Rotated(state, state.moving, tuple(away), waiting)

@@ -70,7 +70,7 @@ class AllowList(ABC):
         Raises:
             DeviceNotFound: the device is not in the list.
         """
-        (entry,) = self.revoke_all([device_id], reason=reason, by=by)
+        entry, *_newer = self.revoke_all([device_id], reason=reason, by=by)
         return entry
 
     def revocable(self) -> list[DeviceEntry]:

@@ -94,6 +94,8 @@ class LocalDevice:
     ) -> None:
         self.path = expanded(path) if path is not None else default_directory(environ)
         self.identity = identity or read_identity(self.path)
+        self._is_current = identity is None
+        self._renewed: LocalDevice | None = None
         self._environ = environ
         self._ask_pin = cannot_ask
         self._keys = keystore.open_key_store(
@@ -124,14 +126,18 @@ class LocalDevice:
     def renewed(self) -> LocalDevice | None:
         """Return this device with the key that has replaced its own, or None if the key was not replaced.
 
+        A device that was opened with an identity of its own choice is never renewed.
+
         Raises:
             DirectoryError, BackendUnavailable: the identity cannot be read, or its key store cannot be used on this machine.
         """
-        if read_identity(self.path).device_id == self.identity.device_id:
+        now = read_identity(self.path) if self._is_current else self.identity
+        if now.device_id == self.identity.device_id:
             return None
-        found = LocalDevice(self.path, environ=self._environ)
-        found.ask_pin_by(self._ask_pin)
-        return found
+        if self._renewed is None or self._renewed.identity.device_id != now.device_id:
+            self._renewed = LocalDevice(self.path, environ=self._environ)
+            self._renewed.ask_pin_by(self._ask_pin)
+        return self._renewed
 
     def _check(self) -> None:
         """Compare the key with the identity before it signs or seals anything."""

@@ -1,0 +1,65 @@
+"""Revoking a device with all its keys."""
+
+from __future__ import annotations
+
+from django.utils.translation import gettext as _
+
+from amesh_django.models import AuditEvent, Device
+from amesh_django.states import ROTATED
+from amesh_django.trust.change import Change
+from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
+from authmesh.device.allow_list import not_found
+from authmesh.protocol.errors import DeviceNotFound, Run
+
+from .rows import any_row
+
+
+def revoke_keys(pending: Change, device_id: str, reason: str, by: str) -> tuple[dict[str, Device], list[str]]:
+    """Revoke a device, the keys that it has replaced, and those that have replaced it: a copy of one key may have made the next.
+
+    Args:
+        pending: the open change.
+        device_id: ``am_…``
+        reason: stored with each revocation.
+        by: the person.
+
+    Returns:
+        all rows that were revoked, by device ID, and the device IDs of the keys that had replaced this one.
+
+    Raises:
+        DeviceNotFound: the list does not have the device, or it is revoked.
+    """
+    moment = now()
+    row = any_row(pending, device_id)
+    later = _successors(pending, row)
+    if is_revoked(row_values(row)):
+        raise _was_replaced(row, later[-1]) if later else not_found(device_id)
+    found = {one.device_id: one for key in (row, *later) for one in (key, *pending.replaced_by(key.device_id))}
+    for one in found.values():
+        pending.update(
+            one,
+            AuditEvent.Kind.REVOKE,
+            revoked_at=moment,
+            revoked_by=actor(by),
+            revoke_reason=storable(reason),
+        )
+    return found, [one.device_id for one in later]
+
+
+def _successors(pending: Change, row: Device) -> list[Device]:
+    """Return the keys that have replaced a key, one after the other, and that are trusted."""
+    found: dict[str, Device] = {}
+    while row.revoke_reason == ROTATED and row.revoked_by not in found:
+        newer = pending.find(device_id=row.revoked_by)
+        if newer is None:
+            break
+        found[newer.device_id] = row = newer
+    return [one for one in found.values() if not is_revoked(row_values(one))]
+
+
+def _was_replaced(row: Device, newer: Device) -> DeviceNotFound:
+    return DeviceNotFound(
+        _("The key of %(device)s was replaced by %(newer)s, which is trusted. Nothing was changed.")
+        % {"device": row.device_id, "newer": newer.device_id},
+        hint=(_("To revoke it, run "), Run("revoke", newer.device_id), "."),
+    )
