@@ -9,9 +9,8 @@ from typing import Any
 
 from django.db import transaction
 
-from amesh_django.models import AuditEvent
 from amesh_django.trust import current_list
-from amesh_django.trust.chain import announce, new_event
+from amesh_django.trust.chain import announce, new_event, save_events
 from amesh_django.trust.database import database
 
 logger = logging.getLogger("amesh_django.audit")
@@ -50,8 +49,7 @@ def _write(using: str, events: Sequence[Mapping[str, Any]]) -> None:
         rows = [
             new_event(keys, **{**one, "data": {**(one.get("data") or {}), "n": secrets.token_hex(8)}}) for one in events
         ]
-        with transaction.atomic(using=using):
-            AuditEvent.objects.using(using).bulk_create(rows)
+        save_events(using, rows)
     except Exception as error:  # whatever it is, what the event is about has happened
         _complain(events, error)
         return

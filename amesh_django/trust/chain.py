@@ -6,10 +6,11 @@ import datetime as dt
 import hmac
 import json
 import logging
+import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from django.db import IntegrityError, connections, transaction
+from django.db import DatabaseError, IntegrityError, connections, transaction
 from django.db.models import Max
 from django.utils import timezone
 
@@ -18,6 +19,7 @@ from amesh_django.signals import EVENT_SIGNALS
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.multiset import encode_row
 
+from .database import is_conflict
 from .keys import SealKeys
 from .sealing import (
     BATCH_SIZE,
@@ -52,6 +54,8 @@ _COLUMNS = (
 
 #: Events after the end of the log whose numbers are skipped if that end was damaged. Higher numbers were forged, too.
 _MAX_GAP = 10**9
+#: Numbers and primary keys from here on were forged: amesh does not come to them by counting.
+_MAX_COUNTED = 2**62
 
 
 class Actor(str):
@@ -208,7 +212,8 @@ class ChainedRows(SealedRows):
             found = self._locked_end() if not known.seq else None
         if found is not None and found[1] and (found[0] == known or found[0].seq > known.seq):
             return found[0]
-        highest = AuditEvent.objects.using(self.using).aggregate(found=Max("seq"))["found"] or 0
+        events = AuditEvent.objects.using(self.using).filter(seq__gte=0, seq__lt=_MAX_COUNTED)
+        highest = events.aggregate(found=Max("seq"))["found"] or 0
         logger.critical(
             "The end of the audit log was changed or removed outside Django. To see what is wrong with the log, run: manage.py "
             "amesh_audit --verify"
@@ -226,7 +231,7 @@ class ChainedRows(SealedRows):
         for event in events:
             place(keys, event, end)
             end = LogEnd(event.seq or 0, event.link)
-        AuditEvent.objects.using(self.using).bulk_create(events, batch_size=BATCH_SIZE)
+        save_events(self.using, events)
         transaction.on_commit(lambda: announce(events), using=self.using, robust=True)
         return end
 
@@ -279,6 +284,31 @@ class ChainedRows(SealedRows):
             end = LogEnd(seq, link)
             return end, isinstance(seq, int) and any(is_same(end_mac(keys, end), mac) for keys in self.all_keys)
         return None
+
+
+def save_events(using: str, events: Sequence[AuditEvent]) -> None:
+    """Insert events, all or none, even if forged rows have taken the primary keys that the database would give them.
+
+    Args:
+        using: database alias.
+        events: the events, not saved.
+    """
+    connection, found = connections[using], AuditEvent.objects.using(using)
+    # SQLite rolls back the whole transaction, not only a savepoint, if there is no primary key after the highest one.
+    is_fragile = connection.vendor == "sqlite" and connection.in_atomic_block
+    for attempt in range(int(is_fragile), 3):
+        if attempt:
+            highest = found.filter(pk__gte=0, pk__lt=_MAX_COUNTED).aggregate(found=Max("pk"))["found"] or 0
+            first = highest + 1 if attempt == 1 else secrets.randbelow(_MAX_COUNTED)
+            for pk, event in enumerate(events, first):
+                event.pk = pk
+        try:
+            with transaction.atomic(using=using):
+                found.bulk_create(events, batch_size=BATCH_SIZE)
+            return
+        except DatabaseError as error:
+            if attempt == 2 or is_conflict(error):
+                raise
 
 
 def announce(events: Sequence[AuditEvent]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
-from django.db import OperationalError, connections, router, transaction
+from django.db import DatabaseError, OperationalError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from amesh_django.models import AllowListSeal
@@ -35,7 +35,7 @@ def close_stale(connection: BaseDatabaseWrapper) -> bool:
     return True
 
 
-def is_conflict(error: OperationalError) -> bool:
+def is_conflict(error: DatabaseError) -> bool:
     """Return True for an error that a second attempt may not meet: a lock, a deadlock, a serialization failure."""
     cause = error.__cause__
     code = str(getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None) or "")
