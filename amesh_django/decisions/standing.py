@@ -11,7 +11,7 @@ from django.utils.translation import gettext as _
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device
 from amesh_django.trust.change import Change
-from amesh_django.trust.sealing import actor, now, storable
+from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
 
 from .rows import (
     Decided,
@@ -126,7 +126,7 @@ class Standing(Deciding):
 
         def work(pending: Change) -> Device:
             row = any_row(pending, device_id)
-            if row.revoked_at is None or row.revoked_at > now():
+            if not is_revoked(row_values(row)):
                 raise WrongState(_("%(device)s is not revoked; nothing was changed.") % {"device": device_id})
             pending.update(row, EventKind.REINSTATE, revoked_at=None, revoked_by="", revoke_reason="", user_id=None)
             self._check_limit(pending)

@@ -209,6 +209,30 @@ def test_what_is_taken_from_a_device_is_taken_from_its_replaced_key(
     assert devices.verify().ok
 
 
+@pytest.mark.usefixtures("_approval")
+def test_approving_a_device_that_also_is_suspended_or_expired_asks(devices: DatabaseAllowList) -> None:
+    one, two = EphemeralDevice("one"), EphemeralDevice("two")
+    devices.add_all([one.entry(), two.entry()])
+    devices.suspend([id_of(one)])
+    current_list().change(
+        "test", lambda pending: pending.update(pending.find(device_id=id_of(two)), expires_at=now() - dt.timedelta(1))
+    )
+    assert (state(one), state(two)) == ("suspended", "expired")
+    for device in (one, two):
+        code, text = run("approve", id_of(device), "--no-input")
+        assert code != 0 and "Approve" in text
+        assert Device.objects.get(device_id=id_of(device)).pending_since is not None
+
+
+def test_a_revocation_that_is_dated_later_can_be_undone(devices: DatabaseAllowList, laptop: EphemeralDevice) -> None:
+    devices.revoke(id_of(laptop))
+    later = now() + dt.timedelta(minutes=5)  # by a host whose clock is ahead
+    current_list().change(
+        "test", lambda pending: pending.update(pending.find(device_id=id_of(laptop)), revoked_at=later)
+    )
+    assert state(laptop) == "revoked" and devices.reinstate(id_of(laptop)).state == "active"
+
+
 def test_reinstate_needs_the_whole_device_id(devices: DatabaseAllowList, laptop: EphemeralDevice) -> None:
     device_id = id_of(laptop)
     with pytest.raises(WrongState, match="not revoked"):
