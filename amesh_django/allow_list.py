@@ -176,10 +176,9 @@ class DatabaseAllowList(Decisions, AllowList):
             AllowListIntegrityFailure: the list does not match its seal.
         """
         rows = Device.objects.using(self._using).select_related("user", "activity").order_by("added_at", "id")
-        found = self._sealed.verified(
-            lambda: list(rows.all()), lambda known, devices: len(devices) == len(known.by_key)
+        return list(
+            self._sealed.verified(lambda: list(rows.all()), lambda known, devices: len(devices) == len(known.by_key))
         )
-        return list(found)
 
     def add_all(self, entries: Sequence[DeviceEntry], *, even_revoked: bool = False) -> list[DeviceEntry]:
         limit = self.controller_limit
@@ -197,8 +196,6 @@ class DatabaseAllowList(Decisions, AllowList):
                     raise _denied(row)
                 if (row.is_revoked or row.denied_at is not None) and not even_revoked:
                     skipped.append(unique[name])
-                elif row.is_revoked:
-                    pending.update(row, AuditEvent.Kind.TRUST, **self._entered(unique[name], row))
                 else:
                     pending.update(row, AuditEvent.Kind.TRUST, **self._entered(unique[name], row))
             new = [entry for name, entry in unique.items() if name not in known]
@@ -255,17 +252,19 @@ class DatabaseAllowList(Decisions, AllowList):
         self, device_ids: Sequence[str], update: Callable[[Mapping[str, Any]], Mapping[str, Any]]
     ) -> list[DeviceEntry]:
         def work(pending: Change) -> list[DeviceEntry]:
-            rows = [unrevoked_row(pending, device_id) for device_id in device_ids]
-            new = [canonical_json(dict(update(row.to_entry().permissions))).decode() for row in rows]
-            return [
-                pending.update(row, AuditEvent.Kind.GRANT, permissions_json=text).to_entry()
-                for row, text in zip(rows, new, strict=True)
-            ]
+            entries = []
+            for device_id in device_ids:
+                row = unrevoked_row(pending, device_id)
+                for one in (row, *pending.replaced_by(device_id)):
+                    text = canonical_json(dict(update(one.to_entry().permissions))).decode()
+                    pending.update(one, AuditEvent.Kind.GRANT, permissions_json=text)
+                entries.append(row.to_entry())
+            return entries
 
         return self._sealed.change(self._by, work)
 
     def map_user(self, device_id: str, user: AbstractBaseUser | None) -> None:
-        """Let a device act as a Django user in REST framework views.
+        """Let a device, and a key that it has replaced and that is still valid, act as a Django user in REST framework views.
 
         Args:
             device_id: ``am_…``; also of a revoked device, so that its user can be deleted.
@@ -277,7 +276,8 @@ class DatabaseAllowList(Decisions, AllowList):
         key = user.pk if user is not None else None
 
         def work(pending: Change) -> None:
-            pending.update(any_row(pending, device_id), AuditEvent.Kind.MAP, user_id=key)
+            for row in (any_row(pending, device_id), *pending.replaced_by(device_id)):
+                pending.update(row, AuditEvent.Kind.MAP, user_id=key)
 
         self._sealed.change(self._by, work)
 

@@ -55,7 +55,7 @@ class AmeshSettings:
         METRICS: True counts requests, and serves ``amesh/metrics`` for Prometheus. Needs the extra ``metrics``.
         BOOTSTRAP_RELAYS: relays that a bootstrap token of this server may name, such as ``wss://relay.example/ws``. Defaults to
             ``AMESH_BOOTSTRAP_RELAYS``, or any relay if it is not set.
-        ROTATE_OVERLAP_SECONDS: time for which the old key of a device is still valid after the device has replaced it.
+        ROTATE_OVERLAP_SECONDS: time for which the old key of a device is still valid after the device has replaced it, at most 3,600.
         URL: public address of ``amesh_django.urls`` on this server, such as ``https://api.example/amesh/``. Enrollment tokens name it.
         SCOPES: the scopes that may be granted: name → a sentence, or ``{"text": …, "permission": …}`` with the Django permission that
             a person needs to grant it. None allows every name.
@@ -132,6 +132,7 @@ class AmeshDict(TypedDict, total=False):
 
 #: Minimum values of the integer settings whose minimum is not 1.
 _MINIMUM = {"MAX_BODY_BYTES": 0, "LAST_SEEN_SECONDS": 0, "ROTATE_OVERLAP_SECONDS": 0}
+_MAX_OVERLAP_SECONDS = 3600
 
 
 def key_problems(
@@ -184,6 +185,8 @@ def _value_problem(name: str, value: Any) -> str | None:
     why = type_problem(AmeshSettings, name, value, _MINIMUM.get(name, 1))
     if why or value is None:
         return why
+    if name == "ROTATE_OVERLAP_SECONDS":
+        return f"must be at most {_MAX_OVERLAP_SECONDS}" if value > _MAX_OVERLAP_SECONDS else None
     if name == "BOOTSTRAP_RELAYS":
         return None if _are_relays(value) else "must be a list of addresses such as wss://relay.example/ws"
     if name == "SEAL_KEY_FILES":

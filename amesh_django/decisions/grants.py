@@ -18,7 +18,7 @@ from authmesh.device.grants import NOTHING, Grant, granted
 from authmesh.protocol.errors import AllowListError, Hint, InvalidInput, Run
 from authmesh.protocol.seal import canonical_json
 
-from .rows import Decided, Deciding, check_controller, check_future, milliseconds
+from .rows import Decided, Deciding, check_controller, check_future, earlier_expiry, milliseconds, update_if_new
 
 
 class GroupNotFound(AllowListError):
@@ -36,6 +36,8 @@ class Grants(Deciding):
         self, device_ids: Sequence[str], given: Grant, *, taken: Grant = NOTHING, expires_at: dt.datetime | None = None
     ) -> Decided:
         """Give devices permissions, scopes, and groups, and take others from them, in one step.
+
+        What is taken, and an earlier expiry, also apply to a key that a device has replaced and that is still valid.
 
         Args:
             device_ids: ``am_…``
@@ -59,9 +61,10 @@ class Grants(Deciding):
                 check_controller(row)
             if given.groups:
                 _check_groups(given.groups, pending.groups())
-            permissions = canonical_json(granted(row.permissions, given, taken)).decode()
-            groups = names_text((set(row.groups) - set(taken.groups)) | set(given.groups))
-            return {"permissions_json": storable(permissions), "groups_json": groups, **expiry}
+            for one in pending.replaced_by(row.device_id):
+                less = {**_granted(one, NOTHING, taken), **earlier_expiry(one, expires_at)}
+                update_if_new(pending, one, EventKind.GRANT, less)
+            return {**_granted(row, given, taken), **expiry}
 
         return self._decide(EventKind.GRANT, device_ids, work)
 
@@ -106,6 +109,12 @@ class Grants(Deciding):
             return members
 
         return self._sealed.change(self._by, work)
+
+
+def _granted(row: Device, given: Grant, taken: Grant) -> dict[str, Any]:
+    permissions = canonical_json(granted(row.permissions, given, taken)).decode()
+    groups = names_text((set(row.groups) - set(taken.groups)) | set(given.groups))
+    return {"permissions_json": storable(permissions), "groups_json": groups}
 
 
 def is_group_name(name: str) -> bool:

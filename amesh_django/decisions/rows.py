@@ -64,9 +64,7 @@ class Deciding:
             rows, changed = [], set()
             for device_id in device_ids:
                 row = unrevoked_row(pending, device_id)
-                new = {name: value for name, value in columns(pending, row).items() if getattr(row, name) != value}
-                if new:
-                    pending.update(row, kind, **new)
+                if update_if_new(pending, row, kind, columns(pending, row)):
                     changed.add(device_id)
                 rows.append(row)
             self._check_limit(pending)
@@ -79,6 +77,21 @@ class Deciding:
         limit = controller_limit()
         if pending.controllers > max(limit, pending.controllers_before):
             raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
+
+
+def update_if_new(pending: Change, row: Device, kind: str, columns: Mapping[str, Any]) -> bool:
+    """Change those columns of a row that differ. Return False if none does."""
+    new = {name: value for name, value in columns.items() if getattr(row, name) != value}
+    if new:
+        pending.update(row, kind, **new)
+    return bool(new)
+
+
+def earlier_expiry(row: Device, expires_at: dt.datetime | None) -> dict[str, Any]:
+    """Return the columns that let a row expire at a time; none if it expires before that."""
+    if expires_at is None or (row.expires_at is not None and row.expires_at <= expires_at):
+        return {}
+    return {"expires_at": milliseconds(expires_at)}
 
 
 def on_entry(role: str, *, approved: bool = False) -> dict[str, Any]:

@@ -11,9 +11,19 @@ from django.utils.translation import gettext as _
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device
 from amesh_django.trust.change import Change
-from amesh_django.trust.sealing import actor, now, storable
+from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
 
-from .rows import Decided, Deciding, WrongState, any_row, check_controller, check_future, milliseconds
+from .rows import (
+    Decided,
+    Deciding,
+    WrongState,
+    any_row,
+    check_controller,
+    check_future,
+    earlier_expiry,
+    milliseconds,
+    update_if_new,
+)
 
 #: Columns of a device that is not suspended.
 LIFTED: dict[str, Any] = {"suspended_at": None, "suspended_until": None, "suspended_by": "", "suspend_reason": ""}
@@ -116,7 +126,7 @@ class Standing(Deciding):
 
         def work(pending: Change) -> Device:
             row = any_row(pending, device_id)
-            if row.revoked_at is None or row.revoked_at > now():
+            if not is_revoked(row_values(row)):
                 raise WrongState(_("%(device)s is not revoked; nothing was changed.") % {"device": device_id})
             pending.update(row, EventKind.REINSTATE, revoked_at=None, revoked_by="", revoke_reason="", user_id=None)
             self._check_limit(pending)
@@ -138,6 +148,8 @@ class Standing(Deciding):
     def set_expiry(self, device_ids: Sequence[str], expires_at: dt.datetime | None) -> Decided:
         """Set the time from which controllers are not accepted; None for no such time.
 
+        A key that a device has replaced, and that is still valid, does not outlive an earlier time.
+
         Raises:
             DeviceNotFound: there is no such device, or it is revoked.
             WrongState: a device is a target.
@@ -147,6 +159,8 @@ class Standing(Deciding):
 
         def work(pending: Change, row: Device) -> dict[str, Any]:
             check_controller(row)
+            for one in pending.replaced_by(row.device_id):
+                update_if_new(pending, one, EventKind.EXPIRE, earlier_expiry(one, expires_at))
             return {"expires_at": milliseconds(expires_at)}
 
         return self._decide(EventKind.EXPIRE, device_ids, work)

@@ -139,6 +139,7 @@ def listed(row: Device) -> Listed:
         revoke_reason=row.revoke_reason,
         state=row.state,
         decided=_decided(row),
+        is_undecided=row.pending_since is not None or row.denied_at is not None,
         suspended_until=_time(row.suspended_until) if row.suspended_until is not None else None,
         expires_at=_time(row.expires_at) if row.expires_at is not None else None,
         scopes=tuple(sorted(known.scopes)) if known is not None else (),

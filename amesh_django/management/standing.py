@@ -31,7 +31,7 @@ def _now_accepted(device: Listed) -> str:
 def approve(context: Context, *, devices: Sequence[str], yes: bool) -> None:
     """Accept devices that wait for approval, or that were denied."""
     chosen = choose(context, devices, (PENDING, DENIED, EXPIRED, SUSPENDED, ACTIVE), "device in the list")
-    if any(device.state in (PENDING, DENIED) for device in chosen):
+    if any(device.is_undecided for device in chosen):
         confirm(context, "Approve", chosen, yes=yes)
     report(context, _list(context).approve([device.entry.device_id for device in chosen]), _now_accepted)
 

@@ -60,6 +60,7 @@ def test_a_correct_project_has_no_messages() -> None:
         ({"CLOCK_SKEW_SECONDS": "30"}, "amesh.E002", "integer greater"),
         ({"CLOCK_SKEW_SECONDS": True}, "amesh.E002", "integer greater"),
         ({"CLOCK_SKEW_SECONDS": 0}, "amesh.E002", "or equal to 1"),
+        ({"ROTATE_OVERLAP_SECONDS": 3601}, "amesh.E002", "at most 3600"),
         ({"MAX_BODY_BYTES": None}, "amesh.E002", "None"),
         ({"PROTECT": "/api/"}, "amesh.E002", "list"),
         ({"PROTECT": ["api/"]}, "amesh.E002", "begin with /"),

@@ -8,12 +8,13 @@ import json
 from typing import Any
 
 import pytest
+from django.contrib.auth import get_user_model
 from django.core.management import CommandError, call_command
 from django.test import override_settings
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList, DeviceDenied
-from amesh_django.decisions import WrongState
+from amesh_django.decisions import Grant, WrongState
 from amesh_django.models import AuditEvent, Device
 from amesh_django.states import ROTATED
 from amesh_django.test import EphemeralDevice
@@ -157,21 +158,79 @@ def test_suspend_and_lift(devices: DatabaseAllowList, laptop: EphemeralDevice) -
     assert devices.verify().ok
 
 
-def test_a_replaced_key_is_suspended_with_the_device(devices: DatabaseAllowList, laptop: EphemeralDevice) -> None:
+def replace(devices: DatabaseAllowList, old: EphemeralDevice) -> EphemeralDevice:
+    """Replace the key of a device, as a rotation does. The old one stays valid."""
     new = EphemeralDevice("laptop")
     devices.add(new.entry())
     end = now() + dt.timedelta(seconds=600)
     current_list().change(
         "rotation",
         lambda pending: pending.update(
-            pending.find(device_id=id_of(laptop)), revoked_at=end, revoked_by=id_of(new), revoke_reason=ROTATED
+            pending.find(device_id=id_of(old)), revoked_at=end, revoked_by=id_of(new), revoke_reason=ROTATED
         ),
     )
-    assert state(laptop) == "active"
+    assert state(old) == "active"
+    return new
+
+
+def test_a_replaced_key_is_suspended_with_the_device(devices: DatabaseAllowList, laptop: EphemeralDevice) -> None:
+    new = replace(devices, laptop)
     devices.suspend([id_of(new)])
     assert (state(laptop), state(new)) == ("suspended", "suspended")
     devices.lift([id_of(new)])
     assert (state(laptop), state(new)) == ("active", "active")
+
+
+def test_what_is_taken_from_a_device_is_taken_from_its_replaced_key(
+    devices: DatabaseAllowList, laptop: EphemeralDevice
+) -> None:
+    old, robot = id_of(laptop), get_user_model().objects.create_user("robot")
+    devices.put_group("shop", ["orders:list"])
+    devices.grant([old], Grant(("shell", "rename"), ("orders:read", "orders:write"), ("shop",)))
+    new = replace(devices, laptop)
+
+    def row() -> Device:
+        return Device.objects.get(device_id=old)
+
+    end = now().replace(microsecond=0) + dt.timedelta(days=2)
+    taken = Grant(("shell",), ("orders:read",), ("shop",))
+    devices.grant([id_of(new)], Grant(("other",)), taken=taken, expires_at=end)
+    assert row().permissions == {"scopes": ["orders:write"], "rename": True}
+    assert (row().groups, row().expires_at) == ([], end)
+    devices.set_expiry([id_of(new)], end + dt.timedelta(days=1))
+    assert row().expires_at == end
+    devices.set_expiry([id_of(new)], end - dt.timedelta(days=1))
+    assert row().expires_at == end - dt.timedelta(days=1)
+    devices.set_permissions(id_of(new), {})
+    assert row().permissions == {}
+    for user in (robot, None):
+        devices.map_user(id_of(new), user)
+        assert row().user == user
+    assert devices.verify().ok
+
+
+@pytest.mark.usefixtures("_approval")
+def test_approving_a_device_that_also_is_suspended_or_expired_asks(devices: DatabaseAllowList) -> None:
+    one, two = EphemeralDevice("one"), EphemeralDevice("two")
+    devices.add_all([one.entry(), two.entry()])
+    devices.suspend([id_of(one)])
+    current_list().change(
+        "test", lambda pending: pending.update(pending.find(device_id=id_of(two)), expires_at=now() - dt.timedelta(1))
+    )
+    assert (state(one), state(two)) == ("suspended", "expired")
+    for device in (one, two):
+        code, text = run("approve", id_of(device), "--no-input")
+        assert code != 0 and "Approve" in text
+        assert Device.objects.get(device_id=id_of(device)).pending_since is not None
+
+
+def test_a_revocation_that_is_dated_later_can_be_undone(devices: DatabaseAllowList, laptop: EphemeralDevice) -> None:
+    devices.revoke(id_of(laptop))
+    later = now() + dt.timedelta(minutes=5)  # by a host whose clock is ahead
+    current_list().change(
+        "test", lambda pending: pending.update(pending.find(device_id=id_of(laptop)), revoked_at=later)
+    )
+    assert state(laptop) == "revoked" and devices.reinstate(id_of(laptop)).state == "active"
 
 
 def test_reinstate_needs_the_whole_device_id(devices: DatabaseAllowList, laptop: EphemeralDevice) -> None:

@@ -35,6 +35,7 @@ class Listed:
         revoke_reason: why it was revoked.
         state: its state; a list in a file has active devices only.
         decided: who decided on that state, when, why, and until when, in words; empty if nobody did.
+        is_undecided: True if a person has not approved it, or has denied it, whatever its state.
         suspended_until: end of its suspension.
         expires_at: time from which it is not accepted.
         scopes: its own scopes and those of its groups.
@@ -49,6 +50,7 @@ class Listed:
     revoke_reason: str = ""
     state: str = ACTIVE
     decided: str = ""
+    is_undecided: bool = False
     suspended_until: str | None = None
     expires_at: str | None = None
     scopes: tuple[str, ...] = ()
