@@ -22,7 +22,7 @@ from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.encoding import parse_time
 from authmesh.protocol.errors import Run
 
-from .deciding import choose, confirm, moment
+from .deciding import choose, confirm, time_ago
 
 _UNCHANGED = "Nothing was changed."
 
@@ -104,8 +104,7 @@ def prune(context: Context, *, unseen: str, revoke: bool, yes: bool) -> None:
         raise UsageProblem(
             f"AMESH['LAST_SEEN_SECONDS'] is 0, so it is not known when a device was last seen. {_UNCHANGED}"
         )
-    now = context.now()
-    since = now - (moment("--unseen", unseen, now) - now)
+    since = time_ago("--unseen", unseen, context.now())
     states = (ACTIVE, PENDING, EXPIRED, SUSPENDED) if revoke else (ACTIVE, PENDING, EXPIRED)
     found = [device for device in context.home.devices() if device.state in states and _is_unseen(device, since)]
     console, ids = context.console, [device.entry.device_id for device in found]

@@ -137,6 +137,9 @@ def test_prune(devices: DatabaseAllowList, settings: Any) -> None:
         entry = device.entry(role)  # type: ignore[arg-type]
         devices.add(type(entry).new(entry.public_key, entry.friendly_name, entry.role, added_at=past))
     DeviceActivity.objects.create(device=Device.objects.get(friendly_name="seen"), last_seen_at=timezone.now())
+    for wrong in ("999999d", "2099-01-01T00:00:00Z", "0d", "soon"):
+        code, text = run("prune", "--unseen", wrong, "--yes")
+        assert code == 2 and "at most 36500d" in text
     assert run("prune", "--unseen", "90d", "--no-input")[0] != 0
     assert Device.objects.get(friendly_name="old").state == "active"
     text = run("prune", "--unseen", "90d", "--yes", "--json")[1]
