@@ -38,8 +38,15 @@ def group(context: Context, *, action: str, name: str | None, scope: list[str], 
             f"group {action} {'takes no name' if name else 'needs the name of a group'}. {_UNCHANGED}",
             hint=("Use ", Run("group", "list" if name else f"{action} NAME"), "."),
         )
+    if scope and action != "add":
+        raise UsageProblem(f"--scope is only used with group add. {_UNCHANGED}", hint="Omit --scope.")
     devices, console = _list(context), context.console
     if name is not None and action == "add":
+        if not scope and devices.groups().get(name):
+            raise UsageProblem(
+                f"The group {name} exists, and would lose all its scopes. {_UNCHANGED}",
+                hint=("Name the scopes that it must have with --scope, or run ", Run("group", f"remove {name}"), "."),
+            )
         devices.put_group(name, scope)
         console.say(Styled(f"The group {name} has {', '.join(sorted(scope)) or 'no scopes'}.", "good"))
     elif name is not None:
