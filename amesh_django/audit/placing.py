@@ -17,6 +17,13 @@ logger = logging.getLogger("amesh_django.audit")
 BATCH_EVENTS = 1000
 
 
+def is_end_damaged(sealed: SealedList) -> bool:
+    """Return True if the row that says where the log ends was changed or removed outside Django."""
+    sealed.unlock()
+    end = sealed.read_end()
+    return not end[1] if end is not None else AuditEvent.objects.using(sealed.using).filter(seq__isnull=False).exists()
+
+
 def place_all(sealed: SealedList) -> int:
     """Place all events that wait, a batch at a time, and return how many were placed."""
     total = 0

@@ -20,6 +20,8 @@ from authmesh.protocol.errors import InvalidInput
 from .home import listed
 
 _SPAN = re.compile(r"([0-9]{1,6})([smhd])").fullmatch
+#: Longest span that is counted back.
+_MAX_AGO = dt.timedelta(days=36500)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -66,6 +68,22 @@ def report(context: Context, decided: Decided, sentence: Callable[[Listed], str]
     context.console.result(
         {"devices": [{**device.to_json(), "changed": device.entry.device_id in decided.changed} for device in devices]}
     )
+
+
+def time_ago(option: str, text: str, now: dt.datetime) -> dt.datetime:
+    """Return the time that is a span such as ``90d`` before *now*.
+
+    Raises:
+        UsageProblem: it is not a span, or it is too long.
+    """
+    span = _SPAN(text.strip())
+    length = dt.timedelta(**{_UNITS[span[2]]: int(span[1])}) if span else dt.timedelta()
+    if not dt.timedelta() < length <= _MAX_AGO:
+        raise UsageProblem(
+            f"{option} must be a number with s, m, h or d, and at most {_MAX_AGO.days}d. Nothing was changed.",
+            hint="Use a span such as 12h or 90d.",
+        )
+    return now - length
 
 
 def moment(option: str, text: str, now: dt.datetime) -> dt.datetime:

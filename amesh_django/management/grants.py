@@ -22,7 +22,7 @@ from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.encoding import parse_time
 from authmesh.protocol.errors import Run
 
-from .deciding import choose, confirm, moment
+from .deciding import choose, confirm, time_ago
 
 _UNCHANGED = "Nothing was changed."
 
@@ -38,8 +38,15 @@ def group(context: Context, *, action: str, name: str | None, scope: list[str], 
             f"group {action} {'takes no name' if name else 'needs the name of a group'}. {_UNCHANGED}",
             hint=("Use ", Run("group", "list" if name else f"{action} NAME"), "."),
         )
+    if scope and action != "add":
+        raise UsageProblem(f"--scope is only used with group add. {_UNCHANGED}", hint="Omit --scope.")
     devices, console = _list(context), context.console
     if name is not None and action == "add":
+        if not scope and devices.groups().get(name):
+            raise UsageProblem(
+                f"The group {name} exists, and would lose all its scopes. {_UNCHANGED}",
+                hint=("Name the scopes that it must have with --scope, or run ", Run("group", f"remove {name}"), "."),
+            )
         devices.put_group(name, scope)
         console.say(Styled(f"The group {name} has {', '.join(sorted(scope)) or 'no scopes'}.", "good"))
     elif name is not None:
@@ -104,8 +111,7 @@ def prune(context: Context, *, unseen: str, revoke: bool, yes: bool) -> None:
         raise UsageProblem(
             f"AMESH['LAST_SEEN_SECONDS'] is 0, so it is not known when a device was last seen. {_UNCHANGED}"
         )
-    now = context.now()
-    since = now - (moment("--unseen", unseen, now) - now)
+    since = time_ago("--unseen", unseen, context.now())
     states = (ACTIVE, PENDING, EXPIRED, SUSPENDED) if revoke else (ACTIVE, PENDING, EXPIRED)
     found = [device for device in context.home.devices() if device.state in states and _is_unseen(device, since)]
     console, ids = context.console, [device.entry.device_id for device in found]

@@ -290,6 +290,12 @@ def test_the_command_shows_and_verifies(log: Log) -> None:
     assert call("audit", "--verify", "--after", "8").code == 0
     for words in (["--verify", "--kind", "trust"], ["--after", "3"], ["--kind", "trusted"], ["--since", "soon"]):
         assert call("audit", *words).code == 2
+    for words in (["--since", "999999d"], ["--verify", "--after", "-1"], ["--verify", "--after", "999"]):
+        assert call("audit", *words).code == 2
+    sql("UPDATE amesh_auditseal SET seq = seq - 1")
+    done = call("audit", "--seal")
+    assert done.code == 1 and "where the audit log ends was changed" in done.err and "amesh_audit --verify" in done.err
+    assert "waited" not in done.out
 
 
 def test_a_value_that_its_column_cannot_hold_is_named(log: Log) -> None:

@@ -75,7 +75,15 @@ def test_groups_and_expiry(devices: DatabaseAllowList) -> None:
     ids = [device.identity.device_id for device in (laptop, phone)]
     code, text = run("group", "add", "store", "--scope", "stock:read")
     assert code == 0 and "stock:read" in text
-    assert run("grant", "laptop", "phone", "--group", "store", "--expires", "90d", "--scope", "orders:read")[0] == 0
+    code, text = run("group", "add", "store")
+    assert code == 2 and "would lose all its scopes" in text and "group remove store" in text
+    assert (
+        run("group", "list", "--scope", "a:b")[0] == run("group", "remove", "store", "--scope", "a:b", "--yes")[0] == 2
+    )
+    code, text = run("grant", "laptop", "--group", "store", "--expires", "90d", "--remove")
+    assert code == 2 and "contradict" in text
+    code, text = run("grant", "laptop", "phone", "--group", "store", "--expires", "90d", "--scope", "orders:read")
+    assert code == 0 and "orders:read, store and expires 2" in text
     assert [scopes(each) for each in ids] == [{"stock:read", "orders:read"}] * 2
     row = Device.objects.get(device_id=ids[0])
     assert row.revision == Device.objects.get(device_id=ids[1]).revision  # one change
@@ -137,6 +145,9 @@ def test_prune(devices: DatabaseAllowList, settings: Any) -> None:
         entry = device.entry(role)  # type: ignore[arg-type]
         devices.add(type(entry).new(entry.public_key, entry.friendly_name, entry.role, added_at=past))
     DeviceActivity.objects.create(device=Device.objects.get(friendly_name="seen"), last_seen_at=timezone.now())
+    for wrong in ("999999d", "2099-01-01T00:00:00Z", "0d", "soon"):
+        code, text = run("prune", "--unseen", wrong, "--yes")
+        assert code == 2 and "at most 36500d" in text
     assert run("prune", "--unseen", "90d", "--no-input")[0] != 0
     assert Device.objects.get(friendly_name="old").state == "active"
     text = run("prune", "--unseen", "90d", "--yes", "--json")[1]

@@ -52,10 +52,19 @@ def audit(
         raise UsageProblem(
             f"--seal and --verify are about all events. {_UNCHANGED}", hint="Omit --since, --device, --kind and --ocsf."
         )
+    if after < 0:
+        raise UsageProblem(f"--after must be the number of an event. {_UNCHANGED}")
     if after and not verify:
         raise UsageProblem(f"--after is only used with --verify. {_UNCHANGED}")
     if seal or verify:
         context.own_device()
+        if seal and not verify and placing.is_end_damaged(current_list()):
+            raise AuditLogFault(
+                f"The row that says where the audit log ends was changed or removed outside Django. No event got a place. {_UNCHANGED}",
+                hint=("To see what is wrong, run ", Run("audit", "--verify"), "."),
+            )
+        if verify:
+            _check_after(after)
         answer = _seal(context) if seal else {}
         if verify:
             _verify(context, after, answer)
@@ -77,6 +86,16 @@ def audit(
         console.data(json.dumps(as_ocsf(event)) if ocsf else _line(event))
     if is_empty:
         console.say("There are no such events.")
+
+
+def _check_after(after: int) -> None:
+    sealed = current_list()
+    sealed.unlock()
+    end = sealed.read_end()
+    if end is not None and end[1] and after > end[0].seq:
+        raise UsageProblem(
+            f"The audit log ends with event {end[0].seq}. {_UNCHANGED}", hint="Use --after with the number of an event."
+        )
 
 
 def _seal(context: Context) -> dict[str, object]:
@@ -149,12 +168,12 @@ def _since(text: str | None) -> dt.datetime | None:
     if text is None:
         return None
     age = _AGE(text.strip())
-    if age:
-        return timezone.now() - dt.timedelta(seconds=int(age[1]) * _UNITS[age[2]])
     try:
+        if age:
+            return timezone.now() - dt.timedelta(seconds=int(age[1]) * _UNITS[age[2]])
         day = parse_date(text)
         moment = dt.datetime.combine(day, dt.time()) if day is not None else parse_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):
         moment = None
     if moment is None:
         raise UsageProblem(

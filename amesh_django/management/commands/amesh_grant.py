@@ -37,6 +37,11 @@ class Command(AmeshCommand):
         if not self._group and self._expires is None:
             super().run(context, **options)
             return
+        if self._expires is not None and options["remove"]:
+            raise UsageProblem(
+                "--expires and --remove contradict each other. Nothing was changed.",
+                hint="Use --expires never to remove an expiry, in a command of its own.",
+            )
         devices = DatabaseAllowList(by=context.home.actor)
         words = {name: options[name] for name in ("shell", "permission", "scope", "remove")}
         given, taken = wanted(**words, more=self._group)
@@ -49,5 +54,6 @@ class Command(AmeshCommand):
             report(context, devices.set_expiry(ids, None), lambda device: "does not expire")
             return
         end = as_model_time(moment("--expires", self._expires, context.now())) if self._expires is not None else None
-        done = effect(given, taken) or f"expires {end:%Y-%m-%d %H:%M %Z}"
+        expires = f"expires {end:%Y-%m-%d %H:%M %Z}".rstrip() if end is not None else ""
+        done = " and ".join(filter(None, (effect(given, taken), expires)))
         report(context, devices.grant(ids, given, taken=taken, expires_at=end), lambda device: done)
