@@ -113,7 +113,7 @@ class _State:
         except (AmeshError, DatabaseError, InterfaceError):
             yield GaugeMetricFamily("amesh_seal_ok", _SEAL_OK, value=0)
             return
-        devices = snapshot.by_key.values()
+        devices = list(snapshot.by_key.values())  # another thread may add some
         yield GaugeMetricFamily("amesh_seal_ok", _SEAL_OK, value=1)
         revision = snapshot.row.revision if snapshot.row is not None else 0
         yield GaugeMetricFamily("amesh_list_revision", "Revision of the allow list.", value=revision)

@@ -112,11 +112,12 @@ class Refusals:
 
 
 def group_of(request: HttpRequest, error: RequestError) -> Group:
-    """Return the group of a refused request."""
+    """Return the group of a refused request. A device that is not in the list is unknown: anyone can make keys and their IDs."""
     address = network(str(request.META.get("REMOTE_ADDR", ""))) or LOCAL
     if "/" not in address and address != LOCAL:
         address = str(ipaddress.ip_network(f"{address}/24", strict=False))
-    return Group(error.reason, error.device_id or UNKNOWN, address)
+    device_id = error.device_id if error.reason != "unknown_device" else None
+    return Group(error.reason, device_id or UNKNOWN, address)
 
 
 def _record(counts: list[tuple[Group, int]]) -> None:

@@ -25,7 +25,7 @@ from .marks import is_older, is_other, other_list, reseal_hint
 from .sealing import COLUMNS, SealedRows, SealRow, is_counted_controller, row_values
 
 #: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
-UNREADABLE = (AttributeError, TypeError, ValueError)
+UNREADABLE = (AttributeError, TypeError, ValueError, RecursionError)
 
 
 _GROUPS = COLUMNS.index("groups_json")

@@ -213,6 +213,15 @@ def test_a_row_that_says_that_it_will_be_revoked_is_revoked_now(devices: Databas
     assert current_list().snapshot().by_key[entry(STOLEN).public_key].revoked
 
 
+def test_a_row_that_is_nested_too_deeply_is_a_row_that_was_changed(devices: DatabaseAllowList) -> None:
+    deep = '{"scopes":' + "[" * 20000 + "]" * 20000 + "}"
+    forge("UPDATE amesh_device SET permissions_json = 'X' WHERE role = 'controller'".replace("X", deep))
+    current._lists.clear()
+    assert reason() == "rows_mismatch"
+    devices.revoke(entry(STOLEN).device_id)
+    assert Device.objects.get(device_id=entry(STOLEN).device_id).is_revoked
+
+
 NAMED = "UPDATE amesh_device SET friendly_name = 'evil' WHERE role = 'target'"
 OVERLAP_HIDDEN = "UPDATE amesh_device SET revoke_reason = '' WHERE revoke_reason = 'rotated'"
 OVERLAP_GONE = "DELETE FROM amesh_device WHERE revoke_reason = 'rotated'"
