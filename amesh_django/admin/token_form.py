@@ -43,7 +43,7 @@ class TokenForm(forms.Form):
     name = forms.CharField(
         label=gettext_lazy("Name"),
         max_length=MAX_NAME_CHARACTERS,
-        help_text=gettext_lazy("For people. The journal names it with each machine."),
+        help_text=gettext_lazy("For people. The audit log names it with each machine."),
     )
     uses = forms.IntegerField(
         label=gettext_lazy("Machines"),

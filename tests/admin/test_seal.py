@@ -69,7 +69,7 @@ def test_the_banner_names_the_rows_that_differ(trust: Trust, root: Client, monke
         cursor.execute("UPDATE amesh_device SET role = 'target' WHERE id <> %s", [devices[0].pk])
     page = root.get(LIST)
     banner = text_of(page).partition("On the server, run:")[0]
-    for device in devices:  # the name that was sealed: whoever changed a row may have chosen the new one
+    for device in devices:  # the name that was sealed: the person who changed a row may have chosen the new one
         assert f"{device.device_id} ({device.friendly_name}): " in banner
     assert "role is 'target', but was sealed as 'controller'" in banner
     assert not {"‮", "x<b>"} & set(page.content.decode())

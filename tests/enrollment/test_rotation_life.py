@@ -189,7 +189,7 @@ def test_the_device_is_killed_at_every_step(sites: tuple[Site, Site], device: Pa
     assert [case["ended"] for case in found if case["ended"] != 9] == [0]  # the last one is not killed
     assert len(found) > 20
     for case in found:
-        assert all(200 in one for one in case["left"]), case  # a key that is let in
+        assert all(200 in one for one in case["left"]), case  # a key that is accepted
         assert case["default"] == [200, 200], case  # and programs use it
         assert case["then"] == 0 and case["after"] == [[200], [200]], case
     assert statuses(a, b) == [200, 200]

@@ -67,7 +67,7 @@ def main(path: str, folder: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(f"{path}.new")
         listening.listen()
-        os.rename(f"{path}.new", path)  # whoever sees it can connect
+        os.rename(f"{path}.new", path)  # anyone who sees it can connect
         while True:
             connection, _ = listening.accept()
             with connection:

@@ -47,7 +47,7 @@ def integrity(*words: str) -> tuple[int, str, str]:
 
 
 def test_a_key_whose_revocation_is_still_to_come_is_named(stolen: DatabaseAllowList) -> None:
-    """As for a key that was replaced. Whoever sets that with SQL has a device that is accepted until then."""
+    """As for a key that was replaced. Anyone who sets that with SQL has a device that is accepted until then."""
     sql("UPDATE amesh_device SET revoked_at = '2099-01-01 00:00:00', revoked_by = 'am_x', revoke_reason = 'rotated'")
     assert [text.split(",")[-1] for text in stolen.verify().trusted] == [" until 2099-01-01 00:00:00+00:00"]
     stolen.reseal()

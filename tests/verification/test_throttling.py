@@ -83,7 +83,7 @@ def test_a_device_with_a_rate_of_its_own(cache: str, amesh_trust: Trust) -> None
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_processes_count_together(redis: Redis, settings: Any, backend: str) -> None:
-    """Exactly the allowed number of requests gets in, whoever comes at the same moment: Redis counts, not the process."""
+    """Exactly the allowed number of requests is accepted, however many come at the same moment: Redis counts, not the process."""
     settings.CACHES = {
         "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
         "amesh": {"BACKEND": backend, "LOCATION": redis.url},
