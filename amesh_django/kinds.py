@@ -37,6 +37,11 @@ class EventKind(models.TextChoices):
     EXPORT = "export", _("exported")
     VERIFIED = "verified", _("log verified")
     SETTING = "setting", _("setting changed")
+    DELIVERY = "delivery", _("delivered to a server")
+    DELIVERY_FAILED = "delivery_failed", _("delivery failed")
+    FEED_REFUSED = "feed_refused", _("message of a hub refused")
+    HUB_HELD = "hub_held", _("changes of a hub held back")
+    SERVER = "server", _("server of the fleet changed")
     REFUSAL = "refusal", _("request refused")
 
 
