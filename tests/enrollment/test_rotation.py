@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -128,6 +128,28 @@ def test_revoking_either_key_in_the_overlap_works_at_once(
     with pytest.raises(DeviceNotFound):
         DatabaseAllowList().revoke(old.identity.device_id)
     assert DatabaseAllowList().verify().ok
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("many", [False, True])
+def test_pairing_again_in_the_overlap_reaches_both_keys(
+    amesh_trust: Trust, amesh_server: LocalDevice, many: bool
+) -> None:
+    old, new = amesh_trust(permissions={"shell": True, "notes.write": True}), EphemeralDevice()
+    ask(old, new, amesh_server)
+    devices = DatabaseAllowList()
+
+    def pair(role: Literal["controller", "target"]) -> dict[str, tuple[str, dict[str, Any]]]:
+        entry = new.entry(role=role, permissions={"shell": True})
+        devices.add_all([entry]) if many else devices.add(entry)
+        return {row.device_id: (row.role, row.permissions) for row in Device.objects.all()}
+
+    ids = [old.identity.device_id, new.identity.device_id]
+    assert pair("controller") == dict.fromkeys(ids, ("controller", {"shell": True}))
+    assert (status(old), status(new)) == (200, 200)
+    assert pair("target") == dict.fromkeys(ids, ("target", {"shell": True}))
+    assert (status(old), status(new)) == (401, 401)
+    assert devices.verify().ok
 
 
 @pytest.mark.django_db
