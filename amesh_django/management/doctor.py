@@ -41,7 +41,7 @@ def system_checks() -> Iterator[Finding]:
     """Examine what ``manage.py check`` reports about amesh."""
     messages: list[CheckMessage] = []
     for check in registry.get_checks():
-        if check.__module__ == checks.__name__:
+        if check.__module__.startswith(f"{checks.__name__}."):
             messages += check(app_configs=None, databases=[database()])
     reported = [message for message in messages if message.id not in _REPORTED_OTHERWISE]
     for message in reported:

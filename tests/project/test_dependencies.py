@@ -28,7 +28,7 @@ OURS = {"amesh_django", "authmesh", "mysite", "relay_project", "tests"}
 #: Which extras a folder or file may import from, beside what every device has. A file goes by all entries that it lies in.
 EXTRAS_OF = {
     "amesh_django": {"django"},
-    "amesh_django/checks.py": {"drf"},
+    "amesh_django/checks/views.py": {"drf"},
     "amesh_django/drf.py": {"drf"},
     "amesh_django/metrics.py": {"metrics"},
     "amesh_django/openapi.py": {"openapi"},
