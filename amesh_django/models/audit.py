@@ -47,7 +47,7 @@ class AuditEvent(models.Model):
         default_permissions = ("view",)
 
     def __str__(self) -> str:
-        return f"{self.kind} {clean_line(self.device_id)}".rstrip()
+        return f"{clean_line(str(self.get_kind_display()))} {clean_line(self.device_id)}".rstrip()
 
 
 class AuditSeal(models.Model):

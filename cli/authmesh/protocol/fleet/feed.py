@@ -146,13 +146,15 @@ class Acknowledgement:
             nonce: nonce of the request that is answered, as in its header.
             sign: returns a signature made with the key of the server, 64 bytes.
         """
-        message = ack_message(issuer=issuer, audience=audience, epoch=self.epoch, applied=self.applied, nonce=nonce)
+        acknowledged = ack_message(
+            issuer=issuer, audience=audience, epoch=self.epoch, applied=self.applied, nonce=nonce
+        )
         return {
             "epoch": self.epoch,
             "applied": self.applied,
             "refused": [{"serial": one.serial, "device": one.device_id, "why": one.why} for one in self.refused],
             **({"need": "list"} if self.needs_list else {}),
-            "sig": b64url_encode(sign(message)),
+            "sig": b64url_encode(sign(acknowledged)),
         }
 
     @classmethod
