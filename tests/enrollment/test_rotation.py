@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 import json
 import os
 import time
@@ -178,6 +179,32 @@ def test_refusals(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
     assert refusal(ask(new, EphemeralDevice(), amesh_server)) == (401, "unauthorized")
     assert AmeshClient(old).get(PATH).status_code == 405
     assert status(old) == 200 and status(new) == 401
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("overlap", [0, 600])
+def test_a_device_rotates_a_limited_number_of_times_an_hour(
+    amesh_trust: Trust, amesh_server: LocalDevice, settings: Any, monkeypatch: pytest.MonkeyPatch, overlap: int
+) -> None:
+    settings.AMESH = {**settings.AMESH, "ROTATE_OVERLAP_SECONDS": overlap}
+    lifecycle.reset()
+    keys = [amesh_trust(), *(EphemeralDevice() for _ in range(server_rotating.MAX_PER_HOUR + 1))]
+    began = moment()
+    for number, (old, new) in enumerate(itertools.pairwise(keys[:-1])):
+        at = began + dt.timedelta(seconds=number)
+        monkeypatch.setattr(server_rotating, "moment", lambda at=at: at)
+        assert ask(old, new, amesh_server).status_code == 200
+    rows, (*_, before, last, further) = Device.objects.count(), keys
+    refused = ask(last, further, amesh_server)
+    assert refusal(refused) == (429, "too_many_rotations")
+    assert refused.headers["Retry-After"] == str(3600 - server_rotating.MAX_PER_HOUR + 1)
+    assert Device.objects.count() == rows and status(last) == 200
+    if overlap:
+        assert ask(before, last, amesh_server).status_code == 200  # the answer was lost
+    assert ask(amesh_trust(), EphemeralDevice(), amesh_server).status_code == 200  # another device
+    hour_later = began + dt.timedelta(hours=1)
+    monkeypatch.setattr(server_rotating, "moment", lambda: hour_later)
+    assert ask(last, further, amesh_server).status_code == 200
 
 
 @pytest.mark.django_db
@@ -358,8 +385,11 @@ def test_without_a_server_nothing_is_changed(tmp_path: Path) -> None:
 
 @live
 @pytest.mark.slow
-def test_a_crash_at_any_step_leaves_a_device_that_gets_in(home: Path, live_server: Any) -> None:
+def test_a_crash_at_any_step_leaves_a_device_that_gets_in(
+    home: Path, live_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C before each file that is written or removed; then the next try finishes."""
+    monkeypatch.setattr(server_rotating, "MAX_PER_HOUR", 1000)
 
     class Killed(BaseException):
         pass
