@@ -33,7 +33,7 @@ from authmesh.protocol import rotation
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.enrollment import parse_token
 from authmesh.protocol.enrollment_errors import UnverifiedAnswer
-from authmesh.protocol.errors import DeviceNotFound, KeyStoreError, Unauthorized
+from authmesh.protocol.errors import DeviceNotFound, KeyStoreError, StorageError, Unauthorized
 from tests.enrollment.machines import refusal
 from tests.support.front_ends import invoke
 
@@ -358,6 +358,29 @@ def test_a_list_that_is_sealed_by_the_new_key_already(home: Path, live_server: A
     assert read_identity(home) == before
     done = invoke(["list", "--json"])
     assert done.exit_code == 0 and json.loads(done.stdout)["device"]["deviceId"] != before.device_id
+    assert invoke(["rotate", "--finish"]).exit_code == 0 and opens(home, live_server.url) == [200]
+
+
+@live
+@pytest.mark.parametrize("at", ["rotation.json", "identity.json", "keys"])
+def test_a_full_disk_after_a_server_has_accepted_the_key(home: Path, live_server: Any, at: str) -> None:
+    real = replacing.atomic_write
+
+    def full(path: Path, text: str = "", **options: Any) -> None:
+        if path.name == at and '"accepted": []' not in text:
+            raise StorageError(f"{path} cannot be written (No space left on device).", hint="Make room on the disk.")
+        real(path, text, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replacing, "atomic_write", full)
+        if at == "keys":
+            patch.setattr(replacing, "delete_key", lambda path, *rest: full(path / "keys"))
+        done = invoke(["rotate"])
+    assert done.exit_code == 1
+    said = " ".join(done.stderr.split())
+    assert "No space left on device" in said and "Make room on the disk. Then run amesh rotate --finish." in said
+    assert ("has accepted the new key" in said) == (at != "keys")
+    assert 200 in opens(home, live_server.url)
     assert invoke(["rotate", "--finish"]).exit_code == 0 and opens(home, live_server.url) == [200]
 
 
