@@ -11,6 +11,7 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 from .chain import event_mac, is_same, link_after, new_event
 from .keys import SealKeys
 from .locking import ConcurrentChange
+from .places import Place, forget_place
 from .revoking import RevocableList
 from .sealing import BATCH_SIZE, CHUNK_SIZE, LogEnd
 from .verified import failure
@@ -108,6 +109,8 @@ class RekeyableList(RevocableList):
         table.bulk_update(changed, ["mac", "link"], batch_size=BATCH_SIZE)
         if found is not None and found[1]:
             self.write_end(self.keys, end)
+        if (bound, end) != (known, found[0] if found is not None else known):
+            forget_place(self, Place.CHECKPOINT)  # it names a link that is no longer there
         return bound
 
     def _linked(self, event: AuditEvent, mac: str, before: LogEnd, after: LogEnd) -> str:
