@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from django.db import connections
@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("amesh_django.allow_list")
 
+#: Maximum number of keys that one query looks up.
+MAX_KEYS = 500
 #: Kind of an event → column with the reason, if it is not that of a revocation.
 _REASONS: dict[str, str] = {AuditEvent.Kind.DENY: "deny_reason", AuditEvent.Kind.SUSPEND: "suspend_reason"}
 
@@ -147,13 +149,27 @@ class Change:
         """
         names, found = [device_id], []
         for name in names:  # grows
-            for pk in self._basis.replaced_by(name):
-                rows = self.select(pk=pk)
-                if not rows:
-                    raise self._tampered()
-                if not is_revoked(row_values(rows[0])):  # in this change
-                    names.append(rows[0].device_id)
-                    found += rows
+            for row in self._verified(self._basis.replaced_by(name)):
+                if not is_revoked(row_values(row)):  # in this change
+                    names.append(row.device_id)
+                    found.append(row)
+        return found
+
+    def members(self, group: str) -> list[Device]:
+        """Return the rows of the devices in a group, also of revoked ones, as the verified list says it.
+
+        Raises:
+            AllowListIntegrityFailure: one of the rows was changed or removed outside Django.
+        """
+        return self._verified(self._basis.members(group))
+
+    def _verified(self, pks: Sequence[int]) -> list[Device]:
+        """Return rows that the verified list has."""
+        found = []
+        for start in range(0, len(pks), MAX_KEYS):
+            found += self.select(pk__in=pks[start : start + MAX_KEYS])
+        if len(found) != len(pks):
+            raise self._tampered()
         return found
 
     def _check(self, device: Device) -> None:
