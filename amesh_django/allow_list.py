@@ -19,10 +19,11 @@ from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, 
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
-from .decisions import LIFTED, Decisions, any_row, is_active, on_entry, revoke_keys, unrevoked_row
+from .decisions import LIFTED, Decisions, any_row, is_active, on_entry, revoke_keys, unrevoked_row, update_if_new
 from .models import AuditEvent, Device
 from .trust import SealedList, current_list
-from .trust.change import Change
+from .trust.change import MAX_KEYS, Change
+from .trust.damage import UNREADABLE
 from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
@@ -30,7 +31,7 @@ from .trust.revocations import Revocation
 from .trust.revoking import read_damaged
 from .trust.rollback import Memory
 from .trust.sealing import is_revoked, now, row_values, storable
-from .trust.verified import UNREADABLE, Snapshot
+from .trust.verified import Snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser
@@ -38,9 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseAllowList"]
 
 logger = logging.getLogger("amesh_django.allow_list")
-
-#: Keys that one query looks up.
-_MAX_KEYS = 500
 
 #: Columns of a device that is trusted again after it was revoked. What else was decided about it before is not decided again.
 _TRUSTED_AGAIN: dict[str, Any] = {
@@ -135,7 +133,8 @@ class DatabaseAllowList(Decisions, AllowList):
         """Trust a device, even one that was revoked.
 
         A device that is trusted keeps its mapped user, its groups, and its state: pairing a suspended device again does not lift it. One
-        that was revoked loses them: to act as a user again is a decision of its own.
+        that was revoked loses them: to act as a user again is a decision of its own. A key that a device has replaced, and that is still
+        valid, gets the same permissions, and becomes a target with it.
 
         Raises:
             DeviceDenied: a person denied the device; nothing was changed.
@@ -158,7 +157,16 @@ class DatabaseAllowList(Decisions, AllowList):
         if row is None or decode_public_key(row.public_key) != entry.public_key:
             pending.insert([Device(**self._entered(entry, None))])
         else:
-            pending.update(row, AuditEvent.Kind.TRUST, **self._entered(entry, row))
+            self._refresh(pending, row, entry)
+
+    def _refresh(self, pending: Change, row: Device, entry: DeviceEntry) -> None:
+        """Trust a device that has a row. A key that it has replaced, and that is still valid, may do no more than the new one."""
+        for one in pending.replaced_by(row.device_id):
+            less = {"permissions_json": _columns(entry)["permissions_json"]}
+            if entry.role != CONTROLLER:
+                less["role"] = entry.role
+            update_if_new(pending, one, AuditEvent.Kind.TRUST, less)
+        pending.update(row, AuditEvent.Kind.TRUST, **self._entered(entry, row))
 
     def _entered(self, entry: DeviceEntry, row: Device | None) -> dict[str, Any]:
         """Return the columns of a device that is added, or is refreshed if it has a row."""
@@ -188,8 +196,8 @@ class DatabaseAllowList(Decisions, AllowList):
             skipped = []
             known: dict[str, Device] = {}
             names = list(unique)
-            for start in range(0, len(names), _MAX_KEYS):
-                part = pending.select(public_key__in=names[start : start + _MAX_KEYS])
+            for start in range(0, len(names), MAX_KEYS):
+                part = pending.select(public_key__in=names[start : start + MAX_KEYS])
                 known.update((row.public_key, row) for row in part)
             for name, row in known.items():
                 if row.denied_at is not None and even_revoked:
@@ -197,7 +205,7 @@ class DatabaseAllowList(Decisions, AllowList):
                 if (row.is_revoked or row.denied_at is not None) and not even_revoked:
                     skipped.append(unique[name])
                 else:
-                    pending.update(row, AuditEvent.Kind.TRUST, **self._entered(unique[name], row))
+                    self._refresh(pending, row, unique[name])
             new = [entry for name, entry in unique.items() if name not in known]
             pending.insert(Device(**self._entered(entry, None)) for entry in new)
             if pending.controllers > limit and pending.changed:
@@ -278,25 +286,6 @@ class DatabaseAllowList(Decisions, AllowList):
         def work(pending: Change) -> None:
             for row in (any_row(pending, device_id), *pending.replaced_by(device_id)):
                 pending.update(row, AuditEvent.Kind.MAP, user_id=key)
-
-        self._sealed.change(self._by, work)
-
-    def purge(self, device_id: str) -> None:
-        """Remove the row of a revoked device for good.
-
-        Raises:
-            DeviceNotFound: there is no row with that ID.
-            AllowListError: the device is not revoked.
-        """
-
-        def work(pending: Change) -> None:
-            row = any_row(pending, device_id)
-            if not row.is_revoked:
-                raise AllowListError(
-                    _("%(device)s is still trusted; nothing was changed.") % {"device": device_id},
-                    hint=_("Revoke the device, then purge it."),
-                )
-            pending.delete(row)
 
         self._sealed.change(self._by, work)
 

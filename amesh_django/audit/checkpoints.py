@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
+from django.db.models import QuerySet
+
 from amesh_django.models import AuditEvent
 from amesh_django.trust import SealedList
 from amesh_django.trust.chain import Actor, data_of, new_event
+from amesh_django.trust.damage import each_row
 from amesh_django.trust.owner import open_device
 from amesh_django.trust.places import Place, read_place, write_place
 from amesh_django.trust.sealing import LogEnd
@@ -142,10 +145,11 @@ def newest(sealed: SealedList) -> Checkpoint | None:
 
 def every(sealed: SealedList) -> Iterator[tuple[AuditEvent, Checkpoint]]:
     """Yield the checkpoints of the log, the oldest first, each with its event. Those that amesh did not write are left out."""
-    for event in _events(sealed).filter(seq__isnull=False).order_by("seq", "id").iterator():
-        checkpoint = Checkpoint.from_json(data_of(event)) if sealed.is_genuine_event(event) else None
-        if checkpoint is not None:
-            yield event, checkpoint
+    for _pk, event in each_row(_events(sealed).filter(seq__isnull=False).order_by("seq", "id")):
+        if event is not None and sealed.is_genuine_event(event):
+            checkpoint = Checkpoint.from_json(data_of(event))
+            if checkpoint is not None:
+                yield event, checkpoint
 
 
 def _is_due(sealed: SealedList, found: tuple[LogEnd, bool] | None, now: dt.datetime, at_once: bool) -> bool:
@@ -186,9 +190,9 @@ def _newest_event(sealed: SealedList) -> AuditEvent | None:
     place = read_place(sealed, Place.CHECKPOINT)
     if place is None or not place[1]:
         return None
-    events = _events(sealed).filter(seq=place[0].seq, link=place[0].link)
-    return next((event for event in events[:10] if sealed.is_genuine_event(event)), None)
+    events = each_row(_events(sealed).filter(seq=place[0].seq, link=place[0].link), chunk_size=1)
+    return next((event for _pk, event in events if event is not None and sealed.is_genuine_event(event)), None)
 
 
-def _events(sealed: SealedList) -> Any:
+def _events(sealed: SealedList) -> QuerySet[AuditEvent]:
     return AuditEvent.objects.using(sealed.using).filter(kind=AuditEvent.Kind.CHECKPOINT)

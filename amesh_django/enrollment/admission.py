@@ -78,7 +78,7 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
         locked = tokens.check(tokens.find(request.jti), jti=request.jti, now=now, keys=keys)
         if pending.controllers >= limit:
             raise MaxControllers(device_id=device)
-        row = _row(request, locked)
+        row = _row(pending, request, locked)
         pending.insert([row])
         tokens.count_use(locked)
         return row.state, True
@@ -91,9 +91,9 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
     return state
 
 
-def _row(request: EnrollmentRequest, token: EnrollmentToken) -> Device:
+def _row(pending: Change, request: EnrollmentRequest, token: EnrollmentToken) -> Device:
     permissions: dict[str, Any] = {"scopes": token.scopes} if token.scopes else {}
-    known = current_list().snapshot().groups.scopes
+    known = pending.groups() if token.groups else {}
     row = Device(
         device_id=device_id(request.public_key),
         public_key=encode_public_key(request.public_key),

@@ -32,6 +32,9 @@ from authmesh.protocol.keys import encode_public_key
 
 from .errors import Misconfigured
 
+#: States that a device keeps when it is trusted again, in words.
+_STAYS: dict[str, str] = {SUSPENDED: "is suspended", PENDING: "waits for approval", EXPIRED: "has expired"}
+
 
 class ServerHome(Home):
     """A home whose words are those of a Django project."""
@@ -85,8 +88,8 @@ class DatabaseHome(ServerHome):
         if row.denied_at is not None:
             return f"It was denied {_decided(row)}, so it cannot be trusted."
         if row.revoked_at is None:
-            if row.state == SUSPENDED:
-                return f"It is suspended ({_decided(row)}), and stays so."
+            if row.state in _STAYS:
+                return f"It {_STAYS[row.state]} ({_decided(row)}), and trusting it does not change that."
             return f"In REST framework views, it acts as {user}, as before." if user else None
         by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
         why = f": {clean(row.revoke_reason)}" if row.revoke_reason else ""

@@ -7,6 +7,8 @@ import json
 
 def names_in(text: str) -> list[str]:
     """Return the names in a JSON list; none if the row was damaged outside Django, which its MAC shows."""
+    if not text:
+        return []
     try:
         found = json.loads(text)
     except ValueError:

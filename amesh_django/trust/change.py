@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from django.db import connections
@@ -20,15 +20,18 @@ from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import new_event, texts_of
+from .damage import UNREADABLE
 from .groups import groups_digest
 from .locking import LockableList
 from .sealing import BATCH_SIZE, LogEnd, SealRow, is_counted_controller, is_revoked, row_values
-from .verified import UNREADABLE, Basis, failure, hash_of
+from .verified import Basis, failure, hash_of
 
 T = TypeVar("T")
 
 logger = logging.getLogger("amesh_django.allow_list")
 
+#: Maximum number of keys that one query looks up.
+MAX_KEYS = 500
 #: Kind of an event → column with the reason, if it is not that of a revocation.
 _REASONS: dict[str, str] = {AuditEvent.Kind.DENY: "deny_reason", AuditEvent.Kind.SUSPEND: "suspend_reason"}
 
@@ -147,13 +150,27 @@ class Change:
         """
         names, found = [device_id], []
         for name in names:  # grows
-            for pk in self._basis.replaced_by(name):
-                rows = self.select(pk=pk)
-                if not rows:
-                    raise self._tampered()
-                if not is_revoked(row_values(rows[0])):  # in this change
-                    names.append(rows[0].device_id)
-                    found += rows
+            for row in self._verified(self._basis.replaced_by(name)):
+                if not is_revoked(row_values(row)):  # in this change
+                    names.append(row.device_id)
+                    found.append(row)
+        return found
+
+    def members(self, group: str) -> list[Device]:
+        """Return the rows of the devices in a group, also of revoked ones, as the verified list says it.
+
+        Raises:
+            AllowListIntegrityFailure: one of the rows was changed or removed outside Django.
+        """
+        return self._verified(self._basis.members(group))
+
+    def _verified(self, pks: Sequence[int]) -> list[Device]:
+        """Return rows that the verified list has."""
+        found = []
+        for start in range(0, len(pks), MAX_KEYS):
+            found += self.select(pk__in=pks[start : start + MAX_KEYS])
+        if len(found) != len(pks):
+            raise self._tampered()
         return found
 
     def _check(self, device: Device) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import enum
 import hmac
-from typing import Any
+
+from django.db.models import QuerySet
 
 from amesh_django.models import AuditSeal
 from authmesh.protocol.multiset import encode_row
 
 from .chain import ChainedRows, is_same
+from .damage import each_row
 from .keys import SealKeys
 from .sealing import LogEnd
 
@@ -30,10 +32,11 @@ _LABELS = {Place.CHECKPOINT: "amesh-audit-checkpoint-place-v1"}
 
 def read_place(rows: ChainedRows, place: Place) -> tuple[LogEnd, bool] | None:
     """Return number and link of the event at a place, and True if amesh wrote that; None if there is no such row."""
-    for seq, link, mac in _rows(rows, place).values_list("seq", "link", "mac"):
-        found = LogEnd(seq, link)
-        is_ours = isinstance(seq, int) and any(is_same(_mac(keys, place, found), mac) for keys in rows.all_keys)
-        return found, is_ours
+    for _pk, row in each_row(_rows(rows, place)):
+        if row is None:  # it cannot be read
+            return LogEnd(), False
+        found = LogEnd(row.seq, row.link)
+        return found, any(is_same(_mac(keys, place, found), row.mac) for keys in rows.all_keys)
     return None
 
 
@@ -55,7 +58,7 @@ def forget_place(rows: ChainedRows, place: Place) -> None:
     _rows(rows, place).delete()
 
 
-def _rows(rows: ChainedRows, place: Place) -> Any:
+def _rows(rows: ChainedRows, place: Place) -> QuerySet[AuditSeal]:
     return AuditSeal.objects.using(rows.using).filter(pk=place.value)
 
 

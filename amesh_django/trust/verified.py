@@ -15,18 +15,16 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from amesh_django.models import Device, DeviceGroup
+from amesh_django.models.names import names_in
 from amesh_django.states import REVOKED, UNRESTRICTED, Standing, State, revoked_from, standing, state_of
 from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
 
+from .damage import UNREADABLE
 from .groups import Groups
 from .marks import is_older, is_other, other_list, reseal_hint
 from .sealing import COLUMNS, SealedRows, SealRow, is_counted_controller, row_values
-
-#: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
-UNREADABLE = (AttributeError, TypeError, ValueError, RecursionError)
-
 
 _GROUPS = COLUMNS.index("groups_json")
 _REVOKED, _PENDING = COLUMNS.index("revoked_at"), COLUMNS.index("pending_since")
@@ -267,6 +265,11 @@ class Basis:
         """Return the primary keys of the devices whose key a device has replaced and that are still valid."""
         found = (self._newer.get(pk) or self._snapshot.known(pk) for pk in {*self._snapshot.replaced, *self._newer})
         return [known.pk for known in found if known and known.replaced_by == device_id and not known.revoked]
+
+    def members(self, group: str) -> list[int]:
+        """Return the primary keys of the devices in a group, also of revoked ones."""
+        known = {device.pk: device for device in (*self._snapshot.by_key.values(), *self._newer.values())}
+        return sorted(pk for pk, device in known.items() if group in names_in(device.groups_json))
 
     def has_key(self, public_key: bytes) -> bool:
         """Return True if a row has this public key."""

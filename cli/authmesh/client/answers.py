@@ -22,7 +22,7 @@ from authmesh.protocol.enrollment_errors import (
     UnexpectedAnswer,
 )
 from authmesh.protocol.errors import AmeshError, RequestError, TimestampOutOfRange, Unauthorized
-from authmesh.protocol.rotation import AlreadyRotated, InvalidNewKey, KeyAlreadyKnown, WrongAudience
+from authmesh.protocol.rotation import AlreadyRotated, InvalidNewKey, KeyAlreadyKnown, TooManyRotations, WrongAudience
 
 #: Longest answer that is read, in bytes.
 MAX_ANSWER_BYTES = 65536
@@ -42,6 +42,7 @@ _REFUSALS: dict[str, type[RequestError]] = {
         MalformedEnrollment,
         MaxControllers,
         TimestampOutOfRange,
+        TooManyRotations,
         Unauthorized,
         WrongAudience,
     )

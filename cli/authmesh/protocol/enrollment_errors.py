@@ -136,6 +136,7 @@ class EnrollmentRateLimited(EnrollmentRefused):
 
     code = "too_many_attempts"
     status = 429
+    retry_after = 60
     default_message = "The server received too many attempts. Nothing was changed."
     default_hint = "Try again in a minute."
 
