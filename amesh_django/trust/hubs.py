@@ -25,9 +25,9 @@ from amesh_django.models import Hub, HubEntry
 from authmesh.protocol.encoding import b64url_encode
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row, mask, row_hash
 
+from .damage import CHUNK_SIZE, UNREADABLE
 from .keys import SealKeys
-from .sealing import BATCH_SIZE, CHUNK_SIZE, row_texts
-from .verified import UNREADABLE
+from .sealing import BATCH_SIZE, row_texts
 
 _Row = TypeVar("_Row", Hub, HubEntry)
 
