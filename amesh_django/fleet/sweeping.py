@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 from django.db import DatabaseError, IntegrityError, transaction
 
-from amesh_django.audit import placing
+from amesh_django.audit import sweeping as audit
 from amesh_django.models import Server, Sweep
 from amesh_django.spelling import manage_py
-from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from authmesh.protocol.errors import AmeshError
 
@@ -38,7 +37,7 @@ class Swept:
 
 
 def sweep(*, ring: Callable[[int], object], now: float | None = None) -> Swept:
-    """Ring each server that can be reached and lacks changes or a sign of life. Then give the events of the audit log their places.
+    """Ring each server that can be reached and lacks changes or a sign of life. Then do what the audit log needs.
 
     Args:
         ring: called with the primary key of each such server.
@@ -51,9 +50,9 @@ def sweep(*, ring: Callable[[int], object], now: float | None = None) -> Swept:
     _note(moment)
     found = _ring_all(ring, moment)
     try:
-        placing.place_all(current_list())
+        audit.sweep(moment_of(moment))
     except AmeshError as error:
-        _complain("The events of the audit log did not get their places", error)
+        _complain("The audit log was not swept", error)
     return found
 
 

@@ -32,6 +32,9 @@ from authmesh.protocol.keys import encode_public_key
 
 from .errors import Misconfigured
 
+#: States that a device keeps when it is trusted again, in words.
+_STAYS: dict[str, str] = {SUSPENDED: "is suspended", PENDING: "waits for approval", EXPIRED: "has expired"}
+
 
 class ServerHome(Home):
     """A home whose words are those of a Django project."""
@@ -85,8 +88,8 @@ class DatabaseHome(ServerHome):
         if row.denied_at is not None:
             return f"It was denied {_decided(row)}, so it cannot be trusted."
         if row.revoked_at is None:
-            if row.state == SUSPENDED:
-                return f"It is suspended ({_decided(row)}), and stays so."
+            if row.state in _STAYS:
+                return f"It {_STAYS[row.state]} ({_decided(row)}), and trusting it does not change that."
             return f"In REST framework views, it acts as {user}, as before." if user else None
         by = f" by {clean(row.revoked_by)}" if row.revoked_by else ""
         why = f": {clean(row.revoke_reason)}" if row.revoke_reason else ""
@@ -115,11 +118,15 @@ class DatabaseHome(ServerHome):
         return f"{named(entry)} is {row.state}: its requests are rejected."
 
     def rotation_problem(self) -> AmeshError | None:
-        if amesh_settings().SEAL_KEY_FILE is not None:
+        if None not in amesh_settings().seal_secrets:
             return None
         return AllowListError(
             "The key of this server also seals its allow list, so it cannot be replaced alone. Nothing was changed.",
-            hint="Set AMESH['SEAL_KEY_FILE'] and reseal the list with it first.",
+            hint=(
+                "Seal the list with a file first: set AMESH['SEAL_KEY_FILES'] to the file and None, run ",
+                Run("integrity", "--rekey"),
+                ", and remove None from the setting.",
+            ),
         )
 
     def enrolment(self, **options: Any) -> Enrolment:

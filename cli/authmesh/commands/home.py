@@ -20,6 +20,8 @@ from authmesh.protocol.scopes import scopes_of
 
 #: The state of a device that is accepted.
 ACTIVE = "active"
+#: The state of a device that is not trusted any more.
+REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +115,14 @@ class Home(ABC):
             AllowListIntegrityFailure: the list does not match its seal.
         """
         return [Listed(entry, scopes=tuple(sorted(scopes_of(entry.permissions)))) for entry in self.allow_list().read()]
+
+    def known(self) -> dict[bytes, Listed]:
+        """Return the devices of the list that are not revoked, whatever their state: public key → device.
+
+        Raises:
+            AllowListIntegrityFailure: the list does not match its seal.
+        """
+        return {found.entry.public_key: found for found in self.devices() if found.state != REVOKED}
 
     @abstractmethod
     def list_after_replacement(self) -> Hint:
