@@ -23,6 +23,7 @@ from .decisions import LIFTED, Decisions, any_row, hubs, is_active, on_entry, re
 from .models import AuditEvent, Device
 from .trust import SealedList, current_list
 from .trust.change import MAX_KEYS, Change
+from .trust.damage import UNREADABLE
 from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
@@ -30,7 +31,7 @@ from .trust.revocations import Revocation
 from .trust.revoking import read_damaged
 from .trust.rollback import Memory
 from .trust.sealing import is_revoked, now, row_values, storable
-from .trust.verified import UNREADABLE, Snapshot
+from .trust.verified import Snapshot
 
 if TYPE_CHECKING:
     from django.contrib.auth.models import AbstractBaseUser

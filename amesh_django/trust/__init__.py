@@ -23,6 +23,7 @@ the keys. Each file adds one layer to it, and imports only from files below:
     revocations  Revocations    the newest revocations of this host, in a file, for the day when a backup was restored
     marks       Mark                a high-water mark, and the errors for older and other lists
     database, triggers              which database, and its transactions; what counts changes from outside Django
+    damage                          rows that cannot be read, and how those beside them are read
 
 Theory of operation
 

@@ -20,11 +20,12 @@ from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import new_event, texts_of
+from .damage import UNREADABLE
 from .groups import groups_digest
 from .hubs import HubRows
 from .locking import LockableList
 from .sealing import BATCH_SIZE, LogEnd, SealRow, is_counted_controller, is_revoked, row_values
-from .verified import UNREADABLE, Basis, failure, hash_of
+from .verified import Basis, failure, hash_of
 
 T = TypeVar("T")
 

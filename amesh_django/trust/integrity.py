@@ -20,12 +20,12 @@ from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
 from .chain import new_event, texts_of
+from .damage import UNREADABLE
 from .groups import Groups, groups_digest
 from .hubs import HubRows
 from .rekeying import RekeyableList
 from .revoking import Sealed
 from .sealing import COLUMNS, Epoch, LogEnd, SealRow, is_counted_controller, is_revoked, row_texts
-from .verified import UNREADABLE
 
 Row = tuple[Any, ...]
 
@@ -152,7 +152,7 @@ class SealedList(RekeyableList):
                 "The seal was not made with this server's key: the list was last changed with another AMESH['SEAL_KEY_FILE'] or another "
                 "identity (AMESH['DIR']), perhaps by another host, or the seal was forged."
             )
-            if next(self.events(), None) is not None and not self.sealed_rows(None).rows:
+            if self.changes().exists() and not self.sealed_rows(None).rows:
                 # Nor was the log written with this key. To name each row and event would only hide that.
                 yield _(
                     "The audit log was not written with it, either, so it is not known which rows were changed: check each device."

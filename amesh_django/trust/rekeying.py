@@ -9,11 +9,12 @@ from amesh_django.models import AuditEvent
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import event_mac, is_same, link_after, new_event
+from .damage import each_row
 from .hubs import HubRows
 from .keys import SealKeys
 from .locking import ConcurrentChange
 from .revoking import RevocableList
-from .sealing import BATCH_SIZE, CHUNK_SIZE, LogEnd
+from .sealing import BATCH_SIZE, LogEnd
 from .verified import failure
 
 logger = logging.getLogger("amesh_django.allow_list")
@@ -91,7 +92,9 @@ class RekeyableList(RevocableList):
         changed: list[AuditEvent] = []
         table = AuditEvent.objects.using(self.using)
         bound, end = known, found[0] if found is not None else known
-        for event in table.order_by("seq", "id").iterator(chunk_size=CHUNK_SIZE):
+        for _pk, event in each_row(table.order_by("seq", "id")):
+            if event is None:
+                continue
             old_mac, old_link = event.mac, event.link
             keys = next((keys for keys in self.all_keys if is_same(event_mac(keys, event), old_mac)), None)
             if keys is not None:

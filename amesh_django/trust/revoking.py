@@ -19,10 +19,11 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import data_of, new_event, texts_of
 from .change import ChangeableList
+from .damage import UNREADABLE
 from .marks import is_older, is_other
 from .sealing import COLUMNS, LogEnd, SealRow, actor, is_counted_controller, is_revoked, now, row_values, storable
 from .triggers import MAX_TOUCHED
-from .verified import UNREADABLE, Snapshot
+from .verified import Snapshot
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -80,7 +81,7 @@ class RevocableList(ChangeableList):
         if seal is not None and not is_newest:
             conditions.append(Q(revision__lte=seal.revision))
         for event in self.events(*conditions):
-            if self.is_genuine_event(event):
+            if event is not None and self.is_genuine_event(event):
                 found.follow(event)
             else:
                 found.forged += 1
@@ -145,7 +146,7 @@ class RevocableList(ChangeableList):
             revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=now()
         )
         found = dict.fromkeys(rows.values_list("device_id", flat=True))
-        for name in {event.device_id for event in events} - {*found, device_id}:
+        for name in {event.device_id for event in events if event is not None} - {*found, device_id}:
             sealed = self.sealed_device(name)
             if sealed is not None and (sealed.revoked_by, sealed.revoke_reason) == (device_id, ROTATED):
                 if not is_revoked(row_values(sealed)):
@@ -210,8 +211,8 @@ class RevocableList(ChangeableList):
 
     def _highest_revision(self) -> int:
         """Return the highest revision in the audit log, but no number that cannot be counted further: amesh has not written that."""
-        events = AuditEvent.objects.using(self.using).filter(revision__lt=_MAX_REVISION)
-        return events.aggregate(found=Max("revision"))["found"] or 0
+        events = AuditEvent.objects.using(self.using).filter(revision__gte=0, revision__lt=_MAX_REVISION)
+        return int(events.aggregate(found=Max("revision"))["found"] or 0)  # SQLite stores any number
 
     def _next_revision(self, before: SealRow | None, is_old: bool) -> int:
         if before is None:

@@ -21,13 +21,10 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
 
+from .damage import UNREADABLE
 from .groups import Groups
 from .marks import is_older, is_other, other_list, reseal_hint
 from .sealing import COLUMNS, SealedRows, SealRow, is_counted_controller, row_values
-
-#: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
-UNREADABLE = (AttributeError, TypeError, ValueError, RecursionError)
-
 
 _GROUPS = COLUMNS.index("groups_json")
 _REVOKED, _PENDING = COLUMNS.index("revoked_at"), COLUMNS.index("pending_since")

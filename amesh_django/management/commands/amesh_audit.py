@@ -145,10 +145,9 @@ def _line(event: AuditEvent) -> str:
     subject = clean(event.subject) if event.subject else ""
     device = clean_line(event.device_id)
     about = f"{subject} ({device})" if subject and device else subject or device
-    moment = event.at.astimezone(dt.UTC) if timezone.is_aware(event.at) else event.at
     parts = (
         "-" if event.seq is None else str(event.seq),
-        moment.strftime("%Y-%m-%d %H:%M:%S"),
+        _moment(event),
         clean_line(event.kind),
         about,
         f"by {clean_line(event.actor)}" if event.actor else "",
@@ -157,6 +156,13 @@ def _line(event: AuditEvent) -> str:
         clean_line(event.text),
     )
     return "  ".join(part for part in parts if part)
+
+
+def _moment(event: AuditEvent) -> str:
+    if event.kind == reading.UNREADABLE_KIND:
+        return "-"
+    moment = event.at.astimezone(dt.UTC) if timezone.is_aware(event.at) else event.at
+    return moment.strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _since(text: str | None) -> dt.datetime | None:
