@@ -35,6 +35,10 @@ Theory of operation, at a server
 
 Each module has one part:
 
+- :mod:`.sweeping`: the sweeper.
+- :mod:`.delivery`: one delivery: the message, the answer, the next attempt.
+- :mod:`.leases`: who may send to a server now.
+- :mod:`.posting`: one POST within three seconds, whatever the other end does.
 - :mod:`.feed`: the message for a server.
 - :mod:`.events`: which events a change of the list is for a server.
 - :mod:`.servers`: the servers of this hub.

@@ -188,12 +188,9 @@ def _events_of_group(sealed: SealedList, audience: Audience, change: AuditEvent)
 
 def _row_before(sealed: SealedList, change: AuditEvent) -> Device | None:
     """Return the row of a device before a change, as the audit log has it."""
-    table = AuditEvent.objects.using(sealed.using)
-    events = table.filter(device_id=change.device_id, revision__lt=change.revision, seq__isnull=False)
-    for one in events.order_by("-revision", "-seq").iterator(chunk_size=100):
-        if sealed.is_genuine_event(one):
-            return row_of(one) if one.kind != EventKind.PURGE else None
-    return None
+    events = sealed.events(device_id=change.device_id, revision__lt=change.revision)
+    genuine = [one for one in events if one is not None and sealed.is_genuine_event(one)]
+    return row_of(genuine[-1]) if genuine and genuine[-1].kind != EventKind.PURGE else None
 
 
 # --- from the rows ---
