@@ -60,26 +60,27 @@ class _Found(Exception):
         self.fault = fault
 
 
-def verify(sealed: SealedList, now: dt.datetime, after: int = 0) -> Verified:
+def verify(sealed: SealedList, now: dt.datetime, after: int = 0, begin: LogEnd | None = None) -> Verified:
     """Verify every event. Changes of the list wait only while the newest events are verified, unless there is a fault.
 
     Args:
         sealed: the list whose keys the events have.
         now: the time, as Django's ``timezone.now`` returns it.
         after: number of an event to begin after, because a fault up to it is known.
+        begin: place of a checkpoint to begin after. Events up to it are not verified.
 
     Raises:
         AllowListBusy: the list could not be locked.
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
     """
     sealed.unlock()
-    walk = _Walk(sealed, after)
+    walk = _Walk(sealed, after, begin)
     end = sealed.read_end()
     if end is not None and end[1]:
         try:
             walk.follow(end[0].seq)
         except _Found:  # perhaps the log was rekeyed meanwhile: look again, with nobody writing
-            walk = _Walk(sealed, after)
+            walk = _Walk(sealed, after, begin)
     fault = None
     try:
         sealed.while_locked(walk.finish)
@@ -93,9 +94,9 @@ def verify(sealed: SealedList, now: dt.datetime, after: int = 0) -> Verified:
 class _Walk:
     """A walk along the chain. Its methods raise :class:`_Found` at the first fault."""
 
-    def __init__(self, sealed: SealedList, after: int) -> None:
+    def __init__(self, sealed: SealedList, after: int, begin: LogEnd | None) -> None:
         self._sealed = sealed
-        self._last = LogEnd()
+        self._last = begin or LogEnd()
         #: False if the event before the first one is gone, so that its link is not known.
         self._is_anchored = True
         #: Number of events that were verified.

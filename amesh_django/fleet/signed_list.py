@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 try:
     import jwt
-except ModuleNotFoundError:  # the extra [fleet]
+except ModuleNotFoundError:  # the extra [django], which a project that has Django may not have installed
     jwt = None  # type: ignore[assignment]
 
 from amesh_django.conf import amesh_settings
@@ -26,7 +26,7 @@ from amesh_django.trust.sealing import SealRow
 from amesh_django.trust.verified import Snapshot
 from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.encoding import b64url_decode, b64url_encode, format_time, parse_time
-from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, InvalidInput
+from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, InvalidInput, RequestError
 from authmesh.protocol.fleet.errors import MalformedFeed, UnverifiedMessage
 from authmesh.protocol.fleet.events import key_hash, serial, text
 from authmesh.protocol.fleet.feed import MAX_MESSAGE_BYTES
@@ -47,14 +47,15 @@ _HASH_BYTES = 32
 _MAX_EPOCH = 32
 
 
-class FleetPartMissing(AmeshError):
+class FleetPartMissing(RequestError):
     """PyJWT is not installed."""
 
     code = "extra_missing"
+    status = 503
     default_message = (
         "The signed list of the hub cannot be verified, because PyJWT is not installed. Nothing was changed."
     )
-    default_hint = "Run: pip install 'amesh-django[fleet]'. Then restart the server."
+    default_hint = "Run: pip install 'amesh-django[django]'. Then restart the server."
 
 
 class NothingToSign(AmeshError):

@@ -44,12 +44,12 @@ def test_tokens_exports_and_verifications_are_events(devices: DatabaseAllowList,
     assert call("export", str(tmp_path / "list.json")).code == 0
     assert call("audit", "--seal", "--verify").code == 0
     found = {event.kind: event for event in AuditEvent.objects.all()}
-    assert kinds() == ["token_made", "token_withdrawn", "export", "setting", "verified"]
+    assert kinds() == ["token_made", "token_withdrawn", "export", "setting", "checkpoint", "verified"]
     assert (found["token_made"].subject, found["token_made"].actor, found["token_made"].actor_type) == (
         "sensors", "bob", "command",
     )  # fmt: skip
     assert data_of(found["token_made"])["jti"] == made.row.jti
-    assert [event.seq for event in AuditEvent.objects.order_by("id")] == [1, 2, 3, 4, None]
+    assert [event.seq for event in AuditEvent.objects.order_by("id")] == [1, 2, 3, 4, 5, None]
     call("audit", "--seal")
     assert kinds().count("setting") == 1  # nothing has changed
     settings.AMESH = {**settings.AMESH, "MAX_CONTROLLERS": 7}

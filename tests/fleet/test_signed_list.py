@@ -205,4 +205,4 @@ def test_without_pyjwt_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch
     hub = EphemeralDevice("hub")
     with pytest.raises(signed_list.FleetPartMissing, match="PyJWT") as raised:
         verified(jws(hub, claims(hub)), hub)
-    assert "amesh-django[fleet]" in raised.value.text()
+    assert "amesh-django[django]" in raised.value.text()

@@ -30,7 +30,6 @@ EXTRAS_OF = {
     "amesh_django": {"django"},
     "amesh_django/checks/views.py": {"drf"},
     "amesh_django/drf.py": {"drf"},
-    "amesh_django/fleet/signed_list.py": {"fleet"},
     "amesh_django/metrics.py": {"metrics"},
     "amesh_django/openapi.py": {"openapi"},
     "amesh_django/relay": {"metrics", "relay"},
