@@ -27,7 +27,7 @@ class Fault:
     """A fault of the log.
 
     Attributes:
-        name: ``changed``, ``missing``, ``inserted``, ``cut_off``, ``old_end``, or ``unsealed``.
+        name: ``changed``, ``missing``, ``inserted``, ``cut_off``, ``old_end``, ``list_seal``, or ``unsealed``.
         text: the fault in a few words, such as ``missing 41–43``.
         about: a sentence that explains it.
     """
@@ -142,6 +142,8 @@ class _Walk:
         newer = self._rows().filter(revision__isnull=False, seq__gt=known.seq)
         if is_sealed and newer.exists():  # a change is the last event that the seal after it knows
             raise _Found(_old_end(known.seq))
+        if not is_sealed and (seal is not None or self._rows().filter(revision__isnull=False).exists()):
+            raise _Found(_unsealed_list(is_missing=seal is None))
 
     def check_unplaced(self, now: dt.datetime) -> None:
         """Verify the events without a place."""
@@ -221,6 +223,14 @@ def _damaged(rows: QuerySet[AuditEvent], pk: int) -> Fault:
         number = _("event without a place")
     about = _("Row %(pk)d has a value that amesh cannot have written.")
     return Fault("changed", _("changed %(number)s") % {"number": number}, about % {"pk": pk})
+
+
+def _unsealed_list(*, is_missing: bool) -> Fault:
+    about = _(
+        "The seal of the allow list says which change of the list was the last. Without it, the newest events may have been removed, "
+        "and the row that says where the log ends restored from an older state."
+    )
+    return Fault("list_seal", _("list seal missing") if is_missing else _("list seal changed"), about)
 
 
 def _old_end(seq: int) -> Fault:

@@ -9,9 +9,9 @@ from amesh_django.kinds import EventKind
 from amesh_django.models import AuditEvent, Device, Server
 from amesh_django.states import ACTIVE, EXPIRED, ROTATED
 from amesh_django.trust.chain import data_of
+from amesh_django.trust.damage import UNREADABLE
 from amesh_django.trust.groups import Groups
 from amesh_django.trust.revoking import device_of
-from amesh_django.trust.verified import UNREADABLE
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.fleet.events import EventName, FeedEvent, Trusted, key_hash
 from authmesh.protocol.keys import decode_public_key

@@ -13,8 +13,8 @@ from amesh_django.server import server_device
 from amesh_django.spelling import manage_py
 from amesh_django.states import REVOKED, SUSPENDED
 from amesh_django.trust import SealedList, current_list
+from amesh_django.trust.damage import CHUNK_SIZE
 from amesh_django.trust.groups import Groups
-from amesh_django.trust.sealing import CHUNK_SIZE
 from amesh_django.trust.verified import failure, read_groups
 from authmesh.protocol.errors import Run
 from authmesh.protocol.fleet.events import FeedEvent
@@ -129,7 +129,7 @@ def _genuine(sealed: SealedList, after: int, until: int) -> Iterator[AuditEvent]
     """Yield the genuine changes after a revision, in their order, each once."""
     seen: tuple[int | None, set[str]] = (None, set())
     for change in sealed.events(revision__gt=after, revision__lte=until):
-        if not sealed.is_genuine_event(change):
+        if change is None or not sealed.is_genuine_event(change):
             if rarely("forged event"):
                 logger.critical(
                     "The audit log has an event that amesh did not write. It is not carried to the servers. To see what is wrong, run: %s",
@@ -246,7 +246,7 @@ def _undone(sealed: SealedList, after: int) -> dict[str, AuditEvent]:
     """Return the newest event by which each device was lifted or reinstated."""
     kinds = (EventKind.LIFT, EventKind.REINSTATE)
     events = sealed.events(revision__gt=after, kind__in=kinds)
-    return {change.device_id: change for change in events if sealed.is_genuine_event(change)}
+    return {change.device_id: change for change in events if change is not None and sealed.is_genuine_event(change)}
 
 
 def _verified_rows(sealed: SealedList) -> Sequence[Device]:

@@ -197,6 +197,15 @@ class ChainedRows(SealedRows):
         except UNREADABLE:  # a value that amesh cannot have written
             return False
 
+    def lost_seal(self, row: SealRow | None) -> dict[str, str]:
+        """Return what an event says about a seal that does not tell where the log ended; nothing if the seal is genuine.
+
+        The log goes on after its own end then, which may be an older one that was restored: only the event shows that.
+        """
+        if row is not None and self.is_genuine(row):
+            return {}
+        return {"seal": "missing" if row is None else "changed"}
+
     def log_keys(self) -> SealKeys:
         """Return the keys with which an event is written that is not a change: those of the seal of the list, which all processes know."""
         return self.under(self.read_seal()).keys if len(self.all_keys) > 1 else self.keys

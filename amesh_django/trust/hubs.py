@@ -10,6 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import hmac
+import itertools
 import logging
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
@@ -25,9 +26,9 @@ from amesh_django.models import Hub, HubEntry
 from authmesh.protocol.encoding import b64url_encode
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row, mask, row_hash
 
+from .damage import each_row
 from .keys import SealKeys
-from .sealing import BATCH_SIZE, CHUNK_SIZE, row_texts
-from .verified import UNREADABLE
+from .sealing import BATCH_SIZE, row_texts
 
 _Row = TypeVar("_Row", Hub, HubEntry)
 
@@ -112,7 +113,7 @@ class HubRows:
 
     def every(self) -> list[Hub]:
         """Return the rows of all hubs. They are not checked, see :meth:`is_genuine`."""
-        return _readable(Hub.objects.using(self.using))
+        return list(_readable(Hub.objects.using(self.using)))
 
     def is_genuine(self, hub: Hub) -> bool:
         """Return True if amesh wrote the row."""
@@ -236,7 +237,7 @@ class HubRows:
             devices: query set of the device IDs in the list.
         """
         rows = HubEntry.objects.using(self.using).filter(hub=hub.device_id).exclude(device_id__in=devices)
-        return [row for row in _readable(rows.order_by("at", "id")[:count]) if self._check(row)]
+        return [row for row in itertools.islice(_readable(rows.order_by("at", "id")), count) if self._check(row)]
 
     # --- the whole ---
 
@@ -293,6 +294,9 @@ class HubRows:
             is_genuine = self.is_genuine(hub)
             if not is_genuine and not accept:
                 continue
+            if not hub.device_id:  # it cannot be read
+                hub.delete(using=self.using)
+                continue
             renewed = hub if is_genuine else self._empty(Hub(pk=hub.pk, device_id=hub.device_id))
             total = totals.pop(hub.device_id, 0)
             if hub.device_id in wrong:  # it must not fit afterwards, either
@@ -310,10 +314,7 @@ class HubRows:
         hub.save(using=self.using)
 
     def _all(self) -> Iterator[HubEntry]:
-        rows, last = HubEntry.objects.using(self.using).order_by("id"), 0
-        while found := _readable(rows.filter(id__gt=last)[:CHUNK_SIZE]):
-            yield from found
-            last = found[-1].pk
+        return _readable(HubEntry.objects.using(self.using).order_by("id"))
 
     # --- keys and MACs ---
 
@@ -321,7 +322,7 @@ class HubRows:
         rows = Hub.objects.using(self.using).filter(device_id=device_id)
         if connections[self.using].features.has_select_for_update:
             rows = rows.select_for_update()
-        found = next(iter(_readable(rows)), None)
+        found = next(_readable(rows), None)
         keys = self._keys_of(found) if found is not None else None
         if keys is not None:
             self._of_hub[device_id] = keys
@@ -345,19 +346,10 @@ class HubRows:
         return hub
 
 
-def _readable(rows: QuerySet[_Row]) -> list[_Row]:
-    """Return rows. One with a value that its column cannot hold, which SQLite stores, has no MAC, so that it is taken for a forged one."""
-    try:
-        return list(rows)
-    except UNREADABLE:
-        names = ("device_id",) if rows.model is Hub else ("hub", "key", "device_id", "event")
-        found = []
-        for values in rows.values("pk", *names):
-            try:
-                found.append(rows.model._base_manager.using(rows.db).get(pk=values["pk"]))
-            except UNREADABLE:
-                found.append(rows.model(**values))
-        return found
+def _readable(rows: QuerySet[_Row]) -> Iterator[_Row]:
+    """Yield rows. One that cannot be read has no MAC, so that it is taken for a forged one."""
+    for pk, row in each_row(rows):
+        yield row if row is not None else rows.model(pk=pk)
 
 
 def _hub_mac(hub: Any, keys: SealKeys) -> str:

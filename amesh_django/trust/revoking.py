@@ -155,7 +155,8 @@ class RevocableList(ChangeableList):
 
     def _revoke_anyway(self, device_id: str, reason: str, by: str, known: SealRow | None) -> tuple[Device, bool]:
         before = self._lock_seal()
-        if before is not None and not self.is_genuine(before):
+        lost = self.lost_seal(before)
+        if lost:
             before = None
         keyed = self.under(before)
         is_old = before is not None and self._is_old(before, known)
@@ -193,7 +194,7 @@ class RevocableList(ChangeableList):
             device_id=device_id,
             subject=device.friendly_name,
             text=reason,
-            data={"row": texts_of(row_values(device))} if sealed is not None else {},
+            data={**({"row": texts_of(row_values(device))} if sealed is not None else {}), **lost},
         )
         log_end = self.extend(keyed.keys, [event], before.log_end if before is not None else LogEnd())
         self.note_revocations_on_commit(keyed.keys, [event])

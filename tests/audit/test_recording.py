@@ -254,3 +254,14 @@ def test_a_refused_request_is_an_event(client: Any, monkeypatch: pytest.MonkeyPa
     assert refusals.group_of(request, error) == Group("unknown_key", "unknown", "2001:db8::/64")
     assert connection.in_atomic_block is False
     assert settings.note(by="x")
+
+
+def test_counts_that_were_written_leave_no_connection_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Django's own receiver of `request_finished` has run before."""
+    refusals.reset()
+    refusals._refusals.count(group(1))
+    connection.ensure_connection()
+    monkeypatch.setattr(connection, "close_at", 0)
+    refusals.flush_after_request()
+    assert connection.connection is None
+    assert AuditEvent.objects.filter(kind="refusal").exists()
