@@ -15,7 +15,7 @@ from django.utils.translation import gettext
 
 from amesh_django.spelling import manage_py
 from amesh_django.trust import current_list
-from amesh_django.trust.verified import UNREADABLE
+from amesh_django.trust.damage import UNREADABLE
 from authmesh.protocol.errors import AmeshError, Run
 
 from .trouble import trouble

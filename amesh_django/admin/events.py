@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
@@ -13,18 +14,29 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from amesh_django.audit.reading import unreadable
 from amesh_django.models import AuditEvent, Device
 from amesh_django.trust.chain import data_of
+from amesh_django.trust.damage import each_row
 from amesh_django.trust.database import database
 from authmesh.protocol.display import clean, clean_line
 
 from . import shown
-from .history import is_genuine, sealed_or_none
+from .history import is_genuine, kind_of, sealed_or_none
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[AuditEvent]
 else:
     ModelAdmin = admin.ModelAdmin
+
+
+class EventList(ChangeList):
+    """A page of the log. An event that was damaged so that it cannot be read has a line of its own."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        keys = list(self.result_list.values_list("pk", flat=True))
+        self.result_list = [event or unreadable(pk) for pk, event in each_row(self.queryset.filter(pk__in=keys))]
 
 
 @admin.register(AuditEvent)
@@ -55,9 +67,20 @@ class EventAdmin(ModelAdmin):
         """Return the list. Its title asks nobody to select an event."""
         return super().changelist_view(request, {"title": gettext("Audit log"), **(extra_context or {})})
 
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return the list, which shows damaged events, too."""
+        return EventList
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEvent]:
         """Return the log of the database that is written to: a replica may lag behind."""
         return AuditEvent.objects.using(database()).order_by("-id")
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AuditEvent | None:
+        """Return an event; one that says so for a row that was damaged so that it cannot be read."""
+        if not object_id.isdecimal():
+            return None
+        found = dict(each_row(self.get_queryset(request).filter(pk=object_id)))
+        return next((event or unreadable(pk) for pk, event in found.items()), None)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[AuditEvent], search_term: str
@@ -75,7 +98,7 @@ class EventAdmin(ModelAdmin):
 
     @admin.display(description=_("event"), ordering="kind")
     def shown_kind(self, event: AuditEvent) -> str:
-        return shown.choice(event.get_kind_display())
+        return kind_of(event)
 
     @admin.display(description=_("device"), ordering="device_id")
     def shown_device(self, event: AuditEvent) -> SafeString:

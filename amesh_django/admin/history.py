@@ -7,6 +7,7 @@ import datetime as dt
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -15,10 +16,12 @@ from django.db.models import Q
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
+from amesh_django.audit.reading import UNREADABLE_KIND, unreadable
 from amesh_django.models import AuditEvent, Device
 from amesh_django.models.names import names_in
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.chain import data_of
+from amesh_django.trust.damage import UNREADABLE, each_row
 from amesh_django.trust.database import database
 from amesh_django.trust.sealing import COLUMNS
 from authmesh.protocol.display import clean, clean_line
@@ -82,6 +85,12 @@ def is_genuine(sealed: SealedList | None, event: AuditEvent) -> bool | None:
     return None if sealed is None else sealed.is_genuine_event(event)
 
 
+def kind_of(event: AuditEvent) -> str:
+    """Return what happened, in words."""
+    is_damaged = event.kind == UNREADABLE_KIND
+    return _("damaged: cannot be read") if is_damaged else shown.choice(event.get_kind_display())
+
+
 def history(device_id: str) -> tuple[list[Change], bool]:
     """Return the newest changes of a device, newest first, and True if there are older ones.
 
@@ -90,8 +99,10 @@ def history(device_id: str) -> tuple[list[Change], bool]:
     """
     sealed = sealed_or_none()
     about = Q(device_id=device_id, revision__isnull=False) | Q(kind=AuditEvent.Kind.RESEAL, data__contains=device_id)
-    events = AuditEvent.objects.using(database()).filter(about).order_by("-id")
-    newest_first = [(event, is_genuine(sealed, event)) for event in events[: MAX_LINES + 1]]
+    events = islice(
+        each_row(AuditEvent.objects.using(database()).filter(about).order_by("-id"), MAX_LINES), MAX_LINES + 1
+    )
+    newest_first = [(event, is_genuine(sealed, event)) for event in (event or unreadable(pk) for pk, event in events)]
     rows = [row_of(event, device_id) if genuine is not False else None for event, genuine in newest_first]
     users = _users(row for row in rows if row)
     found = []
@@ -102,7 +113,7 @@ def history(device_id: str) -> tuple[list[Change], bool]:
             Change(
                 at=shown.full_time(event.at),
                 by=clean_line(event.actor) or shown.NOTHING,
-                action=shown.choice(event.get_kind_display()),
+                action=kind_of(event),
                 genuine=genuine,
                 differences=_differences(older, row, users) if row is not None else [],
             )
@@ -113,7 +124,8 @@ def history(device_id: str) -> tuple[list[Change], bool]:
 def row_of(event: AuditEvent, device_id: str) -> dict[str, str] | None:
     """Return the row of a device as an event has it, column → text, or None if the event is damaged or has no row."""
     data = data_of(event)
-    row = data.get("row") if event.device_id else (data.get("rows") or {}).get(device_id)
+    rows = data.get("rows")
+    row = data.get("row") if event.device_id else rows.get(device_id) if isinstance(rows, dict) else None
     return {str(name): str(value) for name, value in row.items()} if isinstance(row, dict) else None
 
 
@@ -167,9 +179,7 @@ def permissions(text: str) -> str:
     """
     try:
         found = json.loads(text)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        return clean_line(text)
-    granted = [clean_line(name if value is True else f"{name}: {value}") for name, value in found.items() if value]
+        granted = [clean_line(name if value is True else f"{name}: {value}") for name, value in found.items() if value]
+    except UNREADABLE:
+        return clean_line(str(text))
     return ", ".join(granted) or _("none")

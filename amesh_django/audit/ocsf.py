@@ -7,6 +7,8 @@ from typing import Any, Final
 from amesh_django.models import AuditEvent
 from amesh_django.trust.chain import data_of
 
+from .reading import UNREADABLE_KIND
+
 #: Version of the schema whose classes are used.
 SCHEMA_VERSION: Final = "1.6.0"
 _ENTITY, _ACCESS, _AUTHENTICATION, _API = 3004, 3005, 3002, 6003
@@ -35,6 +37,7 @@ _CLASSES: Final = {
     "token_withdrawn": (_API, 4),
     "export": (_API, 2),  # read
     "verified": (_API, 2),
+    "checkpoint": (_API, 1),
 }
 
 
@@ -48,7 +51,7 @@ def as_ocsf(event: AuditEvent) -> dict[str, Any]:
         "category_uid": class_uid // 1000,
         "class_uid": class_uid,
         "type_uid": class_uid * 100 + activity,
-        "time": int(event.at.timestamp() * 1000),
+        "time": int(event.at.timestamp() * 1000) if kind != UNREADABLE_KIND else 0,
         "severity_id": _MEDIUM if has_failed or kind in ("reseal", "rekey") else _INFORMATIONAL,
         "status_id": _FAILURE if has_failed else _SUCCESS,
         "metadata": {

@@ -9,7 +9,8 @@ from django.db.models import QuerySet
 from amesh_django.models import AuditEvent
 from amesh_django.trust import SealedList
 from amesh_django.trust.chain import place
-from amesh_django.trust.sealing import CHUNK_SIZE, LogEnd
+from amesh_django.trust.damage import each_row
+from amesh_django.trust.sealing import LogEnd
 
 logger = logging.getLogger("amesh_django.audit")
 
@@ -64,8 +65,8 @@ def _place(sealed: SealedList, found: tuple[LogEnd, bool] | None) -> int:
         )
         return 0
     end, placed, forged = found[0], [], 0
-    for event in _waiting(sealed).order_by("id").iterator(chunk_size=CHUNK_SIZE):
-        if not sealed.is_genuine_event(event):
+    for _pk, event in each_row(_waiting(sealed).order_by("id")):
+        if event is None or not sealed.is_genuine_event(event):
             forged += 1
             continue
         place(keys, event, end)

@@ -4,19 +4,31 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from amesh_django.models import AuditEvent
 from amesh_django.trust.chain import data_of
+from amesh_django.trust.damage import each_row
 from amesh_django.trust.database import database
-from amesh_django.trust.sealing import CHUNK_SIZE
 from authmesh.protocol.encoding import format_time
+
+#: Kind of an event that was damaged outside Django so that it cannot be read. amesh writes no such event.
+UNREADABLE_KIND: Final = "unreadable"
+
+
+def unreadable(pk: int) -> AuditEvent:
+    """Return an event that stands for one that was damaged outside Django so that it cannot be read. It has no time.
+
+    Args:
+        pk: primary key of its row.
+    """
+    return AuditEvent(pk=pk, kind=UNREADABLE_KIND, text=f"Row {pk} was damaged outside Django.")
 
 
 def events(
     *, since: dt.datetime | None = None, device: str | None = None, kind: str | None = None
 ) -> Iterator[AuditEvent]:
-    """Yield events, the oldest first. They are not verified.
+    """Yield events, the oldest first. They are not verified. One that cannot be read is :func:`unreadable`.
 
     Args:
         since: only events from this time on.
@@ -30,7 +42,8 @@ def events(
         found = found.filter(device_id=device)
     if kind is not None:
         found = found.filter(kind=kind)
-    return found.iterator(chunk_size=CHUNK_SIZE)
+    for pk, event in each_row(found):
+        yield event or unreadable(pk)
 
 
 def unsealed_seconds(now: dt.datetime) -> float:
@@ -40,7 +53,7 @@ def unsealed_seconds(now: dt.datetime) -> float:
         now: the time, as Django's ``timezone.now`` returns it.
     """
     waiting = AuditEvent.objects.using(database()).filter(seq__isnull=True).order_by("id")
-    oldest = waiting.values_list("at", flat=True).first()
+    oldest = next((event.at for _pk, event in each_row(waiting, chunk_size=1) if event is not None), None)
     return max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
 
 
@@ -48,7 +61,7 @@ def as_json(event: AuditEvent) -> dict[str, Any]:
     """Return an event for programs: every column but the primary key."""
     return {
         "seq": event.seq,
-        "at": format_time(event.at.astimezone(dt.UTC)),
+        "at": format_time(event.at.astimezone(dt.UTC)) if event.kind != UNREADABLE_KIND else None,
         "kind": event.kind,
         "actorType": event.actor_type,
         "actor": event.actor,

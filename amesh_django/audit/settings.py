@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+from itertools import islice
 
 from amesh_django.conf import AmeshSettings, amesh_settings
 from amesh_django.models import AuditEvent
 from amesh_django.trust import current_list
 from amesh_django.trust.chain import data_of
+from amesh_django.trust.damage import each_row
 from amesh_django.trust.database import database
 
 from .recording import record
 
 #: Settings that differ between hosts, or that may hold a password.
 _LEFT_OUT = frozenset({"DIR", "SEAL_KEY_FILE", "SEAL_KEY_FILES", "RELAY"})
+#: Events among which the newest genuine one is looked for.
+_MAX_READ = 10
 
 
 def note(by: str) -> bool:
@@ -30,7 +34,8 @@ def note(by: str) -> bool:
     }
     sealed = current_list()
     events = AuditEvent.objects.using(database()).filter(kind=AuditEvent.Kind.SETTING).order_by("-id")
-    last = next((event for event in events[:10] if sealed.is_genuine_event(event)), None)
+    newest = islice(each_row(events, chunk_size=_MAX_READ), _MAX_READ)
+    last = next((event for _pk, event in newest if event is not None and sealed.is_genuine_event(event)), None)
     known = data_of(last).get("settings") if last is not None else None
     if known == values:
         return False

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
 
-from django.db.models import Count, QuerySet
+from django.db.models import Count, F, Max, QuerySet
 from django.utils.translation import gettext as _
 
 from amesh_django.models import AuditEvent
 from amesh_django.trust import SealedList
 from amesh_django.trust.chain import is_same, link_after
-from amesh_django.trust.sealing import CHUNK_SIZE, LogEnd, SealRow
-from amesh_django.trust.verified import UNREADABLE
+from amesh_django.trust.damage import UNREADABLE, each_row, reading
+from amesh_django.trust.sealing import LogEnd, SealRow
 from authmesh.protocol.display import clean_line
 
 #: Age in seconds from which an event without a place is a fault: nobody places events.
@@ -27,7 +27,7 @@ class Fault:
     """A fault of the log.
 
     Attributes:
-        name: ``changed``, ``missing``, ``inserted``, ``cut_off``, ``old_end``, or ``unsealed``.
+        name: ``changed``, ``missing``, ``inserted``, ``cut_off``, ``old_end``, ``list_seal``, or ``unsealed``.
         text: the fault in a few words, such as ``missing 41–43``.
         about: a sentence that explains it.
     """
@@ -60,26 +60,27 @@ class _Found(Exception):
         self.fault = fault
 
 
-def verify(sealed: SealedList, now: dt.datetime, after: int = 0) -> Verified:
+def verify(sealed: SealedList, now: dt.datetime, after: int = 0, begin: LogEnd | None = None) -> Verified:
     """Verify every event. Changes of the list wait only while the newest events are verified, unless there is a fault.
 
     Args:
         sealed: the list whose keys the events have.
         now: the time, as Django's ``timezone.now`` returns it.
         after: number of an event to begin after, because a fault up to it is known.
+        begin: place of a checkpoint to begin after. Events up to it are not verified.
 
     Raises:
         AllowListBusy: the list could not be locked.
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
     """
     sealed.unlock()
-    walk = _Walk(sealed, after)
+    walk = _Walk(sealed, after, begin)
     end = sealed.read_end()
     if end is not None and end[1]:
         try:
             walk.follow(end[0].seq)
         except _Found:  # perhaps the log was rekeyed meanwhile: look again, with nobody writing
-            walk = _Walk(sealed, after)
+            walk = _Walk(sealed, after, begin)
     fault = None
     try:
         sealed.while_locked(walk.finish)
@@ -93,16 +94,16 @@ def verify(sealed: SealedList, now: dt.datetime, after: int = 0) -> Verified:
 class _Walk:
     """A walk along the chain. Its methods raise :class:`_Found` at the first fault."""
 
-    def __init__(self, sealed: SealedList, after: int) -> None:
+    def __init__(self, sealed: SealedList, after: int, begin: LogEnd | None) -> None:
         self._sealed = sealed
-        self._last = LogEnd()
+        self._last = begin or LogEnd()
         #: False if the event before the first one is gone, so that its link is not known.
         self._is_anchored = True
         #: Number of events that were verified.
         self.count = 0
         if after:
-            known = self._rows().filter(seq=after).values_list("link", flat=True).first()
-            self._last = LogEnd(after, known or "")
+            known = next((event for _pk, event in each_row(self._rows().filter(seq=after))), None)
+            self._last = LogEnd(after, known.link if known is not None else "")
             self._is_anchored = known is not None
 
     def follow(self, to: int) -> None:
@@ -141,6 +142,8 @@ class _Walk:
         newer = self._rows().filter(revision__isnull=False, seq__gt=known.seq)
         if is_sealed and newer.exists():  # a change is the last event that the seal after it knows
             raise _Found(_old_end(known.seq))
+        if not is_sealed and (seal is not None or self._rows().filter(revision__isnull=False).exists()):
+            raise _Found(_unsealed_list(is_missing=seal is None))
 
     def check_unplaced(self, now: dt.datetime) -> None:
         """Verify the events without a place."""
@@ -151,10 +154,12 @@ class _Walk:
                     raise _Found(_inserted(event))
                 oldest = event.at if oldest is None else min(oldest, event.at)
         others = self._rows().filter(revision__isnull=True).order_by()
-        copied = others.values("mac").annotate(times=Count("id")).filter(times__gt=1).values_list("mac", flat=True)
-        for mac in copied[:1]:
-            copies = others.filter(mac=mac).order_by("id")
-            raise _Found(_inserted(copies.filter(seq__isnull=True).last() or copies.latest("seq")))
+        copied = others.values("mac").annotate(times=Count("id"), newest=Max("id")).filter(times__gt=1)
+        for pk in copied.values_list("newest", flat=True)[:1]:
+            copies = others.filter(mac__in=others.filter(pk=pk).values("mac"))
+            newest = self._first(copies.order_by(F("seq").desc(nulls_first=True), "-id"))
+            if newest is not None:
+                raise _Found(_inserted(newest))
         age = (now - oldest).total_seconds() if oldest is not None else 0
         if age > MAX_UNSEALED_SECONDS:
             what = _("unsealed for %(hours)d h") % {"hours": age // 3600}
@@ -194,27 +199,38 @@ class _Walk:
             return next(events, None)
 
     def _readable(self, rows: QuerySet[AuditEvent]) -> Generator[AuditEvent]:
-        """Yield rows. One that holds a value that its column cannot hold is a fault, which SQLite allows.
+        """Yield rows. One that holds a value that its column cannot hold is a fault.
 
         To be closed in the transaction in which it began: PostgreSQL closes its cursor with a statement, which would fail in another.
         """
-        try:
-            yield from rows.iterator(chunk_size=CHUNK_SIZE)
-        except UNREADABLE:
-            for pk, seq in rows.values_list("pk", "seq"):
-                try:
-                    rows.get(pk=pk)
-                except UNREADABLE:
-                    what = _("changed %(number)s") % {"number": seq if seq is not None else _("event without a place")}
-                    about = _("A value in its row is not one that amesh can have written.")
-                    raise _Found(Fault("changed", what, about)) from None
-            raise
+        for pk, event in each_row(rows):
+            if event is None:
+                raise _Found(_damaged(rows, pk))
+            yield event
 
 
 def _inserted(event: AuditEvent) -> Fault:
     what = _("inserted") if event.seq is None else _("inserted %(number)s") % {"number": event.seq}
     about = _("An event was inserted outside Django: %(kind)s, row %(pk)d, dated %(at)s.")
     return Fault("inserted", what, about % {"kind": clean_line(event.kind), "pk": event.pk, "at": event.at})
+
+
+def _damaged(rows: QuerySet[AuditEvent], pk: int) -> Fault:
+    number: object = None
+    with suppress(*UNREADABLE), reading():
+        number = rows.filter(pk=pk).values_list("seq", flat=True).first()
+    if not isinstance(number, int):
+        number = _("event without a place")
+    about = _("Row %(pk)d has a value that amesh cannot have written.")
+    return Fault("changed", _("changed %(number)s") % {"number": number}, about % {"pk": pk})
+
+
+def _unsealed_list(*, is_missing: bool) -> Fault:
+    about = _(
+        "The seal of the allow list says which change of the list was the last. Without it, the newest events may have been removed, "
+        "and the row that says where the log ends restored from an older state."
+    )
+    return Fault("list_seal", _("list seal missing") if is_missing else _("list seal changed"), about)
 
 
 def _old_end(seq: int) -> Fault:

@@ -7,11 +7,11 @@ import hmac
 import json
 import logging
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from django.db import DatabaseError, IntegrityError, connections, transaction
-from django.db.models import Max
+from django.db.models import Max, QuerySet
 from django.utils import timezone
 
 from amesh_django.models import AuditEvent, AuditSeal
@@ -19,11 +19,11 @@ from amesh_django.signals import EVENT_SIGNALS
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.multiset import encode_row
 
+from .damage import UNREADABLE, each_row, reading
 from .database import is_conflict
 from .keys import SealKeys
 from .sealing import (
     BATCH_SIZE,
-    CHUNK_SIZE,
     COLUMNS,
     FIRST_COLUMNS,
     LogEnd,
@@ -52,6 +52,8 @@ _COLUMNS = (
 )
 
 
+#: Depth to which objects and lists of an event are nested at most.
+_MAX_DEPTH = 20
 #: Events after the end of the log whose numbers are skipped if that end was damaged. Higher numbers were forged, too.
 _MAX_GAP = 10**9
 #: Numbers and primary keys from here on were forged: amesh does not come to them by counting.
@@ -146,9 +148,18 @@ def data_of(event: AuditEvent) -> dict[str, Any]:
     """Return what an event stores as JSON; nothing if it was damaged outside Django, which its MAC shows."""
     try:
         found = json.loads(event.data)
-    except ValueError:
+    except UNREADABLE:
         return {}
-    return found if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) and not _is_deep(found) else {}
+
+
+def _is_deep(value: Any) -> bool:
+    """Return True if a value is nested more deeply than amesh writes it, so that it might not be written as JSON again."""
+    level = [value]
+    for _depth in range(_MAX_DEPTH):
+        inner = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
+        level = [one for values in inner for one in values]
+    return bool(level)
 
 
 def texts_of(values: Sequence[Any]) -> dict[str, str]:
@@ -164,19 +175,36 @@ def texts_of(values: Sequence[Any]) -> dict[str, str]:
 class ChainedRows(SealedRows):
     """Adds the audit log: a chain of events, each linked to the one before, and the row that says where it ends."""
 
-    def events(self, *conditions: Any, **more: Any) -> Iterator[AuditEvent]:
-        """Yield the changes of the list that have a place in the log, or those that meet conditions, the oldest first.
+    def changes(self, *conditions: Any, **more: Any) -> QuerySet[AuditEvent]:
+        """Return the changes of the list that have a place in the log, or those that meet conditions, the oldest first.
 
         The revision of an event is under its MAC, and its primary key is not, so a copy of an old event does not become the newest.
         """
         found = AuditEvent.objects.using(self.using).filter(
             *conditions, **more, revision__isnull=False, seq__isnull=False
         )
-        return found.order_by("revision", "seq", "id").iterator(chunk_size=CHUNK_SIZE)
+        return found.order_by("revision", "seq", "id")
+
+    def events(self, *conditions: Any, **more: Any) -> Iterator[AuditEvent | None]:
+        """Yield the events of :meth:`changes`; None for one that was damaged so that it cannot be read."""
+        for _pk, event in each_row(self.changes(*conditions, **more)):
+            yield event
 
     def is_genuine_event(self, event: AuditEvent) -> bool:
         """Return True if amesh wrote the event, with one of our keys. Takes constant time for each."""
-        return any(is_same(event_mac(keys, event), event.mac) for keys in self.all_keys)
+        try:
+            return any(is_same(event_mac(keys, event), event.mac) for keys in self.all_keys)
+        except UNREADABLE:  # a value that amesh cannot have written
+            return False
+
+    def lost_seal(self, row: SealRow | None) -> dict[str, str]:
+        """Return what an event says about a seal that does not tell where the log ended; nothing if the seal is genuine.
+
+        The log goes on after its own end then, which may be an older one that was restored: only the event shows that.
+        """
+        if row is not None and self.is_genuine(row):
+            return {}
+        return {"seal": "missing" if row is None else "changed"}
 
     def log_keys(self) -> SealKeys:
         """Return the keys with which an event is written that is not a change: those of the seal of the list, which all processes know."""
@@ -184,7 +212,7 @@ class ChainedRows(SealedRows):
 
     def read_end(self) -> tuple[LogEnd, bool] | None:
         """Return the row that says where the log ends, and True if amesh wrote it; None if there is no such row."""
-        return self._checked(list(self._ends().values_list("seq", "link", "mac")))
+        return self._checked(self._ends())
 
     def lock_end(self) -> tuple[LogEnd, bool] | None:
         """Return what :meth:`read_end` does, locked for the rest of the transaction.
@@ -192,7 +220,7 @@ class ChainedRows(SealedRows):
         A transaction that locks the seal of the list, too, locks that first.
         """
         if connections[self.using].features.has_select_for_update:
-            return self._checked(list(self._ends().select_for_update().values_list("seq", "link", "mac")))
+            return self._checked(self._ends().select_for_update())
         self._ends().update(id=1)  # a write is what locks an SQLite database
         return self.read_end()
 
@@ -213,7 +241,7 @@ class ChainedRows(SealedRows):
         if found is not None and found[1] and (found[0] == known or found[0].seq > known.seq):
             return found[0]
         events = AuditEvent.objects.using(self.using).filter(seq__gte=0, seq__lt=_MAX_COUNTED)
-        highest = events.aggregate(found=Max("seq"))["found"] or 0
+        highest = int(events.aggregate(found=Max("seq"))["found"] or 0)
         logger.critical(
             "The end of the audit log was changed or removed outside Django. To see what is wrong with the log, run: manage.py "
             "amesh_audit --verify"
@@ -276,13 +304,18 @@ class ChainedRows(SealedRows):
         has_locks = connections[self.using].features.has_select_for_update
         return self.lock_end() if has_locks else self.read_end()
 
-    def _ends(self) -> Any:
+    def _ends(self) -> QuerySet[AuditSeal]:
         return AuditSeal.objects.using(self.using).filter(pk=1)
 
-    def _checked(self, rows: Iterable[tuple[Any, Any, Any]]) -> tuple[LogEnd, bool] | None:
-        for seq, link, mac in rows:
-            end = LogEnd(seq, link)
-            return end, isinstance(seq, int) and any(is_same(end_mac(keys, end), mac) for keys in self.all_keys)
+    def _checked(self, ends: QuerySet[AuditSeal]) -> tuple[LogEnd, bool] | None:
+        try:
+            with reading():
+                for seq, link, mac in list(ends.values_list("seq", "link", "mac")):
+                    end = LogEnd(seq, link)
+                    is_ours = isinstance(seq, int) and any(is_same(end_mac(keys, end), mac) for keys in self.all_keys)
+                    return end, is_ours
+        except UNREADABLE:
+            return LogEnd(), False
         return None
 
 
@@ -335,6 +368,8 @@ def announce(events: Sequence[AuditEvent]) -> None:
                 "revision": event.revision,
                 "seq": event.seq,
                 "mac": event.mac,
+                # For an auditor without the secret of the seal, who must not depend on the database.
+                **({"checkpoint": data_of(event)} if event.kind == AuditEvent.Kind.CHECKPOINT else {}),
             },
         )
         signal = EVENT_SIGNALS.get(event.kind)

@@ -20,11 +20,12 @@ from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
 from .chain import new_event, texts_of
+from .damage import UNREADABLE
 from .groups import Groups, groups_digest
+from .hubs import HubRows
 from .rekeying import RekeyableList
 from .revoking import Sealed
 from .sealing import COLUMNS, Epoch, LogEnd, SealRow, is_counted_controller, is_revoked, row_texts
-from .verified import UNREADABLE
 
 Row = tuple[Any, ...]
 
@@ -45,6 +46,7 @@ class IntegrityReport:
         trusted: the devices that the list trusts and that resealing would trust, in words, with what comes with each.
         groups: the groups that resealing would accept, in words, with their scopes.
         digest: stands for exactly these rows; empty if they cannot be read. ``reseal`` compares it.
+        hubs: what is wrong with the rows that hold what hubs have said, in words. No request is rejected for that.
     """
 
     ok: bool
@@ -55,6 +57,7 @@ class IntegrityReport:
     trusted: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     digest: str = ""
+    hubs: list[str] = field(default_factory=list)
 
 
 class SealedList(RekeyableList):
@@ -123,7 +126,13 @@ class SealedList(RekeyableList):
             trusted=_trusted(rows),
             groups=_groups(groups),
             digest=_digest(rows, groups),
+            hubs=self.hub_problems(),
         )
+
+    def hub_problems(self) -> list[str]:
+        """Return what is wrong with the rows that hold what hubs have said, in words."""
+        found = HubRows(self.using, self.all_keys, self.keys).problems()
+        return [f"{name}: {text}" for name in sorted(found) for text in found[name]]
 
     def _age(self, seal: SealRow | None) -> AllowListIntegrityFailure | None:
         """Return why the list is not known to be the newest. A forged seal says nothing about that."""
@@ -143,7 +152,7 @@ class SealedList(RekeyableList):
                 "The seal was not made with this server's key: the list was last changed with another AMESH['SEAL_KEY_FILE'] or another "
                 "identity (AMESH['DIR']), perhaps by another host, or the seal was forged."
             )
-            if next(self.events(), None) is not None and not self.sealed_rows(None).rows:
+            if self.changes().exists() and not self.sealed_rows(None).rows:
                 # Nor was the log written with this key. To name each row and event would only hide that.
                 yield _(
                     "The audit log was not written with it, either, so it is not known which rows were changed: check each device."
@@ -187,6 +196,7 @@ class SealedList(RekeyableList):
 
     def _reseal(self, by: str, digest: str | None) -> None:
         before = self._lock_seal()
+        lost = self.lost_seal(before)
         if before is not None and not before.is_well_formed:
             AllowListSeal.objects.using(self.using).filter(pk=1).delete()
             before = None
@@ -205,14 +215,22 @@ class SealedList(RekeyableList):
                 _("The devices were changed after they were shown. Nothing was sealed."),
                 hint=(_("To look at them as they are now, run "), Run("integrity"), "."),
             )
+        HubRows(self.using, self.all_keys, keyed.keys).renew(accept=True)
         total = count = controllers = 0
         for values in rows:
             _check_row(values)
             total += keyed.hash_row(values)
             count += 1
             controllers += is_counted_controller(values)
-        data = {"devices": count, "digest": _digest(rows, groups), **_resealed(rows, self.sealed_rows(genuine))}
-        event = new_event(keyed.keys, AuditEvent.Kind.RESEAL, revision=revision, by=by, data=data)
+        data = {"devices": count, "digest": _digest(rows, groups), **_resealed(rows, self.sealed_rows(genuine)), **lost}
+        event = new_event(
+            keyed.keys,
+            AuditEvent.Kind.RESEAL,
+            revision=revision,
+            by=by,
+            text=f"the seal of the list was {lost['seal']}" if lost else "",
+            data=data,
+        )
         log_end = self.extend(keyed.keys, [event], genuine.log_end if genuine is not None else LogEnd())
         after = keyed.make_seal(
             self._epoch_after(genuine),

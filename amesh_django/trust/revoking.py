@@ -19,10 +19,11 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import data_of, new_event, texts_of
 from .change import ChangeableList
+from .damage import UNREADABLE
 from .marks import is_older, is_other
 from .sealing import COLUMNS, LogEnd, SealRow, actor, is_counted_controller, is_revoked, now, row_values, storable
 from .triggers import MAX_TOUCHED
-from .verified import UNREADABLE, Snapshot
+from .verified import Snapshot
 
 logger = logging.getLogger("amesh_django.allow_list")
 
@@ -80,7 +81,7 @@ class RevocableList(ChangeableList):
         if seal is not None and not is_newest:
             conditions.append(Q(revision__lte=seal.revision))
         for event in self.events(*conditions):
-            if self.is_genuine_event(event):
+            if event is not None and self.is_genuine_event(event):
                 found.follow(event)
             else:
                 found.forged += 1
@@ -88,12 +89,12 @@ class RevocableList(ChangeableList):
 
     def sealed_devices(self) -> list[Device]:
         """Return all devices as they were last sealed according to the audit log, not saved."""
-        return [_device(texts) for texts in self.sealed_rows(None).rows.values()]
+        return [device_of(texts) for texts in self.sealed_rows(None).rows.values()]
 
     def sealed_device(self, device_id: str) -> Device | None:
         """Return a device as it was last sealed according to the audit log, not saved; None if the log does not have it."""
         texts = self.sealed_rows(None, device_id=device_id).rows.get(device_id)
-        return _device(texts) if texts is not None else None
+        return device_of(texts) if texts is not None else None
 
     def revoke_anyway(self, device_ids: Sequence[str], *, reason: str, by: str) -> tuple[list[Device], bool]:
         """Revoke devices in a list that does not match its seal, or that is an old one: all of them, or none.
@@ -145,7 +146,7 @@ class RevocableList(ChangeableList):
             revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=now()
         )
         found = dict.fromkeys(rows.values_list("device_id", flat=True))
-        for name in {event.device_id for event in events} - {*found, device_id}:
+        for name in {event.device_id for event in events if event is not None} - {*found, device_id}:
             sealed = self.sealed_device(name)
             if sealed is not None and (sealed.revoked_by, sealed.revoke_reason) == (device_id, ROTATED):
                 if not is_revoked(row_values(sealed)):
@@ -154,7 +155,8 @@ class RevocableList(ChangeableList):
 
     def _revoke_anyway(self, device_id: str, reason: str, by: str, known: SealRow | None) -> tuple[Device, bool]:
         before = self._lock_seal()
-        if before is not None and not self.is_genuine(before):
+        lost = self.lost_seal(before)
+        if lost:
             before = None
         keyed = self.under(before)
         is_old = before is not None and self._is_old(before, known)
@@ -192,7 +194,7 @@ class RevocableList(ChangeableList):
             device_id=device_id,
             subject=device.friendly_name,
             text=reason,
-            data={"row": texts_of(row_values(device))} if sealed is not None else {},
+            data={**({"row": texts_of(row_values(device))} if sealed is not None else {}), **lost},
         )
         log_end = self.extend(keyed.keys, [event], before.log_end if before is not None else LogEnd())
         self.note_revocations_on_commit(keyed.keys, [event])
@@ -210,8 +212,8 @@ class RevocableList(ChangeableList):
 
     def _highest_revision(self) -> int:
         """Return the highest revision in the audit log, but no number that cannot be counted further: amesh has not written that."""
-        events = AuditEvent.objects.using(self.using).filter(revision__lt=_MAX_REVISION)
-        return events.aggregate(found=Max("revision"))["found"] or 0
+        events = AuditEvent.objects.using(self.using).filter(revision__gte=0, revision__lt=_MAX_REVISION)
+        return int(events.aggregate(found=Max("revision"))["found"] or 0)  # SQLite stores any number
 
     def _next_revision(self, before: SealRow | None, is_old: bool) -> int:
         if before is None:
@@ -274,7 +276,7 @@ def read_damaged(rows: QuerySet[Device], device_id: str) -> Device:
         return Device(device_id=device_id, added_at=now())
 
 
-def _device(texts: Mapping[str, str]) -> Device:
+def device_of(texts: Mapping[str, str]) -> Device:
     """Return a row from its texts in the audit log, not saved."""
     device = Device()
     for name in COLUMNS:

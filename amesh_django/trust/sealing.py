@@ -20,6 +20,7 @@ from amesh_django.states import revoked_from
 from authmesh.device import LocalDevice
 from authmesh.protocol.multiset import MODULUS, encode_row, mask, row_hash
 
+from .damage import CHUNK_SIZE
 from .keys import SealKeys, all_seal_keys
 from .marks import Mark
 
@@ -67,8 +68,6 @@ _SEAL_FORMS = {
 }
 #: Rows that one statement inserts.
 BATCH_SIZE = 1000
-#: Rows that are read from the database at a time.
-CHUNK_SIZE = 5000
 #: Epochs that fit in their column, 32 characters each.
 _MAX_CONTINUED = 7
 #: Length of the columns that hold the name of an actor.

@@ -22,11 +22,12 @@ from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable
 
+from .damage import UNREADABLE
 from .database import close_stale, read_for_itself, reads_for_itself, without_writers
 from .rollback import GuardedRows
 from .sealing import SealRow
 from .triggers import MAX_TOUCHED
-from .verified import UNREADABLE, Basis, Broken, Snapshot, failure, objection
+from .verified import Basis, Broken, Snapshot, failure, objection
 
 logger = logging.getLogger("amesh_django.allow_list")
 

@@ -21,13 +21,10 @@ from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MODULUS
 
+from .damage import UNREADABLE
 from .groups import Groups
 from .marks import is_older, is_other, other_list, reseal_hint
 from .sealing import COLUMNS, SealedRows, SealRow, is_counted_controller, row_values
-
-#: What reading a row raises if a column holds a value that amesh cannot have written. InvalidInput is a ValueError.
-UNREADABLE = (AttributeError, TypeError, ValueError, RecursionError)
-
 
 _GROUPS = COLUMNS.index("groups_json")
 _REVOKED, _PENDING = COLUMNS.index("revoked_at"), COLUMNS.index("pending_since")
@@ -280,8 +277,12 @@ class Basis:
 
     def has_id(self, device_id: str) -> bool:
         """Return True if a row has this device ID. Looks at all of them."""
-        known = (*self._newer.values(), *self._snapshot.by_key.values())
-        return any(device.device_id == device_id for device in known)
+        return device_id in self.ids
+
+    @functools.cached_property
+    def ids(self) -> set[str]:
+        """The device IDs of all rows."""
+        return {known.device_id for known in (*self._newer.values(), *self._snapshot.by_key.values())}
 
 
 class Broken(NamedTuple):

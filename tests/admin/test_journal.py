@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
@@ -132,3 +133,13 @@ def test_times_and_groups_in_the_history_are_for_people(trust: Trust, root: Clie
     page = text_of(root.get(page_of(device))).rpartition(" History ")[2]
     assert "Groups: warehouse" in page
     assert "Suspended until: March 1, 2125" in page
+
+
+def test_the_page_of_an_event_that_cannot_be_read_says_so(trust: Trust, root: Client) -> None:
+    trust()
+    event = AuditEvent.objects.latest("pk")
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE amesh_auditevent SET at = 'never' WHERE id = %s", [event.pk])
+    page = text_of(root.get(reverse("admin:amesh_auditevent_change", args=[event.pk])))
+    assert "NO: forged" in page
+    assert root.get(reverse("admin:amesh_auditevent_change", args=["x"])).status_code == 302

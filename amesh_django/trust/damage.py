@@ -1,0 +1,109 @@
+"""Damage: rows with values that amesh cannot have written, and how the rows beside them are read nevertheless.
+
+Anyone who can write to the database can damage a row so that it cannot be read: SQLite stores any value in any column, and PostgreSQL
+has times that Python does not have. Such a row is treated as one that was changed outside Django, never as a database that is down.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from django.db import DataError, OperationalError, models
+
+_M = TypeVar("_M", bound=models.Model)
+
+#: Errors that a damaged row raises while it is read or hashed. InvalidInput is a ValueError.
+UNREADABLE = (AttributeError, TypeError, ValueError, OverflowError, RecursionError)
+#: Rows that are read from the database at a time.
+CHUNK_SIZE = 5000
+#: Rows that are read at a time once one of them was found to be damaged. SQLite limits the parameters of a statement.
+_PART = 500
+#: The error of SQLite for a text that is not UTF-8, which is an OperationalError like that of a database that is down.
+_NOT_UTF8 = "could not decode to utf-8"
+#: Years of a time that can be converted to any time zone.
+_YEARS = range(2, 9999)
+_TYPES: dict[type[models.Field[Any, Any]], type] = {
+    models.CharField: str,
+    models.TextField: str,
+    models.IntegerField: int,
+    models.BooleanField: bool,
+    models.DateTimeField: dt.datetime,
+}
+
+
+@contextmanager
+def reading() -> Iterator[None]:
+    """Raise ValueError for a row that the database driver cannot convert. Any other error of the database is raised as it is."""
+    try:
+        yield
+    except (DataError, OperationalError) as error:
+        if isinstance(error, DataError) or _NOT_UTF8 in str(error).lower():
+            raise ValueError("A column holds a value that it cannot hold.") from error
+        raise
+
+
+def each_row(rows: models.QuerySet[_M], chunk_size: int = CHUNK_SIZE) -> Iterator[tuple[int, _M | None]]:
+    """Yield primary key and instance of each row, in the order of the query set; None instead of the instance of a damaged row.
+
+    Args:
+        rows: a query set that is not sliced.
+        chunk_size: number of rows that are read at a time.
+    """
+    count = 0
+    try:
+        with reading():
+            for row in rows.iterator(chunk_size=chunk_size):
+                count += 1
+                yield row.pk, row if _is_whole(row) else None
+        return
+    except UNREADABLE:
+        pass
+    left = list(rows.values_list("pk", flat=True))[count:]
+    for start in range(0, len(left), _PART):
+        yield from _each(rows, left[start : start + _PART])
+
+
+def _each(rows: models.QuerySet[_M], keys: Sequence[int]) -> Iterator[tuple[int, _M | None]]:
+    """Yield the rows with these primary keys. If one of them is damaged, each half is read alone."""
+    found: list[_M] | None
+    try:
+        with reading():
+            found = list(rows.filter(pk__in=keys))
+    except UNREADABLE:
+        found = None
+    if found is not None:
+        for row in found:
+            yield row.pk, row if _is_whole(row) else None
+    elif len(keys) == 1:
+        yield keys[0], None
+    else:
+        half = len(keys) // 2
+        yield from _each(rows, keys[:half])
+        yield from _each(rows, keys[half:])
+
+
+def _is_whole(row: models.Model) -> bool:
+    """Return True if each value has the type of its column, and each time can be shown in any time zone."""
+    values = row.__dict__
+    return all(_fits(values[name], kind, is_null) for name, kind, is_null in _columns(type(row)) if name in values)
+
+
+def _fits(value: Any, kind: type, is_null: bool) -> bool:
+    if value is None:
+        return is_null
+    return isinstance(value, kind) and (not isinstance(value, dt.datetime) or value.year in _YEARS)
+
+
+@functools.cache
+def _columns(model: type[models.Model]) -> list[tuple[str, type, bool]]:
+    """Return name, type, and whether null is allowed, of each column whose type is known. That of a foreign key is the project's."""
+    return [
+        (field.attname, kind, field.null)
+        for field in model._meta.concrete_fields
+        for base, kind in _TYPES.items()
+        if isinstance(field, base)
+    ]
