@@ -127,7 +127,7 @@ class Device(models.Model):
         """Name → value, such as ``{"shell": True}``."""
         try:
             found = json.loads(self.permissions_json)
-        except ValueError:
+        except (TypeError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 
@@ -351,7 +351,7 @@ def _names(text: str) -> list[str]:
     """Return the names in a JSON list; none if the row was damaged outside Django, which its MAC shows."""
     try:
         found = json.loads(text)
-    except ValueError:
+    except (TypeError, ValueError, RecursionError):
         return []
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
