@@ -169,6 +169,7 @@ ROWS: list[tuple[type[models.Model], str]] = [
     (Device, "id = 1"),
     (DeviceGroup, "id > 0"),
     (AllowListSeal, "id = 1"),
+    (EnrollmentToken, "id > 0"),
 ]
 
 
