@@ -19,10 +19,10 @@ from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, 
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
-from .decisions import LIFTED, Decisions, any_row, is_active, on_entry, revoke_keys, unrevoked_row
+from .decisions import LIFTED, Decisions, any_row, hubs, is_active, on_entry, revoke_keys, unrevoked_row, update_if_new
 from .models import AuditEvent, Device
 from .trust import SealedList, current_list
-from .trust.change import Change
+from .trust.change import MAX_KEYS, Change
 from .trust.damage import UNREADABLE, each_row
 from .trust.database import database
 from .trust.integrity import IntegrityReport
@@ -39,9 +39,6 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseAllowList"]
 
 logger = logging.getLogger("amesh_django.allow_list")
-
-#: Keys that one query looks up.
-_MAX_KEYS = 500
 
 #: Columns of a device that is trusted again after it was revoked. What else was decided about it before is not decided again.
 _TRUSTED_AGAIN: dict[str, Any] = {
@@ -73,13 +70,21 @@ class DatabaseAllowList(Decisions, AllowList):
         using: database alias. Defaults to the database to which the routers write the list.
         device: a device that is not in place yet, such as during enrolment: its key seals the list. Defaults to this server's own.
         approved: True if a person has approved the devices that are added, so that they do not wait (``AMESH["REQUIRE_APPROVAL"]``).
+        attended: False if no person decides whom to trust. A key that a hub has revoked is then refused.
     """
 
     def __init__(
-        self, *, by: str = "", using: str | None = None, device: LocalDevice | None = None, approved: bool = False
+        self,
+        *,
+        by: str = "",
+        using: str | None = None,
+        device: LocalDevice | None = None,
+        approved: bool = False,
+        attended: bool = True,
     ) -> None:
         self._by = by
         self._approved = approved
+        self._attended = attended
         self._using = using or database()
         self._device = device
         self._own = SealedList(self._using, device=device) if device is not None else None
@@ -136,30 +141,47 @@ class DatabaseAllowList(Decisions, AllowList):
         """Trust a device, even one that was revoked.
 
         A device that is trusted keeps its mapped user, its groups, and its state: pairing a suspended device again does not lift it. One
-        that was revoked loses them: to act as a user again is a decision of its own.
+        that was revoked loses them: to act as a user again is a decision of its own. A key that a device has replaced, and that is still
+        valid, gets the same permissions, and becomes a target with it.
 
         Raises:
             DeviceDenied: a person denied the device; nothing was changed.
+            KeyRevokedByHub: a hub has revoked the key, and no person decides; nothing was changed.
         """
         limit = self.controller_limit
 
         def work(pending: Change) -> None:
             if replacing is not None:
                 revoke_keys(pending, replacing, f"replaced by {entry.device_id}", self._by)
-            self._put(pending, entry)
+            if not self._attended:
+                hubs.refuse_revoked(pending, entry.public_key)
+            row = self._put(pending, entry)
+            if self._attended:
+                hubs.note_decision(pending, [row], trusted=True)
             if entry.role == CONTROLLER and pending.controllers > limit:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
 
         self._sealed.change(self._by, work)
 
-    def _put(self, pending: Change, entry: DeviceEntry) -> None:
+    def _put(self, pending: Change, entry: DeviceEntry) -> Device:
         row = pending.find(public_key=encode_public_key(entry.public_key))
         if row is not None and row.denied_at is not None:
             raise _denied(row)
         if row is None or decode_public_key(row.public_key) != entry.public_key:
-            pending.insert([Device(**self._entered(entry, None))])
+            row = Device(**self._entered(entry, None))
+            pending.insert([row])
         else:
-            pending.update(row, AuditEvent.Kind.TRUST, **self._entered(entry, row))
+            self._refresh(pending, row, entry)
+        return row
+
+    def _refresh(self, pending: Change, row: Device, entry: DeviceEntry) -> None:
+        """Trust a device that has a row. A key that it has replaced, and that is still valid, may do no more than the new one."""
+        for one in pending.replaced_by(row.device_id):
+            less = {"permissions_json": _columns(entry)["permissions_json"]}
+            if entry.role != CONTROLLER:
+                less["role"] = entry.role
+            update_if_new(pending, one, AuditEvent.Kind.TRUST, less)
+        pending.update(row, AuditEvent.Kind.TRUST, **self._entered(entry, row))
 
     def _entered(self, entry: DeviceEntry, row: Device | None) -> dict[str, Any]:
         """Return the columns of a device that is added, or is refreshed if it has a row."""
@@ -189,18 +211,24 @@ class DatabaseAllowList(Decisions, AllowList):
             skipped = []
             known: dict[str, Device] = {}
             names = list(unique)
-            for start in range(0, len(names), _MAX_KEYS):
-                part = pending.select(public_key__in=names[start : start + _MAX_KEYS])
+            for start in range(0, len(names), MAX_KEYS):
+                part = pending.select(public_key__in=names[start : start + MAX_KEYS])
                 known.update((row.public_key, row) for row in part)
+            keys = [entry.public_key for entry in entries]
+            denied = set() if even_revoked else hubs.revoked_keys(pending, keys)
             for name, row in known.items():
                 if row.denied_at is not None and even_revoked:
                     raise _denied(row)
                 if (row.is_revoked or row.denied_at is not None) and not even_revoked:
                     skipped.append(unique[name])
                 else:
-                    pending.update(row, AuditEvent.Kind.TRUST, **self._entered(unique[name], row))
-            new = [entry for name, entry in unique.items() if name not in known]
-            pending.insert(Device(**self._entered(entry, None)) for entry in new)
+                    self._refresh(pending, row, unique[name])
+            coming = [entry for name, entry in unique.items() if name not in known]
+            skipped += [entry for entry in coming if entry.public_key in denied]
+            new = [Device(**self._entered(entry, None)) for entry in coming if entry.public_key not in denied]
+            pending.insert(new)
+            if even_revoked:
+                hubs.note_decision(pending, [*known.values(), *new], trusted=True)
             if pending.controllers > limit and pending.changed:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
             return skipped
@@ -281,25 +309,6 @@ class DatabaseAllowList(Decisions, AllowList):
         def work(pending: Change) -> None:
             for row in (any_row(pending, device_id), *pending.replaced_by(device_id)):
                 pending.update(row, AuditEvent.Kind.MAP, user_id=key)
-
-        self._sealed.change(self._by, work)
-
-    def purge(self, device_id: str) -> None:
-        """Remove the row of a revoked device for good.
-
-        Raises:
-            DeviceNotFound: there is no row with that ID.
-            AllowListError: the device is not revoked.
-        """
-
-        def work(pending: Change) -> None:
-            row = any_row(pending, device_id)
-            if not row.is_revoked:
-                raise AllowListError(
-                    _("%(device)s is still trusted; nothing was changed.") % {"device": device_id},
-                    hint=_("Revoke the device, then purge it."),
-                )
-            pending.delete(row)
 
         self._sealed.change(self._by, work)
 

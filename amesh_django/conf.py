@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, TypedDict, get_type_hints
+from typing import Any, Literal, TypedDict, get_type_hints
 
 from django.conf import settings as django_settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
@@ -62,6 +62,13 @@ class AmeshSettings:
         PERMISSIONS: the permissions of devices that may be granted, in the same form.
         REQUIRE_APPROVAL: True makes new controllers wait for the approval of a person. Turning it off approves none that waits.
         MAX_KEY_AGE_DAYS: days after which a new controller expires. Defaults to no limit.
+        HUB_MAY_GRANT: permissions and scopes that a hub with the permission ``enroll`` may give the devices that it adds here. Defaults to
+            none.
+        HUB_MAX_PER_MINUTE: devices whose state one hub may change here in a minute. What is beyond waits, and is reported.
+        HUB_FRESH_SECONDS: age of the newest message of a hub from which this server asks it for changes by itself.
+        HUB_MAX_STALE_SECONDS: that age from which WHEN_STALE decides.
+        WHEN_STALE: ``allow`` accepts requests although a hub has been silent for so long, ``refuse`` rejects them (503
+            ``trust_is_stale``).
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
     """
 
@@ -88,6 +95,11 @@ class AmeshSettings:
     PERMISSIONS: Mapping[str, Explained] | None = None
     REQUIRE_APPROVAL: bool = False
     MAX_KEY_AGE_DAYS: int | None = None
+    HUB_MAY_GRANT: Sequence[str] = ()
+    HUB_MAX_PER_MINUTE: int = 1000
+    HUB_FRESH_SECONDS: int = 90
+    HUB_MAX_STALE_SECONDS: int = 300
+    WHEN_STALE: str = "allow"
     RELAY: Mapping[str, Any] | None = None
 
     @property
@@ -127,8 +139,16 @@ class AmeshDict(TypedDict, total=False):
     PERMISSIONS: Mapping[str, Explained] | None
     REQUIRE_APPROVAL: bool
     MAX_KEY_AGE_DAYS: int | None
+    HUB_MAY_GRANT: Sequence[str]
+    HUB_MAX_PER_MINUTE: int
+    HUB_FRESH_SECONDS: int
+    HUB_MAX_STALE_SECONDS: int
+    WHEN_STALE: Literal["allow", "refuse"]
     RELAY: Mapping[str, Any] | None
 
+
+#: Permissions that a hub never gives a device that it adds.
+NEVER_BY_HUB = ("revoke", "enroll", "shell")
 
 #: Minimum values of the integer settings whose minimum is not 1.
 _MINIMUM = {"MAX_BODY_BYTES": 0, "LAST_SEEN_SECONDS": 0, "ROTATE_OVERLAP_SECONDS": 0}
@@ -201,6 +221,13 @@ def _value_problem(name: str, value: Any) -> str | None:
         )
     if name == "PROTECT":
         return None if _are_protected(value) else f"{_PATHS}, or pairs of such a path and a list of scopes"
+    if name == "HUB_MAY_GRANT":
+        if not _is_list(value) or not all(_is_name(one) for one in value):
+            return "must be a list of names"
+        forbidden = [one for one in NEVER_BY_HUB if one in value]
+        return f"must not have {', '.join(forbidden)}: no hub grants that" if forbidden else None
+    if name == "WHEN_STALE":
+        return None if value in ("allow", "refuse") else "must be 'allow' or 'refuse'"
     if name == "EXEMPT":
         return None if _are_paths(value) else _PATHS
     if name == "SCOPES":

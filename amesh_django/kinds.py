@@ -36,7 +36,13 @@ class EventKind(models.TextChoices):
     PAIRING_FAILED = "pairing_failed", _("pairing failed")
     EXPORT = "export", _("exported")
     VERIFIED = "verified", _("log verified")
+    CHECKPOINT = "checkpoint", _("checkpoint of the log")
     SETTING = "setting", _("setting changed")
+    DELIVERY = "delivery", _("delivered to a server")
+    DELIVERY_FAILED = "delivery_failed", _("delivery failed")
+    FEED_REFUSED = "feed_refused", _("message of a hub refused")
+    HUB_HELD = "hub_held", _("changes of a hub held back")
+    SERVER = "server", _("server of the fleet changed")
     REFUSAL = "refusal", _("request refused")
 
 

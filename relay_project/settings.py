@@ -10,8 +10,10 @@ DJANGO_BEHIND_PROXY: 1 if a proxy speaks https for this server and always sets X
 DJANGO_DB_ENGINE, _NAME, _USER, _PASSWORD, _HOST, _PORT: a database other than SQLite.
 REDIS_URL: Redis for the cache, the nonces and the relay; needed for more than one process. Defaults to local memory.
     Set appendonly to yes and maxmemory-policy to noeviction in its configuration: `manage.py check --deploy` reports it.
+CELERY_BROKER_URL: broker of Celery, with which a hub tells its servers what changed. Defaults to none: run `manage.py amesh_propagate --watch`.
 AMESH_DIR or AUTH_MESH_DIR: device directory of this server. Defaults to ``~/.amesh``.
 AMESH_REQUIRE_APPROVAL: 1 if a person must approve each device that is added. Defaults to 0.
+AMESH_URL: public address of /amesh/ on this server, such as https://api.example/amesh/. A hub tells it its servers. Defaults to none.
 AMESH_SEAL_KEY_FILE: the seal secret that several hosts share. Defaults to a secret from this server's own key.
 AMESH_TRUST_PROXY: number of trusted proxies in front of the relay (X-Forwarded-For). Defaults to 0.
 AMESH_RELAY_MAX_SESSIONS, AMESH_RELAY_MATCH_SECONDS and so on: the numbers in AMESH["RELAY"]. Default to those of the protocol.
@@ -126,6 +128,7 @@ else:
 AMESH: dict[str, Any] = {
     "NONCE_CACHE": "default",  # nothing else in this project uses a cache
     "SEAL_KEY_FILE": os.environ.get("AMESH_SEAL_KEY_FILE") or None,
+    "URL": os.environ.get("AMESH_URL") or None,
     "PROTECT": ["/protected/"],
     "REQUIRE_APPROVAL": flag("AMESH_REQUIRE_APPROVAL"),
     "SCOPES": {"readings:read": "Read the readings.", "readings:write": "Send readings."},
@@ -134,6 +137,18 @@ AMESH: dict[str, Any] = {
         "ALLOWED_ORIGINS": words("AMESH_RELAY_ALLOWED_ORIGINS"),
     },
 }
+
+if os.environ.get("CELERY_BROKER_URL"):
+    CELERY_BROKER_URL = os.environ["CELERY_BROKER_URL"]
+    CELERY_TASK_IGNORE_RESULT = True
+    CELERY_TASK_ROUTES = {"amesh.*": {"queue": "amesh"}}
+    CELERY_BEAT_SCHEDULE = {
+        "amesh": {"task": "amesh.sweep", "schedule": 1.0, "options": {"queue": "amesh", "expires": 5}},
+    }
+    CELERY_BEAT_SCHEDULE_FILENAME = str(DATA_DIR / "celerybeat-schedule")
+    CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True  # a worker that starts before its broker waits for it
+    CELERY_WORKER_HIJACK_ROOT_LOGGER = False  # LOGGING below applies to workers, too
+
 REST_FRAMEWORK = {"DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"]}
 
 AUTH_PASSWORD_VALIDATORS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,10 @@ if os.environ.get("TEST_AMESH_URL"):
     AMESH["URL"] = os.environ["TEST_AMESH_URL"]
 if os.environ.get("TEST_SEAL_KEY_FILES"):  # separated by commas; "own" is the key of this server
     AMESH["SEAL_KEY_FILES"] = [None if path == "own" else path for path in os.environ["TEST_SEAL_KEY_FILES"].split(",")]
+AMESH |= json.loads(os.environ.get("TEST_AMESH", "{}"))
+if os.environ.get("TEST_BROKER_URL"):  # see tests/celery_app.py
+    CELERY_BROKER_URL = os.environ["TEST_BROKER_URL"]
+    CELERY_TASK_ROUTES = {"amesh.*": {"queue": "amesh"}}
+    CELERY_BEAT_SCHEDULE = {
+        "amesh.sweep": {"task": "amesh.sweep", "schedule": 1.0, "options": {"queue": "amesh", "expires": 1}}
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin
@@ -15,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from amesh_django.audit.reading import readable
 from amesh_django.models import AuditEvent, Device
+from amesh_django.trust.chain import data_of
 from amesh_django.trust.damage import each_row
 from amesh_django.trust.database import database
 from authmesh.protocol.display import clean, clean_line
@@ -39,10 +41,11 @@ class EventList(ChangeList):
 
 @admin.register(AuditEvent)
 class EventAdmin(ModelAdmin):
-    """The audit log as a list without links. The page of a device shows the details of its changes."""
+    """The audit log: a list, and a page for each event. The page of a device shows what its changes changed."""
 
     list_display = ("shown_at", "shown_kind", "shown_device", "shown_by", "genuine")
-    list_display_links = None
+    fields = (*list_display, "shown_reason", "address", "seq", "revision", "shown_data", "shown_mac", "shown_link")
+    readonly_fields = fields
     list_filter = ("kind",)
     search_fields = ("device_id", "actor")
     search_help_text = _("Name, device ID or author")
@@ -61,7 +64,7 @@ class EventAdmin(ModelAdmin):
         return False
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        """Return the list. Its title asks nobody to select an event: the lines lead nowhere."""
+        """Return the list. Its title asks nobody to select an event."""
         return super().changelist_view(request, {"title": gettext("Audit log"), **(extra_context or {})})
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
@@ -71,6 +74,13 @@ class EventAdmin(ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[AuditEvent]:
         """Return the log of the database that is written to: a replica may lag behind."""
         return AuditEvent.objects.using(database()).order_by("-id")
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AuditEvent | None:
+        """Return an event; one that says so for a row that was damaged so that it cannot be read."""
+        if not object_id.isdecimal():
+            return None
+        found = dict(each_row(self.get_queryset(request).filter(pk=object_id)))
+        return next((readable(pk, event) for pk, event in found.items()), None)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[AuditEvent], search_term: str
@@ -100,6 +110,29 @@ class EventAdmin(ModelAdmin):
     @admin.display(description=_("by"), ordering="actor")
     def shown_by(self, event: AuditEvent) -> SafeString:
         return shown.labeled(_("by"), clean_line(event.actor) or shown.NOTHING)
+
+    @admin.display(description=_("reason"))
+    def shown_reason(self, event: AuditEvent) -> str:
+        return self._content(event, clean_line(event.text or event.reason_code))
+
+    @admin.display(description=_("data"))
+    def shown_data(self, event: AuditEvent) -> SafeString | str:
+        """Return what the event stores beside its columns, as JSON; nothing if amesh did not write it."""
+        found = json.dumps(data_of(event), indent=2, ensure_ascii=True)
+        return self._content(event, format_html('<pre class="amesh-data" dir="ltr">{}</pre>', found))
+
+    @admin.display(description=_("MAC"))
+    def shown_mac(self, event: AuditEvent) -> SafeString:
+        return shown.code(event.mac)
+
+    @admin.display(description=_("link to the event before"))
+    def shown_link(self, event: AuditEvent) -> SafeString | str:
+        return shown.code(event.link) if event.link else gettext("none yet: it has no place in the log")
+
+    @staticmethod
+    def _content(event: AuditEvent, text: str) -> str:
+        """Return a text of an event; none if amesh did not write the event."""
+        return text or shown.NOTHING if is_genuine(sealed_or_none(), event) is not False else shown.NOTHING
 
     @admin.display(description=_("written by amesh"))
     def genuine(self, event: AuditEvent) -> SafeString:

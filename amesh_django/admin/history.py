@@ -17,6 +17,7 @@ from django.utils.translation import gettext as _
 
 from amesh_django.audit.reading import UNREADABLE_KIND, readable
 from amesh_django.models import AuditEvent, Device
+from amesh_django.models.names import names_in
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.chain import data_of
 from amesh_django.trust.damage import UNREADABLE, each_row
@@ -158,7 +159,9 @@ def _value(column: str, text: str, users: dict[str, str]) -> str:
         return clean_line(users.get(text, _("user %(key)s") % {"key": text}))
     if column == "permissions_json":
         return permissions(text)
-    if column.endswith("_at"):
+    if column == "groups_json":
+        return clean_line(", ".join(names_in(text)) or text)
+    if column.endswith(("_at", "_until", "_since")):
         with contextlib.suppress(ValueError):
             return shown.full_time(dt.datetime.fromisoformat(text))
     labels = dict(getattr(Device._meta.get_field(column), "flatchoices", ()))

@@ -7,11 +7,12 @@ from authmesh.device.grants import Grant
 
 from .grants import Grants, GroupNotFound, is_group_name
 from .revoking import revoke_keys
-from .rows import Decided, WrongState, any_row, is_active, on_entry, unrevoked_row
-from .standing import LIFTED, Standing
+from .rows import Decided, WrongState, any_row, is_active, on_entry, unrevoked_row, update_if_new
+from .standing import LIFTED, MAX_ROWS, Standing
 
 __all__ = [
     "LIFTED",
+    "MAX_ROWS",
     "Decided",
     "Decisions",
     "Grant",
@@ -23,6 +24,7 @@ __all__ = [
     "on_entry",
     "revoke_keys",
     "unrevoked_row",
+    "update_if_new",
 ]
 
 

@@ -102,7 +102,7 @@ class Grants(Deciding):
 
         def work(pending: Change) -> list[Device]:
             _check_groups([name], pending.groups())
-            members = [row for row in pending.select(groups_json__contains=f'"{name}"') if name in row.groups]
+            members = pending.members(name)
             for row in members:
                 pending.update(row, EventKind.GROUP, groups_json=names_text(set(row.groups) - {name}))
             pending.delete_group(name)

@@ -12,7 +12,9 @@ from amesh_django.kinds import EventKind
 from amesh_django.models import Device
 from amesh_django.trust.change import Change
 from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
+from authmesh.protocol.errors import AllowListError
 
+from .hubs import forget_added, note_decision
 from .rows import (
     Decided,
     Deciding,
@@ -25,6 +27,8 @@ from .rows import (
     update_if_new,
 )
 
+#: Maximum number of devices in one change of many.
+MAX_ROWS = 1000
 #: Columns of a device that is not suspended.
 LIFTED: dict[str, Any] = {"suspended_at": None, "suspended_until": None, "suspended_by": "", "suspend_reason": ""}
 _APPROVED: dict[str, Any] = {"pending_since": None, "denied_at": None, "denied_by": "", "deny_reason": ""}
@@ -111,6 +115,7 @@ class Standing(Deciding):
         def work(pending: Change, row: Device) -> dict[str, Any]:
             for one in pending.replaced_by(row.device_id):
                 pending.update(one, EventKind.LIFT, **LIFTED)
+            note_decision(pending, [row])
             return LIFTED
 
         return self._decide(EventKind.LIFT, device_ids, work)
@@ -130,9 +135,40 @@ class Standing(Deciding):
                 raise WrongState(_("%(device)s is not revoked; nothing was changed.") % {"device": device_id})
             pending.update(row, EventKind.REINSTATE, revoked_at=None, revoked_by="", revoke_reason="", user_id=None)
             self._check_limit(pending)
+            note_decision(pending, [row])
             return row
 
         return self._sealed.change(self._by, work)
+
+    def purge(self, device_id: str) -> None:
+        """Remove the row of a revoked device for good.
+
+        Raises:
+            DeviceNotFound: there is no row with that ID.
+            AllowListError: the device is not revoked.
+        """
+        self.purge_all([device_id])
+
+    def purge_all(self, device_ids: Sequence[str]) -> None:
+        """Remove the rows of revoked devices for good, in one change. Other changes wait for it: name at most :data:`MAX_ROWS`.
+
+        Raises:
+            DeviceNotFound: there is no row with one of these IDs.
+            AllowListError: one of the devices is not revoked.
+        """
+
+        def work(pending: Change) -> None:
+            for device_id in dict.fromkeys(device_ids):
+                row = any_row(pending, device_id)
+                if not row.is_revoked:
+                    raise AllowListError(
+                        _("%(device)s is still trusted; nothing was changed.") % {"device": device_id},
+                        hint=_("Revoke the device, then purge it."),
+                    )
+                forget_added(pending, row)
+                pending.delete(row)
+
+        self._sealed.change(self._by, work)
 
     def rename(self, device_id: str, name: str) -> Device:
         """Give a device another friendly name. Return its row.

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+import math
 from typing import Any
 
 from amesh_django.conf import amesh_settings
-from amesh_django.decisions import on_entry
+from amesh_django.decisions import hubs, on_entry
 from amesh_django.models import AuditEvent, Device
 from amesh_django.server import server_device
 from amesh_django.states import ACTIVE, REVOKED, ROTATED
@@ -34,12 +35,16 @@ from authmesh.protocol.rotation import (
     AlreadyRotated,
     KeyAlreadyKnown,
     RotationRequest,
+    TooManyRotations,
     build_rotated,
     parse_rotation,
     verify_rotation,
 )
 
 logger = logging.getLogger("amesh_django.enrollment")
+
+#: How often a device may replace its key in an hour. Each time adds a row to the list.
+MAX_PER_HOUR = 10
 
 
 def rotate(value: Any, *, public_key: bytes, now: float) -> dict[str, Any]:
@@ -86,6 +91,9 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
         return int((before.revoked_at - moment_now).total_seconds())
     if known is not None:
         raise KeyDenied(device_id=old) if known.is_revoked else KeyAlreadyKnown(device_id=old)
+    if hubs.revoked_keys(pending, [request.new_public_key]):
+        raise KeyDenied(device_id=old, detail="revoked by a hub")
+    _check_rate(pending, before, moment_now)
     overlap = amesh_settings().ROTATE_OVERLAP_SECONDS
     pending.update(
         before,
@@ -112,6 +120,25 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
     )
     logger.info("%s was replaced by %s. The old key is valid for %d s more.", old, new, overlap)
     return overlap
+
+
+def _check_rate(pending: Change, row: Device, moment_now: dt.datetime) -> None:
+    """Raise TooManyRotations if a device has replaced its key too often. The rows of its earlier keys say so, in every process.
+
+    Only a key that is younger than an hour can be one too many, so nearly every rotation reads no further row.
+    """
+    since, count = moment_now - dt.timedelta(hours=1), 0
+    while row.added_at > since:
+        found = pending.select(revoked_by=row.device_id, revoke_reason=ROTATED)
+        older = next((one for one in found if one.revoked_by == row.device_id), None)  # a collation may ignore case
+        if older is None:
+            return
+        count += 1
+        if count == MAX_PER_HOUR:
+            error = TooManyRotations(device_id=row.device_id)
+            error.retry_after = math.ceil((row.added_at - since).total_seconds())
+            raise error
+        row = older
 
 
 def _entering(before: Device) -> dict[str, Any]:

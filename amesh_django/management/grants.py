@@ -10,6 +10,7 @@ from django.contrib.auth import get_user_model
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
+from amesh_django.decisions import MAX_ROWS
 from amesh_django.states import ACTIVE, EXPIRED, PENDING, REVOKED, STATES, SUSPENDED
 from authmesh.commands.context import Context
 from authmesh.commands.home import Listed
@@ -99,9 +100,10 @@ def purge(context: Context, *, devices: Sequence[str], yes: bool) -> None:
         yes=yes,
         about=["The key of a purged device is as unknown as any other."],
     )
-    for device in revoked:
-        _list(context).purge(device.entry.device_id)
-        context.console.say(Styled(f"Purged: {named(device.entry)}.", "good"))
+    for start in range(0, len(revoked), MAX_ROWS):
+        part = revoked[start : start + MAX_ROWS]
+        _list(context).purge_all([device.entry.device_id for device in part])
+        context.console.say(*(Styled(f"Purged: {named(device.entry)}.", "good") for device in part))
     context.console.result({"devices": [device.entry.device_id for device in revoked]})
 
 

@@ -7,7 +7,7 @@ import functools
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from django.db import connections
@@ -23,6 +23,7 @@ from .chain import new_event, texts_of
 from .damage import UNREADABLE, reading
 from .database import insert_rows
 from .groups import groups_digest
+from .hubs import HubRows
 from .locking import LockableList
 from .sealing import BATCH_SIZE, LogEnd, SealRow, is_counted_controller, is_revoked, row_values
 from .verified import Basis, failure, hash_of
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger("amesh_django.allow_list")
 
+#: Maximum number of keys that one query looks up.
+MAX_KEYS = 500
 #: Kind of an event → column with the reason, if it is not that of a revocation.
 _REASONS: dict[str, str] = {AuditEvent.Kind.DENY: "deny_reason", AuditEvent.Kind.SUSPEND: "suspend_reason"}
 
@@ -113,6 +116,21 @@ class Change:
             raise self._tampered()
         return None
 
+    def with_ids(self, device_ids: Iterable[str]) -> dict[str, Device]:
+        """Return the rows of many devices by device ID, each compared with the one that was verified.
+
+        Raises:
+            AllowListIntegrityFailure: a row was changed or removed outside Django.
+        """
+        names, found = list(dict.fromkeys(device_ids)), dict[str, Device]()
+        for start in range(0, len(names), MAX_KEYS):
+            part = names[start : start + MAX_KEYS]
+            # A collation may ignore case.
+            found.update((row.device_id, row) for row in self.select(device_id__in=part) if row.device_id in part)
+        if not self._has_removed and (self._basis.ids & {*names}) - {*found}:
+            raise self._tampered()
+        return found
+
     def select(self, **conditions: Any) -> list[Device]:
         """Return the rows that meet *conditions*, each compared with the one that was verified.
 
@@ -150,13 +168,27 @@ class Change:
         """
         names, found = [device_id], []
         for name in names:  # grows
-            for pk in self._basis.replaced_by(name):
-                rows = self.select(pk=pk)
-                if not rows:
-                    raise self._tampered()
-                if not is_revoked(row_values(rows[0])):  # in this change
-                    names.append(rows[0].device_id)
-                    found += rows
+            for row in self._verified(self._basis.replaced_by(name)):
+                if not is_revoked(row_values(row)):  # in this change
+                    names.append(row.device_id)
+                    found.append(row)
+        return found
+
+    def members(self, group: str) -> list[Device]:
+        """Return the rows of the devices in a group, also of revoked ones, as the verified list says it.
+
+        Raises:
+            AllowListIntegrityFailure: one of the rows was changed or removed outside Django.
+        """
+        return self._verified(self._basis.members(group))
+
+    def _verified(self, pks: Sequence[int]) -> list[Device]:
+        """Return rows that the verified list has."""
+        found = []
+        for start in range(0, len(pks), MAX_KEYS):
+            found += self.select(pk__in=pks[start : start + MAX_KEYS])
+        if len(found) != len(pks):
+            raise self._tampered()
         return found
 
     def _check(self, device: Device) -> None:
@@ -168,6 +200,11 @@ class Change:
         error = failure("rows_mismatch")
         logger.critical("%s", error.text(manage_py))
         return error
+
+    @functools.cached_property
+    def hubs(self) -> HubRows:
+        """What hubs have said about keys. It is written with the change, also if no row of the list is changed."""
+        return HubRows(self._sealed.using, self._sealed.all_keys, self._keyed.keys)
 
     @functools.cached_property
     def _basis(self) -> Basis:

@@ -13,6 +13,10 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from django.db import DataError, OperationalError, models
+from django.utils.translation import gettext as _
+
+from amesh_django.models import Device, DeviceGroup
+from authmesh.protocol.display import clean
 
 _M = TypeVar("_M", bound=models.Model)
 
@@ -101,3 +105,26 @@ def _columns(model: type[models.Model]) -> list[tuple[str, type, bool]]:
         for base, kind in _TYPES.items()
         if isinstance(field, base)
     ]
+
+
+def damaged_rows(using: str) -> Iterator[str]:
+    """Yield the devices and groups that were damaged so that they cannot be read, in words.
+
+    Args:
+        using: database alias.
+    """
+    devices, groups = Device.objects.using(using), DeviceGroup.objects.using(using)
+    for pk, device in each_row(devices.order_by("pk")):
+        if device is None:
+            found = next(
+                (one for _pk, one in each_row(devices.filter(pk=pk).only("device_id")) if one is not None), None
+            )
+            yield _row(pk, Device, f" ({clean(found.device_id)})" if found is not None else "")
+    for pk, group in each_row(groups.order_by("pk")):
+        if group is None:
+            yield _row(pk, DeviceGroup)
+
+
+def _row(pk: int, model: type[models.Model], name: str = "") -> str:
+    text = _("Row %(pk)d of the table %(table)s%(name)s has a value that its column cannot hold")
+    return text % {"pk": pk, "table": model._meta.db_table, "name": name}

@@ -13,15 +13,16 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from amesh_django.models import AllowListSeal, AuditEvent, Device, DeviceGroup
+from amesh_django.models import AllowListSeal, AuditEvent, Device
 from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
 from .chain import new_event, texts_of
-from .damage import UNREADABLE, each_row, has_types
+from .damage import UNREADABLE, damaged_rows, has_types
 from .groups import Groups, groups_digest
+from .hubs import HubRows
 from .rekeying import RekeyableList
 from .revoking import Sealed
 from .sealing import COLUMNS, Epoch, LogEnd, SealedRows, SealRow, is_counted_controller, is_revoked, row_texts
@@ -46,6 +47,7 @@ class IntegrityReport:
         trusted: the devices that the list trusts and that resealing would trust, in words, with what comes with each.
         groups: the groups that resealing would accept, in words, with their scopes.
         digest: stands for exactly these rows; empty if they cannot be read. ``reseal`` compares it.
+        hubs: what is wrong with the rows that hold what hubs have said, in words. No request is rejected for that.
     """
 
     ok: bool
@@ -56,6 +58,7 @@ class IntegrityReport:
     trusted: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     digest: str = ""
+    hubs: list[str] = field(default_factory=list)
 
 
 class SealedList(RekeyableList):
@@ -100,7 +103,7 @@ class SealedList(RekeyableList):
         try:
             return self._compared(seal)
         except UNREADABLE:
-            damaged = list(self._damaged())
+            damaged = list(damaged_rows(self.using))
             if not damaged:
                 raise
             count = Device.objects.using(self.using).count()
@@ -131,21 +134,13 @@ class SealedList(RekeyableList):
             trusted=_trusted(rows),
             groups=_groups(groups),
             digest=_digest(rows, groups),
+            hubs=self.hub_problems(),
         )
 
-    def _damaged(self) -> Iterator[str]:
-        """Yield the rows that were damaged so that they cannot be read, in words."""
-        for table in (Device.objects.using(self.using), DeviceGroup.objects.using(self.using)):
-            for pk, row in each_row(table.order_by("pk")):
-                if row is None:
-                    names = each_row(Device.objects.using(self.using).filter(pk=pk).only("device_id"))
-                    known = next((device.device_id for _pk, device in names if device is not None), "")
-                    of_device = f" ({clean(known)})" if known and table.model is Device else ""
-                    yield _("Row %(pk)d of the table %(table)s%(device)s has a value that its column cannot hold") % {
-                        "pk": pk,
-                        "table": table.model._meta.db_table,
-                        "device": of_device,
-                    }
+    def hub_problems(self) -> list[str]:
+        """Return what is wrong with the rows that hold what hubs have said, in words."""
+        found = HubRows(self.using, self.all_keys, self.keys).problems()
+        return [f"{name}: {text}" for name in sorted(found) for text in found[name]]
 
     def _age(self, seal: SealRow | None) -> AllowListIntegrityFailure | None:
         """Return why the list is not known to be the newest. A forged seal says nothing about that."""
@@ -209,6 +204,7 @@ class SealedList(RekeyableList):
 
     def _reseal(self, by: str, digest: str | None) -> None:
         before = self._lock_seal()
+        lost = self.lost_seal(before)
         if before is not None and not before.is_well_formed:
             AllowListSeal.objects.using(self.using).filter(pk=1).delete()
             before = None
@@ -219,21 +215,29 @@ class SealedList(RekeyableList):
         try:
             rows, groups = list(self.rows()), self.groups()
         except UNREADABLE as error:
-            raise _unreadable([*self._damaged()] or [type(error).__name__]) from None
+            raise _unreadable([*damaged_rows(self.using)] or [type(error).__name__]) from None
         known_groups = _checked(groups)
         if digest is not None and not hmac.compare_digest(digest.encode(), _digest(rows, groups).encode()):
             raise AllowListError(
                 _("The devices were changed after they were shown. Nothing was sealed."),
                 hint=(_("To look at them as they are now, run "), Run("integrity"), "."),
             )
+        HubRows(self.using, self.all_keys, keyed.keys).renew(accept=True)
         total = count = controllers = 0
         for values in rows:
             _check_row(keyed, values, known_groups)
             total += keyed.hash_row(values)
             count += 1
             controllers += is_counted_controller(values)
-        data = {"devices": count, "digest": _digest(rows, groups), **_resealed(rows, self.sealed_rows(genuine))}
-        event = new_event(keyed.keys, AuditEvent.Kind.RESEAL, revision=revision, by=by, data=data)
+        data = {"devices": count, "digest": _digest(rows, groups), **_resealed(rows, self.sealed_rows(genuine)), **lost}
+        event = new_event(
+            keyed.keys,
+            AuditEvent.Kind.RESEAL,
+            revision=revision,
+            by=by,
+            text=f"the seal of the list was {lost['seal']}" if lost else "",
+            data=data,
+        )
         log_end = self.extend(keyed.keys, [event], genuine.log_end if genuine is not None else LogEnd())
         after = keyed.make_seal(
             self._epoch_after(genuine),

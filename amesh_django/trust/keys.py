@@ -44,6 +44,7 @@ class SealKeys:
         counter: password of the counter in the TPM, 32 bytes.
         enrollment: key from which the secrets of enrollment tokens are derived, 32 bytes.
         tokens: key of the HMAC over each enrollment token in the database, 32 bytes.
+        feed: key of the HMAC over what a server knows of its hubs, and a hub of its servers, 32 bytes.
         owner: ID of the device that owns the list, or ``shared``; bound by the HMAC of the seal row.
     """
 
@@ -55,6 +56,7 @@ class SealKeys:
     counter: bytes
     enrollment: bytes
     tokens: bytes
+    feed: bytes
     owner: str
 
 
@@ -135,7 +137,8 @@ def _derive(secret: bytes, owner: str) -> SealKeys:
     high_water, counter = derive(b"amesh-newest-list-v1", 2)
     enrollment, tokens = derive(b"amesh-enrollment-v1", 2)
     (audit,), (chain,) = derive(b"amesh-audit-event-v1", 1), derive(b"amesh-audit-chain-v1", 1)
-    return SealKeys(hash_key, seal, audit, chain, high_water, counter, enrollment, tokens, owner)
+    (feed,) = derive(b"amesh-feed-v1", 1)
+    return SealKeys(hash_key, seal, audit, chain, high_water, counter, enrollment, tokens, feed, owner)
 
 
 def _seal_secrets(device: LocalDevice | None = None) -> list[tuple[bytes, str]]:

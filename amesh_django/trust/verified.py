@@ -16,6 +16,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from amesh_django.models import Device, DeviceGroup
+from amesh_django.models.names import names_in
 from amesh_django.states import REVOKED, UNRESTRICTED, Standing, State, revoked_from, standing, state_of
 from authmesh.protocol.errors import AllowListIntegrityFailure, Hint, Run
 from authmesh.protocol.keys import decode_public_key
@@ -268,14 +269,23 @@ class Basis:
         found = (self._newer.get(pk) or self._snapshot.known(pk) for pk in {*self._snapshot.replaced, *self._newer})
         return [known.pk for known in found if known and known.replaced_by == device_id and not known.revoked]
 
+    def members(self, group: str) -> list[int]:
+        """Return the primary keys of the devices in a group, also of revoked ones."""
+        known = {device.pk: device for device in (*self._snapshot.by_key.values(), *self._newer.values())}
+        return sorted(pk for pk, device in known.items() if group in names_in(device.groups_json))
+
     def has_key(self, public_key: bytes) -> bool:
         """Return True if a row has this public key."""
         return public_key in self._newer_keys or public_key in self._snapshot.by_key
 
     def has_id(self, device_id: str) -> bool:
         """Return True if a row has this device ID. Looks at all of them."""
-        known = (*self._newer.values(), *self._snapshot.by_key.values())
-        return any(device.device_id == device_id for device in known)
+        return device_id in self.ids
+
+    @functools.cached_property
+    def ids(self) -> set[str]:
+        """The device IDs of all rows."""
+        return {known.device_id for known in (*self._newer.values(), *self._snapshot.by_key.values())}
 
 
 class Broken(NamedTuple):

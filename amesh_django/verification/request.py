@@ -151,7 +151,7 @@ class _Rejection(JsonResponse):
 
 
 def error_response(error: RequestError) -> JsonResponse:
-    """Return the response of protocol.md §3 to a rejected request. A 401 names the scheme (RFC 9110 §11.6.1), a 503 when to try again.
+    """Return the response of protocol.md §3 to a rejected request. A 401 names the scheme (RFC 9110 §11.6.1), a 429 or 503 when to try again.
 
     Args:
         error: the reason of the rejection. Only its code and its status reach the caller.
@@ -159,8 +159,9 @@ def error_response(error: RequestError) -> JsonResponse:
     response = _Rejection({"error": error.code}, status=error.status, headers={"Cache-Control": "no-store"})
     if error.status == 401:
         response.headers["WWW-Authenticate"] = SCHEME
-    if error.status == 503:
-        response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    seconds = RETRY_AFTER_SECONDS if error.status == 503 else error.retry_after
+    if seconds is not None:
+        response.headers["Retry-After"] = str(seconds)
     return response
 
 

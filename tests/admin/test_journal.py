@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
+from django.db import connection
 from django.test import Client
 from django.urls import reverse
 from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.decisions import Grant
 from amesh_django.models import AuditEvent
 from tests.admin.people import (
     JOURNAL,
@@ -102,3 +104,42 @@ def test_the_log_needs_a_permission_of_its_own(trust: Trust) -> None:
     assert page.startswith("Audit log | ")
     assert "Select event" not in page
     assert logged_in(staff("viewer", "view_device")).get(JOURNAL).status_code == 403
+
+
+def test_the_page_of_an_event_shows_what_amesh_wrote(trust: Trust, root: Client) -> None:
+    device = trust()
+    allow_list = DatabaseAllowList(by="alice")
+    allow_list.suspend([device.device_id], until=timezone.now() + dt.timedelta(hours=1), reason="audit")
+    event = AuditEvent.objects.latest("pk")
+    address = reverse("admin:amesh_auditevent_change", args=[event.pk])
+    assert address in root.get(JOURNAL).content.decode()
+    page = text_of(root.get(address))
+    assert f"suspended {device.device_id}" in page
+    assert "laptop" in page and "audit" in page and event.mac in page and event.link in page
+    AuditEvent.objects.filter(pk=event.pk).update(
+        text="nothing to see", subject="another name", data='{"row": "forged"}'
+    )
+    page = text_of(root.get(address))
+    assert "NO: forged" in page
+    assert "nothing to see" not in page and "another name" not in page and "&quot;forged" not in page
+
+
+def test_times_and_groups_in_the_history_are_for_people(trust: Trust, root: Client) -> None:
+    device = trust()
+    allow_list = DatabaseAllowList(by="alice")
+    allow_list.put_group("warehouse", ["stock:read"])
+    allow_list.grant([device.device_id], Grant(groups=["warehouse"]))
+    allow_list.suspend([device.device_id], until=dt.datetime(2125, 3, 1, 12, tzinfo=dt.UTC))
+    page = text_of(root.get(page_of(device))).rpartition(" History ")[2]
+    assert "Groups: warehouse" in page
+    assert "Suspended until: March 1, 2125" in page
+
+
+def test_the_page_of_an_event_that_cannot_be_read_says_so(trust: Trust, root: Client) -> None:
+    trust()
+    event = AuditEvent.objects.latest("pk")
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE amesh_auditevent SET at = 'never' WHERE id = %s", [event.pk])
+    page = text_of(root.get(reverse("admin:amesh_auditevent_change", args=[event.pk])))
+    assert "NO: forged" in page
+    assert root.get(reverse("admin:amesh_auditevent_change", args=["x"])).status_code == 302

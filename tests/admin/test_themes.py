@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import Device
+from amesh_django.models import AuditEvent, Device
 from tests.admin.browsing import SCREENS, Site, aside, open_page, running
 from tests.admin.people import JOURNAL, LIST, REVOKE
 from tests.support import databases
@@ -130,6 +130,7 @@ def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser:
         "index": "/admin/",
         "list": LIST,
         "journal": JOURNAL,
+        "event": f"{JOURNAL}{aside(lambda: AuditEvent.objects.latest('pk').pk)}/change/",
         "mapped": site.device(0),
         "revoked": site.device(2),
         "long": site.device(3),

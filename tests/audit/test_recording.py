@@ -44,12 +44,12 @@ def test_tokens_exports_and_verifications_are_events(devices: DatabaseAllowList,
     assert call("export", str(tmp_path / "list.json")).code == 0
     assert call("audit", "--seal", "--verify").code == 0
     found = {event.kind: event for event in AuditEvent.objects.all()}
-    assert kinds() == ["token_made", "token_withdrawn", "export", "setting", "verified"]
+    assert kinds() == ["token_made", "token_withdrawn", "export", "setting", "checkpoint", "verified"]
     assert (found["token_made"].subject, found["token_made"].actor, found["token_made"].actor_type) == (
         "sensors", "bob", "command",
     )  # fmt: skip
     assert data_of(found["token_made"])["jti"] == made.row.jti
-    assert [event.seq for event in AuditEvent.objects.order_by("id")] == [1, 2, 3, 4, None]
+    assert [event.seq for event in AuditEvent.objects.order_by("id")] == [1, 2, 3, 4, 5, None]
     call("audit", "--seal")
     assert kinds().count("setting") == 1  # nothing has changed
     settings.AMESH = {**settings.AMESH, "MAX_CONTROLLERS": 7}
@@ -254,3 +254,14 @@ def test_a_refused_request_is_an_event(client: Any, monkeypatch: pytest.MonkeyPa
     assert refusals.group_of(request, error) == Group("unknown_key", "unknown", "2001:db8::/64")
     assert connection.in_atomic_block is False
     assert settings.note(by="x")
+
+
+def test_counts_that_were_written_leave_no_connection_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Django's own receiver of `request_finished` has run before."""
+    refusals.reset()
+    refusals._refusals.count(group(1))
+    connection.ensure_connection()
+    monkeypatch.setattr(connection, "close_at", 0)
+    refusals.flush_after_request()
+    assert connection.connection is None
+    assert AuditEvent.objects.filter(kind="refusal").exists()

@@ -14,12 +14,12 @@ from django.utils import timezone
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.decisions import Grant, GroupNotFound
-from amesh_django.models import Device, DeviceActivity
+from amesh_django.models import AllowListSeal, Device, DeviceActivity
 from amesh_django.test.devices import EphemeralDevice
 from amesh_django.trust import current_list
 from authmesh.device import FileAllowList, LocalDevice
 from authmesh.protocol.allow_list import open_document
-from authmesh.protocol.errors import InvalidInput
+from authmesh.protocol.errors import AllowListError, InvalidInput
 from tests.commands.test_deciding import run
 from tests.commands.test_naming_devices import FrontEnd
 from tests.support.directories import VECTORS
@@ -132,6 +132,22 @@ def test_map_and_purge(devices: DatabaseAllowList) -> None:
     assert run("purge", "laptop", "--yes")[0] == 1
     devices.revoke(Device.objects.get().device_id)
     assert run("purge", "laptop", "--yes")[0] == 0 and not Device.objects.exists()
+    assert devices.verify().ok
+
+
+def test_many_devices_are_purged_in_one_change(devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["one", "two", "three"]
+    entries = [EphemeralDevice(name).entry() for name in names]
+    devices.add_all(entries)
+    devices.revoke_all([entry.device_id for entry in entries[:2]])
+    with pytest.raises(AllowListError, match="still trusted; nothing was changed"):
+        devices.purge_all([entry.device_id for entry in entries])
+    devices.revoke(entries[2].device_id)
+    before = AllowListSeal.objects.get().revision
+    monkeypatch.setattr("amesh_django.management.grants.MAX_ROWS", 2)
+    code, text = run("purge", *names, "--yes")
+    assert code == 0 and text.count("Purged: ") == 3
+    assert not Device.objects.exists() and AllowListSeal.objects.get().revision == before + 2
     assert devices.verify().ok
 
 

@@ -56,6 +56,6 @@ def site(name: str, folder: Path, template: Path, **env: str) -> Iterator[Site]:
     folder.mkdir()
     device = EphemeralDevice(name).write(folder / "server", max_controllers=100)
     database = sqlite_copy(template, folder)
-    words = gunicorn("tests.wsgi:application", 1, "--threads", "4")
+    words = gunicorn("tests.enrollment.sites_wsgi:application", 1, "--threads", "4")
     with serve(words, {**environment(database), "AUTH_MESH_DIR": str(device.path), **env}) as server:
         yield Site(server, device, database)

@@ -26,6 +26,7 @@ from amesh_django.test import AmeshClient, EphemeralDevice
 from amesh_django.trust import current_list
 from amesh_django.trust.change import Change
 from amesh_django.trust.sealing import now as moment
+from amesh_django.trust.verified import Snapshot
 from authmesh.device import LocalDevice
 from authmesh.protocol import enrollment
 from authmesh.protocol.check import CHECK_PATH
@@ -107,6 +108,18 @@ def test_groups_and_expiry_come_from_the_token_and_go_on_with_a_rotation(monkeyp
     assert ask(old, new, server_device()).status_code == 200
     after = Device.objects.get(device_id=new.identity.device_id)
     assert (after.groups, after.expires_at) == (["store"], row.expires_at + days)
+
+
+def test_groups_are_read_without_the_rows_of_all_devices(
+    default_database: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Other changes wait for an enrollment."""
+    current_list().change("alice", lambda pending: pending.put_group("store", ["stock:read"]))
+    token = make(groups=["store"])
+    current_list().snapshot()
+    monkeypatch.setattr(Snapshot, "build", lambda *args: pytest.fail("All rows are read."))
+    assert come(token, EphemeralDevice()).status_code == 201
+    assert Device.objects.get().groups == ["store"]
 
 
 @pytest.mark.django_db

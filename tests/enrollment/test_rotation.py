@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from django.contrib.auth import get_user_model
@@ -32,7 +33,7 @@ from authmesh.protocol import rotation
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.enrollment import parse_token
 from authmesh.protocol.enrollment_errors import UnverifiedAnswer
-from authmesh.protocol.errors import DeviceNotFound, KeyStoreError, Unauthorized
+from authmesh.protocol.errors import DeviceNotFound, KeyStoreError, StorageError, Unauthorized
 from tests.enrollment.machines import refusal
 from tests.support.front_ends import invoke
 
@@ -131,6 +132,28 @@ def test_revoking_either_key_in_the_overlap_works_at_once(
 
 
 @pytest.mark.django_db
+@pytest.mark.parametrize("many", [False, True])
+def test_pairing_again_in_the_overlap_reaches_both_keys(
+    amesh_trust: Trust, amesh_server: LocalDevice, many: bool
+) -> None:
+    old, new = amesh_trust(permissions={"shell": True, "notes.write": True}), EphemeralDevice()
+    ask(old, new, amesh_server)
+    devices = DatabaseAllowList()
+
+    def pair(role: Literal["controller", "target"]) -> dict[str, tuple[str, dict[str, Any]]]:
+        entry = new.entry(role=role, permissions={"shell": True})
+        devices.add_all([entry]) if many else devices.add(entry)
+        return {row.device_id: (row.role, row.permissions) for row in Device.objects.all()}
+
+    ids = [old.identity.device_id, new.identity.device_id]
+    assert pair("controller") == dict.fromkeys(ids, ("controller", {"shell": True}))
+    assert (status(old), status(new)) == (200, 200)
+    assert pair("target") == dict.fromkeys(ids, ("target", {"shell": True}))
+    assert (status(old), status(new)) == (401, 401)
+    assert devices.verify().ok
+
+
+@pytest.mark.django_db
 def test_revoking_a_key_that_was_replaced_names_the_new_one(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
     old, new = amesh_trust(), EphemeralDevice()
     ask(old, new, amesh_server)
@@ -156,6 +179,32 @@ def test_refusals(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
     assert refusal(ask(new, EphemeralDevice(), amesh_server)) == (401, "unauthorized")
     assert AmeshClient(old).get(PATH).status_code == 405
     assert status(old) == 200 and status(new) == 401
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("overlap", [0, 600])
+def test_a_device_rotates_a_limited_number_of_times_an_hour(
+    amesh_trust: Trust, amesh_server: LocalDevice, settings: Any, monkeypatch: pytest.MonkeyPatch, overlap: int
+) -> None:
+    settings.AMESH = {**settings.AMESH, "ROTATE_OVERLAP_SECONDS": overlap}
+    lifecycle.reset()
+    keys = [amesh_trust(), *(EphemeralDevice() for _ in range(server_rotating.MAX_PER_HOUR + 1))]
+    began = moment()
+    for number, (old, new) in enumerate(itertools.pairwise(keys[:-1])):
+        at = began + dt.timedelta(seconds=number)
+        monkeypatch.setattr(server_rotating, "moment", lambda at=at: at)
+        assert ask(old, new, amesh_server).status_code == 200
+    rows, (*_, before, last, further) = Device.objects.count(), keys
+    refused = ask(last, further, amesh_server)
+    assert refusal(refused) == (429, "too_many_rotations")
+    assert refused.headers["Retry-After"] == str(3600 - server_rotating.MAX_PER_HOUR + 1)
+    assert Device.objects.count() == rows and status(last) == 200
+    if overlap:
+        assert ask(before, last, amesh_server).status_code == 200  # the answer was lost
+    assert ask(amesh_trust(), EphemeralDevice(), amesh_server).status_code == 200  # another device
+    hour_later = began + dt.timedelta(hours=1)
+    monkeypatch.setattr(server_rotating, "moment", lambda: hour_later)
+    assert ask(last, further, amesh_server).status_code == 200
 
 
 @pytest.mark.django_db
@@ -293,8 +342,11 @@ def test_what_is_between_cannot_say_that_the_new_key_was_accepted(home: Path, li
 
 
 @live
-def test_a_list_that_is_sealed_by_the_new_key_already(home: Path, live_server: Any, amesh_server: LocalDevice) -> None:
-    """The device was interrupted between its two last files. The next command completes the move."""
+@pytest.mark.parametrize("way", ["list", "enroll", "first request"])
+def test_a_list_that_is_sealed_by_the_new_key_already(
+    home: Path, live_server: Any, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The device was interrupted between its two last files. What uses the list next completes the move."""
     before, real, server_key = read_identity(home), replacing.atomic_write, amesh_server.identity.public_key
 
     def interrupted(path: Path, text: str, **options: Any) -> None:
@@ -307,8 +359,38 @@ def test_a_list_that_is_sealed_by_the_new_key_already(home: Path, live_server: A
         with pytest.raises(KeyboardInterrupt):
             rotating.rotate(home, ServerStore(home).read(), server_key=lambda one: server_key)
     assert read_identity(home) == before
-    done = invoke(["list", "--json"])
-    assert done.exit_code == 0 and json.loads(done.stdout)["device"]["deviceId"] != before.device_id
+    made = tokens.make(url=f"{live_server.url}/amesh/", name="m", uses=1, lifetime=60, by="test")
+    if way == "list":
+        assert invoke(["list"]).exit_code == 0
+    elif way == "enroll":
+        enrolling.enroll(parse_token(made.text), directory=home)
+    else:
+        monkeypatch.setenv(enrolling.ENROLL_VARIABLE, made.text)
+        assert fetch(f"{live_server.url}/amesh/check").status_code == 200
+    assert read_identity(home) != before
+    assert invoke(["rotate", "--finish"]).exit_code == 0 and opens(home, live_server.url) == [200]
+
+
+@live
+@pytest.mark.parametrize("at", ["rotation.json", "identity.json", "keys"])
+def test_a_full_disk_after_a_server_has_accepted_the_key(home: Path, live_server: Any, at: str) -> None:
+    real = replacing.atomic_write
+
+    def full(path: Path, text: str = "", **options: Any) -> None:
+        if path.name == at and '"accepted": []' not in text:
+            raise StorageError(f"{path} cannot be written (No space left on device).", hint="Make room on the disk.")
+        real(path, text, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(replacing, "atomic_write", full)
+        if at == "keys":
+            patch.setattr(replacing, "delete_key", lambda path, *rest: full(path / "keys"))
+        done = invoke(["rotate"])
+    assert done.exit_code == 1
+    said = " ".join(done.stderr.split())
+    assert "No space left on device" in said and "Make room on the disk. Then run amesh rotate --finish." in said
+    assert ("has accepted the new key" in said) == (at != "keys")
+    assert 200 in opens(home, live_server.url)
     assert invoke(["rotate", "--finish"]).exit_code == 0 and opens(home, live_server.url) == [200]
 
 
@@ -336,8 +418,11 @@ def test_without_a_server_nothing_is_changed(tmp_path: Path) -> None:
 
 @live
 @pytest.mark.slow
-def test_a_crash_at_any_step_leaves_a_device_that_gets_in(home: Path, live_server: Any) -> None:
+def test_a_crash_at_any_step_leaves_a_device_that_gets_in(
+    home: Path, live_server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ctrl-C before each file that is written or removed; then the next try finishes."""
+    monkeypatch.setattr(server_rotating, "MAX_PER_HOUR", 1000)
 
     class Killed(BaseException):
         pass

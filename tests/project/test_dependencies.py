@@ -28,7 +28,7 @@ OURS = {"amesh_django", "authmesh", "mysite", "relay_project", "tests"}
 #: Which extras a folder or file may import from, beside what every device has. A file goes by all entries that it lies in.
 EXTRAS_OF = {
     "amesh_django": {"django"},
-    "amesh_django/checks.py": {"drf"},
+    "amesh_django/checks/views.py": {"drf"},
     "amesh_django/drf.py": {"drf"},
     "amesh_django/metrics.py": {"metrics"},
     "amesh_django/openapi.py": {"openapi"},
@@ -44,6 +44,7 @@ EXTRAS_OF = {
     "cli/authmesh/pairing/wire": {"cli"},
     "manage.py": {"django"},
     "relay_project": {"drf", "redis", "relay"},
+    "relay_project/celery.py": {"celery"},
     "tests": set(EXTRAS),
 }
 #: Files that may import a library of a group for development, with the reason.
@@ -54,6 +55,7 @@ FROM_GROUPS = {
 #: Libraries that are used without being imported: a file that uses each, and the words that show it.
 USED_BY_NAME = {
     "autobahn": ("amesh_django/relay/private.py", "from daphne.ws_protocol import WebSocketProtocol"),  # its base class
+    "celery-types": ("relay_project/celery.py", "from celery"),
     "django-jazzmin": ("tests/admin/test_themes.py", '"jazzmin"'),
     "django-redis": ("relay_project/settings.py", "django_redis.cache.RedisCache"),
     "django-stubs": ("pyproject.toml", "mypy_django_plugin.main"),

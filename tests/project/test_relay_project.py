@@ -68,6 +68,7 @@ def test_defaults_are_safe(tmp_path: Path) -> None:
     assert found["AMESH"].pop("SCOPES").keys() == {"readings:read", "readings:write"}
     assert found["AMESH"] == {
         "SEAL_KEY_FILE": None,
+        "URL": None,
         "PROTECT": ["/protected/"],
         "REQUIRE_APPROVAL": False,
         "RELAY": relay,

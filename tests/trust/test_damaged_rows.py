@@ -137,7 +137,8 @@ class World:
         for words in [[], ["--json"], ["--ocsf"], ["--seal"]] if model is AuditEvent else []:
             if (done := call("audit", *words)).code:
                 yield f"audit {words} {done.err}"
-        if call("audit", "--verify").code != (model in (AuditEvent, AuditSeal)):
+        is_bad = bool(call("audit", "--verify").code)  # a damaged seal may be a fault of the log, too
+        if model is not AllowListSeal and is_bad != (model in (AuditEvent, AuditSeal)):
             yield "audit --verify"
         for page in self.pages.get(model, []):
             if (status := self.root.get(page).status_code) not in (200, 302):  # 302: there is no such row

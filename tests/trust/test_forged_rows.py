@@ -10,8 +10,9 @@ import pytest
 from django.db import connection
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.decisions import Grant
 from amesh_django.enrollment import rotating
-from amesh_django.models import AllowListSeal, Device
+from amesh_django.models import AllowListSeal, Device, DeviceGroup
 from amesh_django.trust import current, current_list, snapshot
 from amesh_django.trust.verified import Snapshot
 from authmesh.protocol import DeviceEntry
@@ -84,6 +85,37 @@ def test_a_forged_row_is_neither_handed_out_nor_sealed(
     assert after.pop("touched") == 1  # other processes verify all rows, too
     assert before.pop("touched") == 0
     assert before == after
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE amesh_device SET groups_json = '' WHERE role = 'controller'",
+        "UPDATE amesh_device SET groups_json = '[\"shop\"]' WHERE role = 'controller'",
+        GONE,
+    ],
+)
+def test_a_member_that_is_hidden_does_not_outlive_its_group(devices: DatabaseAllowList, statement: str) -> None:
+    """Its row, restored later, would have the scopes of a new group of that name."""
+    devices.put_group("store", ["stock:read"])
+    devices.grant([entry(1).device_id], Grant(groups=["store"]))
+    current_list().snapshot()
+    forge(statement)
+    with pytest.raises(AllowListIntegrityFailure):
+        devices.remove_group("store")
+    assert DeviceGroup.objects.get().name == "store"
+
+
+def test_revoked_members_leave_a_group_that_is_removed(devices: DatabaseAllowList) -> None:
+    devices.put_group("store", ["stock:read"])
+    devices.put_group("store-2", [])
+    for one in (entry(1), entry(3)):
+        devices.add(one)
+        devices.grant([one.device_id], Grant(groups=["store", "store-2"]))
+    devices.revoke(entry(1).device_id)
+    assert {row.device_id for row in devices.remove_group("store")} == {entry(1).device_id, entry(3).device_id}
+    assert [row.groups for row in Device.objects.exclude(role="target")] == [["store-2"]] * 2
+    assert devices.verify().ok
 
 
 def test_rows_that_others_change_meanwhile_are_no_forgery(

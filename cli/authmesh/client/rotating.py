@@ -7,9 +7,10 @@ this device with a key that each server accepts.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,13 +20,14 @@ from authmesh.device.servers import EnrolledServer, ServerStore
 from authmesh.files.clock import utc_now
 from authmesh.protocol.check import CheckAnswer
 from authmesh.protocol.enrollment_errors import UnexpectedAnswer
-from authmesh.protocol.errors import AmeshError, InvalidInput, KeyStoreError, Unauthorized
-from authmesh.protocol.rotation import ROTATE_PATH, build_rotation, verify_rotated
+from authmesh.protocol.errors import AmeshError, InvalidInput, KeyStoreError, Run, Unauthorized
+from authmesh.protocol.rotation import ROTATE_PATH, RotationUnfinished, build_rotation, verify_rotated
 
 from .answers import read_answer
 from .httpx_auth import AmeshAuth
 
 TIMEOUT_SECONDS = 10.0
+_BOTH_KEPT = "Both keys are kept, and the server accepts the old one for some minutes only."
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,7 @@ def rotate(
 
     Raises:
         DirectoryError, KeyStoreError, AllowListError: this device cannot make a key, sign, or store.
+        RotationUnfinished: a server has accepted the new key, and this device cannot store that.
     """
     state = recover(directory, now=now()) or begin(directory, now=now(), environ=environ)
     before = {server.device_id for server in ServerStore(directory).read()}
@@ -77,19 +80,33 @@ def rotate(
             _ask(directory, state, server, server_key(server.device_id), now)
         except AmeshError as error:
             away.append((server, error))
-        else:
+            continue
+        with _unfinished(f"{server.url} has accepted the new key, and this device could not store that. {_BOTH_KEPT}"):
             state = accept(directory, state, server.device_id)
             if not state.moving:  # at once, because the server accepts the old key for some minutes only
                 state = move(directory, state, now=now())
     if state.accepted and not state.moving:  # an earlier call was interrupted
-        state = move(directory, state, now=now())
+        with _unfinished(f"A server has accepted the new key, and this device could not store that. {_BOTH_KEPT}"):
+            state = move(directory, state, now=now())
     enrolled = [
         server for server in ServerStore(directory).read() if server.device_id not in before
     ]  # with the old key
     waiting = tuple(server for server in (*servers, *enrolled) if server.device_id not in state.accepted)
     if state.moving and not waiting:
-        end(directory, state, environ=environ)
+        with _unfinished("This device uses its new key, and could not remove what is left of the old one."):
+            end(directory, state, environ=environ)
     return Rotated(state, state.moving, tuple(away), waiting)
+
+
+@contextlib.contextmanager
+def _unfinished(what: str) -> Iterator[None]:
+    """Raise RotationUnfinished for an error that comes after a server has accepted the new key."""
+    try:
+        yield
+    except AmeshError as error:
+        hint = error.hint if isinstance(error.hint, tuple) else (error.hint,)
+        then = (" Then run ", Run("rotate", "--finish"), ".")
+        raise RotationUnfinished(f"{what} {error.message}", hint=(*hint, *then)) from error
 
 
 def _ask(

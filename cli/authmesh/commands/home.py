@@ -20,6 +20,8 @@ from authmesh.protocol.scopes import scopes_of
 
 #: The state of a device that is accepted.
 ACTIVE = "active"
+#: The state of a device that is not trusted any more.
+REVOKED = "revoked"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +116,14 @@ class Home(ABC):
         """
         return [Listed(entry, scopes=tuple(sorted(scopes_of(entry.permissions)))) for entry in self.allow_list().read()]
 
+    def known(self) -> dict[bytes, Listed]:
+        """Return the devices of the list that are not revoked, whatever their state: public key → device.
+
+        Raises:
+            AllowListIntegrityFailure: the list does not match its seal.
+        """
+        return {found.entry.public_key: found for found in self.devices() if found.state != REVOKED}
+
     @abstractmethod
     def list_after_replacement(self) -> Hint:
         """Return what happens to the allow list when the identity is replaced: sentences about its controllers."""
@@ -124,6 +134,10 @@ class Home(ABC):
         None if nothing does.
         """
         return None
+
+    def hub_words(self, public_key: bytes) -> list[dict[str, Any]]:
+        """Return what the hubs of a server have said against a key: hub, event, time, reason. Empty if it follows none."""
+        return []
 
     def grant(self, device_ids: Sequence[str], given: Grant, taken: Grant) -> tuple[list[DeviceEntry], frozenset[str]]:
         """Give devices permissions and scopes, and take others from them, in one step.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Any
 
 from authmesh.device import AllowList
 from authmesh.protocol.allow_list import CONTROLLER, ROLES, TARGET, DeviceEntry, Role
@@ -12,11 +14,12 @@ from authmesh.protocol.key_line import KeyLine, parse_key_line
 from authmesh.protocol.keys import encode_public_key
 
 from .context import Context
+from .home import Listed
 from .spec import Command, add_yes
 from .terminal.console import Console
 from .terminal.errors import Declined, UsageProblem
 from .terminal.lines import Shown, Styled, facts
-from .words import MEANING, changes, counted, named, permissions, when
+from .words import MEANING, counted, named, permissions, refreshed
 
 _UNCHANGED = "Nothing was changed."
 
@@ -53,7 +56,7 @@ def trust(context: Context, *, line: str, role: Role, shell: bool, replace: str 
 
 def _trust_one(context: Context, entry: DeviceEntry, replace: str | None, yes: bool) -> None:
     console, allow_list = context.console, context.home.allow_list()
-    known = allow_list.find(entry.public_key)
+    known = context.home.known().get(entry.public_key)
     about = _about(entry, known, context.home.remarks(entry.public_key))
     replaced: DeviceEntry | None
     if replace is not None:
@@ -63,8 +66,9 @@ def _trust_one(context: Context, entry: DeviceEntry, replace: str | None, yes: b
         replaced = _offered_replacement(console, allow_list, entry, known, about)
         if replaced is None:
             console.confirm("Trust this device?", about=about, yes=yes)
+    words = {entry.device_id: context.home.hub_words(entry.public_key)}
     allow_list.add(entry, replacing=replaced.device_id if replaced else None)
-    _conclude(context, [entry], {known.device_id} if known else set(), replaced)
+    _conclude(context, [entry], {entry.device_id} if known else set(), replaced, words)
 
 
 def _trust_several(context: Context, entries: list[DeviceEntry], replace: str | None, yes: bool) -> None:
@@ -80,7 +84,8 @@ def _trust_several(context: Context, entries: list[DeviceEntry], replace: str | 
             hint=("Omit --replace, and first revoke what must go with ", Run("revoke", "DEVICE"), "."),
         )
     console, allow_list = context.console, context.home.allow_list()
-    known = {entry.public_key: found for entry in entries if (found := allow_list.find(entry.public_key)) is not None}
+    listed = context.home.known()
+    known = {entry.public_key: listed[entry.public_key] for entry in entries if entry.public_key in listed}
     _check_room(allow_list, entries, known)
     about: list[Shown] = [
         Styled(f"The devices to trust as {entries[0].role}: {MEANING[entries[0].role]}", "title"),
@@ -89,19 +94,20 @@ def _trust_several(context: Context, entries: list[DeviceEntry], replace: str | 
     for entry in entries:
         about.append(Styled(f"  {entry.device_id}  {entry.friendly_name}", whole=True))
         if entry.public_key in known:
-            about += ["    Already trusted, and will be refreshed:", *changes(entry, known[entry.public_key])]
+            about += refreshed(entry, known[entry.public_key])
         if (remarks := context.home.remarks(entry.public_key)) is not None:
             about.append(Styled(f"    {remarks}", "warning"))
     about += ["", "Compare each device ID with the one that export-key or list shows on that device."]
     console.confirm(f"Trust these {len(entries)} devices?", about=about, yes=yes)
+    words = {entry.device_id: context.home.hub_words(entry.public_key) for entry in entries}
     allow_list.add_all(entries, even_revoked=True)
-    _conclude(context, entries, {entry.device_id for entry in known.values()}, None)
+    _conclude(context, entries, {found.entry.device_id for found in known.values()}, None, words)
 
 
-def _check_room(allow_list: AllowList, entries: list[DeviceEntry], known: dict[bytes, DeviceEntry]) -> None:
+def _check_room(allow_list: AllowList, entries: list[DeviceEntry], known: dict[bytes, Listed]) -> None:
     """Find out before the question whether the list has room for all devices."""
     more = sum(
-        entry.role == CONTROLLER and (entry.public_key not in known or known[entry.public_key].role != CONTROLLER)
+        entry.role == CONTROLLER and (entry.public_key not in known or known[entry.public_key].entry.role != CONTROLLER)
         for entry in entries
     )
     limit, present = allow_list.controller_limit, allow_list.count(CONTROLLER)
@@ -113,10 +119,16 @@ def _check_room(allow_list: AllowList, entries: list[DeviceEntry], known: dict[b
         )
 
 
-def _conclude(context: Context, entries: list[DeviceEntry], refreshed: set[str], replaced: DeviceEntry | None) -> None:
+def _conclude(
+    context: Context,
+    entries: list[DeviceEntry],
+    known: set[str],
+    replaced: DeviceEntry | None,
+    words: Mapping[str, list[dict[str, Any]]],
+) -> None:
     console = context.console
     for entry in entries:
-        done, waits = "Refreshed" if entry.device_id in refreshed else "Trusted", context.home.after_trusting(entry)
+        done, waits = "Refreshed" if entry.device_id in known else "Trusted", context.home.after_trusting(entry)
         if waits is None:
             console.say(Styled(f"{done}: {named(entry)} as {entry.role}: {MEANING[entry.role]}.", "good"))
         else:
@@ -126,7 +138,14 @@ def _conclude(context: Context, entries: list[DeviceEntry], refreshed: set[str],
         console.say(f"Revoked in its place: {named(replaced)}.")
     console.result(
         {
-            "devices": [{**entry.to_json(), "refreshed": entry.device_id in refreshed} for entry in entries],
+            "devices": [
+                {
+                    **entry.to_json(),
+                    "refreshed": entry.device_id in known,
+                    **({"hubs": words[entry.device_id]} if words[entry.device_id] else {}),
+                }
+                for entry in entries
+            ],
             "replaced": replaced.device_id if replaced else None,
         }
     )
@@ -169,7 +188,7 @@ def _split(text: str) -> list[str]:
     return lines or [""]
 
 
-def _about(entry: DeviceEntry, known: DeviceEntry | None, remarks: str | None) -> list[Shown]:
+def _about(entry: DeviceEntry, known: Listed | None, remarks: str | None) -> list[Shown]:
     """Return what a person must know before trusting a device: its identity, its permissions, its history."""
     lines: list[Shown] = [
         Styled("The device to trust", "title"),
@@ -182,11 +201,7 @@ def _about(entry: DeviceEntry, known: DeviceEntry | None, remarks: str | None) -
         ),
     ]
     if known is not None:
-        lines += [
-            "",
-            f"It is already trusted, added {when(known.added_at)}, and will be refreshed:",
-            *changes(entry, known),
-        ]
+        lines += ["", *refreshed(entry, known)]
     if remarks is not None:
         lines += ["", Styled(remarks, "warning")]
     return [*lines, "", "Compare the device ID with the one that export-key or list shows on that device."]
@@ -207,7 +222,7 @@ def _named_replacement(allow_list: AllowList, entry: DeviceEntry, replace: str) 
 
 
 def _offered_replacement(
-    console: Console, allow_list: AllowList, entry: DeviceEntry, known: DeviceEntry | None, about: list[Shown]
+    console: Console, allow_list: AllowList, entry: DeviceEntry, known: Listed | None, about: list[Shown]
 ) -> DeviceEntry | None:
     """Ask which controller to revoke if one more would exceed the limit. Return None if it would not.
 
@@ -216,7 +231,7 @@ def _offered_replacement(
         Declined: the answer is no.
     """
     limit = allow_list.controller_limit
-    is_counted = known is not None and known.role == CONTROLLER
+    is_counted = known is not None and known.entry.role == CONTROLLER
     if entry.role != CONTROLLER or is_counted or allow_list.count(CONTROLLER) < limit:
         return None
     controllers = [other for other in allow_list.revocable() if other.role == CONTROLLER]

@@ -10,8 +10,10 @@ from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import parse_time
 from authmesh.protocol.errors import Hint, InvalidInput, Run
 from authmesh.protocol.keys import encode_public_key
+from authmesh.protocol.scopes import SCOPES, scopes_of
 
-from .terminal.lines import Styled, facts
+from .home import ACTIVE, Listed
+from .terminal.lines import Shown, facts
 
 #: The two roles, seen from this device.
 MEANING = {
@@ -39,8 +41,13 @@ def named(device: DeviceEntry | Identity) -> str:
 
 
 def permissions(entry: DeviceEntry) -> str:
-    """Return the permissions of a device with commas; empty if it has none."""
-    return ", ".join(sorted(clean(name) for name, value in entry.permissions.items() if value))
+    """Return the permissions of a device with commas, without its scopes; empty if it has none."""
+    return ", ".join(sorted(clean(name) for name, value in entry.permissions.items() if value and name != SCOPES))
+
+
+def own_scopes(entry: DeviceEntry) -> str:
+    """Return the scopes of a device itself, not those of its groups, with commas; empty if it has none."""
+    return ", ".join(sorted(scopes_of(entry.permissions)))
 
 
 def has_shell(entry: DeviceEntry) -> bool:
@@ -60,15 +67,23 @@ def identity_json(identity: Identity) -> dict[str, Any]:
     }
 
 
-def changes(entry: DeviceEntry, known: DeviceEntry) -> list[Styled]:
-    """Return lines that show how the entry of a known device will change."""
+def refreshed(entry: DeviceEntry, known: Listed) -> list[Shown]:
+    """Return lines that show how a device in the list, whatever its state, will change when it is trusted again."""
+    before = known.entry
     pairs = [
-        ("Name", clean(known.friendly_name), entry.friendly_name),
-        ("Role", clean(known.role), entry.role),
-        ("Permissions", permissions(known) or "none", permissions(entry) or "none"),
+        ("Name", clean(before.friendly_name), entry.friendly_name),
+        ("Role", clean(before.role), entry.role),
+        ("Permissions", permissions(before) or "none", permissions(entry) or "none"),
+        ("Scopes", own_scopes(before) or "none", own_scopes(entry) or "none"),
     ]
-    changed = [(label, f"{old} -> {new}") for label, old, new in pairs if old != new]
-    return facts(*(changed or [("Unchanged", "name, role and permissions")]))
+    found = [(label, f"{old} -> {new}") for label, old, new in pairs if old != new]
+    found = found or [("Unchanged", "name, role, permissions and scopes")]
+    if known.groups:
+        found.append(("Groups", f"{', '.join(map(clean, known.groups))}, as before"))
+    if known.expires_at is not None and before.role == entry.role:
+        found.append(("Expires", f"{when(known.expires_at)}, as before"))
+    what = "already trusted" if known.state == ACTIVE else f"already in the allow list ({known.state})"
+    return [f"It is {what}, added {when(before.added_at)}, and will be refreshed:", *facts(*found)]
 
 
 def joined(hint: Hint, *more: str | Run) -> Hint:

@@ -209,10 +209,14 @@ class RequestError(AmeshError):
         detail: what the log says about the reason in brackets, such as the name of an exception.
         device_id: the device in the log, if it is known.
         device_name: the friendly name of a device in the allow list.
+
+    Attributes:
+        retry_after: seconds until the request may succeed, if that is known.
     """
 
     status: ClassVar[int] = 401
     default_message = "The request was rejected."
+    retry_after: int | None = None
 
     def __init__(
         self,

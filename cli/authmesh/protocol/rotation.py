@@ -67,6 +67,16 @@ class AlreadyRotated(RotationRefused):
     )
 
 
+class TooManyRotations(RotationRefused):
+    """The device has replaced its key too often."""
+
+    code = "too_many_rotations"
+    status = 429
+    retry_after = 3600
+    default_message = "This device has replaced its key too often in the last hour. Nothing was changed."
+    default_hint = "Try again in an hour. If it was not you who replaced the key, a copy of it is in other hands: revoke the device on the server."
+
+
 class RotationUnfinished(AmeshError):
     """Not every server has accepted the new key."""
 

@@ -16,12 +16,13 @@ from authmesh.protocol.errors import Hint, Run
 from authmesh.protocol.keys import encode_public_key
 
 from ..context import Context
+from ..home import Listed
 from ..terminal.console import Console
 from ..terminal.errors import Interrupted
 from ..terminal.large import large, spaced
 from ..terminal.lines import Shown, Styled, facts
 from ..terminal.prompts import Prompts
-from ..words import MEANING, changes, named, permissions, when
+from ..words import MEANING, named, permissions, refreshed
 
 V1_WARNING = (
     "Version 1 of pairing does not protect against a malicious relay: the relay can put a device of its own in the place of the other "
@@ -53,6 +54,7 @@ class Meeting:
         self.device: LocalDevice = context.own_device()
         self.allow_list: AllowList = context.home.allow_list()
         self.met: Met | None = None
+        self._hub_words: list[dict[str, Any]] = []
         self.reached: set[Step] = set()
         self._counting: asyncio.Task[None] | None = None
         if version == 1:
@@ -170,14 +172,8 @@ class Meeting:
             )
 
     def peer_lines(self, met: Met) -> list[Shown]:
-        """Return the lines about the other device: its identity, its role and permissions, its previous entry."""
-        entry = DeviceEntry.new(
-            met.peer.public_key,
-            met.peer.name,
-            self.role,
-            added_at=self.context.now(),
-            permissions=self.granted,
-        )
+        """Return the lines about the other device: its identity, its role and permissions, its entry if it is trusted."""
+        entry = self._entry(met)
         about: list[tuple[str, Hint]] = [
             ("Name", entry.friendly_name),
             ("Device ID", entry.device_id),
@@ -187,9 +183,17 @@ class Meeting:
             about.append(("Permissions", permissions(entry) or "none"))
         lines: list[Shown] = [Styled("The other device", "title"), *facts(*about)]
         if met.known is not None:
-            known = f"It is already trusted, added {when(met.known.added_at)}, and will be refreshed:"
-            lines += ["", known, *changes(entry, met.known)]
+            lines += ["", *refreshed(entry, Listed(met.known))]
         return lines
+
+    def _entry(self, met: Met) -> DeviceEntry:
+        return DeviceEntry.new(
+            met.peer.public_key,
+            met.peer.name,
+            self.role,
+            added_at=self.context.now(),
+            permissions=self.granted,
+        )
 
     @property
     def comparison(self) -> str:
@@ -199,13 +203,18 @@ class Meeting:
         return "Compare the device ID with the one on the other screen."
 
     async def remarks(self, met: Met) -> list[Shown]:
-        """Return the lines about what comes with trusting the other device: an earlier revocation, a user as whom it acts."""
-        remarks = await self.context.blocking(self.context.home.remarks, met.peer.public_key)
+        """Return the lines about what comes with trusting the other device: an earlier revocation or another state, a user."""
+        home, lines = self.context.home, list[Shown]()
+        if met.known is None:
+            known = (await self.context.blocking(home.known)).get(met.peer.public_key)
+            lines = ["", *refreshed(self._entry(met), known)] if known is not None else []
+        self._hub_words = await self.context.blocking(home.hub_words, met.peer.public_key)
+        remarks = await self.context.blocking(home.remarks, met.peer.public_key)
         if remarks is None:
-            return []
+            return lines
         if self.console.as_json:
             self.console.warn(remarks)
-        return [Styled(remarks, "warning")]
+        return [*lines, Styled(remarks, "warning")]
 
     def conclude(self, paired: Paired, next_steps: Iterable[tuple[str, Hint]]) -> None:
         """Show what each device may do now."""
@@ -219,6 +228,7 @@ class Meeting:
                 "device": entry.to_json(),
                 "refreshed": paired.known is not None,
                 "replaced": paired.replaced.device_id if paired.replaced else None,
+                **({"hubs": self._hub_words} if self._hub_words else {}),
             }
         )
 

@@ -1,4 +1,4 @@
-"""The tables: devices and their groups, the seal, the audit log, enrollment tokens, the unsealed activity of devices."""
+"""The devices and their groups, the seal over them, and the unsealed activity of devices."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from amesh_django.states import Standing, State, standing, state_of
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.keys import decode_public_key
 
-from .kinds import EventKind, event_kinds
-from .states import Standing, State, standing, state_of
+from .names import names_in
 
 _M = TypeVar("_M", bound=models.Model)
 
@@ -134,7 +134,7 @@ class Device(models.Model):
     @property
     def groups(self) -> list[str]:
         """The names of the groups that the device is in."""
-        return _names(self.groups_json)
+        return names_in(self.groups_json)
 
     @property
     def is_revoked(self) -> bool:
@@ -199,7 +199,7 @@ class DeviceGroup(models.Model):
     @property
     def scopes(self) -> list[str]:
         """The scopes that each member has."""
-        return _names(self.scopes_json)
+        return names_in(self.scopes_json)
 
 
 class AllowListSeal(models.Model):
@@ -230,130 +230,6 @@ class AllowListSeal(models.Model):
 
     def __str__(self) -> str:
         return f"revision {self.revision}"
-
-
-class AuditEvent(models.Model):
-    """One event of the audit log. Names are copied, and there are no foreign keys: an event outlives what it is about.
-
-    An event with a revision is a change of the allow list. It is written with the change, and has its place in the chain at once. Any
-    other event gets its place, ``seq`` and ``link``, when the log is sealed next.
-    """
-
-    Kind = EventKind
-
-    #: Place in the log, from 1; None until the log is sealed next.
-    seq = models.BigIntegerField(_("number"), null=True, db_index=True)
-    at = models.DateTimeField(_("at"))
-    kind = models.CharField(_("event"), max_length=32, choices=event_kinds, db_index=True)
-    actor_type = models.CharField(_("kind of actor"), max_length=16, blank=True)
-    actor = models.CharField(_("by"), max_length=150, blank=True)
-    device_id = models.CharField(_("device ID"), max_length=32, blank=True, db_index=True)
-    #: Name of what the event is about, as it was then.
-    subject = models.TextField(_("name"), blank=True)
-    address = models.CharField(_("address"), max_length=64, blank=True)
-    reason_code = models.CharField(_("reason code"), max_length=64, blank=True)
-    text = models.TextField(_("text"), blank=True)
-    data = models.TextField(
-        default="{}", help_text=_("JSON object. A change of a device has its row, as it was sealed.")
-    )
-    #: Revision of the allow list after a change of it; None for any other event.
-    revision = models.BigIntegerField(_("revision"), null=True, db_index=True)
-    mac = models.CharField(max_length=64)
-    link = models.CharField(max_length=64, blank=True)
-
-    class Meta:
-        verbose_name = _("event")
-        verbose_name_plural = _("audit log")
-        ordering: ClassVar[list[str]] = ["-id"]
-        default_permissions = ("view",)
-
-    def __str__(self) -> str:
-        return f"{self.kind} {clean_line(self.device_id)}".rstrip()
-
-
-class AuditSeal(models.Model):
-    """The one row that says where the audit log ends. The seal of the allow list binds the end as of its newest change, too."""
-
-    id = models.PositiveSmallIntegerField(primary_key=True, default=1)
-    seq = models.BigIntegerField()
-    link = models.CharField(max_length=64, blank=True)
-    mac = models.CharField(max_length=64)
-
-    class Meta:
-        verbose_name = _("end of the audit log")
-        verbose_name_plural = _("ends of the audit log")
-        default_permissions = ()
-
-    def __str__(self) -> str:
-        return f"event {self.seq}"
-
-
-class EnrollmentToken(models.Model):
-    """A token with which machines enroll themselves here. The MAC covers every other column but the primary key.
-
-    The secret of the token is not stored: it is derived from the key of the seal.
-    """
-
-    jti = models.CharField(_("number"), max_length=35, unique=True)
-    name = models.TextField(_("name"))
-    scopes_json = models.TextField(_("scopes"), default="[]")
-    groups_json = models.TextField(_("groups"), default="[]")
-    user = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        verbose_name=_("mapped user"),
-        on_delete=models.CASCADE,
-        null=True,
-        blank=True,
-        related_name="+",
-        help_text=_("The machines that enroll act as this Django user."),
-    )
-    max_uses = models.PositiveIntegerField(_("uses allowed"), default=1)
-    uses = models.PositiveIntegerField(_("uses"), default=0)
-    created_at = models.DateTimeField(_("created"))
-    created_by = models.CharField(_("created by"), max_length=150, blank=True)
-    expires_at = models.DateTimeField(_("expires"))
-    approved = models.BooleanField(_("approved"), default=False)
-    withdrawn_at = models.DateTimeField(_("withdrawn"), null=True, blank=True)
-    device_seconds = models.PositiveIntegerField(
-        _("life of the keys"),
-        null=True,
-        blank=True,
-        help_text=_("Seconds after which the key of a machine expires; empty for no such limit."),
-    )
-    #: Names the secret of the seal and the identity that the token was made with. With others, it can no longer be used.
-    key_id = models.CharField(max_length=16)
-    mac = models.CharField(max_length=64)
-
-    class Meta:
-        verbose_name = _("enrollment token")
-        verbose_name_plural = _("enrollment tokens")
-        ordering: ClassVar[list[str]] = ["-created_at", "-id"]
-        default_permissions = ("view", "add")
-        permissions: ClassVar[list[tuple[str, Any]]] = [
-            ("withdraw_enrollmenttoken", "Can withdraw enrollment token"),
-        ]
-
-    def __str__(self) -> str:
-        return f"{self.jti}"
-
-    @property
-    def scopes(self) -> list[str]:
-        """The scopes that each machine gets."""
-        return _names(self.scopes_json)
-
-    @property
-    def groups(self) -> list[str]:
-        """The groups that each machine joins."""
-        return _names(self.groups_json)
-
-
-def _names(text: str) -> list[str]:
-    """Return the names in a JSON list; none if the row was damaged outside Django, which its MAC shows."""
-    try:
-        found = json.loads(text)
-    except (TypeError, ValueError, RecursionError):
-        return []
-    return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []
 
 
 class DeviceActivity(models.Model):

@@ -1,0 +1,186 @@
+"""Events: what a hub says about one key."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, get_args
+
+from authmesh.protocol.encoding import b64decode_any, b64url_decode, b64url_encode, format_time, parse_time
+from authmesh.protocol.errors import InvalidInput
+from authmesh.protocol.keys import decode_public_key, encode_public_key, load_public_key
+
+from .errors import MalformedFeed
+
+EventName = Literal["revoke", "suspend", "lift", "reinstate", "trust"]
+EVENTS: Final[tuple[EventName, ...]] = get_args(EventName)
+
+#: Largest serial: what JSON carries exactly.
+MAX_SERIAL: Final = (1 << 53) - 1
+#: Longest texts, in characters. A longer reason or name is cut.
+MAX_TEXT: Final = 500
+_HASH_BYTES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Trusted:
+    """What an event ``trust`` says about the device: all that a server needs to let it in.
+
+    Attributes:
+        public_key: 33 bytes, compressed point.
+        name: friendly name.
+        permissions: name → value, without scopes.
+        scopes: its scopes and those of its groups at the hub.
+        expires_at: time from which its key is not accepted; None for no such time.
+    """
+
+    public_key: bytes
+    name: str
+    permissions: Mapping[str, Any] = field(default_factory=dict)
+    scopes: tuple[str, ...] = ()
+    expires_at: dt.datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FeedEvent:
+    """One event.
+
+    Attributes:
+        serial: revision of the hub's list. Several events may have the same.
+        event: what happened.
+        device_id: ``am_…``
+        key: SHA-256 of the public key, 32 bytes.
+        at: time at the hub.
+        reason: in words; may be empty.
+        until: end of a suspension; None for no end.
+        effective_at: a key that was replaced is revoked from this time on (event ``revoke``); None for at once.
+        successor: device ID of the key that replaced it; empty if none did.
+        trusted: what the event ``trust`` says; None for any other.
+    """
+
+    serial: int
+    event: EventName
+    device_id: str
+    key: bytes
+    at: dt.datetime
+    reason: str = ""
+    until: dt.datetime | None = None
+    effective_at: dt.datetime | None = None
+    successor: str = ""
+    trusted: Trusted | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON object. Members that say nothing are left out."""
+        found: dict[str, Any] = {
+            "serial": self.serial,
+            "event": self.event,
+            "device": self.device_id,
+            "key": b64url_encode(self.key),
+            "at": format_time(self.at),
+            "reason": self.reason[:MAX_TEXT],
+        }
+        if self.until is not None:
+            found["until"] = format_time(self.until)
+        if self.effective_at is not None:
+            found |= {"effectiveAt": format_time(self.effective_at), "successor": self.successor}
+        if self.trusted is not None:
+            found["publicKey"] = encode_public_key(self.trusted.public_key)
+            found["name"] = self.trusted.name[:MAX_TEXT]
+            found["permissions"] = dict(self.trusted.permissions)
+            found["scopes"] = list(self.trusted.scopes)
+            if self.trusted.expires_at is not None:
+                found["expiresAt"] = format_time(self.trusted.expires_at)
+        return found
+
+    @classmethod
+    def from_json(cls, value: Any) -> FeedEvent:
+        """Return the event in a JSON object. Members that are not known are ignored.
+
+        Raises:
+            MalformedFeed: a member is missing, or has the wrong form.
+        """
+        if not isinstance(value, dict) or value.get("event") not in EVENTS:
+            raise MalformedFeed()
+        try:
+            device, reason, successor = (text(value, name) for name in ("device", "reason", "successor"))
+            key = b64url_decode(text(value, "key"))
+            if len(key) != _HASH_BYTES or not device:
+                raise MalformedFeed()
+            moment = parse_time(text(value, "at"))
+            until, effective_at, expires_at = (_time(value, name) for name in ("until", "effectiveAt", "expiresAt"))
+            trusted = None
+            if value["event"] == "trust":
+                trusted = _trusted(value, key, expires_at)
+        except InvalidInput:
+            raise MalformedFeed() from None
+        return cls(
+            serial=serial(value, "serial"),
+            event=value["event"],
+            device_id=device[:32],
+            key=key,
+            at=moment,
+            reason=reason[:MAX_TEXT],
+            until=until,
+            effective_at=effective_at,
+            successor=successor[:32],
+            trusted=trusted,
+        )
+
+
+def key_hash(public_key: bytes) -> bytes:
+    """Return the SHA-256 of a public key of 33 bytes: what an event names it by."""
+    return hashlib.sha256(public_key).digest()
+
+
+def serial(value: Mapping[str, Any], name: str) -> int:
+    """Return a member that is a serial.
+
+    Raises:
+        MalformedFeed: it is missing, or is not an integer from 0 to :data:`MAX_SERIAL`.
+    """
+    found = value.get(name)
+    if type(found) is not int or not 0 <= found <= MAX_SERIAL:
+        raise MalformedFeed()
+    return found
+
+
+def text(value: Mapping[str, Any], name: str) -> str:
+    """Return a member that is a text; an empty text if it is missing.
+
+    Raises:
+        MalformedFeed: it is not a text.
+    """
+    found = value.get(name, "")
+    if not isinstance(found, str):
+        raise MalformedFeed()
+    return found
+
+
+def _time(value: Mapping[str, Any], name: str) -> dt.datetime | None:
+    found = text(value, name)
+    return parse_time(found) if found else None
+
+
+def _trusted(value: Mapping[str, Any], key: bytes, expires_at: dt.datetime | None) -> Trusted:
+    public_key = decode_public_key(b64_text(value))
+    load_public_key(public_key)
+    permissions, scopes = value.get("permissions", {}), value.get("scopes", [])
+    if key_hash(public_key) != key or not isinstance(permissions, dict) or not isinstance(scopes, list):
+        raise MalformedFeed()
+    if not all(isinstance(scope, str) for scope in scopes):
+        raise MalformedFeed()
+    return Trusted(public_key, text(value, "name")[:MAX_TEXT], permissions, tuple(scopes), expires_at)
+
+
+def b64_text(value: Mapping[str, Any]) -> str:
+    """Return the public key of an event as text.
+
+    Raises:
+        MalformedFeed: it is not a text.
+        InvalidInput: it is not base64.
+    """
+    found = text(value, "publicKey")
+    b64decode_any(found)
+    return found
