@@ -98,7 +98,9 @@ def history(device_id: str) -> tuple[list[Change], bool]:
         device_id: device ID of a device in any state.
     """
     sealed = sealed_or_none()
-    about = Q(device_id=device_id, revision__isnull=False) | Q(kind=AuditEvent.Kind.RESEAL, data__contains=device_id)
+    about = Q(device_id=device_id, revision__isnull=False) | Q(
+        kind__in=(AuditEvent.Kind.RESEAL, AuditEvent.Kind.ARCHIVE), data__contains=device_id
+    )
     events = islice(
         each_row(AuditEvent.objects.using(database()).filter(about).order_by("-id"), MAX_LINES), MAX_LINES + 1
     )

@@ -12,7 +12,7 @@ from .chain import event_mac, is_same, link_after, new_event
 from .damage import each_row
 from .keys import SealKeys
 from .locking import ConcurrentChange
-from .places import Place, forget_place
+from .places import Place, forget_place, log_start, write_place
 from .revoking import RevocableList
 from .sealing import BATCH_SIZE, LogEnd
 from .verified import failure
@@ -87,7 +87,9 @@ class RekeyableList(RevocableList):
             the same place, under the first secret.
         """
         found = self.lock_end()
-        before = after = LogEnd()
+        before = after = start = log_start(self)
+        if start.seq:
+            write_place(self, self.keys, Place.START, start)
         changed: list[AuditEvent] = []
         table = AuditEvent.objects.using(self.using)
         bound, end = known, found[0] if found is not None else known
