@@ -19,7 +19,7 @@ from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, 
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
-from .decisions import LIFTED, Decisions, any_row, is_active, on_entry, revoke_keys, unrevoked_row, update_if_new
+from .decisions import LIFTED, Decisions, any_row, hubs, is_active, on_entry, revoke_keys, unrevoked_row, update_if_new
 from .models import AuditEvent, Device
 from .trust import SealedList, current_list
 from .trust.change import MAX_KEYS, Change
@@ -70,13 +70,21 @@ class DatabaseAllowList(Decisions, AllowList):
         using: database alias. Defaults to the database to which the routers write the list.
         device: a device that is not in place yet, such as during enrolment: its key seals the list. Defaults to this server's own.
         approved: True if a person has approved the devices that are added, so that they do not wait (``AMESH["REQUIRE_APPROVAL"]``).
+        attended: False if no person decides whom to trust. A key that a hub has revoked is then refused.
     """
 
     def __init__(
-        self, *, by: str = "", using: str | None = None, device: LocalDevice | None = None, approved: bool = False
+        self,
+        *,
+        by: str = "",
+        using: str | None = None,
+        device: LocalDevice | None = None,
+        approved: bool = False,
+        attended: bool = True,
     ) -> None:
         self._by = by
         self._approved = approved
+        self._attended = attended
         self._using = using or database()
         self._device = device
         self._own = SealedList(self._using, device=device) if device is not None else None
@@ -138,26 +146,33 @@ class DatabaseAllowList(Decisions, AllowList):
 
         Raises:
             DeviceDenied: a person denied the device; nothing was changed.
+            KeyRevokedByHub: a hub has revoked the key, and no person decides; nothing was changed.
         """
         limit = self.controller_limit
 
         def work(pending: Change) -> None:
             if replacing is not None:
                 revoke_keys(pending, replacing, f"replaced by {entry.device_id}", self._by)
-            self._put(pending, entry)
+            if not self._attended:
+                hubs.refuse_revoked(pending, entry.public_key)
+            row = self._put(pending, entry)
+            if self._attended:
+                hubs.note_decision(pending, [row], trusted=True)
             if entry.role == CONTROLLER and pending.controllers > limit:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
 
         self._sealed.change(self._by, work)
 
-    def _put(self, pending: Change, entry: DeviceEntry) -> None:
+    def _put(self, pending: Change, entry: DeviceEntry) -> Device:
         row = pending.find(public_key=encode_public_key(entry.public_key))
         if row is not None and row.denied_at is not None:
             raise _denied(row)
         if row is None or decode_public_key(row.public_key) != entry.public_key:
-            pending.insert([Device(**self._entered(entry, None))])
+            row = Device(**self._entered(entry, None))
+            pending.insert([row])
         else:
             self._refresh(pending, row, entry)
+        return row
 
     def _refresh(self, pending: Change, row: Device, entry: DeviceEntry) -> None:
         """Trust a device that has a row. A key that it has replaced, and that is still valid, may do no more than the new one."""
@@ -199,6 +214,8 @@ class DatabaseAllowList(Decisions, AllowList):
             for start in range(0, len(names), MAX_KEYS):
                 part = pending.select(public_key__in=names[start : start + MAX_KEYS])
                 known.update((row.public_key, row) for row in part)
+            keys = [entry.public_key for entry in entries]
+            denied = set() if even_revoked else hubs.revoked_keys(pending, keys)
             for name, row in known.items():
                 if row.denied_at is not None and even_revoked:
                     raise _denied(row)
@@ -206,8 +223,12 @@ class DatabaseAllowList(Decisions, AllowList):
                     skipped.append(unique[name])
                 else:
                     self._refresh(pending, row, unique[name])
-            new = [entry for name, entry in unique.items() if name not in known]
-            pending.insert(Device(**self._entered(entry, None)) for entry in new)
+            coming = [entry for name, entry in unique.items() if name not in known]
+            skipped += [entry for entry in coming if entry.public_key in denied]
+            new = [Device(**self._entered(entry, None)) for entry in coming if entry.public_key not in denied]
+            pending.insert(new)
+            if even_revoked:
+                hubs.note_decision(pending, [*known.values(), *new], trusted=True)
             if pending.controllers > limit and pending.changed:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
             return skipped

@@ -147,6 +147,9 @@ class AmeshDict(TypedDict, total=False):
     RELAY: Mapping[str, Any] | None
 
 
+#: Permissions that a hub never gives a device that it adds.
+NEVER_BY_HUB = ("revoke", "enroll", "shell")
+
 #: Minimum values of the integer settings whose minimum is not 1.
 _MINIMUM = {"MAX_BODY_BYTES": 0, "LAST_SEEN_SECONDS": 0, "ROTATE_OVERLAP_SECONDS": 0}
 _MAX_OVERLAP_SECONDS = 3600
@@ -219,7 +222,10 @@ def _value_problem(name: str, value: Any) -> str | None:
     if name == "PROTECT":
         return None if _are_protected(value) else f"{_PATHS}, or pairs of such a path and a list of scopes"
     if name == "HUB_MAY_GRANT":
-        return None if _is_list(value) and all(_is_name(one) for one in value) else "must be a list of names"
+        if not _is_list(value) or not all(_is_name(one) for one in value):
+            return "must be a list of names"
+        forbidden = [one for one in NEVER_BY_HUB if one in value]
+        return f"must not have {', '.join(forbidden)}: no hub grants that" if forbidden else None
     if name == "WHEN_STALE":
         return None if value in ("allow", "refuse") else "must be 'allow' or 'refuse'"
     if name == "EXEMPT":

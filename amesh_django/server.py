@@ -67,7 +67,7 @@ class DatabaseTrust(Trust):
             raise limit_reached(allow_list.controller_limit, 'AMESH["MAX_CONTROLLERS"]')
 
     def add(self, device: LocalDevice, controller: DeviceEntry) -> None:
-        DatabaseAllowList(by=self._by, device=device).add(controller)
+        DatabaseAllowList(by=self._by, device=device, attended=False).add(controller)
 
 
 def pinned_relays() -> Sequence[str] | None:

@@ -1,7 +1,7 @@
 """The URLs of the app, for ``path("", include("amesh_django.urls"))``.
 
-``amesh doctor URL`` requests the check address, machines that enroll or replace their key two others, a load balancer the addresses of
-health, and Prometheus the metrics.
+``amesh doctor URL`` requests the check address, machines that enroll or replace their key two others, a hub the address of the feed, a
+load balancer the addresses of health, and Prometheus the metrics.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from django.urls import path
 
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.enrollment import ENROLL_PATH
+from authmesh.protocol.fleet.feed import FEED_PATH
 from authmesh.protocol.rotation import ROTATE_PATH
 
 from . import views
@@ -21,6 +22,7 @@ urlpatterns = [
     path(CHECK_PATH.lstrip("/"), views.check, name="check"),
     path(f"amesh/{ENROLL_PATH}", views.enroll, name="enroll"),
     path(f"amesh/{ROTATE_PATH}", views.rotate, name="rotate"),
+    path(f"amesh/{FEED_PATH}", views.feed, name="feed"),
     path("amesh/health", views.ready, name="ready"),
     path("amesh/health/live", views.live, name="live"),
     path("amesh/metrics", views.metrics, name="metrics"),

@@ -31,10 +31,10 @@ def revoke_keys(pending: Change, device_id: str, reason: str, by: str) -> tuple[
     """
     moment = now()
     row = any_row(pending, device_id)
-    later = _successors(pending, row)
+    later = [one for one in successors(pending, row) if not is_revoked(row_values(one))]
     if is_revoked(row_values(row)):
         raise _was_replaced(row, later[-1]) if later else not_found(device_id)
-    found = {one.device_id: one for key in (row, *later) for one in (key, *pending.replaced_by(key.device_id))}
+    found = {one.device_id: one for one in keys_of_device(pending, row)}
     for one in found.values():
         pending.update(
             one,
@@ -46,15 +46,22 @@ def revoke_keys(pending: Change, device_id: str, reason: str, by: str) -> tuple[
     return found, [one.device_id for one in later]
 
 
-def _successors(pending: Change, row: Device) -> list[Device]:
-    """Return the keys that have replaced a key, one after the other, and that are trusted."""
+def keys_of_device(pending: Change, row: Device) -> list[Device]:
+    """Return the rows of a device that are not revoked: of a key, those that have replaced it, and those that they have replaced."""
+    valid = [one for one in (row, *successors(pending, row)) if not is_revoked(row_values(one))]
+    found = {one.device_id: one for key in valid for one in (key, *pending.replaced_by(key.device_id))}
+    return list(found.values())
+
+
+def successors(pending: Change, row: Device) -> list[Device]:
+    """Return the keys that have replaced a key, one after the other."""
     found: dict[str, Device] = {}
     while row.revoke_reason == ROTATED and row.revoked_by not in found:
         newer = pending.find(device_id=row.revoked_by)
         if newer is None:
             break
         found[newer.device_id] = row = newer
-    return [one for one in found.values() if not is_revoked(row_values(one))]
+    return list(found.values())
 
 
 def _was_replaced(row: Device, newer: Device) -> DeviceNotFound:

@@ -14,6 +14,7 @@ from amesh_django.trust.change import Change
 from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
 from authmesh.protocol.errors import AllowListError
 
+from .hubs import forget_added, note_decision
 from .rows import (
     Decided,
     Deciding,
@@ -114,6 +115,7 @@ class Standing(Deciding):
         def work(pending: Change, row: Device) -> dict[str, Any]:
             for one in pending.replaced_by(row.device_id):
                 pending.update(one, EventKind.LIFT, **LIFTED)
+            note_decision(pending, [row])
             return LIFTED
 
         return self._decide(EventKind.LIFT, device_ids, work)
@@ -133,6 +135,7 @@ class Standing(Deciding):
                 raise WrongState(_("%(device)s is not revoked; nothing was changed.") % {"device": device_id})
             pending.update(row, EventKind.REINSTATE, revoked_at=None, revoked_by="", revoke_reason="", user_id=None)
             self._check_limit(pending)
+            note_decision(pending, [row])
             return row
 
         return self._sealed.change(self._by, work)
@@ -162,6 +165,7 @@ class Standing(Deciding):
                         _("%(device)s is still trusted; nothing was changed.") % {"device": device_id},
                         hint=_("Revoke the device, then purge it."),
                     )
+                forget_added(pending, row)
                 pending.delete(row)
 
         self._sealed.change(self._by, work)

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from amesh_django.audit.recording import record
-from amesh_django.decisions import on_entry
+from amesh_django.decisions import hubs, on_entry
 from amesh_django.models import AuditEvent, Device, EnrollmentToken
 from amesh_django.states import State
 from amesh_django.trust import current_list
@@ -58,7 +58,7 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
 
     Raises:
         InvalidEnrollmentToken, EnrollmentTokenWithdrawn, EnrollmentTokenExpired, EnrollmentTokenUsedUp: by the token.
-        KeyDenied: the key was revoked, or is that of a target.
+        KeyDenied: the key was revoked, here or by a hub, or is that of a target.
         MaxControllers: the list has as many controllers as it may have.
         AllowListError: the list does not match its seal, or is busy.
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
@@ -76,6 +76,8 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
         if row is not None and decode_public_key(row.public_key) == request.public_key:
             return known_state(device=device, role=row.role, state=row.state), False
         locked = tokens.check(tokens.find(request.jti), jti=request.jti, now=now, keys=keys)
+        if hubs.revoked_keys(pending, [request.public_key]):
+            raise KeyDenied(detail="revoked by a hub", device_id=device)
         if pending.controllers >= limit:
             raise MaxControllers(device_id=device)
         row = _row(pending, request, locked)

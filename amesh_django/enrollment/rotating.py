@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from amesh_django.conf import amesh_settings
-from amesh_django.decisions import on_entry
+from amesh_django.decisions import hubs, on_entry
 from amesh_django.models import AuditEvent, Device
 from amesh_django.server import server_device
 from amesh_django.states import ACTIVE, REVOKED, ROTATED
@@ -91,6 +91,8 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
         return int((before.revoked_at - moment_now).total_seconds())
     if known is not None:
         raise KeyDenied(device_id=old) if known.is_revoked else KeyAlreadyKnown(device_id=old)
+    if hubs.revoked_keys(pending, [request.new_public_key]):
+        raise KeyDenied(device_id=old, detail="revoked by a hub")
     _check_rate(pending, before, moment_now)
     overlap = amesh_settings().ROTATE_OVERLAP_SECONDS
     pending.update(

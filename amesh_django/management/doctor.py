@@ -15,8 +15,9 @@ from django.db.migrations.executor import MigrationExecutor
 from django.urls import NoReverseMatch, reverse
 
 from amesh_django import checks, conf
-from amesh_django.models import Device
+from amesh_django.models import Device, Hub, HubEntry
 from amesh_django.relay import conf as relay_conf
+from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from amesh_django.verification.eviction import eviction, forgets, forgetting
 from amesh_django.verification.nonces import CacheNonceStore
@@ -109,6 +110,19 @@ def nonce_cache() -> Iterator[Finding]:
         )
 
 
+def hub_words() -> Iterator[Finding]:
+    """Examine whether the rows that hold what hubs have said are those that amesh wrote."""
+    if not Hub.objects.using(database()).exists() and not HubEntry.objects.using(database()).exists():
+        yield Finding("hubs", "ok", "No hub has sent anything to this server.")
+        return
+    problems = current_list().hub_problems()
+    for text in problems:
+        hint = "Run manage.py amesh_integrity, and find out who changed the rows."
+        yield Finding("hubs", "problem", f"What a hub has said was changed outside Django: {text}", hint)
+    if not problems:
+        yield Finding("hubs", "ok", "What hubs have said is as amesh wrote it.")
+
+
 def check_address() -> Iterator[Finding]:
     """Examine whether this project has the check address that ``doctor URL`` queries."""
     try:
@@ -129,5 +143,6 @@ FURTHER = (
     Further("system-checks", "database", system_checks),
     Further("migrations", "database", migrations),
     Further("nonce-cache", "", nonce_cache),
+    Further("hubs", "database", hub_words),
     Further("check-address", "", check_address),
 )

@@ -12,13 +12,16 @@ from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
+from amesh_django.decisions.hubs import described, revokes, suspends
 from amesh_django.enrollment import tokens
-from amesh_django.models import Device, DeviceActivity
+from amesh_django.models import Device, DeviceActivity, Hub, HubEntry
 from amesh_django.server import server_enrolment
 from amesh_django.states import ACTIVE, DENIED, EXPIRED, PENDING, REVOKED, SUSPENDED
 from amesh_django.trust import current_list
 from amesh_django.trust.database import database
+from amesh_django.trust.hubs import HubRows, key_name
 from amesh_django.trust.owner import open_device, server_directory
+from amesh_django.trust.sealing import now
 from authmesh.commands.home import Home, Listed
 from authmesh.commands.words import named, when
 from authmesh.device import LocalDevice
@@ -80,6 +83,26 @@ class DatabaseHome(ServerHome):
         )
 
     def remarks(self, public_key: bytes) -> str | None:
+        words = [described(word, when(_time(word.at))) for word in self._words(public_key)]
+        if words:
+            words.append("Trusting it here counts in spite of that.")
+        found = self._state_remark(public_key)
+        return " ".join([*([found] if found is not None else []), *words]) or None
+
+    def hub_words(self, public_key: bytes) -> list[dict[str, Any]]:
+        return [
+            {"hub": word.hub, "event": word.event, "at": _time(word.at), "reason": word.reason or None}
+            for word in self._words(public_key)
+        ]
+
+    def _words(self, public_key: bytes) -> list[HubEntry]:
+        if not Hub.objects.using(database()).exists():
+            return []
+        sealed, moment = current_list(), now()
+        rows = HubRows(sealed.using, sealed.all_keys, sealed.keys)
+        return [word for word in rows.about([key_name(public_key)]) if revokes(word) or suspends(word, moment)]
+
+    def _state_remark(self, public_key: bytes) -> str | None:
         rows = Device.objects.using(database()).select_related("user")
         row = rows.filter(public_key=encode_public_key(public_key)).first()
         if row is None:
@@ -118,11 +141,15 @@ class DatabaseHome(ServerHome):
         return f"{named(entry)} is {row.state}: its requests are rejected."
 
     def rotation_problem(self) -> AmeshError | None:
-        if amesh_settings().SEAL_KEY_FILE is not None:
+        if None not in amesh_settings().seal_secrets:
             return None
         return AllowListError(
             "The key of this server also seals its allow list, so it cannot be replaced alone. Nothing was changed.",
-            hint="Set AMESH['SEAL_KEY_FILE'] and reseal the list with it first.",
+            hint=(
+                "Seal the list with a file first: set AMESH['SEAL_KEY_FILES'] to the file and None, run ",
+                Run("integrity", "--rekey"),
+                ", and remove None from the setting.",
+            ),
         )
 
     def enrolment(self, **options: Any) -> Enrolment:

@@ -83,6 +83,10 @@ class Hub(models.Model):
     epoch = models.CharField(max_length=32, blank=True)
     applied = models.BigIntegerField(_("applied"), default=0)
     head = models.BigIntegerField(_("newest"), default=0)
+    #: Epochs before that one, the latest first: a list with such an epoch was restored.
+    past = models.CharField(max_length=255, blank=True)
+    #: Unix seconds at the hub of its newest message. A message that is older may have a smaller head.
+    issued_at = models.BigIntegerField(default=0)
     #: Epoch and serial of the newest signed list.
     list_epoch = models.CharField(max_length=32, blank=True)
     list_serial = models.BigIntegerField(default=0)
@@ -125,6 +129,8 @@ class HubEntry(models.Model):
     event = models.CharField(_("event"), max_length=16)
     at = models.DateTimeField(_("at"))
     reason = models.TextField(_("reason"), blank=True)
+    #: End of a suspension, or of the key of a device that the hub has added.
+    until = models.DateTimeField(_("until"), null=True, blank=True)
     #: True if this hub has added the device, so that it may change it.
     added = models.BooleanField(_("added by the hub"), default=False)
     #: A person trusted the key in spite of the hub: what the hub says up to this serial of this epoch, or up to this time in another

@@ -9,6 +9,7 @@ the keys. Each file adds one layer to it, and imports only from files below:
     rekeying    RekeyableList       rekey(): another secret of the seal
     revoking    RevocableList       revoke_anyway(), sealed_device(): revoking in a list that is rejected (6)
     change      ChangeableList      change(): each change is sealed
+    hubs        HubRows             what hubs have said about keys, each row under a MAC (14)
     locking     LockableList        while_locked(), replace_seal(): the lock of the seal row
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()
@@ -123,6 +124,11 @@ Theory of operation
     without a place, and gets one later under the lock of that row alone, so such events never wait for a change of the list, nor does
     it for them. The end that the seal binds is therefore the end, or an event before it. If the row with the end was damaged outside
     Django, a change goes on after a gap in the numbers: a damaged log stops no change, and the gap is found by each verification.
+
+14. What a hub said about a key is a row beside the list, not in it: such rows may be many more than the devices, and most change no row of
+    the list. They are written in the transaction of the change, so either both happen or neither. Each row has a MAC, and the row of the
+    hub has a masked multiset hash over all of them, as the seal has over the devices. The row of a hub is locked after the seal (7c); a
+    message that changes no device locks that row alone. No request reads these rows.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 from .chain import new_event, texts_of
 from .damage import UNREADABLE
 from .groups import groups_digest
+from .hubs import HubRows
 from .locking import LockableList
 from .sealing import BATCH_SIZE, LogEnd, SealRow, is_counted_controller, is_revoked, row_values
 from .verified import Basis, failure, hash_of
@@ -114,6 +115,21 @@ class Change:
             raise self._tampered()
         return None
 
+    def with_ids(self, device_ids: Iterable[str]) -> dict[str, Device]:
+        """Return the rows of many devices by device ID, each compared with the one that was verified.
+
+        Raises:
+            AllowListIntegrityFailure: a row was changed or removed outside Django.
+        """
+        names, found = list(dict.fromkeys(device_ids)), dict[str, Device]()
+        for start in range(0, len(names), MAX_KEYS):
+            part = names[start : start + MAX_KEYS]
+            # A collation may ignore case.
+            found.update((row.device_id, row) for row in self.select(device_id__in=part) if row.device_id in part)
+        if not self._has_removed and (self._basis.ids & {*names}) - {*found}:
+            raise self._tampered()
+        return found
+
     def select(self, **conditions: Any) -> list[Device]:
         """Return the rows that meet *conditions*, each compared with the one that was verified.
 
@@ -182,6 +198,11 @@ class Change:
         error = failure("rows_mismatch")
         logger.critical("%s", error.text(manage_py))
         return error
+
+    @functools.cached_property
+    def hubs(self) -> HubRows:
+        """What hubs have said about keys. It is written with the change, also if no row of the list is changed."""
+        return HubRows(self._sealed.using, self._sealed.all_keys, self._keyed.keys)
 
     @functools.cached_property
     def _basis(self) -> Basis:

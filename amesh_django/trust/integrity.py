@@ -22,6 +22,7 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 from .chain import new_event, texts_of
 from .damage import UNREADABLE
 from .groups import Groups, groups_digest
+from .hubs import HubRows
 from .rekeying import RekeyableList
 from .revoking import Sealed
 from .sealing import COLUMNS, Epoch, LogEnd, SealRow, is_counted_controller, is_revoked, row_texts
@@ -45,6 +46,7 @@ class IntegrityReport:
         trusted: the devices that the list trusts and that resealing would trust, in words, with what comes with each.
         groups: the groups that resealing would accept, in words, with their scopes.
         digest: stands for exactly these rows; empty if they cannot be read. ``reseal`` compares it.
+        hubs: what is wrong with the rows that hold what hubs have said, in words. No request is rejected for that.
     """
 
     ok: bool
@@ -55,6 +57,7 @@ class IntegrityReport:
     trusted: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
     digest: str = ""
+    hubs: list[str] = field(default_factory=list)
 
 
 class SealedList(RekeyableList):
@@ -123,7 +126,13 @@ class SealedList(RekeyableList):
             trusted=_trusted(rows),
             groups=_groups(groups),
             digest=_digest(rows, groups),
+            hubs=self.hub_problems(),
         )
+
+    def hub_problems(self) -> list[str]:
+        """Return what is wrong with the rows that hold what hubs have said, in words."""
+        found = HubRows(self.using, self.all_keys, self.keys).problems()
+        return [f"{name}: {text}" for name in sorted(found) for text in found[name]]
 
     def _age(self, seal: SealRow | None) -> AllowListIntegrityFailure | None:
         """Return why the list is not known to be the newest. A forged seal says nothing about that."""
@@ -206,6 +215,7 @@ class SealedList(RekeyableList):
                 _("The devices were changed after they were shown. Nothing was sealed."),
                 hint=(_("To look at them as they are now, run "), Run("integrity"), "."),
             )
+        HubRows(self.using, self.all_keys, keyed.keys).renew(accept=True)
         total = count = controllers = 0
         for values in rows:
             _check_row(values)

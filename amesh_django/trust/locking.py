@@ -51,6 +51,14 @@ class LockableList(VerifiedList):
         """Run *work* as :meth:`while_locked` does, but with the end of the audit log locked only."""
         return self._retried(lambda: work(self.lock_end()))
 
+    def in_transaction(self, work: Callable[[], T]) -> T:
+        """Run *work* in one transaction without any lock of the list, again if the database reports a conflict.
+
+        Raises:
+            AllowListBusy: it reported conflicts all the time.
+        """
+        return self._retried(work)
+
     def _retried(self, work: Callable[[], T]) -> T:
         """Run *work* in one transaction, again if another change was committed meanwhile. Either all of it happens, or nothing.
 

@@ -10,6 +10,7 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import event_mac, is_same, link_after, new_event
 from .damage import each_row
+from .hubs import HubRows
 from .keys import SealKeys
 from .locking import ConcurrentChange
 from .places import Place, forget_place, log_start, write_place
@@ -24,7 +25,7 @@ class RekeyableList(RevocableList):
     """Adds the replacement of the secret of the seal (``AMESH["SEAL_KEY_FILES"]``)."""
 
     def rekey(self, by: str = "") -> bool:
-        """Seal the list and the audit log with the first secret, if the list matches its seal with any of the secrets.
+        """Seal the list, the audit log, and what hubs have said with the first secret, if the list matches its seal with any of the secrets.
 
         Args:
             by: the person who decided this, for the audit log.
@@ -49,6 +50,7 @@ class RekeyableList(RevocableList):
         if self.verify_age(before) != before:
             raise ConcurrentChange
         known = self._rekey_log(before.log_end)
+        HubRows(self.using, self.all_keys, self.keys).renew(accept=False)
         keyed = self.under(before)
         if keyed is self and known == before.log_end:
             self.remember_on_commit(before)  # moves the marks of this host

@@ -277,8 +277,12 @@ class Basis:
 
     def has_id(self, device_id: str) -> bool:
         """Return True if a row has this device ID. Looks at all of them."""
-        known = (*self._newer.values(), *self._snapshot.by_key.values())
-        return any(device.device_id == device_id for device in known)
+        return device_id in self.ids
+
+    @functools.cached_property
+    def ids(self) -> set[str]:
+        """The device IDs of all rows."""
+        return {known.device_id for known in (*self._newer.values(), *self._snapshot.by_key.values())}
 
 
 class Broken(NamedTuple):

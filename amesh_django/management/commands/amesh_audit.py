@@ -51,7 +51,7 @@ def audit(
     """Show events, or seal the newest and verify the log."""
     if ocsf and context.console.as_json:
         raise UsageProblem(f"--ocsf and --json exclude each other. {_UNCHANGED}", hint="Omit one of them.")
-    if (seal or verify or checkpoint_lines) and (since or device or kind or ocsf):
+    if (seal or verify or checkpoint_lines) and (ocsf or (since, device, kind) != (None, None, None)):
         raise UsageProblem(
             f"--seal, --verify and --checkpoints are about all events. {_UNCHANGED}",
             hint="Omit --since, --device, --kind and --ocsf.",

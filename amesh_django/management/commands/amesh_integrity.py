@@ -19,10 +19,24 @@ from authmesh.commands.terminal.errors import Declined, Unanswered, UsageProblem
 from authmesh.commands.terminal.lines import Shown, Styled
 from authmesh.commands.words import counted
 from authmesh.protocol.display import clean, clean_line
-from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, Hint, Run
+from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, AmeshError, Hint, Run
 
 #: How many trusted devices are printed. ``--json`` prints all.
 _MAX_NAMED = 100
+
+
+class WordsChanged(AllowListError):
+    """What hubs have said was changed outside Django."""
+
+    code = "hub_words_changed"
+    default_message = (
+        "The list matches its seal, but what hubs have said was changed outside Django. Nothing was changed."
+    )
+    default_hint = (
+        "Find out who changed it. To accept the rows that amesh wrote, run ",
+        Run("integrity", "--reseal"),
+        ".",
+    )
 
 
 def integrity(context: Context, *, reseal: bool, digest: str | None, rekey: bool, yes: bool) -> None:
@@ -54,6 +68,9 @@ def integrity(context: Context, *, reseal: bool, digest: str | None, rekey: bool
     if reseal or not found.ok:
         answer["trusted"] = found.trusted
         report += _trusted(found)
+    if found.hubs:
+        answer["hubs"] = found.hubs
+        report += _hubs(found, reseal)
     lost = devices.lost_revocations()
     if lost:
         answer["lostRevocations"] = [one.device_id for one in lost]
@@ -62,10 +79,12 @@ def integrity(context: Context, *, reseal: bool, digest: str | None, rekey: bool
     if found.ok and rekey:
         _rekey(console, devices, answer, yes)
         return
-    if found.ok and not reseal:
+    if found.ok and not found.hubs and not reseal:
         console.result(answer)
         return
     try:
+        if found.ok and not reseal:
+            raise WordsChanged()
         if not reseal:
             raise AllowListIntegrityFailure(f"{_problem(found)}. Nothing was changed.", hint=_advice(found))
         question = "Trust the rows as they are, and reseal the list?"
@@ -81,6 +100,20 @@ def integrity(context: Context, *, reseal: bool, digest: str | None, rekey: bool
         others = "other hosts have revoked since" if lost else "were revoked since"
         console.say(f"Now revoke again the devices that {others}.")
     console.result({**answer, "resealed": True, "newest": _memory_json(devices)})
+
+
+def _hubs(found: IntegrityReport, reseal: bool) -> list[Shown]:
+    """Return what is wrong with what hubs have said, and what resealing does about it."""
+    lines: list[Shown] = [
+        Styled("What hubs have said was changed outside Django. No request is rejected for that:", "bad"),
+        *[f"  {clean_line(text)}" for text in found.hubs[:_MAX_NAMED]],
+    ]
+    if reseal:
+        lines.append(
+            "Resealing removes the rows that amesh did not write, and accepts the others as all that there are. A hub whose own row was "
+            "changed sends all its revocations again."
+        )
+    return lines
 
 
 def _revoke_again(console: Console, devices: DatabaseAllowList, lost: list[Revocation], yes: bool) -> list[str]:

@@ -135,6 +135,10 @@ class Home(ABC):
         """
         return None
 
+    def hub_words(self, public_key: bytes) -> list[dict[str, Any]]:
+        """Return what the hubs of a server have said against a key: hub, event, time, reason. Empty if it follows none."""
+        return []
+
     def grant(self, device_ids: Sequence[str], given: Grant, taken: Grant) -> tuple[list[DeviceEntry], frozenset[str]]:
         """Give devices permissions and scopes, and take others from them, in one step.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from collections.abc import Mapping
+from typing import Any
 
 from authmesh.device import AllowList
 from authmesh.protocol.allow_list import CONTROLLER, ROLES, TARGET, DeviceEntry, Role
@@ -64,8 +66,9 @@ def _trust_one(context: Context, entry: DeviceEntry, replace: str | None, yes: b
         replaced = _offered_replacement(console, allow_list, entry, known, about)
         if replaced is None:
             console.confirm("Trust this device?", about=about, yes=yes)
+    words = {entry.device_id: context.home.hub_words(entry.public_key)}
     allow_list.add(entry, replacing=replaced.device_id if replaced else None)
-    _conclude(context, [entry], {entry.device_id} if known else set(), replaced)
+    _conclude(context, [entry], {entry.device_id} if known else set(), replaced, words)
 
 
 def _trust_several(context: Context, entries: list[DeviceEntry], replace: str | None, yes: bool) -> None:
@@ -96,8 +99,9 @@ def _trust_several(context: Context, entries: list[DeviceEntry], replace: str | 
             about.append(Styled(f"    {remarks}", "warning"))
     about += ["", "Compare each device ID with the one that export-key or list shows on that device."]
     console.confirm(f"Trust these {len(entries)} devices?", about=about, yes=yes)
+    words = {entry.device_id: context.home.hub_words(entry.public_key) for entry in entries}
     allow_list.add_all(entries, even_revoked=True)
-    _conclude(context, entries, {found.entry.device_id for found in known.values()}, None)
+    _conclude(context, entries, {found.entry.device_id for found in known.values()}, None, words)
 
 
 def _check_room(allow_list: AllowList, entries: list[DeviceEntry], known: dict[bytes, Listed]) -> None:
@@ -115,7 +119,13 @@ def _check_room(allow_list: AllowList, entries: list[DeviceEntry], known: dict[b
         )
 
 
-def _conclude(context: Context, entries: list[DeviceEntry], known: set[str], replaced: DeviceEntry | None) -> None:
+def _conclude(
+    context: Context,
+    entries: list[DeviceEntry],
+    known: set[str],
+    replaced: DeviceEntry | None,
+    words: Mapping[str, list[dict[str, Any]]],
+) -> None:
     console = context.console
     for entry in entries:
         done, waits = "Refreshed" if entry.device_id in known else "Trusted", context.home.after_trusting(entry)
@@ -128,7 +138,14 @@ def _conclude(context: Context, entries: list[DeviceEntry], known: set[str], rep
         console.say(f"Revoked in its place: {named(replaced)}.")
     console.result(
         {
-            "devices": [{**entry.to_json(), "refreshed": entry.device_id in known} for entry in entries],
+            "devices": [
+                {
+                    **entry.to_json(),
+                    "refreshed": entry.device_id in known,
+                    **({"hubs": words[entry.device_id]} if words[entry.device_id] else {}),
+                }
+                for entry in entries
+            ],
             "replaced": replaced.device_id if replaced else None,
         }
     )

@@ -54,6 +54,7 @@ class Meeting:
         self.device: LocalDevice = context.own_device()
         self.allow_list: AllowList = context.home.allow_list()
         self.met: Met | None = None
+        self._hub_words: list[dict[str, Any]] = []
         self.reached: set[Step] = set()
         self._counting: asyncio.Task[None] | None = None
         if version == 1:
@@ -207,6 +208,7 @@ class Meeting:
         if met.known is None:
             known = (await self.context.blocking(home.known)).get(met.peer.public_key)
             lines = ["", *refreshed(self._entry(met), known)] if known is not None else []
+        self._hub_words = await self.context.blocking(home.hub_words, met.peer.public_key)
         remarks = await self.context.blocking(home.remarks, met.peer.public_key)
         if remarks is None:
             return lines
@@ -226,6 +228,7 @@ class Meeting:
                 "device": entry.to_json(),
                 "refreshed": paired.known is not None,
                 "replaced": paired.replaced.device_id if paired.replaced else None,
+                **({"hubs": self._hub_words} if self._hub_words else {}),
             }
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from authmesh.protocol.errors import InvalidInput, RequestError
+from authmesh.protocol.errors import InvalidInput, RequestError, Run
 
 
 class FeedRefused(RequestError):
@@ -47,6 +47,14 @@ class NotFollowing(FeedRefused):
 
     code = "not_following"
     default_message = "This device is not a server of this hub."
+
+
+class OlderEpoch(FeedRefused):
+    """The hub names an epoch that its list had before: an older list was restored there."""
+
+    code = "older_epoch"
+    default_message = "The list of the hub is older than one that this server knows. Nothing was changed."
+    default_hint = ("At the hub, run ", Run("integrity", "--reseal"), ".")
 
 
 class TooManyChanges(FeedRefused):

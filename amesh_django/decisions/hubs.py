@@ -1,0 +1,118 @@
+"""What hubs have said about devices, and what people decide in spite of it (docs/fleet.md §5)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+
+from django.utils.translation import gettext as _
+
+from amesh_django.models import Device, Hub, HubEntry
+from amesh_django.states import ROTATED
+from amesh_django.trust.chain import Actor
+from amesh_django.trust.change import Change
+from amesh_django.trust.hubs import is_allowed, key_name
+from amesh_django.trust.sealing import now
+from authmesh.protocol.display import clean, clean_line
+from authmesh.protocol.errors import AllowListError
+from authmesh.protocol.keys import decode_public_key
+
+
+class KeyRevokedByHub(AllowListError):
+    """A hub has revoked the key, and only a person trusts it in spite of that."""
+
+    code = "key_denied"
+    default_message = "A hub has revoked the key. Nothing was changed."
+    default_hint = "Find out why. If it is a mistake, undo the revocation at the hub, or pair the device with a person at this server."
+
+
+def author(device_id: str) -> Actor:
+    """Return the author of what a hub changes: ``hub am_…``. A plain device ID stands for a rotation."""
+    return Actor(f"hub {device_id}", "hub")
+
+
+def revokes(entry: HubEntry) -> bool:
+    """Return True if a hub has revoked the key, and no person trusted it in spite of that."""
+    return entry.event == "revoke" and not is_allowed(entry)
+
+
+def suspends(entry: HubEntry, moment: dt.datetime) -> bool:
+    """Return True if a hub has suspended the device until after *moment*, and no person lifted that."""
+    is_over = entry.until is not None and entry.until <= moment
+    return entry.event == "suspend" and not is_over and not is_allowed(entry)
+
+
+def follows_hubs(pending: Change) -> bool:
+    """Return True if any hub has said anything here, so that its words must be read."""
+    return Hub.objects.using(pending.hubs.using).exists()
+
+
+def revoked_keys(pending: Change, public_keys: Iterable[bytes]) -> set[bytes]:
+    """Return those of some keys that a hub has revoked. Nothing but a person brings them back."""
+    if not follows_hubs(pending):
+        return set()
+    names = {key_name(key): key for key in public_keys}
+    return {names[entry.key] for entry in pending.hubs.about(names) if revokes(entry)}
+
+
+def refuse_revoked(pending: Change, public_key: bytes) -> None:
+    """Check a key that is about to be trusted with no person who decides it.
+
+    Raises:
+        KeyRevokedByHub: a hub has revoked it.
+    """
+    if revoked_keys(pending, [public_key]):
+        raise KeyRevokedByHub()
+
+
+def note_decision(pending: Change, rows: Sequence[Device], *, trusted: bool = False) -> None:
+    """Note that a person has decided about devices in spite of what hubs have said: what they have said so far does not count.
+
+    Args:
+        pending: the open change.
+        rows: the devices that the person has trusted or reinstated, or whose suspension was lifted.
+        trusted: True if the person has trusted them, so that no hub may change what they may do.
+    """
+    if not rows or not follows_hubs(pending):
+        return
+    moment, changed = now(), []
+    keys = {key_name(decode_public_key(row.public_key)) for row in _with_replaced(pending, rows)}
+    for entry in pending.hubs.about(keys):
+        if entry.event in ("revoke", "suspend") or entry.added:
+            entry.allowed_epoch, entry.allowed_serial, entry.allowed_at = entry.epoch, entry.serial, moment
+            entry.added = entry.added and not trusted
+            changed.append(entry)
+    pending.hubs.change(changed)
+
+
+def forget_added(pending: Change, row: Device) -> None:
+    """Note that a device is purged: if it comes back in another way, no hub may change what it may do."""
+    if follows_hubs(pending):
+        entries = [entry for entry in pending.hubs.about([key_name(decode_public_key(row.public_key))]) if entry.added]
+        for entry in entries:
+            entry.added = False
+        pending.hubs.change(entries)
+
+
+def _with_replaced(pending: Change, rows: Sequence[Device]) -> list[Device]:
+    """Return rows, and those of the keys that they have replaced: a hub may know the device by one of these."""
+    found = {row.device_id: row for row in rows}
+    names = [*found]
+    while names:
+        more = pending.select(revoked_by__in=names, revoke_reason=ROTATED)
+        names = [row.device_id for row in more if row.device_id not in found]
+        found |= {row.device_id: row for row in more}
+    return list(found.values())
+
+
+def described(entry: HubEntry, moment: str) -> str:
+    """Return what a hub has said about a key, in one sentence for people.
+
+    Args:
+        entry: the word.
+        moment: its time, in words.
+    """
+    text = _("The hub %(hub)s revoked it %(moment)s") % {"hub": clean_line(entry.hub), "moment": moment}
+    if entry.event == "suspend":
+        text = _("The hub %(hub)s suspended it %(moment)s") % {"hub": clean_line(entry.hub), "moment": moment}
+    return f"{text}: {clean(entry.reason)}." if entry.reason else f"{text}."

@@ -1,0 +1,260 @@
+"""What one event of a hub means for one device here (docs/fleet.md §5)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from amesh_django.decisions import LIFTED
+from amesh_django.decisions.hubs import author, revokes, suspends
+from amesh_django.decisions.revoking import keys_of_device, successors
+from amesh_django.kinds import EventKind
+from amesh_django.models import Device, Hub, HubEntry
+from amesh_django.states import ROTATED
+from amesh_django.trust.change import Change
+from amesh_django.trust.hubs import key_name, stored_time
+from amesh_django.trust.owner import controller_limit
+from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
+from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.encoding import b64url_encode
+from authmesh.protocol.fleet.events import FeedEvent
+from authmesh.protocol.fleet.feed import Refused
+from authmesh.protocol.keys import decode_public_key
+
+from . import trusting
+from .plans import NOTHING, Plan
+
+#: Longest time for which a key that was replaced at the hub is still valid here, in seconds.
+_MAX_OVERLAP_SECONDS = 3600
+
+
+class Applying:
+    """The events of one message, inside one change.
+
+    Args:
+        pending: the open change.
+        hub: the row of the hub, locked.
+        epoch: epoch of the hub's list.
+        events: all events that will be applied, so that their rows are read at once.
+        may_enroll: True if the hub may add devices.
+        room: number of devices whose state it may change now.
+
+    Attributes:
+        changed: number of events that have changed a device.
+        refused: events that were not applied.
+    """
+
+    def __init__(
+        self, pending: Change, hub: Hub, epoch: str, events: Sequence[FeedEvent], *, may_enroll: bool, room: int
+    ) -> None:
+        self.pending = pending
+        self.hub_id = hub.device_id
+        self.by = actor(author(hub.device_id))
+        self.may_enroll = may_enroll
+        self.moment = now()
+        self.changed = 0
+        self.refused: list[Refused] = []
+        self._epoch, self._room = epoch, room
+        self._rows = pending.with_ids(device_id_of(event.key) for event in events)
+        self._rows |= pending.with_ids({event.successor for event in events if event.successor} - {*self._rows})
+        self._mine: dict[str, HubEntry] = {}
+        self._others: dict[str, list[HubEntry]] = {}
+        self._read = {b64url_encode(event.key) for event in events}
+        self._read_words(self._read)
+        #: Serial and device ID of what the message lets in, and of the keys that are replaced by it.
+        self._coming = {(event.serial, device_id_of(event.key)) for event in events if event.trusted is not None}
+        self._going = {(event.serial, event.successor) for event in events if event.effective_at is not None}
+        self._noted: dict[str, HubEntry] = {}
+
+    def _read_words(self, keys: Iterable[str]) -> None:
+        for entry in self.pending.hubs.about(keys):
+            if entry.hub == self.hub_id:
+                self._mine[entry.key] = entry
+            else:
+                self._others.setdefault(entry.key, []).append(entry)
+
+    @property
+    def noted(self) -> list[HubEntry]:
+        """What the hub said last, for the keys about which it said something new."""
+        return list(self._noted.values())
+
+    def apply(self, event: FeedEvent) -> bool:
+        """Apply an event. Return False if it must wait, because the hub has changed as many devices as it may for now."""
+        key, device_id = b64url_encode(event.key), device_id_of(event.key)
+        entry = self._mine.get(key)
+        if entry is not None and self._is_old(entry, event):
+            return True
+        plan = self._plan(event, device_id, entry)
+        if plan.updates or plan.new is not None:
+            if self.changed >= self._room:
+                return False
+            self.changed += 1
+            for row, kind, columns in plan.updates:
+                self.pending.update(row, kind, **columns)
+            if plan.new is not None:
+                self.pending.insert([plan.new])
+                self._rows[device_id] = plan.new
+        if plan.why:
+            self.refused.append(Refused(event.serial, device_id, plan.why))
+        if plan.is_noted:
+            self._note(event, key, device_id, entry, plan)
+        return True
+
+    def _is_old(self, entry: HubEntry, event: FeedEvent) -> bool:
+        if entry.epoch == self._epoch:
+            return event.serial <= entry.serial
+        # Serials of two epochs cannot be compared. What a person decided since does not change for an older word.
+        return entry.allowed_at is not None and stored_time(event.at) <= entry.allowed_at
+
+    def _note(self, event: FeedEvent, key: str, device_id: str, entry: HubEntry | None, plan: Plan) -> None:
+        found = entry or HubEntry(key=key, device_id=device_id)
+        # A signed list names no reasons.
+        found.reason = storable(event.reason) or (found.reason if found.event == event.event else "")
+        found.at = stored_time(event.at)
+        found.epoch, found.serial, found.event = self._epoch, event.serial, event.event
+        found.until = plan.until
+        found.added = found.added or plan.is_added
+        self._mine[key] = self._noted[key] = found
+
+    # --- one event ---
+
+    def _plan(self, event: FeedEvent, device_id: str, entry: HubEntry | None) -> Plan:
+        row = self._rows.get(device_id)
+        if device_id == self.hub_id:
+            return Plan(why="is_the_hub", is_noted=False)
+        if event.trusted is not None:
+            is_replacing = (event.serial, device_id) in self._going
+            return trusting.plan(
+                event,
+                row,
+                entry,
+                pending=self.pending,
+                by=self.by,
+                may_enroll=self.may_enroll,
+                is_denied=any(revokes(other) for other in self._others.get(b64url_encode(event.key), ())),
+                limit=controller_limit() + is_replacing,
+            )
+        until = stored_time(event.until) if event.until is not None and event.event == "suspend" else None
+        if row is None:
+            return Plan(until=until)
+        linked = [row, *successors(self.pending, row)]
+        valid = keys_of_device(self.pending, row)
+        if any(one.device_id == self.hub_id for one in (*linked, *valid)):
+            return Plan(why="is_the_hub", is_noted=False)
+        if event.event == "revoke":
+            return self._revoke(event, row, valid, entry)
+        if event.event == "suspend":
+            return self._suspend(event, valid, until)
+        return self._lift([*linked, *valid]) if event.event == "lift" else self._reinstate(linked)
+
+    def _revoke(self, event: FeedEvent, row: Device, valid: Sequence[Device], entry: HubEntry | None) -> Plan:
+        if event.effective_at is not None and not is_revoked(row_values(row)):
+            return self._replace(event, row, entry)
+        columns = {"revoked_at": self.moment, "revoked_by": self.by, "revoke_reason": storable(event.reason)}
+        return Plan([(one, EventKind.REVOKE, columns) for one in valid])
+
+    def _replace(self, event: FeedEvent, row: Device, entry: HubEntry | None) -> Plan:
+        """Plan for a key that was replaced at the hub. If the hub has not added the device, the device replaces its key here itself."""
+        if not self.may_enroll:
+            return Plan(why="permission_missing", is_noted=False)
+        if entry is None or not entry.added:
+            return Plan(why="known_here", is_noted=False)
+        if row.revoked_at is not None:
+            return NOTHING
+        newer = self._rows.get(event.successor)
+        is_coming = newer is None and (event.serial, event.successor) in self._coming
+        if event.effective_at is None or not (is_coming or (newer is not None and self._has_added(newer))):
+            columns = {"revoked_at": self.moment, "revoked_by": self.by, "revoke_reason": storable(event.reason)}
+            return Plan([(row, EventKind.REVOKE, columns)])
+        end = min(stored_time(event.effective_at), self.moment + dt.timedelta(seconds=_MAX_OVERLAP_SECONDS))
+        columns = {"revoked_at": end, "revoked_by": event.successor, "revoke_reason": ROTATED}
+        return Plan([(row, EventKind.ROTATE, columns)])
+
+    def _has_added(self, row: Device) -> bool:
+        key = key_name(decode_public_key(row.public_key))
+        self._read_more([row])
+        return not row.is_revoked and key in self._mine and self._mine[key].added
+
+    def _suspend(self, event: FeedEvent, valid: Sequence[Device], until: dt.datetime | None) -> Plan:
+        if until is not None and until <= self.moment:
+            return Plan(until=until)
+        updates = []
+        for row in valid:
+            if row.role != CONTROLLER or row.denied_at is not None:
+                continue  # not accepted anyway
+            columns = self._suspended(row, until, storable(event.reason))
+            if columns:
+                updates.append((row, EventKind.SUSPEND, columns))
+        return Plan(updates, until=until)
+
+    def _suspended(self, row: Device, until: dt.datetime | None, reason: str) -> dict[str, Any]:
+        """Return the columns of a row that change. A suspension by another author is never shortened, and keeps its author."""
+        is_on = row.suspended_at is not None and (row.suspended_until is None or row.suspended_until > self.moment)
+        if is_on and row.suspended_by != self.by:
+            is_longer = row.suspended_until is not None and (until is None or until > row.suspended_until)
+            return {"suspended_until": until} if is_longer else {}
+        columns = {
+            "suspended_at": row.suspended_at if is_on else self.moment,
+            "suspended_until": until,
+            "suspended_by": self.by,
+            "suspend_reason": reason,
+        }
+        return {} if all(getattr(row, name) == value for name, value in columns.items()) else columns
+
+    def _lift(self, rows: Sequence[Device]) -> Plan:
+        updates, why = [], ""
+        for row in {one.device_id: one for one in rows}.values():
+            if row.suspended_at is None:
+                continue
+            if row.suspended_by != self.by:
+                is_on = row.suspended_until is None or row.suspended_until > self.moment
+                why = "suspended_here" if is_on else why
+                continue
+            other = self._longest([word for word in self._words_of(rows) if suspends(word, self.moment)])
+            if other is None:
+                updates.append((row, EventKind.LIFT, LIFTED))
+            else:
+                columns = {
+                    "suspended_until": other.until,
+                    "suspended_by": actor(author(other.hub)),
+                    "suspend_reason": other.reason,
+                }
+                updates.append((row, EventKind.SUSPEND, columns))
+        return Plan(updates, why=why)
+
+    @staticmethod
+    def _longest(words: Sequence[HubEntry]) -> HubEntry | None:
+        endless = [word for word in words if word.until is None]
+        return (endless or sorted(words, key=lambda word: word.until or word.at))[-1] if words else None
+
+    def _reinstate(self, linked: Sequence[Device]) -> Plan:
+        mine = [row for row in linked if row.revoked_by == self.by and row.revoked_at is not None]
+        if not mine:
+            return Plan(why="revoked_here" if is_revoked(row_values(linked[0])) else "")
+        other = next((word for word in self._words_of(linked) if revokes(word)), None)
+        if other is not None:
+            still = {"revoked_by": actor(author(other.hub)), "revoke_reason": other.reason}
+            return Plan([(row, EventKind.REVOKE, still) for row in mine])
+        more = sum(row.role == CONTROLLER and row.denied_at is None for row in mine)
+        if self.pending.controllers + more > controller_limit():
+            return Plan(why="max_controllers")
+        columns: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
+        return Plan([(row, EventKind.REINSTATE, columns) for row in mine])
+
+    def _words_of(self, rows: Sequence[Device]) -> list[HubEntry]:
+        """Return what other hubs have said about the keys of a device."""
+        self._read_more(rows)
+        keys = dict.fromkeys(key_name(decode_public_key(row.public_key)) for row in rows)
+        return [word for key in keys for word in self._others.get(key, ())]
+
+    def _read_more(self, rows: Sequence[Device]) -> None:
+        new = {key_name(decode_public_key(row.public_key)) for row in rows} - self._read
+        if new:
+            self._read |= new
+            self._read_words(new)
+
+
+def device_id_of(key: bytes) -> str:
+    """Return the device ID of a key with this hash. The one that an event names is for people."""
+    return f"am_{b64url_encode(key)[:16]}"

@@ -1,0 +1,35 @@
+"""What applying one event would change, before it is known whether it may."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from amesh_django.models import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The effect of one event.
+
+    Attributes:
+        updates: rows, each with the kind of its event in the audit log, and the columns that change.
+        new: the row of a device that is added; None if none is.
+        why: why the event, or a part of it, is not applied; empty if all of it is.
+        is_noted: False if it does not become the last word of the hub about the key.
+        until: end of the suspension, or of the key, as the hub names it.
+        is_added: True if the hub has added the device.
+    """
+
+    updates: Sequence[tuple[Device, str, Mapping[str, Any]]] = ()
+    new: Device | None = None
+    why: str = ""
+    is_noted: bool = True
+    until: dt.datetime | None = None
+    is_added: bool = False
+
+
+#: Nothing changes, because all is as the event says.
+NOTHING = Plan()

@@ -1,0 +1,389 @@
+"""Receiving: a message of a hub is checked, applied, and acknowledged (docs/fleet.md §5)."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from amesh_django.audit.recording import record
+from amesh_django.conf import amesh_settings
+from amesh_django.decisions import any_row, is_active
+from amesh_django.decisions.hubs import author
+from amesh_django.kinds import EventKind
+from amesh_django.models import Device, Hub, HubEntry
+from amesh_django.server import server_device
+from amesh_django.trust import SealedList, current_list
+from amesh_django.trust.change import Change
+from amesh_django.trust.hubs import HubRows, stored_time
+from amesh_django.verification import VerifiedDevice
+from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.enrollment import is_server_url
+from authmesh.protocol.enrollment_errors import ServerBusy
+from authmesh.protocol.errors import (
+    AllowListBusy,
+    AllowListIntegrityFailure,
+    DeviceNotFound,
+    DirectoryError,
+    KeyStoreError,
+    TimestampOutOfRange,
+)
+from authmesh.protocol.fleet.errors import (
+    MalformedFeed,
+    NotAHub,
+    OlderEpoch,
+    PermissionMissing,
+    UnverifiedMessage,
+    WrongAudience,
+)
+from authmesh.protocol.fleet.events import FeedEvent
+from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_SKEW_SECONDS, Acknowledgement, FeedMessage, Refused
+
+from . import signed_list
+from .applying import Applying, device_id_of
+from .limits import Minute
+from .rarely import rarely
+
+logger = logging.getLogger("amesh_django.fleet")
+
+#: Sealed permissions of a controller that is a hub.
+REVOKE, ENROLL = "revoke", "enroll"
+#: Words about keys that no device of this server has, of all hubs together.
+MAX_TOMBSTONES = 100_000
+#: Events in one message at most: a revision is never divided, and a revocation may take other keys with it.
+_MAX_IN_MESSAGE = 10 * MAX_EVENTS
+#: Epochs that their column can hold.
+_MAX_PAST = 7
+
+Verdict = Literal["apply", "gap", "list", "older_head", "older_epoch"]
+
+
+class HubDevice(Protocol):
+    """A device of the sealed list: the one that signed a request, or that this server has asked."""
+
+    @property
+    def device_id(self) -> str: ...
+    @property
+    def permissions(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(slots=True)
+class Received:
+    """The result of one message, or of a part of one.
+
+    Attributes:
+        answer: what the server acknowledges.
+        verdict: whether the message could be applied.
+        is_held: True if the rest must wait, because the hub has changed as many devices as it may in this minute.
+        retry_after: seconds until that minute is over.
+        is_reported: True if it is known already that changes are held back.
+        dropped: tombstones that were removed, because there were too many.
+    """
+
+    answer: Acknowledgement
+    verdict: Verdict = "apply"
+    is_held: bool = False
+    retry_after: int = 0
+    is_reported: bool = False
+    dropped: int = 0
+    refused: list[Refused] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The response to a message.
+
+    Attributes:
+        status: 200; 409 if the message begins after events that this server lacks, or it needs the signed list; 429 if changes are held back.
+        body: the signed JSON object.
+        retry_after: seconds after which the rest may be sent; 0 for at once.
+    """
+
+    status: int
+    body: dict[str, Any]
+    retry_after: int = 0
+
+
+def is_hub(device: HubDevice) -> bool:
+    """Return True if the sealed list lets a device speak as a hub."""
+    return any(device.permissions.get(name) is True for name in (REVOKE, ENROLL))
+
+
+def receive(message: FeedMessage, *, signer: VerifiedDevice, nonce: str, now: float) -> Answer:
+    """Apply a message that a hub has sent, and return the signed answer.
+
+    Args:
+        message: the message, of which nothing is verified but the signature of the request.
+        signer: the device that signed the request.
+        nonce: nonce of the request, as in its header.
+        now: Unix seconds.
+
+    Raises:
+        RequestError: the message is refused, or this server cannot decide now (docs/fleet.md §5). Nothing was changed.
+    """
+    try:
+        device = server_device()
+        own = device.identity.device_id
+        _check(message, signer, own, now)
+        found = _receive(message, signer, now)
+        answer = found.answer
+        body = answer.to_json(issuer=signer.device_id, audience=own, nonce=nonce, sign=device.sign)
+    except AllowListBusy as error:
+        raise ServerBusy(device_id=signer.device_id) from error
+    except (KeyStoreError, DirectoryError) as error:
+        raise AllowListIntegrityFailure(error.message, hint=error.hint, reason=error.code) from error
+    if found.is_held:
+        return Answer(429, body, found.retry_after)
+    return Answer(409 if found.verdict in ("gap", "list") else 200, body)
+
+
+def apply_message(message: FeedMessage, hub: HubDevice, *, now: float) -> Acknowledgement:
+    """Apply a message whose author is known, and return what this server has of the hub's list then.
+
+    Args:
+        message: the message. Whoever calls this has checked that the hub signed it, and for this server.
+        hub: the hub, from the sealed list.
+        now: Unix seconds.
+
+    Raises:
+        FeedRefused: the message is refused. Nothing was changed.
+        AllowListError: the allow list does not match its seal, or is busy. Nothing was changed.
+        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+    """
+    return _receive(message, hub, now).answer
+
+
+def _check(message: FeedMessage, signer: VerifiedDevice, own: str, now: float) -> None:
+    if message.audience != own:
+        raise WrongAudience(device_id=signer.device_id)
+    if message.issuer != signer.device_id:
+        raise NotAHub(device_id=signer.device_id, detail="iss is another device")
+    if abs(message.issued_at - int(now)) > MAX_SKEW_SECONDS:
+        raise TimestampOutOfRange(device_id=signer.device_id)
+
+
+def _check_permission(sealed: SealedList, hub: HubDevice) -> None:
+    if not is_hub(hub):
+        known = Hub.objects.using(sealed.using).filter(device_id=hub.device_id).exists()
+        raise PermissionMissing(device_id=hub.device_id) if known else NotAHub(device_id=hub.device_id)
+
+
+def _receive(message: FeedMessage, hub: HubDevice, now: float) -> Received:
+    sealed = current_list()
+    sealed.unlock()
+    _check_permission(sealed, hub)
+    if message.issuer != hub.device_id:
+        raise NotAHub(device_id=hub.device_id, detail="iss is another device")
+    if len(message.events) > _MAX_IN_MESSAGE:
+        raise MalformedFeed(device_id=hub.device_id, detail="too many events")
+    if not message.events and not message.revocations:
+        found = sealed.in_transaction(lambda: _contact(sealed, message, hub, now))
+        _report(message, found)
+        return found
+    listed = _verified_list(sealed, message, hub, now) if message.revocations else None
+    parts = [*_parts([_as_event(one) for one in listed.revoked])] if listed is not None else []
+    for part in [*parts, message.events]:
+        found = sealed.change(
+            author(hub.device_id),
+            lambda pending, part=part: _apply(  # type: ignore[misc]
+                pending, message, part, hub.device_id, now, listed=listed, is_last=part is message.events
+            ),
+        )
+        if found.verdict != "apply" or found.is_held:
+            break
+    _report(message, found)
+    return found
+
+
+def _parts(events: Sequence[FeedEvent]) -> Iterator[Sequence[FeedEvent]]:
+    for start in range(0, len(events), MAX_EVENTS):
+        yield events[start : start + MAX_EVENTS]
+
+
+def _as_event(one: signed_list.Revoked) -> FeedEvent:
+    return FeedEvent(one.serial, "revoke", device_id_of(one.key), one.key, one.at)
+
+
+def _verified_list(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: float) -> signed_list.SignedList:
+    by_key = sealed.snapshot().by_key
+    key = next((key for key, known in [*by_key.items()] if known.device_id == hub.device_id), b"")
+    row = Hub.objects.using(sealed.using).filter(device_id=hub.device_id).first()
+    newest = (row.list_epoch, row.list_serial) if row is not None else ("", 0)
+    try:
+        found = signed_list.verify(message.revocations, issuer=hub.device_id, issuer_key=key, now=now, newest=newest)
+    except UnverifiedMessage as error:
+        raise MalformedFeed(device_id=hub.device_id, detail=error.message) from None
+    if found.epoch != message.epoch:
+        raise MalformedFeed(device_id=hub.device_id, detail="the signed list has another epoch")
+    return found
+
+
+def _judge(row: Hub, message: FeedMessage) -> Verdict:
+    """Return whether a message follows on what this server has."""
+    if message.epoch != row.epoch:
+        if message.epoch in row.past.split():
+            return "older_epoch"
+        return "apply" if message.revocations else "list"
+    # A message that was overtaken by a newer one has a smaller head, too.
+    if message.head < row.head and message.issued_at > row.issued_at:
+        return "older_head"
+    if message.revocations:
+        return "apply"
+    known = max(row.applied, row.list_serial if row.list_epoch == row.epoch else 0)
+    if message.head - known > MAX_EVENTS:
+        return "list"
+    return "gap" if message.after > row.applied else "apply"
+
+
+def _contact(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: float) -> Received:
+    """Note a message without events: all up to its end says nothing about devices. The list and its seal are not touched."""
+    rows = HubRows(sealed.using, sealed.all_keys, sealed.log_keys())
+    row = rows.lock(hub.device_id)
+    verdict = _judge(row, message)
+    if verdict == "older_epoch":
+        raise OlderEpoch(device_id=hub.device_id)
+    if verdict == "apply":
+        _advance(row, message, message.until, now)
+        rows.save_hub(row)
+    return _received(row, verdict)
+
+
+def _apply(
+    pending: Change,
+    message: FeedMessage,
+    events: Sequence[FeedEvent],
+    hub_id: str,
+    now: float,
+    *,
+    listed: signed_list.SignedList | None,
+    is_last: bool,
+) -> Received:
+    """Apply events inside a change, with the words of the hub and the number up to which all is applied."""
+    device = _hub_device(pending, hub_id)
+    row = pending.hubs.lock(hub_id)
+    verdict = _judge(row, message)
+    if verdict == "older_epoch":
+        raise OlderEpoch(device_id=hub_id)
+    if verdict != "apply":
+        return _received(row, verdict)
+    minute = Minute(row, now)
+    # If a revision has two events about one key, the later one says all.
+    last = list({(event.serial, event.key): event for event in events}.values())
+    applying = Applying(
+        pending, row, message.epoch, last, may_enroll=device.permissions.get(ENROLL) is True, room=minute.room
+    )
+    waiting = next((event for event in last if not applying.apply(event)), None)
+    is_reported = minute.count(applying.changed, is_held=waiting is not None)
+    pending.hubs.put(row, applying.noted)
+    dropped = _drop_tombstones(pending.hubs, row, len(applying.noted))
+    if waiting is None and is_last:
+        if listed is not None:
+            row.list_epoch, row.list_serial = listed.epoch, listed.serial
+        _advance(row, message, message.until, now)
+    elif waiting is not None and message.epoch == row.epoch and is_last:
+        row.applied = max(row.applied, min(waiting.serial - 1, message.until))
+    pending.hubs.save_hub(row)
+    found = _received(row, verdict, applying.refused)
+    found.is_held, found.retry_after = waiting is not None, minute.left(now)
+    found.is_reported, found.dropped = is_reported, dropped
+    return found
+
+
+def _hub_device(pending: Change, hub_id: str) -> Device:
+    """Return the row of the hub, which may have lost its permission since the request was verified.
+
+    Raises:
+        PermissionMissing: it has.
+    """
+    try:
+        device = any_row(pending, hub_id)
+    except DeviceNotFound:
+        raise PermissionMissing(device_id=hub_id) from None
+    if not is_active(device) or device.role != CONTROLLER or not is_hub(device):
+        raise PermissionMissing(device_id=hub_id)
+    return device
+
+
+def _advance(row: Hub, message: FeedMessage, until: int, now: float) -> None:
+    """Note that all up to a serial is applied."""
+    if message.epoch != row.epoch:
+        row.past = " ".join([one for one in (row.epoch, *row.past.split()) if one][:_MAX_PAST])
+        row.epoch, row.applied, row.head, row.issued_at = message.epoch, 0, 0, 0
+    row.applied = max(row.applied, until)
+    row.head = max(row.head, message.head)
+    row.issued_at = max(row.issued_at, message.issued_at)
+    if message.url and is_server_url(message.url):
+        row.url = message.url
+    if row.applied >= row.head:  # only then this server knows all that the hub knows
+        row.last_contact_at = stored_time(dt.datetime.fromtimestamp(now, dt.UTC))
+
+
+def _received(row: Hub, verdict: Verdict, refused: Iterable[Refused] = ()) -> Received:
+    found = [*refused]
+    return Received(Acknowledgement(row.epoch, row.applied, tuple(found), verdict == "list"), verdict, refused=found)
+
+
+def _drop_tombstones(rows: HubRows, hub: Hub, count: int) -> int:
+    """Remove the oldest words of a hub about unknown keys if there are too many. Return their number."""
+    words = HubEntry.objects.using(rows.using)
+    if not count or words.count() <= MAX_TOMBSTONES:
+        return 0
+    devices = Device.objects.using(rows.using).values("device_id")
+    too_many = words.exclude(device_id__in=devices).count() - MAX_TOMBSTONES
+    if too_many <= 0:
+        return 0
+    oldest = rows.oldest_without_device(hub, too_many, devices)
+    rows.remove(hub, oldest)
+    return len(oldest)
+
+
+def _report(message: FeedMessage, found: Received) -> None:
+    """Tell the log and the audit log what a person must know, once it is committed."""
+    hub = message.issuer
+    if found.verdict == "older_head":
+        if rarely(f"head {hub}"):
+            logger.critical(
+                "The hub %s says that its newest change is %d, but has said %d or more before: its database may have been restored from a "
+                "backup. Nothing was changed here. At the hub, run: manage.py amesh_integrity",
+                hub,
+                message.head,
+                found.answer.applied,
+            )
+            record(
+                EventKind.FEED_REFUSED,
+                by=author(hub),
+                device_id=hub,
+                reason_code="older_list",
+                data={"head": message.head, "applied": found.answer.applied},
+            )
+    if found.is_held and not found.is_reported:
+        limit = amesh_settings().HUB_MAX_PER_MINUTE
+        logger.critical(
+            "The hub %s has changed %d devices in this minute, which is the limit (AMESH['HUB_MAX_PER_MINUTE']). The rest waits. If nobody "
+            "means to change so many, take its permissions away: manage.py amesh_grant %s --no-permission revoke",
+            hub,
+            limit,
+            hub,
+        )
+        record(
+            EventKind.HUB_HELD, by=author(hub), device_id=hub, data={"limit": limit, "applied": found.answer.applied}
+        )
+    if found.dropped:
+        logger.warning(
+            "%d of the oldest words of the hub %s about keys that no device here has were removed: there were more than %d.",
+            found.dropped,
+            hub,
+            MAX_TOMBSTONES,
+        )
+    refused = [one for one in found.refused if one.why not in ("known_here", "pending")]
+    if refused:
+        logger.warning(
+            "%d events of the hub %s were not applied: %s",
+            len(refused),
+            hub,
+            ", ".join(f"{one.device_id} ({one.why})" for one in refused[:20]),
+        )
+        data = {"events": [{"serial": one.serial, "device": one.device_id, "why": one.why} for one in refused[:100]]}
+        record(EventKind.FEED_REFUSED, by=author(hub), device_id=hub, reason_code=refused[0].why, data=data)

@@ -1,0 +1,171 @@
+"""What an event ``trust`` of a hub means here: it adds devices, and changes those that it has added itself (docs/fleet.md §5)."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Collection
+from typing import Any
+
+from amesh_django.conf import NEVER_BY_HUB, amesh_settings
+from amesh_django.decisions import LIFTED, on_entry
+from amesh_django.grantable import check_grantable
+from amesh_django.kinds import EventKind
+from amesh_django.models import Device, HubEntry
+from amesh_django.trust.change import Change
+from amesh_django.trust.hubs import stored_time
+from amesh_django.trust.sealing import is_revoked, now, row_values, storable
+from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.display import clean
+from authmesh.protocol.errors import InvalidInput
+from authmesh.protocol.fleet.events import FeedEvent, Trusted
+from authmesh.protocol.keys import device_id, encode_public_key
+from authmesh.protocol.scopes import SCOPES, covers, is_scope, scopes_of
+from authmesh.protocol.seal import canonical_json
+
+from .plans import NOTHING, Plan
+
+
+def plan(
+    event: FeedEvent,
+    row: Device | None,
+    entry: HubEntry | None,
+    *,
+    pending: Change,
+    by: str,
+    may_enroll: bool,
+    is_denied: bool,
+    limit: int,
+) -> Plan:
+    """Return what an event ``trust`` changes.
+
+    Args:
+        event: the event.
+        row: the row with this key, or None.
+        entry: what the hub said about the key before, or None.
+        pending: the open change.
+        by: the author of what the hub does.
+        may_enroll: True if the hub may add devices.
+        is_denied: True if another hub has revoked the key.
+        limit: maximum number of controllers.
+    """
+    found = event.trusted
+    if found is None:
+        return NOTHING
+    has_added = entry is not None and entry.added
+    why = _refusal(found, row, by, may_enroll=may_enroll, is_denied=is_denied)
+    if why:
+        return Plan(why=why, is_noted=False)
+    if row is not None and not row.is_revoked and (not has_added or row.role != CONTROLLER):
+        return Plan(why="known_here")
+    if (row is None or is_revoked(row_values(row))) and pending.controllers >= limit:
+        return Plan(why="max_controllers", is_noted=False)
+    until = stored_time(found.expires_at) if found.expires_at is not None else None
+    if row is None:
+        new = _new(found, until)
+        return Plan(new=new, why=_waits(new.pending_since), until=until, is_added=True)
+    if is_revoked(row_values(row)):
+        columns: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
+        if has_added:
+            columns |= {**_described(found, row), **_entering(until, row.pending_since), "groups_json": ""}
+            columns |= LIFTED if row.suspended_by == by else {}
+        why = _waits(columns.get("pending_since"))
+        return Plan([(row, EventKind.TRUST, columns)], why=why, until=until)
+    columns = {**_described(found, row), **_expiry(row, entry, until)}
+    new_columns = {name: value for name, value in columns.items() if getattr(row, name) != value}
+    return Plan([(row, EventKind.TRUST, new_columns)] if new_columns else (), until=until)
+
+
+def _refusal(found: Trusted, row: Device | None, by: str, *, may_enroll: bool, is_denied: bool) -> str:
+    if not may_enroll:
+        return "permission_missing"
+    if not may_grant(found):
+        return "may_not_grant"
+    if is_denied or (row is not None and row.denied_at is not None):
+        return "key_denied"
+    if row is not None and is_revoked(row_values(row)) and row.revoked_by != by:
+        return "revoked_here"
+    return ""
+
+
+def may_grant(found: Trusted) -> bool:
+    """Return True if a hub may give a device what an event says, by ``HUB_MAY_GRANT``, and this project knows all of it."""
+    allowed = _granted_by_hubs()
+    if not all(name in allowed and name not in (*NEVER_BY_HUB, SCOPES) for name in found.permissions):
+        return False
+    if not all(_is_allowed(scope, allowed) for scope in found.scopes):
+        return False
+    try:
+        check_grantable("permission", found.permissions)
+        check_grantable("scope", found.scopes)
+    except InvalidInput:
+        return False
+    return True
+
+
+def _granted_by_hubs() -> frozenset[str]:
+    return frozenset(amesh_settings().HUB_MAY_GRANT)
+
+
+def _is_allowed(scope: str, allowed: Collection[str]) -> bool:
+    """Return True if a scope is among names, or one of them that ends with ``*`` covers it."""
+    if scope in allowed:
+        return True
+    wide = frozenset(name for name in allowed if name.endswith(":*"))
+    # What covers every name below `a:b` covers `a:b:*`.
+    return (
+        covers(wide, f"{scope[:-1]}any" if scope.endswith(":*") else scope) if is_scope(scope.rstrip("*:")) else False
+    )
+
+
+def _new(found: Trusted, until: dt.datetime | None) -> Device:
+    return Device(
+        device_id=device_id(found.public_key),
+        public_key=encode_public_key(found.public_key),
+        role=CONTROLLER,
+        added_at=now(),
+        added_by=Device.AddedBy.MANUAL,
+        **_described(found, None),
+        **_entering(until, None),
+    )
+
+
+def _described(found: Trusted, row: Device | None) -> dict[str, Any]:
+    """Return the columns that say what the device is. What a hub may not grant, people of this server have granted, and it stays."""
+    allowed = _granted_by_hubs()
+    before = row.permissions if row is not None else {}
+    permissions = {name: value for name, value in before.items() if name not in allowed and name != SCOPES}
+    permissions |= found.permissions
+    scopes = {*found.scopes, *(scope for scope in scopes_of(before) if not _is_allowed(scope, allowed))}
+    if scopes:
+        permissions[SCOPES] = sorted(scopes)
+    return {
+        "friendly_name": storable(clean(found.name)),
+        "permissions_json": storable(canonical_json(permissions).decode()),
+    }
+
+
+def _entering(until: dt.datetime | None, pending_since: dt.datetime | None) -> dict[str, Any]:
+    """Return the columns that follow from the time at which a device enters: the limits of this server count, too."""
+    columns = {"expires_at": None, **on_entry(CONTROLLER)}
+    if pending_since is not None:  # it has waited since
+        columns["pending_since"] = pending_since
+    if until is not None:
+        columns["expires_at"] = min(columns["expires_at"] or until, until)
+    return columns
+
+
+def _expiry(row: Device, entry: HubEntry | None, until: dt.datetime | None) -> dict[str, Any]:
+    """Return the column with the expiry of a device. It is put off only if nobody here has set another one than the hub."""
+    days = amesh_settings().MAX_KEY_AGE_DAYS
+    latest = row.added_at + dt.timedelta(days=days) if days is not None else None
+
+    def bounded(moment: dt.datetime | None) -> dt.datetime | None:
+        return min((one for one in (moment, latest) if one is not None), default=None)
+
+    if entry is not None and row.expires_at == bounded(entry.until):
+        return {"expires_at": bounded(until)}
+    return {"expires_at": bounded(min((one for one in (until, row.expires_at) if one is not None), default=None))}
+
+
+def _waits(pending_since: dt.datetime | None) -> str:
+    return "pending" if pending_since is not None else ""
