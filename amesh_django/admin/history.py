@@ -97,7 +97,9 @@ def history(device_id: str) -> tuple[list[Change], bool]:
         device_id: device ID of a device in any state.
     """
     sealed = sealed_or_none()
-    about = Q(device_id=device_id, revision__isnull=False) | Q(kind=AuditEvent.Kind.RESEAL, data__contains=device_id)
+    about = Q(device_id=device_id, revision__isnull=False) | Q(
+        kind__in=(AuditEvent.Kind.RESEAL, AuditEvent.Kind.ARCHIVE), data__contains=device_id
+    )
     events = each_row(AuditEvent.objects.using(database()).filter(about).order_by("-id"), MAX_LINES + 1)
     newest_first = [(event, is_genuine(sealed, event)) for event in (readable(pk, event) for pk, event in events)]
     rows = [row_of(event, device_id) if genuine is not False else None for event, genuine in newest_first]

@@ -36,7 +36,7 @@ from .sealing import (
 logger = logging.getLogger("amesh_django.audit")
 
 #: Columns under the MAC of an event, in the order in which they are hashed. Its place in the log is not: that is under the link.
-_COLUMNS = (
+EVENT_COLUMNS = (
     "at",
     "kind",
     "actor_type",
@@ -120,7 +120,7 @@ def new_event(
 
 def event_mac(keys: SealKeys, event: AuditEvent) -> str:
     """Return the HMAC-SHA256, in hex, over every column of an event but its place in the log."""
-    columns = row_texts([getattr(event, name) for name in _COLUMNS])
+    columns = row_texts([getattr(event, name) for name in EVENT_COLUMNS])
     return hmac.digest(keys.audit, encode_row("amesh-audit-event-v1", keys.owner, *columns), "sha256").hex()
 
 

@@ -242,6 +242,22 @@ class Change:
             )
         )
 
+    def lock_log(self) -> None:
+        """Lock the end of the audit log now, so that no event comes until this change is committed."""
+        _locked = self._log_end
+
+    def record(self, kind: str, data: dict[str, Any], text: str = "") -> None:
+        """Add an event about the log or the whole list.
+
+        Args:
+            kind: what the audit log calls it.
+            data: what else is known.
+            text: what happened, in words.
+        """
+        keys = self._keyed.keys
+        self._events.append(new_event(keys, kind, revision=self.revision, by=self._by, text=text, data=data))
+        self.changed = True
+
     def insert(self, devices: Iterable[Device], kind: str = AuditEvent.Kind.TRUST) -> None:
         """Add rows.
 

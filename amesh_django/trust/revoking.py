@@ -22,6 +22,7 @@ from .change import ChangeableList
 from .damage import UNREADABLE, each_row
 from .database import insert_rows
 from .marks import is_older, is_other
+from .places import log_start
 from .sealing import (
     BATCH_SIZE,
     COLUMNS,
@@ -43,7 +44,7 @@ _MAX_REVISION = 2**62
 
 
 #: Events about the whole list.
-_OF_ALL = (AuditEvent.Kind.BEGIN, AuditEvent.Kind.RESEAL)
+_OF_ALL = (AuditEvent.Kind.BEGIN, AuditEvent.Kind.RESEAL, AuditEvent.Kind.ARCHIVE)
 
 
 @dataclass
@@ -68,6 +69,9 @@ class Sealed:
             if changed is None:
                 self.rows, self.is_complete = {}, False
                 return
+            self.is_complete = (
+                self.is_complete or data.get("complete") is True
+            )  # an archive has the rows that were before it
             self.rows.update(changed)
             for name in data["removed"]:
                 self.rows.pop(name, None)
@@ -90,7 +94,8 @@ class RevocableList(ChangeableList):
         """
         if seal is not None and not seal.is_well_formed:
             seal = None
-        found = Sealed(is_complete=seal is None or seal.audit_seq > 0 or not seal.count)
+        is_begun = seal is None or seal.audit_seq > 0 or not seal.count
+        found = Sealed(is_complete=is_begun and not log_start(self).seq)
         conditions = [Q(device_id=device_id) | Q(kind__in=_OF_ALL)] if device_id is not None else []
         if seal is not None and not is_newest:
             conditions.append(Q(revision__lte=seal.revision))
@@ -155,12 +160,20 @@ class RevocableList(ChangeableList):
     def _replaced_by(self, device_id: str) -> list[str]:
         """Return the devices whose keys a device has replaced and that are still valid, as they were sealed or as they are now."""
         kinds = (AuditEvent.Kind.REVOKE, AuditEvent.Kind.ROTATE)
-        events = self.events(kind__in=kinds, data__contains=device_id)
+        events = [
+            event
+            for event in self.events(kind__in=(*kinds, AuditEvent.Kind.ARCHIVE), data__contains=device_id)
+            if event is not None and self.is_genuine_event(event)
+        ]
         rows = Device.objects.using(self.using).filter(
             revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=now()
         )
         found = {row.device_id: None for _pk, row in each_row(rows.only("device_id")) if row is not None}
-        for name in {event.device_id for event in events if event is not None} - {*found, device_id}:
+        archived = [row for event in events for row in data_of(event).get("rows", {}).items()]
+        names = {event.device_id for event in events} | {
+            name for name, row in archived if row["revoked_by"] == device_id
+        }
+        for name in names - {*found, device_id, ""}:
             sealed = self.sealed_device(name)
             if sealed is not None and (sealed.revoked_by, sealed.revoke_reason) == (device_id, ROTATED):
                 if not is_revoked(row_values(sealed)):
