@@ -33,8 +33,9 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError
 
 from . import shown
+from .selecting import verified
 from .token_form import TokenForm
-from .trouble import CHANGE_ERRORS, explain
+from .trouble import CHANGE_ERRORS, explain, verify_shown
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[EnrollmentToken]
@@ -208,7 +209,9 @@ class TokenAdmin(ModelAdmin):
         token = context.get("original")
         if isinstance(token, EnrollmentToken):
             ids = tokens.machines(token)
-            devices = {one.device_id: one for one in Device.objects.using(database()).filter(device_id__in=ids)}
+            rows = list(Device.objects.using(database()).filter(device_id__in=ids[:_MAX_MACHINES]))
+            devices = {one.device_id: one for one in verified(rows)}
+            verify_shown(rows)
             context |= {
                 "amesh_machines": [(one, devices.get(one)) for one in ids[:_MAX_MACHINES]],
                 "amesh_more": max(0, len(ids) - _MAX_MACHINES),
