@@ -35,10 +35,15 @@ Theory of operation, at a server
 
 Each module has one part:
 
+- :mod:`.sweeping`: the sweeper.
+- :mod:`.delivery`: one delivery: the message, the answer, the next attempt.
+- :mod:`.leases`: who may send to a server now.
+- :mod:`.posting`: one POST within three seconds, whatever the other end does.
 - :mod:`.feed`: the message for a server.
 - :mod:`.events`: which events a change of the list is for a server.
 - :mod:`.servers`: the servers of this hub.
 - :mod:`.overview`: what people and programs are shown about them.
+- :mod:`.signed_list`: all keys that a hub has revoked, as one signed text.
 - :mod:`.bell`: the ring after a commit.
 - :mod:`.rarely`: what the log says once a minute.
 - :mod:`.receiving`: a message of a hub, from the request to the answer.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from authmesh.protocol.errors import Run
 from authmesh.protocol.fleet.events import FeedEvent
 from authmesh.protocol.fleet.feed import MAX_EVENTS, FeedMessage
 
+from . import signed_list
 from .events import Audience, event, row_of
 from .rarely import rarely
 from .servers import Head, head
@@ -89,8 +89,7 @@ def _groups(sealed: SealedList) -> Groups:
 
 def _signed_list(now: float) -> str:
     """Return the signed list of all revocations."""
-    built: str = importlib.import_module("amesh_django.fleet.signed_list").build(now)
-    return built
+    return signed_list.build(now)
 
 
 # --- from the audit log ---
@@ -188,12 +187,9 @@ def _events_of_group(sealed: SealedList, audience: Audience, change: AuditEvent)
 
 def _row_before(sealed: SealedList, change: AuditEvent) -> Device | None:
     """Return the row of a device before a change, as the audit log has it."""
-    table = AuditEvent.objects.using(sealed.using)
-    events = table.filter(device_id=change.device_id, revision__lt=change.revision, seq__isnull=False)
-    for one in events.order_by("-revision", "-seq").iterator(chunk_size=100):
-        if sealed.is_genuine_event(one):
-            return row_of(one) if one.kind != EventKind.PURGE else None
-    return None
+    events = sealed.events(device_id=change.device_id, revision__lt=change.revision)
+    genuine = [one for one in events if one is not None and sealed.is_genuine_event(one)]
+    return row_of(genuine[-1]) if genuine and genuine[-1].kind != EventKind.PURGE else None
 
 
 # --- from the rows ---

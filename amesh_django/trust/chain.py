@@ -15,7 +15,7 @@ from django.db.models import Max, QuerySet
 from django.utils import timezone
 
 from amesh_django.models import AuditEvent, AuditSeal
-from amesh_django.signals import EVENT_SIGNALS
+from amesh_django.signals import EVENT_SIGNALS, list_changed
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.multiset import encode_row
 
@@ -382,6 +382,8 @@ def announce(events: Sequence[AuditEvent]) -> None:
                 by=event.actor,
                 reason=event.text,
             )
+    if any(event.revision is not None for event in events):
+        list_changed.send_robust(sender=None, events=list(events))
 
 
 def place(keys: SealKeys, event: AuditEvent, end: LogEnd) -> None:
