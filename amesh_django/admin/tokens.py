@@ -35,8 +35,9 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError
 
 from . import shown
+from .selecting import verified
 from .token_form import TokenForm
-from .trouble import CHANGE_ERRORS, explain
+from .trouble import CHANGE_ERRORS, explain, verify_shown
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[EnrollmentToken]
@@ -232,8 +233,10 @@ class TokenAdmin(ModelAdmin):
         token = context.get("original")
         if isinstance(token, EnrollmentToken):
             ids = tokens.machines(token)
-            rows = each_row(Device.objects.using(database()).filter(device_id__in=ids))
-            devices = {one.device_id: one for _pk, one in rows if one is not None}
+            found = each_row(Device.objects.using(database()).filter(device_id__in=ids[:_MAX_MACHINES]))
+            rows = [one for _pk, one in found if one is not None]
+            devices = {one.device_id: one for one in verified(rows)}
+            verify_shown(rows)
             context |= {
                 "amesh_machines": [(one, devices.get(one)) for one in ids[:_MAX_MACHINES]],
                 "amesh_more": max(0, len(ids) - _MAX_MACHINES),
