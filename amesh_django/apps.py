@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 from django.apps import AppConfig, apps
 from django.core.signals import request_finished, request_started, setting_changed
 from django.db.models.signals import post_migrate
 
-from .signals import request_refused
+from .signals import list_changed, request_refused
 
 
 class AmeshConfig(AppConfig):
@@ -27,6 +29,7 @@ class AmeshConfig(AppConfig):
             metrics,
         )
         from .audit import refusals
+        from .fleet import bell
         from .verification import activity
 
         if apps.is_installed("drf_spectacular"):
@@ -37,5 +40,14 @@ class AmeshConfig(AppConfig):
         request_finished.connect(activity.flush_after_request, dispatch_uid="amesh_last_seen")
         request_refused.connect(refusals.on_refused, dispatch_uid="amesh_audit")
         request_finished.connect(refusals.flush_after_request, dispatch_uid="amesh_audit")
+        list_changed.connect(bell.on_list_changed, dispatch_uid="amesh_bell")
+        bell.connect(_ring if find_spec("celery") is not None else None)
         metrics.connect()
         setting_changed.connect(lifecycle.after_setting_changed, dispatch_uid="amesh_settings")
+
+
+def _ring(pk: int) -> None:
+    """Ask Celery to deliver to a server. Celery is not loaded before there is one."""
+    from . import tasks
+
+    tasks.ring(pk)

@@ -36,6 +36,7 @@ class EventKind(models.TextChoices):
     PAIRING_FAILED = "pairing_failed", _("pairing failed")
     EXPORT = "export", _("exported")
     VERIFIED = "verified", _("log verified")
+    CHECKPOINT = "checkpoint", _("checkpoint of the log")
     SETTING = "setting", _("setting changed")
     DELIVERY = "delivery", _("delivered to a server")
     DELIVERY_FAILED = "delivery_failed", _("delivery failed")

@@ -10,6 +10,7 @@ from django.db import connections
 from django.db.migrations import Migration
 
 from . import health, metrics, trust
+from .audit import sweeping
 from .conf import amesh_settings
 from .models import Device
 from .trust import current, triggers
@@ -25,6 +26,7 @@ def reset() -> None:
     trust.reset()
     lookup.reset()
     activity.reset()
+    sweeping.reset()
     health.reset()
     metrics.connect()
 

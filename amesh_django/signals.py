@@ -1,7 +1,7 @@
 """Signals of the app (``django.dispatch.Signal``). They are sent with ``send_robust``: a receiver that fails is logged by Django, no more.
 
 ``request_accepted`` and ``request_refused`` are sent in the thread of the request, before the view, so their receivers must be fast.
-All others but ``seal_broken`` are sent once the change is committed, with the arguments ``event`` (AuditEvent), ``device_id``, ``name``
+All others but ``seal_broken`` and ``list_changed`` are sent once the change is committed, with the arguments ``event`` (AuditEvent), ``device_id``, ``name``
 (name of the device or token), ``by`` (who did it), and ``reason`` (in words; may be empty). The sender is always None.
 """
 
@@ -20,6 +20,7 @@ __all__ = [
     "device_rotated",
     "device_suspended",
     "device_trusted",
+    "list_changed",
     "permissions_changed",
     "request_accepted",
     "request_refused",
@@ -62,6 +63,10 @@ device_rotated = Signal()
 
 #: The permissions, scopes, or groups of a device were changed.
 permissions_changed = Signal()
+
+#: The allow list was changed. Sent once for each change that is committed, after the signals for its events. Argument: ``events`` (list of
+#: AuditEvent).
+list_changed = Signal()
 
 #: An enrollment token was made.
 token_created = Signal()

@@ -171,10 +171,16 @@ class TokenAdmin(ModelAdmin):
     def shown_life(self, token: EnrollmentToken) -> str:
         if token.device_seconds is None:
             return shown.NOTHING
-        days, hours = token.device_seconds // 86400, max(1, token.device_seconds // 3600)
-        if days:
-            return ngettext("%(count)d day", "%(count)d days", days) % {"count": days}
-        return ngettext("%(count)d hour", "%(count)d hours", hours) % {"count": hours}
+        minutes, seconds = divmod(token.device_seconds, 60)
+        hours, minutes = divmod(minutes, 60)
+        days, hours = divmod(hours, 24)
+        parts = (
+            (days, ngettext("%(count)d day", "%(count)d days", days)),
+            (hours, ngettext("%(count)d hour", "%(count)d hours", hours)),
+            (minutes, ngettext("%(count)d minute", "%(count)d minutes", minutes)),
+            (seconds, ngettext("%(count)d second", "%(count)d seconds", seconds)),
+        )
+        return " ".join(text % {"count": count} for count, text in parts if count)
 
     @admin.display(description=_("approved"), boolean=True)
     def shown_approved(self, token: EnrollmentToken) -> bool:

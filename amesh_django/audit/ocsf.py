@@ -37,6 +37,7 @@ _CLASSES: Final = {
     "token_withdrawn": (_API, 4),
     "export": (_API, 2),  # read
     "verified": (_API, 2),
+    "checkpoint": (_API, 1),
 }
 
 

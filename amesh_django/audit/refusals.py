@@ -14,11 +14,13 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from django.db import connections
 from django.http import HttpRequest
 
 from amesh_django.models import AuditEvent
 from amesh_django.relay.addresses import LOCAL, network
 from amesh_django.trust.chain import Actor
+from amesh_django.trust.database import database
 from authmesh.protocol.errors import RequestError
 
 from .recording import record_all
@@ -148,6 +150,7 @@ def flush_after_request(**kwargs: Any) -> None:
     """Write the counts if it is time. Receiver of ``request_finished``."""
     if _refusals.is_due:
         _refusals.flush()
+        connections[database()].close_if_unusable_or_obsolete()  # Django's own receiver of request_finished ran before
 
 
 def reset() -> None:

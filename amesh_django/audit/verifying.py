@@ -27,7 +27,7 @@ class Fault:
     """A fault of the log.
 
     Attributes:
-        name: ``changed``, ``missing``, ``inserted``, ``cut_off``, ``old_end``, or ``unsealed``.
+        name: ``changed``, ``missing``, ``inserted``, ``cut_off``, ``old_end``, ``list_seal``, or ``unsealed``.
         text: the fault in a few words, such as ``missing 41–43``.
         about: a sentence that explains it.
     """
@@ -60,26 +60,27 @@ class _Found(Exception):
         self.fault = fault
 
 
-def verify(sealed: SealedList, now: dt.datetime, after: int = 0) -> Verified:
+def verify(sealed: SealedList, now: dt.datetime, after: int = 0, begin: LogEnd | None = None) -> Verified:
     """Verify every event. Changes of the list wait only while the newest events are verified, unless there is a fault.
 
     Args:
         sealed: the list whose keys the events have.
         now: the time, as Django's ``timezone.now`` returns it.
         after: number of an event to begin after, because a fault up to it is known.
+        begin: place of a checkpoint to begin after. Events up to it are not verified.
 
     Raises:
         AllowListBusy: the list could not be locked.
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
     """
     sealed.unlock()
-    walk = _Walk(sealed, after)
+    walk = _Walk(sealed, after, begin)
     end = sealed.read_end()
     if end is not None and end[1]:
         try:
             walk.follow(end[0].seq)
         except _Found:  # perhaps the log was rekeyed meanwhile: look again, with nobody writing
-            walk = _Walk(sealed, after)
+            walk = _Walk(sealed, after, begin)
     fault = None
     try:
         sealed.while_locked(walk.finish)
@@ -93,9 +94,9 @@ def verify(sealed: SealedList, now: dt.datetime, after: int = 0) -> Verified:
 class _Walk:
     """A walk along the chain. Its methods raise :class:`_Found` at the first fault."""
 
-    def __init__(self, sealed: SealedList, after: int) -> None:
+    def __init__(self, sealed: SealedList, after: int, begin: LogEnd | None) -> None:
         self._sealed = sealed
-        self._last = LogEnd()
+        self._last = begin or LogEnd()
         #: False if the event before the first one is gone, so that its link is not known.
         self._is_anchored = True
         #: Number of events that were verified.
@@ -141,6 +142,8 @@ class _Walk:
         newer = self._rows().filter(revision__isnull=False, seq__gt=known.seq)
         if is_sealed and newer.exists():  # a change is the last event that the seal after it knows
             raise _Found(_old_end(known.seq))
+        if not is_sealed and (seal is not None or self._rows().filter(revision__isnull=False).exists()):
+            raise _Found(_unsealed_list(is_missing=seal is None))
 
     def check_unplaced(self, now: dt.datetime) -> None:
         """Verify the events without a place."""
@@ -220,6 +223,14 @@ def _damaged(rows: QuerySet[AuditEvent], pk: int) -> Fault:
         number = _("event without a place")
     about = _("Row %(pk)d has a value that amesh cannot have written.")
     return Fault("changed", _("changed %(number)s") % {"number": number}, about % {"pk": pk})
+
+
+def _unsealed_list(*, is_missing: bool) -> Fault:
+    about = _(
+        "The seal of the allow list says which change of the list was the last. Without it, the newest events may have been removed, "
+        "and the row that says where the log ends restored from an older state."
+    )
+    return Fault("list_seal", _("list seal missing") if is_missing else _("list seal changed"), about)
 
 
 def _old_end(seq: int) -> Fault:

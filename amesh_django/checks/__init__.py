@@ -8,11 +8,13 @@ imports below:
 - :mod:`.nonces`: the cache for nonces.
 - :mod:`.database`: the database with the allow list.
 - :mod:`.directory`: the device directory of this server.
+- :mod:`.fleet`: what carries changes to the servers of a hub.
 - :mod:`.views`: what protects the project's views.
 """
 
 from .database import check_connections, check_seal_secret, check_triggers
 from .directory import check_directory
+from .fleet import check_fleet
 from .installed import SUPPORTED_DJANGO, check_django, check_metrics
 from .nonces import check_nonce_cache, check_nonce_eviction
 from .settings import check_settings
@@ -24,6 +26,7 @@ __all__ = [
     "check_default_authentication",
     "check_directory",
     "check_django",
+    "check_fleet",
     "check_metrics",
     "check_middleware",
     "check_nonce_cache",

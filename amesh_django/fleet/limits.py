@@ -1,31 +1,14 @@
-"""How much one hub may change in a minute, and how often the log says the same."""
+"""How much one hub may change in a minute."""
 
 from __future__ import annotations
 
 import datetime as dt
-import time
 
 from amesh_django.conf import amesh_settings
 from amesh_django.models import Hub
 from amesh_django.trust.hubs import stored_time
 
 _SECONDS = 60
-
-_said: dict[str, float] = {}
-
-
-def rarely(what: str) -> bool:
-    """Return True if this process has not said something in the last minute."""
-    now = time.monotonic()
-    if now - _said.get(what, float("-inf")) < _SECONDS:
-        return False
-    _said[what] = now
-    return True
-
-
-def reset() -> None:
-    """Forget what was said."""
-    _said.clear()
 
 
 class Minute:

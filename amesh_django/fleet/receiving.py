@@ -43,7 +43,8 @@ from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_SKEW_SECONDS, Acknowled
 
 from . import signed_list
 from .applying import Applying, device_id_of
-from .limits import Minute, rarely
+from .limits import Minute
+from .rarely import rarely
 
 logger = logging.getLogger("amesh_django.fleet")
 

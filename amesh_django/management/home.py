@@ -141,11 +141,15 @@ class DatabaseHome(ServerHome):
         return f"{named(entry)} is {row.state}: its requests are rejected."
 
     def rotation_problem(self) -> AmeshError | None:
-        if amesh_settings().SEAL_KEY_FILE is not None:
+        if None not in amesh_settings().seal_secrets:
             return None
         return AllowListError(
             "The key of this server also seals its allow list, so it cannot be replaced alone. Nothing was changed.",
-            hint="Set AMESH['SEAL_KEY_FILE'] and reseal the list with it first.",
+            hint=(
+                "Seal the list with a file first: set AMESH['SEAL_KEY_FILES'] to the file and None, run ",
+                Run("integrity", "--rekey"),
+                ", and remove None from the setting.",
+            ),
         )
 
     def enrolment(self, **options: Any) -> Enrolment:

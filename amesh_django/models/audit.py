@@ -51,7 +51,10 @@ class AuditEvent(models.Model):
 
 
 class AuditSeal(models.Model):
-    """The one row that says where the audit log ends. The seal of the allow list binds the end as of its newest change, too."""
+    """Places in the audit log. The first row says where the log ends; the seal of the list binds that as of its newest change, too.
+
+    The others are those of :class:`amesh_django.trust.places.Place`. Each row has a MAC of its own.
+    """
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     seq = models.BigIntegerField()

@@ -14,6 +14,7 @@ the keys. Each file adds one layer to it, and imports only from files below:
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()
     rollback    GuardedRows         check_age(), remember(), memory(): the high-water mark of one database
+    places      Place               places in the audit log beside its end, in rows of their own
     chain       ChainedRows         append(), events(), lock_end(): the audit log and its end (13)
     groups      Groups              the groups, their digest, and the scopes of a device
     sealing     SealedRows          read_seal(), rows(), under(), hash_row(), make_seal()

@@ -15,7 +15,7 @@ from django.db.models import Max, QuerySet
 from django.utils import timezone
 
 from amesh_django.models import AuditEvent, AuditSeal
-from amesh_django.signals import EVENT_SIGNALS
+from amesh_django.signals import EVENT_SIGNALS, list_changed
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.multiset import encode_row
 
@@ -197,6 +197,15 @@ class ChainedRows(SealedRows):
         except UNREADABLE:  # a value that amesh cannot have written
             return False
 
+    def lost_seal(self, row: SealRow | None) -> dict[str, str]:
+        """Return what an event says about a seal that does not tell where the log ended; nothing if the seal is genuine.
+
+        The log goes on after its own end then, which may be an older one that was restored: only the event shows that.
+        """
+        if row is not None and self.is_genuine(row):
+            return {}
+        return {"seal": "missing" if row is None else "changed"}
+
     def log_keys(self) -> SealKeys:
         """Return the keys with which an event is written that is not a change: those of the seal of the list, which all processes know."""
         return self.under(self.read_seal()).keys if len(self.all_keys) > 1 else self.keys
@@ -359,6 +368,8 @@ def announce(events: Sequence[AuditEvent]) -> None:
                 "revision": event.revision,
                 "seq": event.seq,
                 "mac": event.mac,
+                # For an auditor without the secret of the seal, who must not depend on the database.
+                **({"checkpoint": data_of(event)} if event.kind == AuditEvent.Kind.CHECKPOINT else {}),
             },
         )
         signal = EVENT_SIGNALS.get(event.kind)
@@ -371,6 +382,8 @@ def announce(events: Sequence[AuditEvent]) -> None:
                 by=event.actor,
                 reason=event.text,
             )
+    if any(event.revision is not None for event in events):
+        list_changed.send_robust(sender=None, events=list(events))
 
 
 def place(keys: SealKeys, event: AuditEvent, end: LogEnd) -> None:

@@ -196,6 +196,7 @@ class SealedList(RekeyableList):
 
     def _reseal(self, by: str, digest: str | None) -> None:
         before = self._lock_seal()
+        lost = self.lost_seal(before)
         if before is not None and not before.is_well_formed:
             AllowListSeal.objects.using(self.using).filter(pk=1).delete()
             before = None
@@ -221,8 +222,15 @@ class SealedList(RekeyableList):
             total += keyed.hash_row(values)
             count += 1
             controllers += is_counted_controller(values)
-        data = {"devices": count, "digest": _digest(rows, groups), **_resealed(rows, self.sealed_rows(genuine))}
-        event = new_event(keyed.keys, AuditEvent.Kind.RESEAL, revision=revision, by=by, data=data)
+        data = {"devices": count, "digest": _digest(rows, groups), **_resealed(rows, self.sealed_rows(genuine)), **lost}
+        event = new_event(
+            keyed.keys,
+            AuditEvent.Kind.RESEAL,
+            revision=revision,
+            by=by,
+            text=f"the seal of the list was {lost['seal']}" if lost else "",
+            data=data,
+        )
         log_end = self.extend(keyed.keys, [event], genuine.log_end if genuine is not None else LogEnd())
         after = keyed.make_seal(
             self._epoch_after(genuine),

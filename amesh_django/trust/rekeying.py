@@ -13,6 +13,7 @@ from .damage import each_row
 from .hubs import HubRows
 from .keys import SealKeys
 from .locking import ConcurrentChange
+from .places import Place, forget_place
 from .revoking import RevocableList
 from .sealing import BATCH_SIZE, LogEnd
 from .verified import failure
@@ -113,6 +114,8 @@ class RekeyableList(RevocableList):
         table.bulk_update(changed, ["mac", "link"], batch_size=BATCH_SIZE)
         if found is not None and found[1]:
             self.write_end(self.keys, end)
+        if (bound, end) != (known, found[0] if found is not None else known):
+            forget_place(self, Place.CHECKPOINT)  # it names a link that is no longer there
         return bound
 
     def _linked(self, event: AuditEvent, mac: str, before: LogEnd, after: LogEnd) -> str:

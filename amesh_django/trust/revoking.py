@@ -89,12 +89,12 @@ class RevocableList(ChangeableList):
 
     def sealed_devices(self) -> list[Device]:
         """Return all devices as they were last sealed according to the audit log, not saved."""
-        return [_device(texts) for texts in self.sealed_rows(None).rows.values()]
+        return [device_of(texts) for texts in self.sealed_rows(None).rows.values()]
 
     def sealed_device(self, device_id: str) -> Device | None:
         """Return a device as it was last sealed according to the audit log, not saved; None if the log does not have it."""
         texts = self.sealed_rows(None, device_id=device_id).rows.get(device_id)
-        return _device(texts) if texts is not None else None
+        return device_of(texts) if texts is not None else None
 
     def revoke_anyway(self, device_ids: Sequence[str], *, reason: str, by: str) -> tuple[list[Device], bool]:
         """Revoke devices in a list that does not match its seal, or that is an old one: all of them, or none.
@@ -155,7 +155,8 @@ class RevocableList(ChangeableList):
 
     def _revoke_anyway(self, device_id: str, reason: str, by: str, known: SealRow | None) -> tuple[Device, bool]:
         before = self._lock_seal()
-        if before is not None and not self.is_genuine(before):
+        lost = self.lost_seal(before)
+        if lost:
             before = None
         keyed = self.under(before)
         is_old = before is not None and self._is_old(before, known)
@@ -193,7 +194,7 @@ class RevocableList(ChangeableList):
             device_id=device_id,
             subject=device.friendly_name,
             text=reason,
-            data={"row": texts_of(row_values(device))} if sealed is not None else {},
+            data={**({"row": texts_of(row_values(device))} if sealed is not None else {}), **lost},
         )
         log_end = self.extend(keyed.keys, [event], before.log_end if before is not None else LogEnd())
         self.note_revocations_on_commit(keyed.keys, [event])
@@ -275,7 +276,7 @@ def read_damaged(rows: QuerySet[Device], device_id: str) -> Device:
         return Device(device_id=device_id, added_at=now())
 
 
-def _device(texts: Mapping[str, str]) -> Device:
+def device_of(texts: Mapping[str, str]) -> Device:
     """Return a row from its texts in the audit log, not saved."""
     device = Device()
     for name in COLUMNS:

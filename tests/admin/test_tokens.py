@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
 from django.test import Client
@@ -16,6 +17,7 @@ from playwright.sync_api import Browser, expect
 from playwright.sync_api import Error as PlaywrightError
 
 from amesh_django import lifecycle
+from amesh_django.admin.tokens import TokenAdmin
 from amesh_django.enrollment import tokens
 from amesh_django.models import EnrollmentToken
 from amesh_django.test.devices import EphemeralDevice
@@ -112,6 +114,15 @@ def test_permissions(permissions: tuple[str, ...], allowed: set[str]) -> None:
     for page in (f"{TOKENS}{row.pk}/change/", f"{TOKENS}{row.pk}/delete/"):
         assert client.post(page, {"max_uses": "9"}).status_code in (403, 302)
     assert EnrollmentToken.objects.get(pk=row.pk).max_uses == 1
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(90, "1 minute 30 seconds"), (5400, "1 hour 30 minutes"), (36 * 3600, "1 day 12 hours"), (90 * 86400, "90 days")],
+)
+def test_the_life_of_keys_is_not_rounded(seconds: int, shown: str) -> None:
+    row = EnrollmentToken(device_seconds=seconds)
+    assert TokenAdmin(EnrollmentToken, admin.site).shown_life(row) == shown
 
 
 @pytest.mark.django_db

@@ -45,7 +45,7 @@ def fault() -> str:
 
 
 def seal_log() -> int:
-    return placing.place_all(current_list())
+    return placing.place_all(current_list()).events
 
 
 class Log:
@@ -303,3 +303,28 @@ def test_a_value_that_its_column_cannot_hold_is_named(log: Log) -> None:
         return
     sql(f"UPDATE {AuditEvent._meta.db_table} SET at = 'x' WHERE seq = 5")  # noqa: S608
     assert fault() == "changed 5"
+
+
+@pytest.mark.parametrize("is_missing", [True, False])
+def test_a_seal_of_the_list_that_is_gone_or_forged_is_a_fault_and_a_reseal_says_so(log: Log, is_missing: bool) -> None:
+    """Without it, nothing contradicts an old end of the log: here, the newest change is removed."""
+    end = AuditSeal.objects.values().get()
+    log.devices.revoke(entry(1).device_id)
+    AuditEvent.objects.filter(seq=17).delete()
+    AuditSeal.objects.update(**end)
+    if is_missing:
+        AllowListSeal.objects.all().delete()
+    else:
+        AllowListSeal.objects.update(hmac="f" * 64)
+    word = "missing" if is_missing else "changed"
+    assert fault() == f"list seal {word}"
+    log.devices.revoke(entry(2).device_id)
+    assert data_of(AuditEvent.objects.get(kind="revoke"))["seal"] == word
+    assert fault() == f"list seal {word}"
+    log.devices.reseal()
+    event = AuditEvent.objects.get(kind="reseal")
+    assert (data_of(event)["seal"], event.text) == (word, f"the seal of the list was {word}")
+    assert fault() == ""
+    log.devices.reseal()
+    event = AuditEvent.objects.filter(kind="reseal").latest("id")
+    assert ("seal" in data_of(event), event.text) == (False, "")

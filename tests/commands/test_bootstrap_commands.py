@@ -125,6 +125,7 @@ def test_listed_and_withdrawn(laptop: Laptop) -> None:
         [],
         ["--ttl", "1h"],
         ["--name", "x", "--ttl", "1"],
+        ["--name", "x", "--ttl", "", "--no-wait"],
         ["--name", "x", "--ttl", "25h"],
         ["--name", "x", "--resume"],
         ["--list", "--resume"],

@@ -22,6 +22,7 @@ from django.db import OperationalError
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.enrollment import answering, tokens
+from amesh_django.management.home import DatabaseHome
 from amesh_django.models import Device, EnrollmentToken
 from amesh_django.test.devices import EphemeralDevice
 from amesh_django.trust import current_list
@@ -113,7 +114,16 @@ def test_a_django_project_enrolls_at_another_one(amesh_server: LocalDevice, monk
     (server,) = ServerStore(amesh_server.path).read()
     assert (server.jti, server.state) == (jti, "pending")
     done = call("rotate")  # its key seals the list of the database
-    assert done.code == 1 and "also seals its allow list" in done.err and "SEAL_KEY_FILE" in done.err
+    assert done.code == 1 and "also seals its allow list" in done.err and "integrity --rekey" in done.err
+
+
+@pytest.mark.parametrize(("secrets", "is_free"), [([None], False), (["file", None], False), (["file"], True)])
+def test_a_server_replaces_its_key_if_only_files_seal_its_list(
+    db: None, amesh_server: LocalDevice, settings: Any, secrets: list[str | None], is_free: bool
+) -> None:
+    settings.AMESH = {**settings.AMESH, "SEAL_KEY_FILES": secrets}
+    lifecycle.reset()
+    assert (DatabaseHome("alice").rotation_problem() is None) == is_free
 
 
 @pytest.mark.parametrize(

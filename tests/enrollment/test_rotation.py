@@ -342,8 +342,11 @@ def test_what_is_between_cannot_say_that_the_new_key_was_accepted(home: Path, li
 
 
 @live
-def test_a_list_that_is_sealed_by_the_new_key_already(home: Path, live_server: Any, amesh_server: LocalDevice) -> None:
-    """The device was interrupted between its two last files. The next command completes the move."""
+@pytest.mark.parametrize("way", ["list", "enroll", "first request"])
+def test_a_list_that_is_sealed_by_the_new_key_already(
+    home: Path, live_server: Any, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    """The device was interrupted between its two last files. What uses the list next completes the move."""
     before, real, server_key = read_identity(home), replacing.atomic_write, amesh_server.identity.public_key
 
     def interrupted(path: Path, text: str, **options: Any) -> None:
@@ -356,8 +359,15 @@ def test_a_list_that_is_sealed_by_the_new_key_already(home: Path, live_server: A
         with pytest.raises(KeyboardInterrupt):
             rotating.rotate(home, ServerStore(home).read(), server_key=lambda one: server_key)
     assert read_identity(home) == before
-    done = invoke(["list", "--json"])
-    assert done.exit_code == 0 and json.loads(done.stdout)["device"]["deviceId"] != before.device_id
+    made = tokens.make(url=f"{live_server.url}/amesh/", name="m", uses=1, lifetime=60, by="test")
+    if way == "list":
+        assert invoke(["list"]).exit_code == 0
+    elif way == "enroll":
+        enrolling.enroll(parse_token(made.text), directory=home)
+    else:
+        monkeypatch.setenv(enrolling.ENROLL_VARIABLE, made.text)
+        assert fetch(f"{live_server.url}/amesh/check").status_code == 200
+    assert read_identity(home) != before
     assert invoke(["rotate", "--finish"]).exit_code == 0 and opens(home, live_server.url) == [200]
 
 

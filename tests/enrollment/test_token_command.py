@@ -75,6 +75,8 @@ def test_list_and_withdraw() -> None:
         ((), "name of the token is missing"),
         (("--name", "x"), "address of this server is not known"),
         (("--name", "x", "--url", URL, "--ttl", "31d"), "--ttl"),
+        (("--name", "x", "--url", URL, "--ttl", ""), "--ttl"),
+        (("--name", "x", "--url", URL, "--expires-after", ""), "--expires-after"),
         (("--name", "x", "--url", URL, "--uses", "0"), "--uses"),
         (("--name", "x", "--url", URL, "--uses", "10001"), "--uses"),
         (("--name", "x", "--url", URL, "--scope", "Orders Read"), "is not a scope"),
@@ -89,8 +91,11 @@ def test_wrong_usage_makes_no_token(words: tuple[str, ...], message: str) -> Non
     assert not EnrollmentToken.objects.exists()
 
 
-def test_an_address_that_is_none() -> None:
-    done = call("enroll-token", "--name", "x", "--url", "api.example")
+@pytest.mark.parametrize("url", ["api.example", ""])
+def test_an_address_that_is_none(settings: Any, url: str) -> None:
+    settings.AMESH = {**settings.AMESH, "URL": URL}
+    lifecycle.reset()
+    done = call("enroll-token", "--name", "x", "--url", url)
     assert done.code == 1 and "address of the server is not valid" in done.err
 
 

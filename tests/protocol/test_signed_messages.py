@@ -12,6 +12,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from amesh_django.audit.checkpoints import Checkpoint
 from authmesh.keystore.macos import store as macos_store
 from authmesh.keystore.tpm import store as tpm_store
 from authmesh.protocol import enrollment, rotation
@@ -31,7 +32,7 @@ PREFIXES = {
         "self_signature_message(key, name, timestamp)",
     ): "A[g-z0-9+/]",  # the device's own key in base64
     ("protocol/pairing/v2.py", "self_signature_message(role, key, timestamp, name, h)"): "amesh-pair-v2/identity\n",
-    ("protocol/pairing/token.py", "signed.encode('ascii')"): "eyJ",  # a JSON object in base64url
+    ("protocol/pairing/token.py", "signed.encode('ascii')"): "eyJ0eXAiOi",  # {"typ": in base64url
     ("pairing/bootstrap/target.py", "init_message(public_key, token.jti)"): "amesh-bootstrap-init-v2\n",
     ("pairing/bootstrap/controller.py", "acknowledgement_message(public_key, token.jti)"): "amesh-bootstrap-ack-v1\n",
     ("protocol/enrollment.py", "request"): "amesh-enroll-v1\n",
@@ -39,6 +40,8 @@ PREFIXES = {
     ("protocol/rotation.py", "rotation"): "amesh-rotate-v1\n",
     ("protocol/rotation.py", "rotated"): "amesh-rotated-v1\n",
     ("protocol/fleet/feed.py", "acknowledged"): "amesh-feed-ack-v1\n",
+    ("audit/checkpoints.py", "checkpoint.message"): "amesh-audit-checkpoint-v1\n",
+    ("fleet/signed_list.py", "signed.encode('ascii')"): "eyJhbGciOi",  # {"alg": in base64url
     ("commands/identity.py", "message"): "amesh sign-test ",
     ("commands/doctor/device.py", "message"): "amesh doctor ",
     ("keystore/tpm/store.py", "_FIRST"): "amesh: the first signature of a new key",
@@ -131,6 +134,8 @@ def test_messages_begin_with_their_prefix(scalar: int, name: str, method: str) -
     assert begins("protocol/enrollment.py", enroll) and begins("protocol/enrollment.py", enrolled)
     ack = feed.ack_message(issuer="am_", audience="am_", epoch="e", applied=1, nonce=name)
     assert begins("protocol/fleet/feed.py", ack)
+    checkpoint = Checkpoint(1, "f" * 64, 1, "2026-03-28T10:05:00.000Z", "am_", name)
+    assert begins("audit/checkpoints.py", checkpoint.message)
     assert begins("protocol/rotation.py", rotate) and begins("protocol/rotation.py", rotated)
 
 

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from amesh_django.audit import placing, reading, settings, verifying
+from amesh_django.audit import checkpoints, placing, reading, settings, sweeping, verifying
 from amesh_django.audit.ocsf import as_ocsf
 from amesh_django.audit.recording import record
 from amesh_django.kinds import EventKind
@@ -42,20 +42,30 @@ def audit(
     kind: str | None,
     verify: bool,
     after: int,
+    from_checkpoint: bool,
+    checkpoint_lines: bool,
     seal: bool,
     ocsf: bool,
 ) -> None:
     """Show events, or seal the newest and verify the log."""
     if ocsf and context.console.as_json:
         raise UsageProblem(f"--ocsf and --json exclude each other. {_UNCHANGED}", hint="Omit one of them.")
-    if (seal or verify) and (since or device or kind or ocsf):
+    if (seal or verify or checkpoint_lines) and (ocsf or (since, device, kind) != (None, None, None)):
         raise UsageProblem(
-            f"--seal and --verify are about all events. {_UNCHANGED}", hint="Omit --since, --device, --kind and --ocsf."
+            f"--seal, --verify and --checkpoints are about all events. {_UNCHANGED}",
+            hint="Omit --since, --device, --kind and --ocsf.",
         )
+    if checkpoint_lines and (seal or verify):
+        raise UsageProblem(f"--checkpoints changes and verifies nothing. {_UNCHANGED}", hint="Use it on its own.")
     if after < 0:
         raise UsageProblem(f"--after must be the number of an event. {_UNCHANGED}")
     if after and not verify:
         raise UsageProblem(f"--after is only used with --verify. {_UNCHANGED}")
+    if from_checkpoint and (after or not verify):
+        raise UsageProblem(f"--from-checkpoint is only used with --verify, and without --after. {_UNCHANGED}")
+    if checkpoint_lines:
+        _checkpoints(context)
+        return
     if seal or verify:
         context.own_device()
         if seal and not verify and placing.is_end_damaged(current_list()):
@@ -67,7 +77,7 @@ def audit(
             _check_after(after)
         answer = _seal(context) if seal else {}
         if verify:
-            _verify(context, after, answer)
+            _verify(context, after, from_checkpoint, answer)
         else:
             context.console.result(answer)
         return
@@ -100,15 +110,44 @@ def _check_after(after: int) -> None:
 
 def _seal(context: Context) -> dict[str, object]:
     settings.note(by=context.home.actor)
-    placed = placing.place_all(current_list())
-    context.console.say(
-        f"{counted(placed, 'event')} got a place in the log." if placed else "No event waited for its place."
-    )
-    return {"sealed": placed}
+    swept = sweeping.sweep(timezone.now())
+    (placed, forged), checkpoint = swept.placed, swept.checkpoint
+    if placed or not forged:
+        context.console.say(
+            f"{counted(placed, 'event')} got a place in the log." if placed else "No event waited for its place."
+        )
+    if forged:
+        number = counted(forged, "event")
+        inserted = "was inserted outside Django and gets" if forged == 1 else "were inserted outside Django and get"
+        context.console.warn(
+            (f"{number} {inserted} no place in the log. To see the first one, run ", Run("audit", "--verify"), ".")
+        )
+    if checkpoint is not None:
+        context.console.say(f"A checkpoint was made: the log ended with event {checkpoint.seq}.")
+    return {"sealed": placed, "forged": forged, "checkpoint": checkpoint.as_json() if checkpoint is not None else None}
 
 
-def _verify(context: Context, after: int, answer: dict[str, object]) -> None:
-    found = verifying.verify(current_list(), timezone.now(), after)
+def _checkpoints(context: Context) -> None:
+    """Print what an auditor needs who does not have the secret of the seal."""
+    context.own_device()
+    found = [{"event": event.seq, **one.as_json()} for event, one in checkpoints.every(current_list())]
+    if context.console.as_json:
+        context.console.result({"checkpoints": found})
+        return
+    for line in found:
+        context.console.data(json.dumps(line))
+    if not found:
+        context.console.say("There is no checkpoint yet.")
+
+
+def _verify(context: Context, after: int, from_checkpoint: bool, answer: dict[str, object]) -> None:
+    checkpoint = checkpoints.newest(current_list()) if from_checkpoint else None
+    if checkpoint is not None:
+        context.console.say(f"Verifying from the checkpoint of {checkpoint.at}, after event {checkpoint.seq}.")
+    elif from_checkpoint:
+        context.console.say("There is no valid checkpoint, so the whole log is verified.")
+    begin = checkpoint.end if checkpoint is not None else None
+    found = verifying.verify(current_list(), timezone.now(), after, begin)
     about = found.fault.text if found.fault is not None else ""
     record(AuditEvent.Kind.VERIFIED, by=context.home.actor, text=about, data={"events": found.events})
     console, fault = context.console, found.fault
@@ -118,6 +157,7 @@ def _verify(context: Context, after: int, answer: dict[str, object]) -> None:
             "ok": fault is None,
             "events": found.events,
             "unsealed": found.unsealed,
+            "after": checkpoint.seq if checkpoint is not None else after,
             "fault": {"name": fault.name, "text": fault.text, "about": fault.about} if fault is not None else None,
         }
     )
@@ -202,7 +242,9 @@ def _arguments(parser: ArgumentParser) -> None:
         help="Print each event as one line of JSON in the Open Cybersecurity Schema (OCSF) for programs.",
     )
     parser.add_argument(
-        "--seal", action="store_true", help="Give each event that waits its place in the log. Run it every minute."
+        "--seal",
+        action="store_true",
+        help="Give each event that waits its place in the log, and make a checkpoint each hour. Run it every minute.",
     )
     parser.add_argument("--verify", action="store_true", help="Verify the log, and name the first fault.")
     parser.add_argument(
@@ -211,6 +253,17 @@ def _arguments(parser: ArgumentParser) -> None:
         type=int,
         default=0,
         help="With --verify: begin after event N, because a fault up to it is known.",
+    )
+    parser.add_argument(
+        "--from-checkpoint",
+        action="store_true",
+        help="With --verify: verify only what came after the newest valid checkpoint, which is fast.",
+    )
+    parser.add_argument(
+        "--checkpoints",
+        dest="checkpoint_lines",
+        action="store_true",
+        help="Print each checkpoint as one line of JSON, for an auditor without the secret of the seal.",
     )
 
 

@@ -84,9 +84,9 @@ def enroll_token(
             groups=group,
             user=user,
             uses=1 if uses is None else uses,
-            lifetime=_seconds("--ttl", ttl or DEFAULT_TTL, MAX_LIFE_SECONDS),
+            lifetime=_seconds("--ttl", DEFAULT_TTL if ttl is None else ttl, MAX_LIFE_SECONDS),
             device_seconds=_seconds("--expires-after", expires_after, tokens.MAX_DEVICE_SECONDS)
-            if expires_after
+            if expires_after is not None
             else None,
             approved=approved,
             url=url,
@@ -113,7 +113,7 @@ def _make(
         tokens.check_groups(groups)
     except InvalidInput as error:
         raise UsageProblem(error.message, hint=error.hint) from None
-    address = url or amesh_settings().URL
+    address = amesh_settings().URL if url is None else url
     if address is None:
         raise UsageProblem(
             f"The address of this server is not known. {_UNCHANGED}",

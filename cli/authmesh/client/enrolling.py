@@ -24,7 +24,7 @@ import httpx
 
 from authmesh.device import AllowList, FileAllowList, Identity, LocalDevice, init_device
 from authmesh.device.directory import check_name
-from authmesh.device.replacing import accept, read_replacement
+from authmesh.device.replacing import accept, read_replacement, recover
 from authmesh.device.servers import EnrolledServer, ServerStore
 from authmesh.files.clock import utc_now
 from authmesh.files.locks import ForkSafeLock
@@ -94,6 +94,7 @@ def enroll(
         RequestError: the server refuses this device; nothing was stored but the new identity.
         DirectoryError, KeyStoreError, AllowListError: this device cannot make an identity, sign, or store.
     """
+    recover(directory, now=now())  # or the list may be sealed by a key that identity.json does not name yet
     open_device = open_device or functools.partial(LocalDevice, directory)
     device = _device(token, directory, name, open_device, now)
     public_key = device.identity.public_key

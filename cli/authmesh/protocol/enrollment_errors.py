@@ -6,6 +6,8 @@ from typing import ClassVar
 
 from .errors import AmeshError, Hint, RequestError, Run
 
+#: What is known about a request that was sent and not answered.
+UNKNOWN = "It is not known whether the server has carried out the request."
 _MAKE_ANOTHER = "Ask the administrator of the server for a new token."
 
 
@@ -39,7 +41,7 @@ class ServerUnreachable(EnrollmentError):
     """The server did not answer, or could not answer now. A later attempt may succeed."""
 
     code = "server_unreachable"
-    default_message = "The server did not answer. Nothing was stored."
+    default_message = f"The server did not answer. {UNKNOWN}"
     default_hint = "Check the network, then try again. A later attempt continues with the same key."
 
 
@@ -47,7 +49,7 @@ class UnexpectedAnswer(EnrollmentError):
     """The server answered with something that is not part of the protocol."""
 
     code = "unexpected_answer"
-    default_message = "The server gave an answer that is not part of the protocol. Nothing was stored."
+    default_message = f"The server gave an answer that is not part of the protocol. {UNKNOWN}"
     default_hint = "Check the address in the token: the project must include amesh_django.urls there."
 
 

@@ -81,7 +81,7 @@ def provision(
             hint="Use --name NAME, or one of --resume, --list and --withdraw.",
         )
     else:
-        seconds = parse_ttl(ttl or DEFAULT_TTL)
+        seconds = parse_ttl(DEFAULT_TTL if ttl is None else ttl)
         _make(context, name=check_name(name), seconds=seconds, relay=relay, wait=not no_wait, v1=v1)
 
 

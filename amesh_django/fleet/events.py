@@ -1,0 +1,172 @@
+"""Which events of the feed a change of the allow list is, for one server."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+
+from amesh_django.kinds import EventKind
+from amesh_django.models import AuditEvent, Device, Server
+from amesh_django.states import ACTIVE, EXPIRED, ROTATED
+from amesh_django.trust.chain import data_of
+from amesh_django.trust.damage import UNREADABLE
+from amesh_django.trust.groups import Groups
+from amesh_django.trust.revoking import device_of
+from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.fleet.events import EventName, FeedEvent, Trusted, key_hash
+from authmesh.protocol.keys import decode_public_key
+from authmesh.protocol.scopes import SCOPES
+
+from .servers import ALL
+
+#: Kinds of events after which a server is told to trust the device, if it is one of its own.
+_TRUSTING: frozenset[str] = frozenset(
+    {
+        EventKind.TRUST,
+        EventKind.APPROVE,
+        EventKind.GRANT,
+        EventKind.SCOPE,
+        EventKind.GROUP,
+        EventKind.CHANGE,
+        EventKind.EXPIRE,
+        EventKind.MAP,
+    }
+)
+#: Those of them that may take a device out of a group, and never add one to the list.
+_LEAVING: frozenset[str] = frozenset({EventKind.GRANT, EventKind.GROUP})
+_PLAIN: dict[str, EventName] = {EventKind.LIFT: "lift", EventKind.REINSTATE: "reinstate"}
+#: Permissions that no server lets a hub grant.
+_NEVER = ("enroll", "revoke", "shell")
+#: Reason of the revocation of a device that a server is no longer told to trust.
+LEFT_GROUP = "left_group"
+
+
+class Audience:
+    """What one server is told.
+
+    Args:
+        server: its row.
+        groups: the groups of the allow list, verified.
+    """
+
+    def __init__(self, server: Server, groups: Groups) -> None:
+        self.is_enrolling = server.scope_of_events == Server.ScopeOfEvents.ENROLL
+        self._device_id = server.device_id
+        self._names = frozenset(server.groups)
+        self._groups = groups
+
+    def has(self, row: Device) -> bool:
+        """Return True if the server is to trust a device. An expiry does not matter, because the server is told of it."""
+        return self._is_told_of(row) and row.state in (ACTIVE, EXPIRED)
+
+    def _is_told_of(self, row: Device) -> bool:
+        """Return True if the server trusts a device as soon as it is not suspended."""
+        is_in = row.role == CONTROLLER and not (row.revoked_at or row.denied_at or row.pending_since)
+        return self.is_enrolling and is_in and self._is_named(row)
+
+    def _is_named(self, row: Device) -> bool:
+        return row.device_id != self._device_id and (ALL in self._names or not self._names.isdisjoint(row.groups))
+
+    def event_of(self, change: AuditEvent, before: Callable[[], Device | None]) -> FeedEvent | None:
+        """Return the event that a change of a device is for the server, or None.
+
+        Args:
+            change: a genuine event of the audit log.
+            before: returns the row of the device before the change, as the audit log has it.
+        """
+        row = row_of(change)
+        if row is None or row.device_id == self._device_id:
+            return None
+        serial, at, reason = change.revision or 0, change.at, change.text
+        if change.kind == EventKind.REVOKE:
+            return event("revoke", row, serial, at, reason)
+        if change.kind == EventKind.SUSPEND:
+            return event("suspend", row, serial, at, reason, until=row.suspended_until)
+        if change.kind in _PLAIN:
+            return event(_PLAIN[change.kind], row, serial, at, reason)
+        if not self.is_enrolling:
+            return None
+        if change.kind == EventKind.ROTATE and row.revoke_reason == ROTATED:
+            return self.replaced(row, serial, at)
+        if change.kind not in _TRUSTING and change.kind != EventKind.ROTATE:
+            return None
+        if self.has(row):
+            return self.trust(row, serial, at)
+        known = before() if change.kind in _TRUSTING else None
+        was_told = self._is_told_of(known) if known is not None else change.kind in _LEAVING
+        is_out = row.revoked_at is None and not self._is_told_of(row)
+        return event("revoke", row, serial, at, LEFT_GROUP) if was_told and is_out else None
+
+    def replaced(self, row: Device, serial: int, at: dt.datetime) -> FeedEvent | None:
+        """Return the event about a key that was replaced, which is revoked from a time on."""
+        if row.role != CONTROLLER or not self._is_named(row):
+            return None
+        return event("revoke", row, serial, at, ROTATED, effective_at=row.revoked_at, successor=row.revoked_by)
+
+    def trust(self, row: Device, serial: int, at: dt.datetime) -> FeedEvent:
+        """Return the event that lets the server trust a device as this hub does: with its own scopes and those of its groups."""
+        permissions = {name: value for name, value in row.permissions.items() if name not in (*_NEVER, SCOPES)}
+        trusted = Trusted(
+            public_key=decode_public_key(row.public_key),
+            name=row.friendly_name,
+            permissions=permissions,
+            scopes=tuple(sorted(self._groups.scopes_of(row.permissions_json, row.groups_json))),
+            expires_at=_utc(row.expires_at),
+        )
+        return event("trust", row, serial, at, "", trusted=trusted)
+
+
+def row_of(change: AuditEvent) -> Device | None:
+    """Return the row of a device after a change, not saved; None if the event is about no device, or the list never had it."""
+    texts = data_of(change).get("row")
+    if not isinstance(texts, dict):
+        return None
+    try:
+        row = device_of(texts)
+        decode_public_key(row.public_key)
+    except UNREADABLE:
+        return None
+    return row
+
+
+def event(
+    name: EventName,
+    row: Device,
+    serial: int,
+    at: dt.datetime,
+    reason: str,
+    *,
+    until: dt.datetime | None = None,
+    effective_at: dt.datetime | None = None,
+    successor: str = "",
+    trusted: Trusted | None = None,
+) -> FeedEvent:
+    """Return an event about a device.
+
+    Args:
+        name: what happened.
+        row: its row.
+        serial: revision of the list.
+        at: time of the change.
+        reason: in words.
+        until: end of a suspension.
+        effective_at: time from which a key that was replaced is revoked.
+        successor: device ID of the key that replaced it.
+        trusted: what the event ``trust`` says.
+    """
+    return FeedEvent(
+        serial=serial,
+        event=name,
+        device_id=row.device_id,
+        key=key_hash(decode_public_key(row.public_key)),
+        at=at.astimezone(dt.UTC),
+        reason=reason,
+        until=_utc(until),
+        effective_at=_utc(effective_at),
+        successor=successor,
+        trusted=trusted,
+    )
+
+
+def _utc(moment: dt.datetime | None) -> dt.datetime | None:
+    return moment.astimezone(dt.UTC) if moment is not None else None

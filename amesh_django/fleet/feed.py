@@ -1,0 +1,254 @@
+"""The feed: the message that brings a server up to date, made from the audit log, or from the verified rows if the log is not enough."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+
+from amesh_django.conf import amesh_settings
+from amesh_django.kinds import EventKind
+from amesh_django.models import AuditEvent, Device, Server
+from amesh_django.server import server_device
+from amesh_django.spelling import manage_py
+from amesh_django.states import REVOKED, SUSPENDED
+from amesh_django.trust import SealedList, current_list
+from amesh_django.trust.damage import CHUNK_SIZE
+from amesh_django.trust.groups import Groups
+from amesh_django.trust.verified import failure, read_groups
+from authmesh.protocol.errors import Run
+from authmesh.protocol.fleet.events import FeedEvent
+from authmesh.protocol.fleet.feed import MAX_EVENTS, FeedMessage
+
+from . import signed_list
+from .events import Audience, event, row_of
+from .rarely import rarely
+from .servers import Head, head
+
+logger = logging.getLogger("amesh_django.fleet")
+
+#: Revisions that are read for one message.
+MAX_REVISIONS = 10 * MAX_EVENTS
+
+
+class Gap(Exception):
+    """The log lacks a revision, so it does not say all that has happened."""
+
+
+def message_for(server: Server, *, epoch: str, after: int, now: float, with_list: bool = False) -> FeedMessage:
+    """Return the message with what a server lacks, or with as much of it as fits.
+
+    Args:
+        server: its row, which is genuine.
+        epoch: epoch of the allow list that the server knows.
+        after: serial up to which the server has all events of that epoch.
+        now: Unix seconds.
+        with_list: True if the server has asked for the signed list.
+
+    Raises:
+        AllowListIntegrityFailure: the list is an older one that was restored, or what the server needs is not in a list that does not
+            match its seal.
+        AllowListUnavailable: the list cannot be read from the database.
+        IdentityMissing, DirectoryError, KeyStoreError: this server cannot sign, or its keys cannot be used.
+    """
+    newest, sealed = head(), current_list()
+    is_known = epoch == newest.epoch
+    start = after if is_known else 0
+    needs_list = with_list or not is_known or newest.revision - start > MAX_EVENTS
+    audience = Audience(server, _groups(sealed))
+    try:
+        if not is_known:
+            raise Gap
+        events, until = from_log(sealed, audience, start, newest.revision)
+    except Gap:
+        needs_list = True
+        events, until = from_rows(sealed, audience, start, newest, is_known=is_known)
+    return FeedMessage(
+        issuer=server_device().identity.device_id,
+        audience=server.device_id,
+        url=amesh_settings().URL or "",
+        epoch=newest.epoch,
+        after=start,
+        head=newest.revision,
+        issued_at=int(now),
+        events=events,
+        until=until,
+        revocations=_signed_list(now) if needs_list else "",
+    )
+
+
+def _groups(sealed: SealedList) -> Groups:
+    """Return the groups, verified. The seal binds them apart from the rows, so this works in a list whose rows do not match it."""
+    row = sealed.read_seal()
+    if row is None:
+        return Groups()
+    if not sealed.is_genuine(row):
+        raise failure("seal_mismatch")
+    return read_groups(sealed, row)
+
+
+def _signed_list(now: float) -> str:
+    """Return the signed list of all revocations."""
+    return signed_list.build(now)
+
+
+# --- from the audit log ---
+
+
+def from_log(sealed: SealedList, audience: Audience, after: int, until: int) -> tuple[list[FeedEvent], int]:
+    """Return the events of whole revisions, and the newest revision that they cover.
+
+    Args:
+        sealed: the allow list.
+        audience: the server.
+        after: revision after which they begin.
+        until: newest revision.
+
+    Raises:
+        Gap: the log does not have each revision between.
+    """
+    found: list[FeedEvent] = []
+    covered = after
+    for revision, changes in itertools.groupby(_genuine(sealed, after, until), key=lambda change: change.revision or 0):
+        if revision != covered + 1:
+            break
+        new = list(_events_of(sealed, audience, list(changes)))
+        if found and len(found) + len(new) > MAX_EVENTS:
+            return found, covered
+        found += new
+        covered = revision
+        if covered - after >= MAX_REVISIONS:
+            return found, covered
+    if covered < until:
+        _report_gap(sealed, covered)
+        raise Gap
+    return found, until
+
+
+def _genuine(sealed: SealedList, after: int, until: int) -> Iterator[AuditEvent]:
+    """Yield the genuine changes after a revision, in their order, each once."""
+    seen: tuple[int | None, set[str]] = (None, set())
+    for change in sealed.events(revision__gt=after, revision__lte=until):
+        if change is None or not sealed.is_genuine_event(change):
+            if rarely("forged event"):
+                logger.critical(
+                    "The audit log has an event that amesh did not write. It is not carried to the servers. To see what is wrong, run: %s",
+                    manage_py(Run("audit", "--verify")),
+                )
+            continue
+        if change.revision != seen[0]:
+            seen = (change.revision, set())
+        if change.mac not in seen[1]:
+            seen[1].add(change.mac)
+            yield change
+
+
+def _report_gap(sealed: SealedList, covered: int) -> None:
+    """Log that a revision is missing, unless the log only begins after it: in a list of version 0.1, or an archived log."""
+    first = next(sealed.events(), None)
+    if first is not None and (first.revision or 0) > covered:
+        return
+    if rarely("gap"):
+        logger.critical(
+            "The audit log lacks revision %d of the allow list: events were removed or changed outside Django. The servers get the signed "
+            "list of all revocations instead. To see what is wrong, run: %s",
+            covered + 1,
+            manage_py(Run("audit", "--verify")),
+        )
+
+
+def _events_of(sealed: SealedList, audience: Audience, changes: Sequence[AuditEvent]) -> Iterator[FeedEvent]:
+    """Yield the events of one revision, one for each key: the last one."""
+    found: dict[bytes, FeedEvent] = {}
+    for change in changes:
+        for one in _events_of_change(sealed, audience, change):
+            found.pop(one.key, None)
+            found[one.key] = one
+    yield from found.values()
+
+
+def _events_of_change(sealed: SealedList, audience: Audience, change: AuditEvent) -> Iterator[FeedEvent]:
+    if change.kind == EventKind.GROUP and not change.device_id:
+        yield from _events_of_group(sealed, audience, change)
+        return
+    one = audience.event_of(change, lambda: _row_before(sealed, change))
+    if one is not None:
+        yield one
+
+
+def _events_of_group(sealed: SealedList, audience: Audience, change: AuditEvent) -> Iterator[FeedEvent]:
+    """Yield what follows from other scopes of a group: each member has other scopes than before."""
+    if not audience.is_enrolling:
+        return
+    for row in _verified_rows(sealed):
+        if change.subject in row.groups and audience.has(row):
+            yield audience.trust(row, change.revision or 0, change.at)
+
+
+def _row_before(sealed: SealedList, change: AuditEvent) -> Device | None:
+    """Return the row of a device before a change, as the audit log has it."""
+    events = sealed.events(device_id=change.device_id, revision__lt=change.revision)
+    genuine = [one for one in events if one is not None and sealed.is_genuine_event(one)]
+    return row_of(genuine[-1]) if genuine and genuine[-1].kind != EventKind.PURGE else None
+
+
+# --- from the rows ---
+
+
+def from_rows(
+    sealed: SealedList, audience: Audience, after: int, newest: Head, *, is_known: bool
+) -> tuple[list[FeedEvent], int]:
+    """Return what the signed list does not say, for the devices whose rows were changed after a revision: who is suspended and, for a
+    server that is told so, whom to trust.
+
+    Args:
+        sealed: the allow list.
+        audience: the server.
+        after: revision after which they begin.
+        newest: head of the list.
+        is_known: True if the server knows this epoch, so that it can be told what was lifted or reinstated after the revision. What an
+            older epoch says about that may have been overtaken.
+
+    Raises:
+        AllowListIntegrityFailure: the rows do not match their seal.
+    """
+    rows = sorted((row for row in _verified_rows(sealed) if row.revision > after), key=lambda row: row.revision)
+    undone = _undone(sealed, after) if is_known else {}
+    found: list[FeedEvent] = []
+    covered = after
+    for revision, changed in itertools.groupby(rows, key=lambda row: row.revision):
+        new = [one for row in changed if (one := _event_of_row(audience, row, undone.get(row.device_id)))]
+        if revision > newest.revision or (found and len(found) + len(new) > MAX_EVENTS):
+            return found, covered
+        found += new
+        covered = revision
+    return found, newest.revision
+
+
+def _event_of_row(audience: Audience, row: Device, undone: AuditEvent | None) -> FeedEvent | None:
+    state = row.state
+    if state == SUSPENDED and row.suspended_at is not None:
+        reason = row.suspend_reason
+        return event("suspend", row, row.revision, row.suspended_at, reason, until=row.suspended_until)
+    if state == REVOKED:
+        return None
+    if audience.has(row) and (undone is None or undone.kind != EventKind.LIFT):
+        return audience.trust(row, row.revision, undone.at if undone is not None else row.added_at)
+    if undone is not None:
+        return event("lift" if undone.kind == EventKind.LIFT else "reinstate", row, row.revision, undone.at, "")
+    return None
+
+
+def _undone(sealed: SealedList, after: int) -> dict[str, AuditEvent]:
+    """Return the newest event by which each device was lifted or reinstated."""
+    kinds = (EventKind.LIFT, EventKind.REINSTATE)
+    events = sealed.events(revision__gt=after, kind__in=kinds)
+    return {change.device_id: change for change in events if change is not None and sealed.is_genuine_event(change)}
+
+
+def _verified_rows(sealed: SealedList) -> Sequence[Device]:
+    rows = Device.objects.using(sealed.using).order_by()
+    return sealed.verified(
+        lambda: list(rows.iterator(chunk_size=CHUNK_SIZE)),
+        lambda known, devices: len(devices) == len(known.by_key),
+    )

@@ -1,0 +1,73 @@
+"""The lease of a server: who has it may send to the server. It is taken by one UPDATE with a condition, which every database has."""
+
+from __future__ import annotations
+
+import datetime as dt
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.db.models import Q
+from django.utils import timezone
+
+from amesh_django.models import Server
+
+#: Life of a lease. It ends by itself if the process that has it is killed.
+LEASE_SECONDS = 10.0
+#: A lease, or a time of the next attempt, that is so far ahead was written by a host with a wrong clock, and does not count.
+_MAX_AHEAD_SECONDS = 600.0
+
+
+def moment_of(now: float) -> dt.datetime:
+    """Return a time as the columns hold it.
+
+    Args:
+        now: Unix seconds.
+    """
+    found = dt.datetime.fromtimestamp(now, dt.UTC)
+    return found if django_settings.USE_TZ else timezone.make_naive(found)
+
+
+def is_reachable(now: float) -> Q:
+    """Return the condition that a server is not paused, that its next attempt is due, and that nobody has its lease."""
+    moment, ahead = moment_of(now), moment_of(now + _MAX_AHEAD_SECONDS)
+
+    def is_past(column: str) -> Q:
+        return Q(**{column: None}) | Q(**{f"{column}__lte": moment}) | Q(**{f"{column}__gt": ahead})
+
+    return Q(enabled=True) & is_past("next_attempt_at") & is_past("lease_until")
+
+
+class Lease:
+    """The lease of one server.
+
+    Args:
+        using: database alias.
+        pk: primary key of the server.
+        now: returns Unix seconds.
+    """
+
+    def __init__(self, using: str, pk: int, now: Callable[[], float]) -> None:
+        self._rows = Server.objects.using(using).filter(pk=pk)
+        self._now = now
+        self._name = secrets.token_hex(16)
+
+    def take(self) -> Server | None:
+        """Return the row of the server, or None if it is not to be served now, or by somebody else."""
+        now = self._now()
+        until = moment_of(now + LEASE_SECONDS)
+        if not self._rows.filter(is_reachable(now)).update(lease_until=until, lease_by=self._name):
+            return None
+        return self._rows.filter(lease_by=self._name).first()
+
+    def save(self, server: Server, **columns: Any) -> bool:
+        """Write columns and keep the lease. Return False if it was lost: then nothing was written."""
+        for name, value in columns.items():
+            setattr(server, name, value)
+        until = moment_of(self._now() + LEASE_SECONDS)
+        return bool(self._rows.filter(lease_by=self._name).update(lease_until=until, **columns))
+
+    def release(self) -> None:
+        """Give the lease back."""
+        self._rows.filter(lease_by=self._name).update(lease_until=None, lease_by="")

@@ -1,0 +1,111 @@
+"""Sweeping: every second, whatever a ring has missed is found. Any process of any host may do it, also several at once."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from django.db import DatabaseError, IntegrityError, transaction
+
+from amesh_django.audit import sweeping as audit
+from amesh_django.models import Server, Sweep
+from amesh_django.spelling import manage_py
+from amesh_django.trust.database import database
+from authmesh.protocol.errors import AmeshError
+
+from . import servers
+from .delivery import is_silent, report_forged
+from .leases import is_reachable, moment_of
+from .rarely import rarely
+
+logger = logging.getLogger("amesh_django.fleet")
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What was done.
+
+    Attributes:
+        rung: primary keys of the servers that were rung.
+        forged: number of rows that were changed outside Django.
+    """
+
+    rung: tuple[int, ...] = ()
+    forged: int = 0
+
+
+def sweep(*, ring: Callable[[int], object], now: float | None = None) -> Swept:
+    """Ring each server that can be reached and lacks changes or a sign of life. Then do what the audit log needs.
+
+    Args:
+        ring: called with the primary key of each such server.
+        now: Unix seconds. Defaults to the current time.
+
+    Raises:
+        django.db.Error: the database is down.
+    """
+    moment = time.time() if now is None else now
+    _note(moment)
+    found = _ring_all(ring, moment)
+    try:
+        audit.sweep(moment_of(moment))
+    except AmeshError as error:
+        _complain("The audit log was not swept", error)
+    return found
+
+
+def seconds_since(now: float | None = None) -> float | None:
+    """Return the seconds since the sweeper ran last, or None if it never has.
+
+    Args:
+        now: Unix seconds. Defaults to the current time.
+    """
+    moment = moment_of(time.time() if now is None else now)
+    last = Sweep.objects.using(database()).filter(pk=1).values_list("swept_at", flat=True).first()
+    return max(0.0, (moment - last).total_seconds()) if last is not None else None
+
+
+def _ring_all(ring: Callable[[int], object], now: float) -> Swept:
+    rows = Server.objects.using(database())
+    rung: list[int] = []
+    forged = 0
+    try:
+        head = servers.head() if rows.exists() else servers.Head("", 0)
+        reachable = set(rows.filter(is_reachable(now)).values_list("pk", flat=True))
+        for server in servers.every():
+            if not servers.is_genuine(server):
+                report_forged(server)
+                forged += 1
+                continue
+            servers.renew(server)
+            if server.pk in reachable and (servers.is_dirty(server, head) or is_silent(server, now)):
+                ring(server.pk)
+                rung.append(server.pk)
+    except AmeshError as error:
+        _complain("Nothing is carried to the servers", error)
+    except DatabaseError:
+        raise
+    except Exception as error:  # whatever a broker and its library may raise
+        if rarely("sweeper"):
+            logger.warning(
+                "Deliveries could not be handed to Celery (%s). They are handed over later.", type(error).__name__
+            )
+    return Swept(tuple(rung), forged)
+
+
+def _note(now: float) -> None:
+    """Note that the sweeper has run."""
+    rows, moment = Sweep.objects.using(database()), moment_of(now)
+    if not rows.filter(pk=1).update(swept_at=moment):
+        try:
+            with transaction.atomic(using=database()):
+                rows.create(pk=1, swept_at=moment)
+        except IntegrityError:  # another sweeper has just begun
+            pass
+
+
+def _complain(what: str, error: AmeshError) -> None:
+    if rarely(f"sweeper {type(error).__name__}"):
+        logger.error("%s: %s", what, error.text(manage_py))

@@ -1,0 +1,351 @@
+"""Delivery: one server gets what it lacks, whatever the other end and the network do."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from django.utils import timezone
+
+from amesh_django.fleet import delivery, feed, posting, rarely, servers
+from amesh_django.fleet.delivery import pause_after
+from amesh_django.fleet.leases import Lease
+from amesh_django.models import AuditEvent, Server
+from amesh_django.test import EphemeralDevice
+from authmesh.protocol.fleet.feed import FeedMessage
+from tests.fleet.peers import Clock, Peer, Reply, peer
+from tests.fleet.servers import hub, laptops
+
+pytestmark = pytest.mark.usefixtures("db", "amesh_server")
+
+
+@pytest.fixture(autouse=True)
+def _said(monkeypatch: pytest.MonkeyPatch) -> None:
+    rarely.reset()
+    monkeypatch.setattr(feed, "_signed_list", lambda now: "list")
+
+
+@pytest.fixture
+def other() -> Iterator[Peer]:
+    with peer() as found:
+        yield found
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def follow(other: Peer, **options: Any) -> Server:
+    hub().add(other.device.entry("target"))
+    return servers.add(other.device.identity.device_id, other.url, **options)
+
+
+def followed(other: Peer, clock: Clock, **options: Any) -> Server:
+    """A server that is up to date."""
+    server = follow(other, **options)
+    delivery.deliver(server.pk, now=clock)
+    other.messages.clear()
+    server.refresh_from_db()
+    assert not servers.is_dirty(server, servers.head()) and server.last_error == ""
+    return server
+
+
+def delivered(server: Server, clock: Clock) -> Server:
+    delivery.deliver(server.pk, now=clock)
+    server.refresh_from_db()
+    assert (server.lease_by, server.lease_until) == ("", None)
+    return server
+
+
+def test_a_server_gets_what_it_lacks_and_then_nothing(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock)
+    one, two = (device.identity.device_id for device in laptops(2))
+    hub().suspend([one])
+    hub().revoke_all([two], reason="lost")
+    delivered(server, clock)
+    delivered(server, clock)
+    assert other.told() == [("suspend", one), ("revoke", two)] and len(other.messages) == 1
+    assert (server.epoch, server.acked) == servers.head() == (other.epoch, other.applied)
+    assert server.attempts == 0 and server.last_ok_at is not None
+    clock.now += 29
+    delivered(server, clock)
+    clock.now += 2
+    delivered(server, clock)  # the sign of life
+    assert [len(message.events) for message in other.messages] == [2, 0] and len(set(other.nonces)) == len(other.nonces)
+
+
+def test_a_new_server_is_sent_the_list_at_once_and_the_log_has_the_delivery(
+    other: Peer, clock: Clock, django_capture_on_commit_callbacks: Any
+) -> None:
+    (device,) = laptops(1)
+    server = follow(other, scope_of_events="enroll", groups=["*"])
+    with django_capture_on_commit_callbacks(execute=True):
+        delivered(server, clock)
+    (message,) = other.messages
+    assert (message.revocations, other.told()) == ("list", [("trust", device.identity.device_id)])
+    event = AuditEvent.objects.get(kind="delivery")
+    assert event.device_id == server.device_id and json.loads(event.data)["applied"] == servers.head().revision
+
+
+def test_more_than_a_message_holds_is_sent_in_pieces(
+    other: Peer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "MAX_EVENTS", 3)
+    server = followed(other, clock)
+    names = [device.identity.device_id for device in laptops(8)]
+    for name in names:
+        hub().revoke_all([name])
+    delivered(server, clock)
+    assert other.told() == [("revoke", name) for name in names]
+    assert [len(message.events) for message in other.messages] == [3, 3, 2]
+    assert server.acked == servers.head().revision
+
+
+def test_a_server_that_was_restored_gets_again_what_it_has_lost(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock)
+    before = other.applied
+    one, two = (device.identity.device_id for device in laptops(2))
+    hub().revoke_all([one])
+    delivered(server, clock)
+    other.applied = before  # its backup
+    hub().revoke_all([two])
+    delivered(server, clock)
+    assert other.told() == [("revoke", one), ("revoke", two), ("revoke", one), ("revoke", two)]
+    other.epoch = ""  # a backup from before it knew this hub
+    hub().reinstate(one)
+    delivered(server, clock)
+    assert [message.revocations for message in other.messages[-2:]] == ["", "list"]
+    assert (server.epoch, server.acked, server.last_error) == (*servers.head(), "")
+
+
+def test_a_server_that_asks_for_the_list_gets_it_once(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock)
+    laptops(1)
+
+    def asks(message: FeedMessage, reply: Reply) -> Reply:
+        other.applied = message.after
+        return 409, other.acknowledge(message, other.nonces[-1], needs=True), {}
+
+    other.behave = asks
+    delivered(server, clock)
+    assert [message.revocations for message in other.messages] == ["", "list"]
+    assert "does not apply the changes" in server.last_error and server.attempts == 1
+
+
+def test_a_server_that_does_not_move_is_not_asked_in_a_circle(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock)
+    before = other.applied
+    laptops(1)
+
+    def stays(message: FeedMessage, reply: Reply) -> Reply:
+        other.applied = before
+        return 200, other.acknowledge(message, other.nonces[-1]), {}
+
+    other.behave = stays
+    for attempts in (1, 2):
+        delivered(server, clock)
+        assert (len(other.messages), server.attempts) == (attempts, attempts)
+        clock.now += 2
+
+
+def test_what_a_server_refuses_is_shown(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock, scope_of_events="enroll", groups=["*"])
+    other.refuses = "max_controllers"
+    devices = [laptops(1)[0].identity.device_id for _ in range(2)]
+    delivered(server, clock)
+    Server.objects.update(acked=0)
+    delivered(server, clock)
+    found = json.loads(server.refused_json)
+    assert [(one["device"], one["event"], one["why"]) for one in found] == [
+        (device, "trust", "max_controllers") for device in reversed(devices)
+    ]
+    assert server.acked == servers.head().revision
+
+
+def test_changes_that_a_server_holds_back_are_sent_later(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock)
+    laptops(1)
+
+    def holds(message: FeedMessage, reply: Reply) -> Reply:
+        other.applied = message.after
+        return 429, other.acknowledge(message, other.nonces[-1]), {"Retry-After": "40"}
+
+    other.behave = holds
+    delivered(server, clock)
+    assert "holds changes back" in server.last_error and server.attempts == 0
+    clock.now += 39
+    delivered(server, clock)
+    assert len(other.messages) == 1
+    other.behave = lambda message, reply: reply
+    clock.now += 2
+    delivered(server, clock)
+    assert len(other.messages) == 2 and server.last_error == ""
+
+
+FORGED = EphemeralDevice("in between")
+FAILURES: dict[str, tuple[Any, str]] = {
+    "unsigned": (
+        lambda other, message, reply: (200, {"epoch": message.epoch, "applied": message.until}, {}),
+        "not signed",
+    ),
+    "forged": (
+        lambda other, message, reply: (200, other.acknowledge(message, other.nonces[-1], by=FORGED), {}),
+        "not signed",
+    ),
+    "of another request": (
+        lambda other, message, reply: (200, other.acknowledge(message, "another nonce"), {}),
+        "not signed",
+    ),
+    "another number": (lambda other, message, reply: (200, {**reply[1], "applied": 10**6}, {}), "not signed"),
+    "not JSON": (lambda other, message, reply: (200, b"<html>", {}), "not signed"),
+    "deep": (lambda other, message, reply: (200, b"[" * 100_000, {}), "not signed"),
+    "redirect": (lambda other, message, reply: (307, {}, {"Location": "/elsewhere"}), "redirects"),
+    "too large": (lambda other, message, reply: (200, b" " * 300_000, {}), "larger than 256 KiB"),
+    "refused": (lambda other, message, reply: (403, {"error": "wrong_audience"}, {}), "403 wrong_audience"),
+    "refused in words": (lambda other, message, reply: (403, {"error": "<script>"}, {}), "answered 403. On"),
+    "unknown": (lambda other, message, reply: (401, {"error": "unauthorized"}, {}), "amesh_list"),
+    "busy": (lambda other, message, reply: (429, {"error": "rate_limited"}, {"Retry-After": "7"}), "429 rate_limited"),
+    "down": (lambda other, message, reply: (502, b"Bad gateway", {}), "answered 502"),
+    "cut off": (lambda other, message, reply: None, "broke"),
+}
+
+
+@pytest.mark.parametrize("how", FAILURES)
+def test_only_an_answer_that_the_server_has_signed_moves_the_cursor(
+    how: str, other: Peer, clock: Clock, caplog: pytest.LogCaptureFixture, django_capture_on_commit_callbacks: Any
+) -> None:
+    server = followed(other, clock)
+    before = (server.epoch, server.acked)
+    laptops(1)
+    behave, text = FAILURES[how]
+    other.behave = lambda message, reply: behave(other, message, reply)
+    with django_capture_on_commit_callbacks(execute=True), caplog.at_level(logging.WARNING, "amesh_django.fleet"):
+        delivered(server, clock)
+    assert (server.epoch, server.acked) == before and servers.is_dirty(server, servers.head())
+    assert text in server.last_error and server.attempts == len(other.messages) == 1
+    assert server.device_id in caplog.text
+    assert AuditEvent.objects.get(kind="delivery_failed").text == server.last_error
+    assert server.next_attempt_at is not None
+    pause = server.next_attempt_at.timestamp() - clock.now
+    assert pause == pytest.approx(7 if how == "busy" else 0.5, abs=0.01)
+    other.behave = lambda message, reply: reply
+    delivered(server, clock)
+    assert len(other.messages) == 1  # not due yet
+    clock.now += 8
+    delivered(server, clock)
+    assert not servers.is_dirty(server, servers.head()) and (server.attempts, server.last_error) == (0, "")
+
+
+def test_a_server_that_cannot_be_reached_is_tried_for_ever(clock: Clock) -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        other = Peer(port=closed.getsockname()[1])
+        server = follow(other)
+        delivered(server, clock)
+        assert "could not be reached" in server.last_error
+        Server.objects.update(attempts=10**6)
+        clock.now += 1
+        delivered(server, clock)
+    assert server.attempts == 10**6 + 1 and server.next_attempt_at is not None
+    assert 45 <= server.next_attempt_at.timestamp() - clock.now <= 75
+
+
+def test_the_pauses_between_attempts() -> None:
+    pauses = [pause_after(attempts) for attempts in range(1, 400)]
+    assert pauses[:3] == [0.5, 1, 1]
+    assert 119 <= sum(pauses[:121]) <= 122 and pauses[121] == 5
+    assert 595 <= sum(pauses[:217]) <= 605 and pauses[217] == pauses[-1] == 60
+    assert pause_after(1000, 0.75) == 45 and pause_after(1000, 1.25) == 75
+
+
+@pytest.mark.parametrize("how", ["silent", "dribbles"])
+def test_a_server_that_hangs_is_left_in_time(how: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It sends nothing, or a byte now and then, so that no single read takes long."""
+    monkeypatch.setattr(posting, "TOTAL_SECONDS", 0.4)
+    ended = threading.Event()
+
+    def dribble(listening: socket.socket) -> None:
+        connection, _address = listening.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not ended.wait(0.05):
+                connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = follow(Peer(port=listening.getsockname()[1]))
+        if how == "dribbles":
+            threading.Thread(target=dribble, args=(listening,), daemon=True).start()
+        started = time.monotonic()
+        delivered(server, clock)
+        ended.set()
+    assert "within 0.4 seconds" in server.last_error and time.monotonic() - started < 1
+
+
+def test_a_row_that_was_changed_outside_django_is_sent_nothing(
+    other: Peer, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = followed(other, clock)
+    laptops(1)
+    Server.objects.update(url=other.url.replace("/amesh/", "/evil/"))
+    with caplog.at_level(logging.CRITICAL, "amesh_django.fleet"):
+        delivered(server, clock)
+    assert not other.messages and "changed outside Django" in caplog.text
+
+
+def test_a_server_that_was_revoked_at_the_hub_is_sent_nothing(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock)
+    hub().revoke_all([server.device_id])
+    delivered(server, clock)
+    assert not other.messages and "does not trust the server" in server.last_error
+
+
+def test_a_server_that_is_paused_leased_or_not_due_is_left_alone(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock)
+    laptops(1)
+    servers.pause(server.device_id)
+    delivered(server, clock)
+    servers.resume(server.device_id)
+    later = timezone.now() + dt.timedelta(seconds=5)
+    Server.objects.update(lease_until=later, lease_by="another")
+    delivery.deliver(server.pk, now=clock)
+    assert not other.messages and Server.objects.get().lease_by == "another"
+    clock.now += 20  # the process that had the lease was killed
+    delivered(server, clock)
+    assert len(other.messages) == 1
+    laptops(1)
+    far = timezone.now() + dt.timedelta(days=1)  # a host with a wrong clock
+    Server.objects.update(lease_until=far, lease_by="another", next_attempt_at=far)
+    delivered(server, clock)
+    assert len(other.messages) == 2
+
+
+def test_a_lease_that_was_lost_moves_no_cursor(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock)
+    before = server.acked
+    laptops(1)
+    lease = Lease("default", server.pk, clock)
+    taken = lease.take()
+    assert taken is not None
+    Server.objects.update(lease_by="another")
+    assert not lease.save(taken, acked=10**6)
+    lease.release()
+    found = Server.objects.get()
+    assert (found.acked, found.lease_by) == (before, "another")
+
+
+def test_a_hub_that_was_restored_says_so(other: Peer, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    server = followed(other, clock)
+    other.applied += 1000
+    laptops(1)
+    with caplog.at_level(logging.CRITICAL, "amesh_django.fleet"):
+        delivered(server, clock)
+    assert "an older list was restored here" in caplog.text and len(other.messages) == 1
