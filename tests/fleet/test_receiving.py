@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.urls import reverse
 
-from amesh_django import lifecycle
+from amesh_django import conf, lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal, AuditEvent, Device, Hub, HubEntry
 from amesh_django.test import AmeshClient, EphemeralDevice
@@ -390,3 +390,10 @@ def test_a_key_that_was_replaced_at_the_hub_is_valid_for_a_while(enroller: TestH
     assert (found.revoke_reason, found.revoked_by) == ("rotated", new.identity.device_id)
     enroller.say(enroller.event("revoke", new, 3))
     assert status(old) == status(new) == 401
+
+
+@pytest.mark.parametrize("name", ["shell", "revoke", "enroll"])
+def test_the_settings_let_no_hub_grant_what_no_hub_grants(settings: Any, name: str) -> None:
+    settings.AMESH = {"HUB_MAY_GRANT": ["orders:read", name]}
+    ((kind, text),) = conf.problems()
+    assert kind == "value" and f"must not have {name}" in text
