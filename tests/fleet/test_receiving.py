@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,14 @@ from django.urls import reverse
 
 from amesh_django import conf, lifecycle
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.fleet import receiving
 from amesh_django.models import AllowListSeal, AuditEvent, Device, Hub, HubEntry
 from amesh_django.test import AmeshClient, EphemeralDevice
+from amesh_django.trust import current_list
 from authmesh.device import LocalDevice
+from authmesh.protocol.fleet.errors import PermissionMissing
 from authmesh.protocol.fleet.feed import Acknowledgement
+from tests.enrollment.machines import come, make
 from tests.enrollment.test_rotation import ask
 from tests.fleet.hubs import EPOCH, PATH, TestHub, row, status
 
@@ -203,9 +208,15 @@ def test_a_smaller_head_is_reported_and_changes_nothing(
     hub.say(after=29, head=30, until=30, issued_at=later)  # the log says so once a minute
     assert len([record for record in caplog.records if "restored from a backup" in record.message]) == 1
     assert AuditEvent.objects.filter(kind="feed_refused", reason_code="older_list").count() == 1
-    # A message that another one has overtaken is no reason to worry.
+
+
+def test_a_message_that_another_one_has_overtaken_is_no_reason_to_worry(
+    hub: TestHub, amesh_trust: Trust, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = amesh_trust()
+    hub.say(hub.event("revoke", device, 41), after=0, head=41, until=41)
     caplog.clear()
-    hub.say(hub.event("revoke", device, 41), after=35, head=41, until=41)
+    assert hub.say(hub.event("reinstate", device, 39), after=35, head=39, until=39).applied == 41
     hub.say(after=35, head=39, until=39)
     assert not caplog.records and status(device) == 401
 
@@ -302,7 +313,7 @@ def test_a_reason_that_reads_like_a_rotation_is_none(hub: TestHub, amesh_trust: 
 
 
 def test_a_hub_adds_devices_within_what_it_may_grant(enroller: TestHub, settings: Any, amesh_trust: Trust) -> None:
-    settings.AMESH = {**settings.AMESH, "HUB_MAY_GRANT": ["orders:*", "print"], "MAX_CONTROLLERS": 3}
+    settings.AMESH = {**settings.AMESH, "HUB_MAY_GRANT": ["orders:*", "print", "scopes"], "MAX_CONTROLLERS": 3}
     lifecycle.reset()
     device, greedy, known = EphemeralDevice("sensor"), EphemeralDevice(), amesh_trust()
     end = dt.datetime.now(dt.UTC) + dt.timedelta(days=9)
@@ -397,3 +408,39 @@ def test_the_settings_let_no_hub_grant_what_no_hub_grants(settings: Any, name: s
     settings.AMESH = {"HUB_MAY_GRANT": ["orders:read", name]}
     ((kind, text),) = conf.problems()
     assert kind == "value" and f"must not have {name}" in text
+
+
+def test_without_time_zones(settings: Any, amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    settings.USE_TZ = False
+    hub = TestHub(amesh_server.identity.device_id).trusted("revoke")
+    hub.greet()
+    device, unknown = amesh_trust(), EphemeralDevice()
+    until = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+    hub.say(hub.event("suspend", device, until=until), hub.event("revoke", unknown))
+    assert status(device) == 401 and row(device).state == "suspended"
+    DatabaseAllowList().lift([device.identity.device_id])
+    hub.epoch, hub.sent = "f" * 32, 0
+    hub.greet({unknown: 1}, until=1, head=1)
+    hub.say(hub.event("suspend", device, 2, at=dt.datetime(1, 1, 1, tzinfo=dt.UTC)))  # before the person lifted it
+    assert status(device) == 200 and not DatabaseAllowList().verify().hubs
+
+
+def test_a_device_that_comes_back_in_another_way_is_not_the_hubs(enroller: TestHub) -> None:
+    device = EphemeralDevice()
+    enroller.say(enroller.trust(device), enroller.event("revoke", device), enroller.event("reinstate", device))
+    people = DatabaseAllowList(by="person")
+    people.revoke(device.identity.device_id)
+    people.purge(device.identity.device_id)
+    assert come(make(), device).status_code == 201
+    assert [why for _serial, why in enroller.say(enroller.trust(device)).refused] == ["known_here"]
+
+
+def test_the_permission_is_looked_up_again_under_the_lock(hub: TestHub, amesh_trust: Trust) -> None:
+    device = amesh_trust()
+    found = next(one for one in current_list().snapshot().by_key.values() if one.device_id == hub.id)
+    message = hub.message(hub.event("revoke", device))
+    DatabaseAllowList().set_permissions(hub.id, {})
+    with pytest.raises(PermissionMissing):  # the request was verified before that
+        receiving.apply_message(message, found, now=time.time())
+    DatabaseAllowList().set_permissions(hub.id, {"revoke": True})
+    assert receiving.apply_message(message, found, now=time.time()).applied == 1 and status(device) == 401
