@@ -8,15 +8,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from django.db.models import Count
 from django.utils import timezone
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-from amesh_django.models import Device, Server
+from amesh_django.conf import amesh_settings
+from amesh_django.models import Device, Hub, HubEntry, Server
+from amesh_django.states import ACTIVE
+from amesh_django.trust import current_list
 from amesh_django.trust.database import database
+from amesh_django.trust.hubs import HubRows
+from amesh_django.trust.verified import KnownDevice
+from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.errors import AmeshError
 
 from . import servers
+from .receiving import ENROLL, REVOKE
 
 State = Literal["up_to_date", "waiting", "silent", "failing", "paused", "untrusted", "changed", "unknown"]
 #: The states in words, the worst last.
@@ -143,6 +151,120 @@ def _state(row: Server, is_dirty: bool, is_trusted: bool, now: dt.datetime) -> S
     if (now - since).total_seconds() > SILENT_SECONDS:
         return "silent"
     return "waiting" if is_dirty else "up_to_date"
+
+
+HubState = Literal["heard", "silent", "not_heard", "not_allowed", "changed"]
+#: The states of a hub in words.
+HUB_STATES: Final[Mapping[HubState, str | Promise]] = {
+    "heard": _("heard"),
+    "not_heard": _("not heard yet"),
+    "silent": _("silent"),
+    "not_allowed": _("no permission"),
+    "changed": _("changed outside Django"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class HubView:
+    """A hub that this server follows, or has followed.
+
+    Attributes:
+        device_id: the hub.
+        name: its friendly name; its device ID if this server does not know it.
+        state: one of :data:`HUB_STATES`.
+        permissions: those of ``revoke`` and ``enroll`` that it has here.
+        row: what this server knows from it; None if it was never heard.
+        seconds: seconds since it was heard last; None if it was never heard.
+        words: number of keys about which it has said anything.
+    """
+
+    device_id: str
+    name: str
+    state: HubState
+    permissions: tuple[str, ...]
+    row: Hub | None
+    seconds: float | None
+    words: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the hub for ``--json``."""
+        row = self.row
+        heard = row.last_contact_at if row is not None else None
+        return {
+            "deviceId": self.device_id,
+            "friendlyName": self.name,
+            "state": self.state,
+            "permissions": list(self.permissions),
+            "url": row.url or None if row is not None else None,
+            "applied": row.applied if row is not None else 0,
+            "head": row.head if row is not None else 0,
+            "lastContact": heard.isoformat() if heard is not None else None,
+            "words": self.words,
+        }
+
+
+def hubs(now: dt.datetime | None = None) -> list[HubView]:
+    """Return the hubs of this server: those with a permission, and those that were heard before they lost it.
+
+    Args:
+        now: the time. Defaults to the clock.
+
+    Raises:
+        AllowListIntegrityFailure: the allow list is rejected.
+        AllowListUnavailable: the list cannot be read from the database.
+        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+    """
+    now = now or timezone.now()
+    known = {
+        device.device_id: device
+        for device in list(current_list().snapshot().by_key.values())
+        if device.role == CONTROLLER and device.state(now.timestamp()) == ACTIVE
+    }
+    rows = {row.device_id: row for row in hub_rows().every()}
+    allowed = {name: allowed_of(device) for name, device in known.items() if allowed_of(device)}
+    counts = dict(
+        HubEntry.objects.using(database()).values_list("hub").annotate(count=Count("id")).values_list("hub", "count")
+    )
+    found = []
+    for device_id in sorted({*rows, *allowed}):
+        row, permissions = rows.get(device_id), allowed.get(device_id, ())
+        heard = row.last_contact_at if row is not None else None
+        seconds = max(0.0, (now - heard).total_seconds()) if heard is not None else None
+        name = known[device_id].friendly_name if device_id in known else device_id
+        found.append(
+            HubView(
+                device_id,
+                name,
+                _hub_state(row, permissions, seconds),
+                permissions,
+                row,
+                seconds,
+                counts.get(device_id, 0),
+            )
+        )
+    return found
+
+
+def hub_rows() -> HubRows:
+    """Return the rows of hubs in the database of the allow list."""
+    sealed = current_list()
+    return HubRows(sealed.using, sealed.all_keys, sealed.log_keys())
+
+
+def allowed_of(device: KnownDevice) -> tuple[str, ...]:
+    """Return those permissions of a hub that a device of the allow list has."""
+    permissions = json.loads(device.permissions_json)
+    return tuple(name for name in (REVOKE, ENROLL) if permissions.get(name) is True)
+
+
+def _hub_state(row: Hub | None, permissions: tuple[str, ...], seconds: float | None) -> HubState:
+    if row is not None and not hub_rows().is_genuine(row):
+        return "changed"
+    if not permissions:
+        return "not_allowed"
+    if seconds is None:
+        return "not_heard"
+    return "silent" if seconds > amesh_settings().HUB_FRESH_SECONDS else "heard"
 
 
 def refused_events(row: Server) -> tuple[Mapping[str, Any], ...]:

@@ -192,8 +192,7 @@ def add(
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
     """
     names = sorted(set(groups))
-    _check_url(url)
-    _check_scope(scope_of_events, names)
+    check(url, scope_of_events, names)
     if public_key_of(device_id) is None:
         raise InvalidInput(
             _("%(device)s is not a target that this hub trusts. Nothing was added.") % {"device": device_id},
@@ -218,6 +217,17 @@ def add(
         ) from None
     _changed(row, "added", by)
     return row
+
+
+def check(url: str, scope_of_events: str, groups: Iterable[str] = ()) -> None:
+    """Check the arguments of :func:`add` before there is a device for them.
+
+    Raises:
+        InvalidInput: one of them is not valid.
+        AllowListIntegrityFailure: the allow list is rejected.
+    """
+    _check_url(url)
+    _check_scope(scope_of_events, sorted(set(groups)))
 
 
 def remove(device_id: str, *, by: str = "") -> Server:

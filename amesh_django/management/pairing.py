@@ -19,8 +19,12 @@ class PairingCommand(AmeshCommand):
         by, subject = context.home.actor, self.spec.name
         record(AuditEvent.Kind.PAIRING_BEGUN, by=by, subject=subject)
         try:
-            super().run(context, **options)
+            self.pair(context, **options)
         except BaseException as error:
             code = error.code if isinstance(error, AmeshError) else type(error).__name__
             record(AuditEvent.Kind.PAIRING_FAILED, by=by, subject=subject, reason_code=code)
             raise
+
+    def pair(self, context: Context, **options: Any) -> None:
+        """Pair. A subclass can do more."""
+        super().run(context, **options)

@@ -17,6 +17,7 @@ from authmesh.commands.words import counted, when
 from authmesh.device.servers import EnrolledServer, ServerStore
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.encoding import format_time
+from authmesh.protocol.errors import InvalidInput, Run
 
 _UNCHANGED = "Nothing was changed."
 _WIDTH = len("[changed outside Django]")
@@ -51,7 +52,7 @@ def scope_of(*, enroll: bool, groups: list[str], all_devices: bool) -> tuple[str
 
 
 def add_server(context: Context, device_id: str, url: str, *, scope_of_events: str, groups: list[str]) -> Server:
-    """Add a server that this hub trusts as a target, and say what to do at the server.
+    """Add a server that this hub trusts as a target, unless it is one already, and say what to do at the server.
 
     Args:
         context: the surroundings of the command.
@@ -60,15 +61,17 @@ def add_server(context: Context, device_id: str, url: str, *, scope_of_events: s
         scope_of_events, groups: as for :func:`amesh_django.fleet.servers.add`.
 
     Raises:
-        InvalidInput: as for :func:`amesh_django.fleet.servers.add`.
+        InvalidInput: as for :func:`amesh_django.fleet.servers.add`; or it is a server already, with another address or other groups.
     """
-    row = servers.add(
-        device_id,
-        url if url.endswith("/") else f"{url}/",
-        scope_of_events=scope_of_events,
-        groups=groups,
-        by=context.home.actor,
-    )
+    url = url if url.endswith("/") else f"{url}/"
+    row = next((known for known in servers.every() if known.device_id == device_id), None)
+    if row is None:
+        row = servers.add(device_id, url, scope_of_events=scope_of_events, groups=groups, by=context.home.actor)
+    elif (row.url, row.scope_of_events, sorted(row.groups)) != (url, scope_of_events, sorted(groups)):
+        raise InvalidInput(
+            f"{device_id} is a server of this hub already, with another address or other groups. They were not changed.",
+            hint=("Remove it first: run ", Run("servers", f"remove {device_id}"), ". Then add it again."),
+        )
     store = ServerStore(context.home.directory)
     if all(
         known.device_id != row.device_id for known in store.read()
@@ -102,7 +105,7 @@ def server_lines(one: ServerView) -> list[Styled]:
         texts.append(f"last error: {clean_line(row.last_error)}{tries}")
     if MEANING[one.state]:
         texts.append(str(MEANING[one.state]))
-    for event in one.refused[-5:]:
+    for event in one.refused[:5]:
         texts.append(
             f"refused: {clean_line(str(event.get('event', '')))} {clean_line(str(event.get('device', '')))} "
             f"({clean_line(str(event.get('why', '')))})"

@@ -25,7 +25,9 @@ def found() -> dict[str, str]:
 @pytest.fixture
 def celery(monkeypatch: pytest.MonkeyPatch) -> Celery:
     """The application of a project, with a queue for amesh."""
-    assert not tasks.is_configured()  # also makes the application that Celery has by itself: the first one is kept for all tests
+    assert (
+        not tasks.is_configured()
+    )  # also makes the application that Celery has by itself: the first one is kept for all tests
     application = Celery("mysite", set_as_current=False, broker="memory://")
     application.conf.task_routes = {"amesh.*": {"queue": "amesh"}}
     monkeypatch.setattr(tasks, "current_app", application)

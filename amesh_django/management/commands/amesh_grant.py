@@ -11,6 +11,7 @@ from amesh_django.management.home import as_model_time
 from authmesh.commands.context import Context
 from authmesh.commands.granting import GRANT, chosen, effect, wanted
 from authmesh.commands.terminal.errors import UsageProblem
+from authmesh.protocol.errors import Run
 
 
 class Command(AmeshCommand):
@@ -34,6 +35,19 @@ class Command(AmeshCommand):
         super().handle(*args, **options)
 
     def run(self, context: Context, **options: Any) -> None:
+        self._grant(context, **options)
+        of_hubs = {"revoke", "enroll"} & set(options["permission"])
+        if of_hubs and not options["remove"]:
+            may = "revoke, suspend, and add devices" if "enroll" in of_hubs else "revoke and suspend devices"
+            context.console.say(
+                (
+                    f"As a hub, it may now {may} here. To see when it was heard, run ",
+                    Run("hubs"),
+                    ". At the hub, manage.py amesh_servers lists this server.",
+                )
+            )
+
+    def _grant(self, context: Context, **options: Any) -> None:
         if not self._group and self._expires is None:
             super().run(context, **options)
             return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 
 from authmesh.pairing import ControllerOperator, Met, Paired, Pairing, Step
-from authmesh.protocol.allow_list import TARGET
+from authmesh.protocol.allow_list import TARGET, DeviceEntry
 from authmesh.protocol.errors import Run
 from authmesh.protocol.pairing.codes import parse_code
 from authmesh.protocol.pairing.errors import InvalidCode
@@ -90,6 +90,11 @@ async def _ask_code(console: Console, prompts: Prompts) -> str:
 
 def invite(context: Context, *, code: str | None, relay: str | None, v1: bool, yes: bool) -> None:
     """Use a code, show the verification code, store the target."""
+    pair(context, code=code, relay=relay, v1=v1, yes=yes)
+
+
+def pair(context: Context, *, code: str | None, relay: str | None, v1: bool, yes: bool) -> DeviceEntry:
+    """Do what :func:`invite` does, and return the target."""
     if context.console.no_input and not (code and yes):
         raise Unanswered(
             "This command asks whether the other screen says “Verified”, and --no-input was given. Nothing was done.",
@@ -101,10 +106,10 @@ def invite(context: Context, *, code: str | None, relay: str | None, v1: bool, y
     controller.is_sure = yes
     controller.introduce_self()
 
-    async def pair(pairing: Pairing) -> Paired:
+    async def meet(pairing: Pairing) -> Paired:
         return await pairing.invite(given or await _ask_code(context.console, controller.prompts), controller)
 
-    paired = controller.hold(pair)
+    paired = controller.hold(meet)
     controller.conclude(
         paired,
         [
@@ -115,6 +120,7 @@ def invite(context: Context, *, code: str | None, relay: str | None, v1: bool, y
             ("To undo", (Run("revoke", paired.entry.device_id), ", and revoke this device on that one")),
         ],
     )
+    return paired.entry
 
 
 def _arguments(parser: ArgumentParser) -> None:

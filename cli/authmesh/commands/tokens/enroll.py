@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser
+from typing import TYPE_CHECKING, Any
 
 from authmesh.protocol.enrollment import ACTIVE, parse_token
 from authmesh.protocol.errors import Run
@@ -14,9 +15,17 @@ from ..terminal.errors import UsageProblem
 from ..terminal.lines import Styled, facts
 from ..words import MEANING, identity_json, named
 
+if TYPE_CHECKING:
+    from authmesh.client.enrolling import EnrolledDevice
+
 
 def enroll(context: Context, *, token: str | None, name: str | None) -> None:
     """Enroll this device at the server that made a token."""
+    context.console.result(enrolled_json(enroll_device(context, token=token, name=name)))
+
+
+def enroll_device(context: Context, *, token: str | None, name: str | None) -> EnrolledDevice:
+    """Do what :func:`enroll` does, and return the result, which is not printed as JSON."""
     from authmesh.client import enrolling  # quick start: it imports httpx
 
     console, variable = context.console, enrolling.ENROLL_VARIABLE
@@ -65,9 +74,12 @@ def enroll(context: Context, *, token: str | None, name: str | None) -> None:
         )
     else:
         console.say(("To check that, run ", Run("doctor", f"{done.url}check"), "."))
-    console.result(
-        {**identity_json(done.identity), "state": done.state, "server": done.server.to_json(), "url": done.url}
-    )
+    return done
+
+
+def enrolled_json(done: EnrolledDevice) -> dict[str, Any]:
+    """Return the result for ``--json``."""
+    return {**identity_json(done.identity), "state": done.state, "server": done.server.to_json(), "url": done.url}
 
 
 def _arguments(parser: ArgumentParser) -> None:
