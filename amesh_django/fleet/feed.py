@@ -73,7 +73,7 @@ def message_for(server: Server, *, epoch: str, after: int, now: float, with_list
         issued_at=int(now),
         events=events,
         until=until,
-        revocations=_signed_list(now) if needs_list else "",
+        revocations=signed_list.build(now) if needs_list else "",
     )
 
 
@@ -85,11 +85,6 @@ def _groups(sealed: SealedList) -> Groups:
     if not sealed.is_genuine(row):
         raise failure("seal_mismatch")
     return read_groups(sealed, row)
-
-
-def _signed_list(now: float) -> str:
-    """Return the signed list of all revocations."""
-    return signed_list.build(now)
 
 
 # --- from the audit log ---
