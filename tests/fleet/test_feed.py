@@ -86,6 +86,18 @@ def test_an_enrolled_server_is_told_whom_to_trust_and_who_has_left_its_groups() 
     assert found.events[2].reason == "left_group"
 
 
+def test_a_suspended_device_is_not_trusted_anew() -> None:
+    server, _itself = add_server(scope_of_events="enroll", groups=["*"])
+    (name,) = (device.identity.device_id for device in laptops(1))
+    after = servers.head().revision
+    hub().suspend([name])
+    hub().rename(name, "other name")
+    assert told(message(server, after=after)) == [("suspend", name)]
+    hub().suspend([name], until=timezone.now() + dt.timedelta(milliseconds=1))
+    hub().rename(name, "a third name")  # its suspension has ended by now
+    assert told(message(server, after=after))[-1] == ("trust", name)
+
+
 def test_other_scopes_of_a_group_reach_its_members() -> None:
     hub().put_group("shop", ["orders:read"])
     server, _itself = add_server(scope_of_events="enroll", groups=["shop"])
@@ -212,6 +224,11 @@ def test_a_log_that_begins_later_is_no_damage(caplog: pytest.LogCaptureFixture) 
     assert found.revocations and not caplog.records
 
 
+def copy_of(event: AuditEvent) -> AuditEvent:
+    event.pk, event.seq = None, (event.seq or 0) + 2
+    return event
+
+
 def test_an_event_that_amesh_did_not_write_is_not_carried_on(caplog: pytest.LogCaptureFixture) -> None:
     server, _itself = add_server()
     one, two = (device.identity.device_id for device in laptops(2))
@@ -221,6 +238,7 @@ def test_an_event_that_amesh_did_not_write_is_not_carried_on(caplog: pytest.LogC
     event.pk, event.seq, event.device_id = None, (event.seq or 0) + 1, two  # a copy about another device
     event.kind = "revoke"
     event.save()
+    AuditEvent.objects.bulk_create([copy_of(AuditEvent.objects.get(kind="suspend"))])
     assert told(message(server, after=after)) == [("suspend", one)]
     assert "an event that amesh did not write" in caplog.text
     AuditEvent.objects.filter(kind="suspend").update(text="forged")
