@@ -30,6 +30,9 @@ def test_a_ring_is_never_tried_again_and_does_not_outlive_a_minute(monkeypatch: 
     monkeypatch.setattr(tasks, "current_app", Celery("mysite", set_as_current=False))
     apps._ring(7)
     assert sent == [(((7,),), {"retry": False, "expires": 60, "ignore_result": True})]
+    monkeypatch.delitem(sys.modules, "celery")  # the project has not loaded it
+    apps._ring(7)
+    assert len(sent) == 1
 
 
 def test_without_celery_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
