@@ -29,8 +29,8 @@ class AmeshConfig(AppConfig):
             metrics,
         )
         from .audit import refusals
-        from .fleet import bell
-        from .verification import activity
+        from .fleet import bell, freshness
+        from .verification import activity, hooks
 
         if apps.is_installed("drf_spectacular"):
             from . import openapi  # noqa: F401 -- drf-spectacular finds the subclasses of its extensions
@@ -43,6 +43,7 @@ class AmeshConfig(AppConfig):
         list_changed.connect(bell.on_list_changed, dispatch_uid="amesh_bell")
         bell.connect(_ring)
         metrics.connect()
+        hooks.connect(freshness.ensure_fresh)
         setting_changed.connect(lifecycle.after_setting_changed, dispatch_uid="amesh_settings")
 
 
