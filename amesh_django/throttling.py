@@ -22,6 +22,8 @@ except ModuleNotFoundError:
         "amesh_django.drf needs the package limits, which is not installed. Run: pip install 'amesh-django[drf]'"
     ) from None
 
+from authmesh.protocol.errors import InvalidInput
+
 from .conf import nonce_cache
 from .verification.eviction import redis_client
 from .verification.request import RETRY_AFTER_SECONDS
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("amesh_django.verification")
 
+#: Maximum number of requests in a device's own rate.
+MAX_REQUESTS = 100_000
 #: The permission of a device with its own rate, such as ``100/min``.
 RATE = "rate"
 _RATE = re.compile(r"([0-9]{1,9})/(?:(s)(?:ec|econd)?|(m)(?:in|inute)?|(h)(?:our)?|(d)(?:ay)?)").fullmatch
@@ -63,7 +67,7 @@ class DeviceRateThrottle(UserRateThrottle):
         """Return True if the rate allows the request.
 
         Raises:
-            RateLimitUnavailable: Redis cannot be reached.
+            RateLimitUnavailable: Redis cannot be reached, or the device's own rate cannot be read and there is no other.
         """
         device = signing_device(request)
         if device is None:
@@ -97,29 +101,42 @@ class DeviceRateThrottle(UserRateThrottle):
         return self.cache_format % {"scope": self.scope, "ident": device.device_id}
 
     def _rate_of(self, device: VerifiedDevice) -> tuple[Any, Any]:
-        """Return the number of requests and the seconds in which they are allowed; two Nones without a rate."""
-        own = device.permissions.get(RATE)
-        if own is not None:
-            found = parse_rate(own)
-            if found is not None:
-                return found
-            logger.warning(
-                "The rate of the device %s cannot be read, so the general rate applies. Write it as 100/min.",
-                device.device_id,
-            )
-        return self.parse_rate(self.rate)
+        """Return the number of requests and the seconds in which they are allowed; two Nones without a rate.
+
+        Raises:
+            RateLimitUnavailable: the device has a rate that cannot be read, and there is no general one.
+        """
+        own, general = device.permissions.get(RATE), self.parse_rate(self.rate)
+        if own is None:
+            return general
+        try:
+            return parse_rate(own)
+        except InvalidInput as error:
+            does = "is rejected, because there is no general rate" if general[0] is None else "has the general rate"
+            logger.error("The device %s %s: %s", device.device_id, does, error)
+        if general[0] is None:
+            raise RateLimitUnavailable()
+        return general
 
 
-def parse_rate(text: object) -> tuple[int, int] | None:
-    """Return the number of requests and the seconds of a rate such as ``100/min``, or None if it is not one.
+def parse_rate(text: object) -> tuple[int, int]:
+    """Return the number of requests and the seconds of a rate such as ``100/min``.
 
     Args:
         text: a number, ``/``, and ``s``, ``m``, ``h`` or ``d``, or the whole word.
+
+    Raises:
+        InvalidInput: the text is not a rate, or the number is greater than 100,000: each request in the window is stored.
     """
     found = _RATE(text) if isinstance(text, str) else None
     if found is None:
-        return None
-    return int(found[1]), _SECONDS[next(filter(None, found.groups()[1:]))]
+        raise InvalidInput("Its own rate cannot be read.", hint="Write it as 100/min.")
+    number = int(found[1])
+    if number > MAX_REQUESTS:
+        raise InvalidInput(
+            f"Its own rate allows more than {MAX_REQUESTS} requests.", hint="Use a shorter time, such as 1000/s."
+        )
+    return number, _SECONDS[next(filter(None, found.groups()[1:]))]
 
 
 def _limiter(alias: str) -> MovingWindowRateLimiter | None:

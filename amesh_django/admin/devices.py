@@ -34,9 +34,10 @@ from authmesh.protocol.display import clean_line
 
 from . import mapping, shown
 from .damaged import readable
-from .filters import LastSeenFilter, StateFilter, UserFilter, search
+from .filters import LastSeenFilter, RoleFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
+from .selecting import differing, without_other_names
 from .trouble import CHANGE_ERRORS, explain, trouble, verify_complete, verify_shown
 
 _ROLES = {
@@ -57,6 +58,8 @@ class VerifiedChangeList(ChangeList):
         self.result_list = list(self.result_list)
         verify_complete()
         verify_shown(self.result_list)
+        if found := differing(request):
+            verify_shown(found)
 
 
 @admin.register(Device)
@@ -78,7 +81,7 @@ class DeviceAdmin(RevokingAdmin):
         "shown_user",
     )
     list_display_links = ("shown_name",)
-    list_filter = (StateFilter, "role", "added_by", UserFilter, LastSeenFilter)
+    list_filter = (StateFilter, RoleFilter, "added_by", UserFilter, LastSeenFilter)
     list_per_page = 50
     date_hierarchy = "added_at"
     ordering = ("-added_at", "-id")
@@ -163,7 +166,11 @@ class DeviceAdmin(RevokingAdmin):
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Device], search_term: str
     ) -> tuple[QuerySet[Device], bool]:
-        return queryset.filter(search(search_term)), False
+        found = queryset.filter(search(search_term)) if search_term.strip() else queryset
+        match = request.resolver_match
+        if found is queryset and (match is None or match.url_name != "autocomplete"):
+            return queryset, False  # the page verifies the rows that it shows
+        return without_other_names(request, found), False
 
     # --- the list ----------------------------------------------------------------------------------------------------
 

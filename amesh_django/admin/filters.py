@@ -17,6 +17,7 @@ from amesh_django.models import Device
 from amesh_django.states import ACTIVE, DENIED, EXPIRED, PENDING, REVOKED, ROTATED, SUSPENDED, State
 
 from . import shown
+from .selecting import chosen
 
 # Every public key starts with one of few characters: a short word must not find keys.
 _MIN_KEY_PREFIX = 6
@@ -40,9 +41,8 @@ def search(term: str) -> Q:
     return found
 
 
-def in_state(state: State) -> Q:
+def in_state(state: State, now: dt.datetime) -> Q:
     """Return the condition for a state of devices, as :func:`amesh_django.states.state_of` decides it."""
-    now = timezone.now()
     replaced = Q(revoke_reason=ROTATED, revoked_by__startswith="am_", revoked_at__gt=now)  # valid until then
     conditions = {
         REVOKED: Q(revoked_at__isnull=False) & ~replaced,
@@ -71,7 +71,26 @@ class StateFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
         value: Any = ACTIVE if self.value() == "trusted" else self.value()
-        return queryset.filter(in_state(value)) if value in shown.STATE_NAMES else queryset
+        if value not in shown.STATE_NAMES:
+            return queryset
+        now = timezone.now()
+        return chosen(request, queryset, in_state(value, now), lambda known: known.state(now.timestamp()) == value)
+
+
+class RoleFilter(admin.SimpleListFilter):
+    """Filters by role."""
+
+    title = _("role")
+    parameter_name = "role__exact"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return list(Device.Role.choices)
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
+        value = self.value()
+        if value not in Device.Role.values:
+            return queryset
+        return chosen(request, queryset, Q(role=value), lambda known: known.role == value)
 
 
 class UserFilter(admin.SimpleListFilter):
@@ -85,7 +104,9 @@ class UserFilter(admin.SimpleListFilter):
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
         if self.value() in ("yes", "no"):
-            return queryset.filter(user__isnull=self.value() == "no")
+            has_none = self.value() == "no"
+            none = Q(user__isnull=has_none)
+            return chosen(request, queryset, none, lambda known: (known.user_id is None) == has_none)
         return queryset
 
 

@@ -14,6 +14,7 @@ from authmesh.protocol.errors import AmeshError
 
 from . import checkpoints, placing
 from .checkpoints import Checkpoint
+from .placing import Placed
 
 logger = logging.getLogger("amesh_django.audit")
 
@@ -28,11 +29,11 @@ class Swept:
     """What was done.
 
     Attributes:
-        placed: number of events that got their place.
+        placed: number of events that got their place, and of those that get none because amesh did not write them.
         checkpoint: the checkpoint that was made, or None.
     """
 
-    placed: int
+    placed: Placed
     checkpoint: Checkpoint | None
 
 

@@ -43,6 +43,7 @@ Each module has one part:
 - :mod:`.events`: which events a change of the list is for a server.
 - :mod:`.servers`: the servers of this hub.
 - :mod:`.overview`: what people and programs are shown about them.
+- :mod:`.signed_list`: all keys that a hub has revoked, as one signed text.
 - :mod:`.bell`: the ring after a commit.
 - :mod:`.rarely`: what the log says once a minute.
 - :mod:`.receiving`: a message of a hub, from the request to the answer.

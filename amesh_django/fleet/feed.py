@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from authmesh.protocol.errors import Run
 from authmesh.protocol.fleet.events import FeedEvent
 from authmesh.protocol.fleet.feed import MAX_EVENTS, FeedMessage
 
+from . import signed_list
 from .events import Audience, event, row_of
 from .rarely import rarely
 from .servers import Head, head
@@ -89,8 +89,7 @@ def _groups(sealed: SealedList) -> Groups:
 
 def _signed_list(now: float) -> str:
     """Return the signed list of all revocations."""
-    built: str = importlib.import_module("amesh_django.fleet.signed_list").build(now)
-    return built
+    return signed_list.build(now)
 
 
 # --- from the audit log ---

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from django.contrib.admin import site
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import User
 from django.db import connection
-from django.test import Client
-from django.urls import reverse
+from django.test import Client, RequestFactory
+from django.urls import ResolverMatch, reverse
 
 from amesh_django import lifecycle
+from amesh_django.admin.devices import DeviceAdmin
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
 from amesh_django.trust import current_list
@@ -148,6 +151,50 @@ def test_a_forged_row_is_noticed_when_it_is_shown(trust: Trust, root: Client, pa
     assert 'class="amesh-banner" role="alert"' in shown.content.decode()
     assert "amesh-revoked" not in shown.content.decode()
     assert "Already revoked" not in text_of(shown)
+
+
+@pytest.mark.parametrize(
+    ("forged", "given", "is_listed"),
+    [
+        ("revoked_at = added_at", {"state": "revoked"}, False),
+        ("revoked_at = added_at", {"state": "trusted"}, True),
+        ("suspended_at = added_at", {"state": "suspended"}, False),
+        ("role = 'target'", {"role__exact": "target"}, False),
+        ("role = 'target'", {"role__exact": "controller"}, True),
+        ("user_id = 1", {"mapped": "yes"}, False),
+        ("user_id = 1", {"mapped": "no"}, True),
+        ("friendly_name = 'boss'", {"q": "boss"}, False),
+    ],
+)
+def test_a_forged_row_is_not_under_a_filter_as_what_it_is_not(
+    trust: Trust, root: Client, forged: str, given: dict[str, str], is_listed: bool
+) -> None:
+    device = trust("laptop")
+    user = User.objects.get(username=root.get(LIST).context["user"].username)
+    with connection.cursor() as cursor:
+        cursor.execute(f"UPDATE amesh_device SET {forged.replace('= 1', f'= {user.pk}')}")  # noqa: S608
+        cursor.execute("UPDATE amesh_allowlistseal SET touched = 0")
+    page = root.get(LIST, given)
+    assert (device.device_id in {row.device_id for row in page.context["cl"].result_list}) == is_listed
+    assert 'class="amesh-banner" role="alert"' in page.content.decode()
+
+
+def test_the_search_of_other_forms_does_not_offer_a_forged_name(trust: Trust, root: Client) -> None:
+    device, other = trust("laptop"), trust("other laptop")
+    request = RequestFactory().get("/")
+    request.resolver_match = ResolverMatch(print, (), {}, "autocomplete")
+    admin = DeviceAdmin(Device, site)
+    root.get(LIST)
+
+    def offered(term: str) -> set[str]:
+        found, _ = admin.get_search_results(request, admin.get_queryset(request), term)
+        return {row.device_id for row in found}
+
+    assert offered("laptop") == offered("") == {device.device_id, other.device_id}
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE amesh_device SET friendly_name = 'boss' WHERE id = %s", [device.pk])
+        cursor.execute("UPDATE amesh_allowlistseal SET touched = 0")
+    assert offered("") == {other.device_id} and offered("boss") == set()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.audit import checkpoints, sweeping
 from amesh_django.audit.checkpoints import Checkpoint
+from amesh_django.audit.placing import Placed
 from amesh_django.audit.recording import record
 from amesh_django.audit.sweeping import sweep
 from amesh_django.audit.verifying import verify
@@ -47,20 +48,20 @@ def made() -> list[Checkpoint]:
 
 
 def test_one_is_made_each_hour_in_which_something_happened(caplog: pytest.LogCaptureFixture) -> None:
-    assert sweep(NOW) == sweeping.Swept(0, None)  # an empty log
+    assert sweep(NOW) == sweeping.Swept(Placed(0, 0), None)  # an empty log
     DatabaseAllowList().add(entry(1))
     record("export")
     caplog.set_level("INFO", "amesh_django.audit")
     swept = sweep(NOW)
     one = swept.checkpoint
-    assert swept.placed == 1 and one is not None and one.is_signed
+    assert swept.placed.events == 1 and one is not None and one.is_signed
     assert (one.seq, one.revision) == (2, 1)
     assert one.link == AuditEvent.objects.get(seq=2).link
     (logged,) = [found for found in caplog.records if getattr(found, "event", "") == "checkpoint"]
     assert Checkpoint.from_json(logged.checkpoint) == one  # type: ignore[attr-defined]
     assert sweep(later(61)).checkpoint is None  # nothing happened
     record("export")
-    assert sweep(later(59)) == sweeping.Swept(1, None)
+    assert sweep(later(59)) == sweeping.Swept(Placed(1, 0), None)
     assert sweep(later(-10)).checkpoint is None  # the clock of another host
     again = sweep(later(60)).checkpoint
     assert again is not None and again.seq == 4 and made() == [one, again]
@@ -123,9 +124,9 @@ def test_a_key_that_cannot_sign_is_logged_once_a_minute(
 
     monkeypatch.setattr(checkpoints, "signed", sign)
     record("export")
-    assert sweep(NOW).placed == 1
+    assert sweep(NOW).placed.events == 1
     record("export")
-    assert sweep(NOW + dt.timedelta(seconds=59)).placed == 1
+    assert sweep(NOW + dt.timedelta(seconds=59)).placed.events == 1
     assert [found.message for found in caplog.records] == [
         "No checkpoint of the audit log could be made: The key needs a PIN."
     ]

@@ -174,17 +174,39 @@ def test_events_are_placed_in_batches_and_forged_ones_are_not(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(placing, "BATCH_EVENTS", 3)
-    AuditEvent.objects.create(kind="export", at=timezone.now(), mac="f" * 64)
-    for _ in range(7):
+
+    def forge(count: int) -> None:
+        AuditEvent.objects.bulk_create(
+            [AuditEvent(kind="export", at=timezone.now(), mac="f" * 64) for _ in range(count)]
+        )
+
+    read: list[int] = []
+
+    def reading(self: ChainedRows, event: AuditEvent) -> bool:
+        if connection.in_atomic_block:  # a change of the list waits
+            read.append(event.pk)
+        return genuine(self, event)
+
+    genuine = ChainedRows.is_genuine_event
+    monkeypatch.setattr(ChainedRows, "is_genuine_event", reading)
+    monkeypatch.setattr(placing, "_told", {})
+    forge(10)
+    for _ in range(4):
+        record("export")
+    forge(3)
+    for _ in range(3):
         record("export")
     sealed = current_list()
-    assert [placing.place_batch(sealed) for _ in range(4)] == [3, 3, 1, 0]
-    assert AuditEvent.objects.filter(seq__isnull=True).count() == 1
-    assert "1 events of the audit log were inserted outside Django" in caplog.text
+    assert [placing.place_all(sealed) for _ in range(2)] == [(7, 13), (0, 13)]
+    assert len(read) == 7
+    assert AuditEvent.objects.filter(seq__isnull=True).count() == 13
+    assert caplog.text.count("13 events of the audit log were inserted outside Django") == 1
+    done = call("audit", "--seal")
+    assert "No event waited" not in done.out and "13 events were inserted outside Django and get no place" in done.err
     found = verify(sealed, timezone.now())
     assert found.fault is not None and found.fault.text == "inserted"
     AuditEvent.objects.filter(seq__isnull=True).delete()
-    assert verify(sealed, timezone.now()).events == 7
+    assert verify(sealed, timezone.now()).fault is None
 
 
 class Clock:
@@ -256,12 +278,12 @@ def test_a_refused_request_is_an_event(client: Any, monkeypatch: pytest.MonkeyPa
     assert settings.note(by="x")
 
 
-def test_counts_that_were_written_leave_no_connection_that_is_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_counts_that_were_written_leave_no_connection_that_is_too_old() -> None:
     """Django's own receiver of `request_finished` has run before."""
     refusals.reset()
     refusals._refusals.count(group(1))
     connection.ensure_connection()
-    monkeypatch.setattr(connection, "close_at", 0)
+    connection.close_at = 0.0  # until it is opened again
     refusals.flush_after_request()
     assert connection.connection is None
     assert AuditEvent.objects.filter(kind="refusal").exists()

@@ -284,7 +284,7 @@ def write_events(writers: int, seconds: float) -> int:
         else:
             time.sleep(0.001)
         if count % writers == 0:
-            placing.place_batch(current_list())
+            placing.place_all(current_list())
     placing.place_all(current_list())
     return count
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
-from django.db import connection, connections, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.db.models import QuerySet
 
 from amesh_django import signals
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.fleet import bell, delivery, feed, rarely, servers, sweeping
-from amesh_django.management.commands.amesh_propagate import Propagation
+from amesh_django.management.commands.amesh_propagate import Propagation, watch
 from amesh_django.models import AuditEvent, Device, Server, Sweep
 from tests.fleet.peers import Clock, Peer, peer
 from tests.fleet.servers import add_server, hub, laptops
@@ -230,3 +230,19 @@ def test_a_revocation_in_a_damaged_list_is_delivered(other: Peer) -> None:
     DatabaseAllowList(by="alice").revoke_all([two])
     call_command("amesh_propagate")
     assert other.told() == [("revoke", two)]
+
+
+@pytest.mark.slow
+def test_watching_goes_on_when_the_database_was_down(caplog: pytest.LogCaptureFixture) -> None:
+    ended, passes = threading.Event(), []
+
+    def sweep() -> None:
+        passes.append(time.monotonic())
+        if len(passes) == 1:
+            raise OperationalError("gone")
+        if len(passes) == 3:
+            ended.set()
+
+    with caplog.at_level(logging.ERROR, "amesh_django.fleet"):
+        watch(sweep, ended)
+    assert len(passes) == 3 and "The database cannot be used (OperationalError)" in caplog.text

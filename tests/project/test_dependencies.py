@@ -34,6 +34,7 @@ EXTRAS_OF = {
     "amesh_django/openapi.py": {"openapi"},
     "amesh_django/relay": {"metrics", "relay"},
     "amesh_django/test/drf.py": {"drf"},
+    "amesh_django/tasks.py": {"celery"},
     "amesh_django/throttling.py": {"drf"},
     "cli/authmesh/client/aiohttp_body.py": {"aiohttp"},
     "cli/authmesh/client/aiohttp_middleware.py": {"aiohttp"},

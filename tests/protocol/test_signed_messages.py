@@ -32,7 +32,7 @@ PREFIXES = {
         "self_signature_message(key, name, timestamp)",
     ): "A[g-z0-9+/]",  # the device's own key in base64
     ("protocol/pairing/v2.py", "self_signature_message(role, key, timestamp, name, h)"): "amesh-pair-v2/identity\n",
-    ("protocol/pairing/token.py", "signed.encode('ascii')"): "eyJ",  # a JSON object in base64url
+    ("protocol/pairing/token.py", "signed.encode('ascii')"): "eyJ0eXAiOi",  # {"typ": in base64url
     ("pairing/bootstrap/target.py", "init_message(public_key, token.jti)"): "amesh-bootstrap-init-v2\n",
     ("pairing/bootstrap/controller.py", "acknowledgement_message(public_key, token.jti)"): "amesh-bootstrap-ack-v1\n",
     ("protocol/enrollment.py", "request"): "amesh-enroll-v1\n",
@@ -41,6 +41,7 @@ PREFIXES = {
     ("protocol/rotation.py", "rotated"): "amesh-rotated-v1\n",
     ("protocol/fleet/feed.py", "acknowledged"): "amesh-feed-ack-v1\n",
     ("audit/checkpoints.py", "checkpoint.message"): "amesh-audit-checkpoint-v1\n",
+    ("fleet/signed_list.py", "signed.encode('ascii')"): "eyJhbGciOi",  # {"alg": in base64url
     ("commands/identity.py", "message"): "amesh sign-test ",
     ("commands/doctor/device.py", "message"): "amesh doctor ",
     ("keystore/tpm/store.py", "_FIRST"): "amesh: the first signature of a new key",

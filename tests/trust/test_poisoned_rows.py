@@ -45,7 +45,7 @@ def test_no_primary_key_of_a_forged_event_stops_a_change(devices: DatabaseAllowL
     assert revoked() == 2
     assert AuditEvent.objects.filter(kind="export").exclude(mac="f" * 64).count() == 1
     AuditEvent.objects.filter(mac="f" * 64).delete()
-    assert placing.place_all(current_list()) == 1
+    assert placing.place_all(current_list()).events == 1
     assert fault() == ""
 
 

@@ -19,6 +19,7 @@ from amesh_django.test.devices import EphemeralDevice
 from amesh_django.test.drf import AmeshAPIClient
 from amesh_django.throttling import RateLimitUnavailable, parse_rate
 from amesh_django.verification import VerifiedDevice
+from authmesh.protocol.errors import InvalidInput
 from tests.support.services import Redis
 
 
@@ -108,13 +109,26 @@ def test_processes_count_together(redis: Redis, settings: Any, backend: str) -> 
         ("100/min", (100, 60)),
         ("5/hour", (5, 3600)),
         ("0/day", (0, 86400)),
-        ("1/month", None),
-        ("-1/s", None),
-        ("1", None),
-        ("1/s\n", None),
-        ("\u0661/s", None),
-        (5, None),
+        ("100000/min", (100_000, 60)),
     ],
 )
 def test_rates(text: Any, expected: Any) -> None:
     assert parse_rate(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        *((text, "cannot be read") for text in ("1/month", "-1/s", "1", "1/s\n", "\u0661/s", 5)),
+        ("100001/min", "more than 100000 requests"),
+        ("999999999/s", "more than 100000 requests"),
+    ],
+)
+def test_a_rate_that_cannot_be_used_is_not_no_limit(
+    amesh_trust: Trust, text: Any, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        parse_rate(text)
+    device = amesh_trust(permissions={"rate": text})
+    assert statuses(device, 1, "/none/") == [503] and f"{device.identity.device_id} is rejected" in caplog.text
+    assert statuses(device, 3) == [200, 200, 429] and message in caplog.text  # the general rate

@@ -111,13 +111,20 @@ def _check_after(after: int) -> None:
 def _seal(context: Context) -> dict[str, object]:
     settings.note(by=context.home.actor)
     swept = sweeping.sweep(timezone.now())
-    placed, checkpoint = swept.placed, swept.checkpoint
-    context.console.say(
-        f"{counted(placed, 'event')} got a place in the log." if placed else "No event waited for its place."
-    )
+    (placed, forged), checkpoint = swept.placed, swept.checkpoint
+    if placed or not forged:
+        context.console.say(
+            f"{counted(placed, 'event')} got a place in the log." if placed else "No event waited for its place."
+        )
+    if forged:
+        number = counted(forged, "event")
+        inserted = "was inserted outside Django and gets" if forged == 1 else "were inserted outside Django and get"
+        context.console.warn(
+            (f"{number} {inserted} no place in the log. To see the first one, run ", Run("audit", "--verify"), ".")
+        )
     if checkpoint is not None:
         context.console.say(f"A checkpoint was made: the log ended with event {checkpoint.seq}.")
-    return {"sealed": placed, "checkpoint": checkpoint.as_json() if checkpoint is not None else None}
+    return {"sealed": placed, "forged": forged, "checkpoint": checkpoint.as_json() if checkpoint is not None else None}
 
 
 def _checkpoints(context: Context) -> None:
