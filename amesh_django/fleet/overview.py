@@ -14,14 +14,17 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from amesh_django.conf import amesh_settings
+from amesh_django.decisions.hubs import described
 from amesh_django.models import Device, Hub, HubEntry, Server
 from amesh_django.states import ACTIVE
 from amesh_django.trust import current_list
 from amesh_django.trust.database import database
-from amesh_django.trust.hubs import HubRows
+from amesh_django.trust.hubs import HubRows, key_name
 from amesh_django.trust.verified import KnownDevice
 from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError
+from authmesh.protocol.keys import decode_public_key
 
 from . import servers
 from .receiving import ENROLL, REVOKE
@@ -130,9 +133,9 @@ def view(rows: Iterable[Server], now: dt.datetime | None = None) -> list[ServerV
 
 def _view(row: Server, name: str, now: dt.datetime) -> ServerView:
     refused = refused_events(row)
-    if not servers.is_genuine(row):
-        return ServerView(row, name, "changed", None, None, refused)
     try:
+        if not servers.is_genuine(row):
+            return ServerView(row, name, "changed", None, None, refused)
         lag = servers.lag(row)
         is_trusted = servers.public_key_of(row.device_id) is not None
     except AmeshError:
@@ -285,3 +288,31 @@ def acknowledged(serial: int) -> tuple[int, int]:
     rows = [row for row in servers.every() if row.enabled]
     epoch = servers.head().epoch
     return sum(row.epoch == epoch and row.acked >= serial for row in rows), len(rows)
+
+
+def words_about(public_key: str) -> list[HubEntry]:
+    """Return what hubs have said about a key. A row that was changed outside Django is left out, and logged.
+
+    Args:
+        public_key: in base64, as the model holds it.
+    """
+    try:
+        return hub_rows().about([key_name(decode_public_key(public_key))])
+    except AmeshError:
+        return []
+
+
+def described_word(entry: HubEntry, moment: str) -> str:
+    """Return what a hub has said about a key, in one sentence for people.
+
+    Args:
+        entry: the word.
+        moment: its time, in words.
+    """
+    if entry.event in ("revoke", "suspend"):
+        return described(entry, moment)
+    text = {
+        "trust": _("The hub %(hub)s let it in %(moment)s."),
+        "lift": _("The hub %(hub)s lifted its suspension %(moment)s."),
+    }.get(entry.event, _("The hub %(hub)s undid its revocation %(moment)s."))
+    return str(text) % {"hub": clean_line(entry.hub), "moment": moment}
