@@ -277,6 +277,8 @@ def _lag(view: overview.ServerView) -> str:
         return gettext("not known")
     if not view.revisions:
         return gettext("nothing")
+    if view.lacks_list:
+        return gettext("the whole list")
     text = ngettext(
         "%(count)d change, for %(seconds)d seconds", "%(count)d changes, for %(seconds)d seconds", view.revisions
     )

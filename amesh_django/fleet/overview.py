@@ -73,6 +73,7 @@ class ServerView:
         revisions: changes that it has not acknowledged; None if that is not known.
         seconds: age of the oldest of them; None if that is not known.
         refused: the newest events that it refused: ``serial``, ``device``, ``event``, ``why``, ``at``.
+        lacks_list: True if it has acknowledged nothing of this list yet, so that the number of changes says little.
     """
 
     server: Server
@@ -81,6 +82,7 @@ class ServerView:
     revisions: int | None
     seconds: float | None
     refused: tuple[Mapping[str, Any], ...]
+    lacks_list: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the server for ``--json``."""
@@ -95,6 +97,7 @@ class ServerView:
             "acknowledged": row.acked,
             "lag": self.revisions,
             "lagSeconds": self.seconds,
+            "lacksList": self.lacks_list,
             "attempts": row.attempts,
             "lastAnswer": row.last_ok_at.isoformat() if row.last_ok_at is not None else None,
             "lastAttempt": row.last_sent_at.isoformat() if row.last_sent_at is not None else None,
@@ -140,7 +143,8 @@ def _view(row: Server, name: str, now: dt.datetime) -> ServerView:
         is_trusted = servers.public_key_of(row.device_id) is not None
     except AmeshError:
         return ServerView(row, name, "unknown", None, None, refused)
-    return ServerView(row, name, _state(row, lag.revisions > 0, is_trusted, now), lag.revisions, lag.seconds, refused)
+    state, lacks_list = _state(row, lag.revisions > 0, is_trusted, now), row.epoch != servers.head().epoch
+    return ServerView(row, name, state, lag.revisions, lag.seconds, refused, lacks_list)
 
 
 def _state(row: Server, is_dirty: bool, is_trusted: bool, now: dt.datetime) -> State:

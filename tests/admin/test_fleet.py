@@ -40,7 +40,9 @@ def up_to_date(row: Server) -> None:
 
 def test_a_server_is_shown(api: Server, boss: Client) -> None:
     text = text_of(boss.get(SERVERS))
-    assert "api" in text and "waiting" in text and "1 change, for" in text and "Select" not in text
+    assert "api" in text and "waiting" in text and "the whole list" in text and "Select" not in text
+    Server.objects.update(epoch=servers.head().epoch)
+    assert "1 change, for" in text_of(boss.get(SERVERS))
     refused = '[{"serial": 4, "device": "am_x", "event": "trust", "why": "max_controllers", "at": ""}, 7]'
     Server.objects.update(last_error="<b>down</b>", attempts=2, refused_json=refused)
     page = boss.get(f"{SERVERS}{api.pk}/change/")
