@@ -19,7 +19,8 @@ from django.utils import timezone
 
 from amesh_django.audit.reading import unsealed_seconds
 from amesh_django.conf import problems
-from amesh_django.signals import request_accepted, request_refused
+from amesh_django.fleet import overview, sweeping
+from amesh_django.signals import changes_acknowledged, request_accepted, request_refused
 from amesh_django.states import STATES
 from amesh_django.trust import current_list
 from amesh_django.trust.owner import controller_limit
@@ -34,6 +35,13 @@ __all__ = ["connect", "is_installed", "page"]
 _BUCKETS = (0.0002, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 2.5)
 _SEAL_OK = "1 if the allow list can be read and matches its seal. 0 if not: all signed requests are rejected."
 _UNSEALED = "How long the oldest event of the audit log has waited for its place in it, in seconds. 0 if none waits."
+#: The same for the time until a server of this hub knows a change.
+_DELIVERY_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 30.0, 300.0, 3600.0)
+_DELIVERY = "Time from a change of the allow list until a server of this hub acknowledged it, in seconds."
+_DIRTY = "Servers of this hub that lack changes, but for those that are paused."
+_OLDEST = "How long the oldest change has waited that one of these servers lacks, in seconds. 0 if none lacks any."
+_SWEEP = "Seconds since the sweeper of this hub ran last. Missing if it never did."
+_HUB = "Seconds since this server heard the hub that has been silent for the longest. Missing without a hub."
 _UID = "amesh_metrics"
 
 
@@ -56,10 +64,14 @@ class _Counters:
             buckets=_BUCKETS,
             registry=None,
         )
+        self.delivery = Histogram("amesh_fleet_delivery_seconds", _DELIVERY, buckets=_DELIVERY_BUCKETS, registry=None)
 
     def on_accepted(self, *, seconds: float, **kwargs: Any) -> None:
         self.accepted.inc()
         self.seconds.observe(seconds)
+
+    def on_acknowledged(self, *, seconds: float, **kwargs: Any) -> None:
+        self.delivery.observe(seconds)
 
     def on_refused(self, *, error: RequestError, **kwargs: Any) -> None:
         self.refused.labels(reason=error.reason).inc()
@@ -81,6 +93,10 @@ def _on_refused(**arguments: Any) -> None:
     _counters().on_refused(**arguments)
 
 
+def _on_acknowledged(**arguments: Any) -> None:
+    _counters().on_acknowledged(**arguments)
+
+
 def is_installed() -> bool:
     """Return True if the extra ``metrics`` is installed."""
     try:
@@ -94,11 +110,13 @@ def connect() -> None:
     """Count from now on if ``AMESH["METRICS"]`` is True, or else stop. Without valid settings and the extra, nothing is counted."""
     request_accepted.disconnect(dispatch_uid=_UID)
     request_refused.disconnect(dispatch_uid=_UID)
+    changes_acknowledged.disconnect(dispatch_uid=_UID)
     # Not amesh_settings(), which keeps what it reads: this is called before a project may be ready for that.
     if problems() or not getattr(django_settings, "AMESH", {}).get("METRICS") or not is_installed():
         return
     request_accepted.connect(_on_accepted, dispatch_uid=_UID, weak=False)
     request_refused.connect(_on_refused, dispatch_uid=_UID, weak=False)
+    changes_acknowledged.connect(_on_acknowledged, dispatch_uid=_UID, weak=False)
 
 
 class _State:
@@ -129,6 +147,30 @@ class _State:
         yield GaugeMetricFamily("amesh_audit_unsealed_seconds", _UNSEALED, value=unsealed)
 
 
+class _Fleet:
+    """What this hub knows of its servers, and this server of its hubs."""
+
+    def collect(self) -> Iterator[Metric]:
+        from prometheus_client.core import GaugeMetricFamily
+
+        try:
+            servers, age = overview.every(), sweeping.seconds_since()
+            hubs = [hub.seconds for hub in overview.hubs() if hub.permissions and hub.seconds is not None]
+        except (AmeshError, DatabaseError, InterfaceError):
+            return  # amesh_seal_ok says so
+        by_state = GaugeMetricFamily("amesh_fleet_servers", "Servers of this hub, by state.", labels=["state"])
+        states = Counter(one.state for one in servers)
+        for state in overview.STATES:
+            by_state.add_metric([state], states[state])
+        yield by_state
+        dirty = [one for one in servers if one.revisions and one.state != "paused"]
+        yield GaugeMetricFamily("amesh_fleet_dirty_servers", _DIRTY, value=len(dirty))
+        oldest = max((one.seconds or 0.0 for one in dirty), default=0.0)
+        yield GaugeMetricFamily("amesh_fleet_undelivered_seconds", _OLDEST, value=oldest)
+        yield GaugeMetricFamily("amesh_fleet_sweep_age_seconds", _SWEEP, value=age)
+        yield GaugeMetricFamily("amesh_fleet_hub_silent_seconds", _HUB, value=max(hubs, default=None))
+
+
 def page() -> tuple[bytes, str]:
     """Return the metrics in the text format of Prometheus, and its content type.
 
@@ -143,7 +185,14 @@ def page() -> tuple[bytes, str]:
     if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
     else:
-        for collector in (counters.accepted, counters.refused, counters.nonce_errors, counters.seconds):
+        for collector in (
+            counters.accepted,
+            counters.refused,
+            counters.nonce_errors,
+            counters.seconds,
+            counters.delivery,
+        ):
             registry.register(collector)
     registry.register(_State())
+    registry.register(_Fleet())
     return generate_latest(registry), CONTENT_TYPE_LATEST

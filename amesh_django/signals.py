@@ -1,7 +1,7 @@
 """Signals of the app (``django.dispatch.Signal``). They are sent with ``send_robust``: a receiver that fails is logged by Django, no more.
 
 ``request_accepted`` and ``request_refused`` are sent in the thread of the request, before the view, so their receivers must be fast.
-All others but ``seal_broken`` and ``list_changed`` are sent once the change is committed, with the arguments ``event`` (AuditEvent), ``device_id``, ``name``
+All others but ``seal_broken``, ``list_changed``, and ``changes_acknowledged`` are sent once the change is committed, with the arguments ``event`` (AuditEvent), ``device_id``, ``name``
 (name of the device or token), ``by`` (who did it), and ``reason`` (in words; may be empty). The sender is always None.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from django.dispatch import Signal
 
 __all__ = [
+    "changes_acknowledged",
     "device_approved",
     "device_denied",
     "device_lifted",
@@ -67,6 +68,9 @@ permissions_changed = Signal()
 #: The allow list was changed. Sent once for each change that is committed, after the signals for its events. Argument: ``events`` (list of
 #: AuditEvent).
 list_changed = Signal()
+
+#: At a hub: a server acknowledged changes. Arguments: ``server`` (its row), and ``seconds`` since the oldest of these changes.
+changes_acknowledged = Signal()
 
 #: An enrollment token was made.
 token_created = Signal()

@@ -10,7 +10,7 @@ DJANGO_BEHIND_PROXY: 1 if a proxy speaks https for this server and always sets X
 DJANGO_DB_ENGINE, _NAME, _USER, _PASSWORD, _HOST, _PORT: a database other than SQLite.
 REDIS_URL: Redis for the cache, the nonces and the relay; needed for more than one process. Defaults to local memory.
     Set appendonly to yes and maxmemory-policy to noeviction in its configuration: `manage.py check --deploy` reports it.
-CELERY_BROKER_URL: broker of Celery, with which a hub tells its servers what changed. Defaults to none: run `manage.py amesh_propagate --watch`.
+CELERY_BROKER_URL: broker of Celery, with which a hub tells its servers what changed. Defaults to none: run `manage.py amesh_propagate --watch`. run `manage.py amesh_propagate --watch`.
 AMESH_DIR or AUTH_MESH_DIR: device directory of this server. Defaults to ``~/.amesh``.
 AMESH_REQUIRE_APPROVAL: 1 if a person must approve each device that is added. Defaults to 0.
 AMESH_URL: public address of /amesh/ on this server, such as https://api.example/amesh/. A hub tells it its servers. Defaults to none.

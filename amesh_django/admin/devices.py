@@ -32,7 +32,7 @@ from amesh_django.trust.database import database
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
 
-from . import mapping, shown
+from . import fleet, mapping, shown
 from .damaged import readable
 from .filters import LastSeenFilter, RoleFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
@@ -287,6 +287,8 @@ class DeviceAdmin(RevokingAdmin):
                 "amesh_history": lines,
                 "amesh_history_max": MAX_LINES if older else None,
                 "amesh_log": self._log_of(request, obj),
+                "amesh_words": fleet.words_about(obj.public_key),
+                "amesh_under_way": fleet.under_way(obj.revision),
                 "amesh_may_revoke": not shown.is_revoked(obj) and self.has_revoke_permission(request, obj),
                 "amesh_revision_field": mapping.REVISION_FIELD,
             }

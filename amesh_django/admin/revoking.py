@@ -26,6 +26,7 @@ from authmesh.protocol.errors import DeviceNotFound, Run
 
 from . import shown
 from .damaged import readable
+from .fleet import under_way
 from .trouble import CHANGE_ERRORS, explain, html_of, verify_complete, verify_shown
 
 if TYPE_CHECKING:
@@ -196,7 +197,7 @@ class RevokingAdmin(ModelAdmin):
                 "Revoked: %(devices)s. All their further requests will be rejected.",
                 len(outcome.revoked),
             ) % {"devices": _listed(outcome.revoked)}
-            self.message_user(request, done, messages.SUCCESS)
+            self.message_user(request, f"{done} {under_way()}".rstrip(), messages.SUCCESS)
         if outcome.skipped:
             skipped = gettext("Already revoked, skipped: %(devices)s.") % {"devices": _listed(outcome.skipped)}
             self.message_user(request, skipped, messages.WARNING)

@@ -19,6 +19,7 @@ from amesh_django.audit.recording import record
 from amesh_django.kinds import EventKind
 from amesh_django.models import Server
 from amesh_django.server import server_device
+from amesh_django.signals import changes_acknowledged
 from amesh_django.spelling import manage_py
 from amesh_django.trust.chain import Actor
 from amesh_django.trust.database import database
@@ -241,6 +242,9 @@ def _accept(server: Server, lease: Lease, answered: _Answered, now: Callable[[],
         return False
     if message.events or message.revocations:
         _record_delivery(server, answered)
+    acknowledged = [event.at.timestamp() for event in message.events if event.serial <= found.applied]
+    if acknowledged and found.epoch == message.epoch:
+        changes_acknowledged.send_robust(sender=None, server=server, seconds=max(0.0, now() - min(acknowledged)))
     if is_stuck:
         raise Failed("The server does not apply the changes, although it answers. Look at its log.")
     return not is_held

@@ -14,14 +14,17 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from amesh_django.conf import amesh_settings
+from amesh_django.decisions.hubs import described
 from amesh_django.models import Device, Hub, HubEntry, Server
 from amesh_django.states import ACTIVE
 from amesh_django.trust import current_list
 from amesh_django.trust.database import database
-from amesh_django.trust.hubs import HubRows
+from amesh_django.trust.hubs import HubRows, key_name
 from amesh_django.trust.verified import KnownDevice
 from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError
+from authmesh.protocol.keys import decode_public_key
 
 from . import servers
 from .receiving import ENROLL, REVOKE
@@ -70,6 +73,7 @@ class ServerView:
         revisions: changes that it has not acknowledged; None if that is not known.
         seconds: age of the oldest of them; None if that is not known.
         refused: the newest events that it refused: ``serial``, ``device``, ``event``, ``why``, ``at``.
+        lacks_list: True if it has acknowledged nothing of this list yet, so that the number of changes says little.
     """
 
     server: Server
@@ -78,6 +82,7 @@ class ServerView:
     revisions: int | None
     seconds: float | None
     refused: tuple[Mapping[str, Any], ...]
+    lacks_list: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the server for ``--json``."""
@@ -92,6 +97,7 @@ class ServerView:
             "acknowledged": row.acked,
             "lag": self.revisions,
             "lagSeconds": self.seconds,
+            "lacksList": self.lacks_list,
             "attempts": row.attempts,
             "lastAnswer": row.last_ok_at.isoformat() if row.last_ok_at is not None else None,
             "lastAttempt": row.last_sent_at.isoformat() if row.last_sent_at is not None else None,
@@ -130,14 +136,15 @@ def view(rows: Iterable[Server], now: dt.datetime | None = None) -> list[ServerV
 
 def _view(row: Server, name: str, now: dt.datetime) -> ServerView:
     refused = refused_events(row)
-    if not servers.is_genuine(row):
-        return ServerView(row, name, "changed", None, None, refused)
     try:
+        if not servers.is_genuine(row):
+            return ServerView(row, name, "changed", None, None, refused)
         lag = servers.lag(row)
         is_trusted = servers.public_key_of(row.device_id) is not None
     except AmeshError:
         return ServerView(row, name, "unknown", None, None, refused)
-    return ServerView(row, name, _state(row, lag.revisions > 0, is_trusted, now), lag.revisions, lag.seconds, refused)
+    state, lacks_list = _state(row, lag.revisions > 0, is_trusted, now), row.epoch != servers.head().epoch
+    return ServerView(row, name, state, lag.revisions, lag.seconds, refused, lacks_list)
 
 
 def _state(row: Server, is_dirty: bool, is_trusted: bool, now: dt.datetime) -> State:
@@ -285,3 +292,31 @@ def acknowledged(serial: int) -> tuple[int, int]:
     rows = [row for row in servers.every() if row.enabled]
     epoch = servers.head().epoch
     return sum(row.epoch == epoch and row.acked >= serial for row in rows), len(rows)
+
+
+def words_about(public_key: str) -> list[HubEntry]:
+    """Return what hubs have said about a key. A row that was changed outside Django is left out, and logged.
+
+    Args:
+        public_key: in base64, as the model holds it.
+    """
+    try:
+        return hub_rows().about([key_name(decode_public_key(public_key))])
+    except AmeshError:
+        return []
+
+
+def described_word(entry: HubEntry, moment: str) -> str:
+    """Return what a hub has said about a key, in one sentence for people.
+
+    Args:
+        entry: the word.
+        moment: its time, in words.
+    """
+    if entry.event in ("revoke", "suspend"):
+        return described(entry, moment)
+    text = {
+        "trust": _("The hub %(hub)s let it in %(moment)s."),
+        "lift": _("The hub %(hub)s lifted its suspension %(moment)s."),
+    }.get(entry.event, _("The hub %(hub)s undid its revocation %(moment)s."))
+    return str(text) % {"hub": clean_line(entry.hub), "moment": moment}

@@ -98,7 +98,8 @@ def server_lines(one: ServerView) -> list[Styled]:
     row, label = one.server, f"[{STATES[one.state]}]"
     texts = [f"{clean_line(row.url)}, told of {_told_of(row)}"]
     if one.revisions:
-        texts.append(f"lacks {counted(one.revisions, 'change')}, the oldest for {duration(one.seconds or 0.0)}")
+        lacks = "the whole list" if one.lacks_list else f"{counted(one.revisions, 'change')}, the oldest"
+        texts.append(f"lacks {lacks} for {duration(one.seconds or 0.0)}")
     texts.append(f"last answer {_when(row.last_ok_at)}")
     if row.last_error:
         tries = f" ({counted(row.attempts, 'attempt')} since the last answer)" if row.attempts else ""

@@ -17,6 +17,7 @@ from authmesh.protocol.display import clean_line
 
 from .browser import Browser
 from .fleet import Fleet
+from .hub import Hub
 from .meeting import Meeting
 from .programs import Programs, Server
 from .stage import Stage
@@ -88,10 +89,16 @@ class Play:
             fleet.rotates()
             fleet.expires()
             self._tampered(requests)
-            self._revoked(requests, server)
+            hub = Hub(self._stage, self._run, self._device(LAPTOP), self._id["server"], self._where)
+            with hub.followed():
+                self._revoked(requests, server, hub)
             self._audited()
             if afterwards is not None:
                 afterwards(server.url)
+
+    @property
+    def _where(self) -> list[str]:
+        return ["--backend", self._backend] if self._backend is not None else []
 
     def _device(self, name: str) -> LocalDevice:
         return LocalDevice(self._folder / name, environ={**self._run.tpm, "HOME": str(self._folder)})
@@ -109,7 +116,7 @@ class Play:
     def _identities(self) -> None:
         self._stage.act("Each device creates its identity: the server, a laptop, and a stranger")
         self._run.migrate("server")
-        where = ["--backend", self._backend] if self._backend is not None else []
+        where = self._where
         self._run.manage("amesh_init", "--name", "server", "--max-controllers", "10", *where)
         self._made("server")
         for name in (LAPTOP, "stranger"):
@@ -137,9 +144,9 @@ class Play:
         with closing(sqlite3.connect(self._folder / "data" / "db.sqlite3", timeout=20)) as connection, connection:
             connection.execute(statement)
 
-    def _revoked(self, requests: Requests, server: Server) -> None:
+    def _revoked(self, requests: Requests, server: Server, hub: Hub) -> None:
         stage = self._stage
-        stage.act("A person revokes the laptop in the admin")
+        stage.act("A person revokes the laptop once, in the admin of the hub")
         self._run.manage(
             "createsuperuser", "--noinput", "--username", USER, "--email", "demo@localhost",
             secrets={"DJANGO_SUPERUSER_PASSWORD": self.password},
@@ -161,7 +168,8 @@ class Play:
                 form.method == "post",
                 "a page with a form",
             )
-            done = browser.submit(asked, form, reason="Left on a train. Asked for by its owner.")
+            with hub.revoking():
+                done = browser.submit(asked, form, reason="Left on a train. Asked for by its owner.")
             stage.check("gives a reason", f"Revoked: {CHANGED} ({self._id[LAPTOP]})" in done.text, "Revoked")
         finally:
             browser.close()

@@ -71,12 +71,39 @@ class Programs:
         }
 
     def manage(
-        self, *words: str, secrets: Mapping[str, str] | None = None, fails: bool = False, quietly: bool = False
+        self,
+        *words: str,
+        device: str = "server",
+        secrets: Mapping[str, str] | None = None,
+        fails: bool = False,
+        quietly: bool = False,
     ) -> str:
-        """Run ``manage.py …`` on the server. Secrets are passed in the environment, never on the command line."""
+        """Run ``manage.py …`` on a server. Secrets are passed in the environment, never on the command line."""
         if not quietly:
             self._stage.command(["manage.py", *words])
-        return self._run([*_MANAGE, *words], {**self.environment("server"), **(secrets or {})}, fails)
+        return self._run([*_MANAGE, *words], {**self.environment(device), **(secrets or {})}, fails)
+
+    @contextmanager
+    def background(self, *words: str) -> Iterator[None]:
+        """Run ``manage.py …`` on the server during the block."""
+        self._stage.command(["manage.py", *words, "&"])
+        with (self.folder / "background.log").open("wb") as log:
+            process = subprocess.Popen(
+                [*_MANAGE, *words],
+                env=self.environment("server"),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+            yield
+        finally:
+            process.terminate()
+            try:
+                process.wait(_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
     def migrate(self, device: str) -> None:
         """Create the database tables of a server."""

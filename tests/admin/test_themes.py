@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import AuditEvent, Device
+from amesh_django.fleet import servers
+from amesh_django.models import AuditEvent, Device, Hub, Server
+from amesh_django.test import EphemeralDevice
 from tests.admin.browsing import SCREENS, Site, aside, open_page, running
 from tests.admin.people import JOURNAL, LIST, REVOKE
 from tests.support import databases
@@ -123,6 +126,25 @@ class Looking:
             self.wrong += [f"{kind} {name}: {one}" for one in wrong]
 
 
+def fleet() -> dict[str, str]:
+    """Add a server that fails and a hub, and return their pages."""
+    edge = EphemeralDevice("edge with a name that is quite long")
+    DatabaseAllowList(by="operator").add(edge.entry("target"))
+    row = servers.add(edge.identity.device_id, "https://edge.example/a/rather/long/path/amesh/", by="alice")
+    refused = [{"serial": 1, "device": edge.identity.device_id, "event": "trust", "why": "max_controllers", "at": ""}]
+    Server.objects.update(
+        attempts=3, last_error=f"The server answered 403 {'x' * 60}.", refused_json=json.dumps(refused)
+    )
+    Hub.objects.create(device_id=edge.identity.device_id, url="https://hub.example/amesh/")
+    return {
+        "servers": "/admin/amesh/server/",
+        "server": f"/admin/amesh/server/{row.pk}/change/",
+        "pause": f"/admin/amesh/server/{row.pk}/pause/",
+        "hubs": "/admin/amesh/hub/",
+        "hub": f"/admin/amesh/hub/{Hub.objects.get().pk}/change/",
+    }
+
+
 @pytest.mark.parametrize("site", EVERY_PAGE, indirect=True)
 def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser: Browser, tmp_path: Path) -> None:
     looking = Looking(browser, site, tmp_path)
@@ -134,6 +156,7 @@ def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser:
         "mapped": site.device(0),
         "revoked": site.device(2),
         "long": site.device(3),
+        **aside(fleet),
         "revoke": f"{REVOKE}?devices={','.join(site.ids)}",
     }
     for name, url in pages.items():

@@ -21,6 +21,9 @@ DEPLOY = services.ROOT / "deploy"
 RULES = DEPLOY / "prometheus" / "alerts.yml"
 DASHBOARD = DEPLOY / "grafana" / "amesh.json"
 
+#: Metrics that have no value yet: no such error has happened, and this is neither a hub nor a server of one.
+MISSING = {"amesh_nonce_store_errors_total", "amesh_fleet_sweep_age_seconds", "amesh_fleet_hub_silent_seconds"}
+
 CONFIGURATION = """
 global:
   scrape_interval: 250ms
@@ -90,7 +93,7 @@ def test_prometheus_loads_the_rules_and_answers_the_dashboard(
             assert len(rules) == RULES.read_text().count("- alert:")
             for query in (*rules, *queries()):
                 data("query", query=query)
-                assert metric_names(query) <= known | {"amesh_nonce_store_errors_total"}, query
+                assert metric_names(query) <= known | MISSING, query
             assert data("query", query=queries()[0])["result"][0]["value"][1] == "1"
             assert firing() == set()
             world.sql("UPDATE amesh_device SET friendly_name = 'other'")

@@ -57,6 +57,9 @@ def test_a_server_is_added_and_listed(api: EphemeralDevice, amesh_server: LocalD
     assert (known.device_id, known.url) == (id_of(api), URL)
     (shown,) = listed()
     assert (shown["deviceId"], shown["friendlyName"], shown["state"], shown["lag"]) == (id_of(api), "api", "waiting", 1)
+    assert "lacks the whole list for" in call("servers").out
+    Server.objects.update(epoch=servers.head().epoch)
+    assert "lacks 1 change, the oldest for" in call("servers").out
     Server.objects.update(**head(), last_ok_at=timezone.now())
     text = call("servers").out
     assert "[up to date]" in text and URL in text and "lacks" not in text
@@ -114,6 +117,14 @@ def test_removing_asks_first(api: EphemeralDevice) -> None:
     assert call("servers", "remove", "api", "--no-input").code == 1 and Server.objects.exists()
     assert call("servers", "remove", "api", "--yes", "--json").code == 0 and not Server.objects.exists()
     assert call("servers", "remove", "api", "--yes").code == 1
+
+
+def test_revoking_says_what_is_under_way(api: EphemeralDevice, amesh_trust: Callable[..., EphemeralDevice]) -> None:
+    amesh_trust(EphemeralDevice("laptop")), amesh_trust(EphemeralDevice("phone"))
+    assert "confirmed" not in call("revoke", "laptop", "--yes").out
+    call("servers", "add", "api", "--url", URL)
+    done = call("revoke", "phone", "--yes")
+    assert "0 of 1 servers have confirmed it, and the others are being told." in done.out, done.err
 
 
 def test_how_many_have_acknowledged(api: EphemeralDevice, amesh_trust: Callable[..., EphemeralDevice]) -> None:

@@ -28,9 +28,9 @@ from tests.support.services import HOST, ROOT
 
 pytestmark = pytest.mark.process
 
-SECONDS = 120
+SECONDS = 240
 #: How many there are, and how many more where it is said where the keys are to live.
-CHECKS, OF_BACKEND = 57, 4
+CHECKS, OF_BACKEND = 63, 4
 
 
 @pytest.fixture
@@ -129,6 +129,9 @@ def test_the_main_job_and_a_server_that_is_kept(demo: Demo) -> None:
         r"✓ the laptop's next request +500 allow_list_integrity_failure",
         r"\$ manage\.py amesh_integrity --reseal --yes",
         r"✓ the laptop's next request +200 laptop of the boss",
+        r"✓ both accept the laptop +200, 200",
+        r"✓ north rejects the laptop +\d{1,4} ms after",
+        r"✓ south rejects the laptop +\d{1,4} ms after",
         r"✓ the laptop's next request +401 unauthorized +log: device_revoked",
         r"✓ amesh_audit names the event that was edited +changed 2",
     ):

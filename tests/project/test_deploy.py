@@ -53,7 +53,7 @@ def test_the_commands_and_their_options_exist() -> None:
             found.add(rest[1])
         else:
             assert program == "daphne"
-    assert found == {"worker", "beat", "migrate"}
+    assert found == {"worker", "beat", "migrate", "amesh_propagate"}
 
 
 @pytest.mark.parametrize("path", UNITS, ids=lambda path: path.name)

@@ -18,7 +18,19 @@ pytestmark = [pytest.mark.process, pytest.mark.unversioned]
 
 MAX_LINES = 400
 #: The contracts of import-linter, so that none goes away unnoticed.
-CONTRACTS = {"app", "audit", "circles", "device", "front-ends", "ground", "no-django", "package", "relay", "trust"}
+CONTRACTS = {
+    "app",
+    "audit",
+    "circles",
+    "device",
+    "fleet",
+    "front-ends",
+    "ground",
+    "no-django",
+    "package",
+    "relay",
+    "trust",
+}
 
 #: What a device must run without: Django, and what needs it.
 DJANGO = {"amesh_django", "celery", "channels", "daphne", "django", "django_redis", "rest_framework", "twisted"}

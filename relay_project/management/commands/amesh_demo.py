@@ -26,7 +26,7 @@ class Command(BaseCommand):
 
     help = (
         "Run the main use case for real: servers and devices in a temporary folder, pairing over a relay and by bootstrap token, signed "
-        "and forged requests, machines that enroll, a tampered allow list, and revoking in the admin. The exit code is 1 if a check fails."
+        "and forged requests, machines that enroll, a tampered allow list, and a hub, at which revoking in the admin reaches two more servers. The exit code is 1 if a check fails."
     )
     # The demo has a server and a database of its own, so problems of this project do not matter.
     requires_system_checks = []  # noqa: RUF012
@@ -59,7 +59,9 @@ class Command(BaseCommand):
         before = signal.signal(signal.SIGTERM, _terminated)  # so that the temporary folder and the servers are removed
         try:
             with tempfile.TemporaryDirectory(prefix="amesh-demo-", ignore_cleanup_errors=True) as folder:
-                self._say("Two servers, a laptop that they trust, three machines, and a stranger. Their files are in")
+                self._say(
+                    "A hub and three servers, a laptop that they trust, three machines, and a stranger. Their files are in"
+                )
                 self._say(f"{folder} and is removed at the end.")
                 play = Play(Path(folder), stage, backend)
                 play.perform((lambda url: self._wait(url, play.password, folder)) if keep else None)

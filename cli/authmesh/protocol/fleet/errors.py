@@ -58,7 +58,7 @@ class OlderEpoch(FeedRefused):
 
 
 class TooManyChanges(FeedRefused):
-    """A hub changes more devices in a minute than the server allows (``HUB_MAX_PER_MINUTE``)."""
+    """A hub changes more devices in a minute than the server allows."""
 
     code = "too_many_changes"
     status = 429
@@ -66,11 +66,12 @@ class TooManyChanges(FeedRefused):
 
 
 class TrustIsStale(RequestError):
-    """A hub has been silent for longer than ``HUB_MAX_STALE_SECONDS``, and ``WHEN_STALE`` is ``refuse``."""
+    """A hub has been silent for so long that the settings of the server reject all requests."""
 
     code = "trust_is_stale"
     status = 503
     default_message = "This server has not heard from its hub for too long to know which devices are still trusted."
+    default_hint = ("To see when each hub was heard last, run ", Run("hubs"), ".")
 
 
 class UnverifiedMessage(InvalidInput):
