@@ -23,7 +23,7 @@ from .decisions import LIFTED, Decisions, any_row, hubs, is_active, on_entry, re
 from .models import AuditEvent, Device
 from .trust import SealedList, current_list
 from .trust.change import MAX_KEYS, Change
-from .trust.damage import UNREADABLE
+from .trust.damage import UNREADABLE, each_row
 from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
@@ -243,9 +243,11 @@ class DatabaseAllowList(Decisions, AllowList):
             sealed = [row for row in self._sealed.sealed_devices() if not is_revoked(row_values(row))]
         found = {row.device_id: row.to_entry() for row in sealed}
         rows = Device.objects.using(self._using).filter(Q(revoked_at=None) | Q(revoked_at__gt=now()))
-        for device_id in rows.values_list("device_id", flat=True):
-            if device_id not in found:  # added or trusted again outside Django, and perhaps damaged
-                found[device_id] = _entry(read_damaged(rows, device_id))
+        for _pk, row in each_row(rows.only("device_id")):
+            if (
+                row is not None and row.device_id not in found
+            ):  # added or trusted again outside Django, and perhaps damaged
+                found[row.device_id] = _entry(read_damaged(rows, row.device_id))
         return list(found.values())
 
     def revoke_all(self, device_ids: Sequence[str], *, reason: str = "", by: str = "") -> list[DeviceEntry]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import sys
 
 from django.apps import AppConfig, apps
 from django.core.signals import request_finished, request_started, setting_changed
@@ -29,8 +29,8 @@ class AmeshConfig(AppConfig):
             metrics,
         )
         from .audit import refusals
-        from .fleet import bell
-        from .verification import activity
+        from .fleet import bell, freshness
+        from .verification import activity, hooks
 
         if apps.is_installed("drf_spectacular"):
             from . import openapi  # noqa: F401 -- drf-spectacular finds the subclasses of its extensions
@@ -41,13 +41,15 @@ class AmeshConfig(AppConfig):
         request_refused.connect(refusals.on_refused, dispatch_uid="amesh_audit")
         request_finished.connect(refusals.flush_after_request, dispatch_uid="amesh_audit")
         list_changed.connect(bell.on_list_changed, dispatch_uid="amesh_bell")
-        bell.connect(_ring if find_spec("celery") is not None else None)
+        bell.connect(_ring)
         metrics.connect()
+        hooks.connect(freshness.ensure_fresh)
         setting_changed.connect(lifecycle.after_setting_changed, dispatch_uid="amesh_settings")
 
 
 def _ring(pk: int) -> None:
-    """Ask Celery to deliver to a server. Celery is not loaded before there is one."""
-    from . import tasks
+    """Ask Celery to deliver to a server, if this process has loaded an app of Celery. Otherwise the sweeper finds the server."""
+    if "celery" in sys.modules:
+        from . import tasks
 
-    tasks.ring(pk)
+        tasks.ring(pk)

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, TypedDict, get_type_hints
+from typing import Any, TypedDict, get_type_hints
 
 from django.conf import settings as django_settings
 from django.core.cache import DEFAULT_CACHE_ALIAS
@@ -143,7 +143,7 @@ class AmeshDict(TypedDict, total=False):
     HUB_MAX_PER_MINUTE: int
     HUB_FRESH_SECONDS: int
     HUB_MAX_STALE_SECONDS: int
-    WHEN_STALE: Literal["allow", "refuse"]
+    WHEN_STALE: str
     RELAY: Mapping[str, Any] | None
 
 

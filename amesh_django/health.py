@@ -19,6 +19,7 @@ from django.db import DatabaseError, InterfaceError, connections
 from django.db.migrations.recorder import MigrationRecorder
 
 from amesh_django import migrations
+from amesh_django.fleet import freshness
 from amesh_django.spelling import manage_py
 from amesh_django.trust import current_list
 from amesh_django.trust.database import database
@@ -49,7 +50,8 @@ _migrated = False
 def is_ready(clock: Callable[[], float] = time.monotonic) -> bool:
     """Return True if this process can verify requests.
 
-    The migrations of the app are applied, the allow list matches its seal, and the nonce store answers.
+    The migrations of the app are applied, the allow list matches its seal, its hubs were heard if ``AMESH["WHEN_STALE"]`` is ``refuse``, and the
+    nonce store answers.
 
     Args:
         clock: returns seconds that never go back.
@@ -74,7 +76,7 @@ def _log(trouble: str) -> None:
 
 def _trouble() -> str:
     """Return why this process is not ready, or an empty string."""
-    for check in (_migrations, _allow_list, _nonce_store):
+    for check in (_migrations, _allow_list, freshness.ensure_fresh, _nonce_store):
         try:
             check()
         except AmeshError as error:

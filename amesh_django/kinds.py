@@ -29,6 +29,7 @@ class EventKind(models.TextChoices):
     BEGIN = "begin", _("log begun")
     RESEAL = "reseal", _("list resealed")
     REKEY = "rekey", _("list rekeyed")
+    ARCHIVE = "archive", _("older events archived")
     TOKEN_MADE = "token_made", _("token made")
     TOKEN_USED = "token_used", _("token used")
     TOKEN_WITHDRAWN = "token_withdrawn", _("token withdrawn")

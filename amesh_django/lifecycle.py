@@ -12,6 +12,7 @@ from django.db.migrations import Migration
 from . import health, metrics, trust
 from .audit import sweeping
 from .conf import amesh_settings
+from .fleet import freshness, signed_list
 from .models import Device
 from .trust import current, triggers
 from .verification import activity, lookup
@@ -26,6 +27,8 @@ def reset() -> None:
     trust.reset()
     lookup.reset()
     activity.reset()
+    freshness.reset()
+    signed_list.reset()
     sweeping.reset()
     health.reset()
     metrics.connect()

@@ -14,11 +14,15 @@ from django.urls import Resolver404, resolve
 from django.utils.module_loading import import_string
 
 from authmesh.protocol.enrollment import ENROLL_PATH
+from authmesh.protocol.fleet.feed import LIST_PATH, PULL_PATH
 
 from .conf import amesh_settings
 from .verification.request import accept, mark
 
 __all__ = ["AmeshMiddleware", "has_middleware", "is_protected", "required_scopes"]
+
+#: Ends of the paths of views that have a proof of their own, or need none.
+_UNSIGNED = tuple(f"/{path}" for path in (ENROLL_PATH, PULL_PATH, LIST_PATH))
 
 View = TypeVar("View", bound=Callable[..., Any])
 
@@ -31,7 +35,7 @@ def unsigned(view: View) -> View:
 
 def _is_unsigned(path: str) -> bool:
     """Return True if a path leads to an :func:`unsigned` view. Only this app has such views."""
-    if not path.endswith(f"/{ENROLL_PATH}"):
+    if not path.endswith(_UNSIGNED):
         return False
     try:
         return getattr(resolve(path).func, "amesh_unsigned", False) is True
@@ -42,7 +46,8 @@ def _is_unsigned(path: str) -> bool:
 def is_protected(path: str) -> bool:
     """Return True if a path is under ``AMESH["PROTECT"]`` and not under ``AMESH["EXEMPT"]``.
 
-    The address at which machines enroll is never protected: they have no trusted key yet, and prove that they have a token. PROTECT is compared as a plain prefix, so that it protects too much rather than too little. EXEMPT ends at a slash.
+    Three addresses are never protected: at one, machines enroll, which have no trusted key yet and prove that they have a token; at one, servers
+    ask their hub, which accepts other devices than this middleware; and one has the signed list of a hub, which is for everyone. PROTECT is compared as a plain prefix, so that it protects too much rather than too little. EXEMPT ends at a slash.
 
     Args:
         path: ``request.path_info``.

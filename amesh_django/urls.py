@@ -10,7 +10,7 @@ from django.urls import path
 
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.enrollment import ENROLL_PATH
-from authmesh.protocol.fleet.feed import FEED_PATH
+from authmesh.protocol.fleet.feed import FEED_PATH, LIST_PATH, PULL_PATH
 from authmesh.protocol.rotation import ROTATE_PATH
 
 from . import views
@@ -23,6 +23,8 @@ urlpatterns = [
     path(f"amesh/{ENROLL_PATH}", views.enroll, name="enroll"),
     path(f"amesh/{ROTATE_PATH}", views.rotate, name="rotate"),
     path(f"amesh/{FEED_PATH}", views.feed, name="feed"),
+    path(f"amesh/{PULL_PATH}", views.pull, name="pull"),
+    path(f"amesh/{LIST_PATH}", views.revocations, name="revocations"),
     path("amesh/health", views.ready, name="ready"),
     path("amesh/health/live", views.live, name="live"),
     path("amesh/metrics", views.metrics, name="metrics"),

@@ -14,7 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from amesh_django.audit.reading import unreadable
+from amesh_django.audit.reading import readable
 from amesh_django.models import AuditEvent, Device
 from amesh_django.trust.chain import data_of
 from amesh_django.trust.damage import each_row
@@ -36,7 +36,7 @@ class EventList(ChangeList):
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         keys = list(self.result_list.values_list("pk", flat=True))
-        self.result_list = [event or unreadable(pk) for pk, event in each_row(self.queryset.filter(pk__in=keys))]
+        self.result_list = [readable(pk, event) for pk, event in each_row(self.queryset.filter(pk__in=keys))]
 
 
 @admin.register(AuditEvent)
@@ -80,7 +80,7 @@ class EventAdmin(ModelAdmin):
         if not object_id.isdecimal():
             return None
         found = dict(each_row(self.get_queryset(request).filter(pk=object_id)))
-        return next((event or unreadable(pk) for pk, event in found.items()), None)
+        return next((readable(pk, event) for pk, event in found.items()), None)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[AuditEvent], search_term: str

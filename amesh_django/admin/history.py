@@ -7,7 +7,6 @@ import datetime as dt
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 from django.contrib.auth import get_user_model
@@ -16,7 +15,7 @@ from django.db.models import Q
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
-from amesh_django.audit.reading import UNREADABLE_KIND, unreadable
+from amesh_django.audit.reading import UNREADABLE_KIND, readable
 from amesh_django.models import AuditEvent, Device
 from amesh_django.models.names import names_in
 from amesh_django.trust import SealedList, current_list
@@ -98,11 +97,11 @@ def history(device_id: str) -> tuple[list[Change], bool]:
         device_id: device ID of a device in any state.
     """
     sealed = sealed_or_none()
-    about = Q(device_id=device_id, revision__isnull=False) | Q(kind=AuditEvent.Kind.RESEAL, data__contains=device_id)
-    events = islice(
-        each_row(AuditEvent.objects.using(database()).filter(about).order_by("-id"), MAX_LINES), MAX_LINES + 1
+    about = Q(device_id=device_id, revision__isnull=False) | Q(
+        kind__in=(AuditEvent.Kind.RESEAL, AuditEvent.Kind.ARCHIVE), data__contains=device_id
     )
-    newest_first = [(event, is_genuine(sealed, event)) for event in (event or unreadable(pk) for pk, event in events)]
+    events = each_row(AuditEvent.objects.using(database()).filter(about).order_by("-id"), MAX_LINES + 1)
+    newest_first = [(event, is_genuine(sealed, event)) for event in (readable(pk, event) for pk, event in events)]
     rows = [row_of(event, device_id) if genuine is not False else None for event, genuine in newest_first]
     users = _users(row for row in rows if row)
     found = []

@@ -60,6 +60,12 @@ def _is_verified(found: Snapshot, row: tuple[object, ...]) -> bool:
     return known is not None and row[1:] == (known.device_id, known.friendly_name, known.user_id)
 
 
+def verified(devices: Iterable[Device]) -> list[Device]:
+    """Return those of some rows that are the verified ones."""
+    found = _snapshot()
+    return [device for device in devices if found is not None and found.matches(current_list(), device)]
+
+
 def differing(request: HttpRequest) -> list[Device]:
     """Return the rows that differ from the verified list, as far as the filters and the search of a page have found them."""
     pks = request.__dict__.get("_amesh_differing", set())

@@ -103,7 +103,10 @@ def choice(label: str) -> str:
 
 
 def _local(moment: dt.datetime) -> dt.datetime:
-    return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    try:
+        return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+    except OverflowError:  # the first or last day of the calendar
+        return moment
 
 
 def full_time(moment: dt.datetime | None) -> str:

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
@@ -28,13 +29,15 @@ from amesh_django.conf import amesh_settings
 from amesh_django.enrollment import tokens
 from amesh_django.enrollment.tokens import NewToken
 from amesh_django.models import Device, EnrollmentToken
+from amesh_django.trust.damage import UNREADABLE, each_row, has_types, reading
 from amesh_django.trust.database import database
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError
 
 from . import shown
+from .selecting import verified
 from .token_form import TokenForm
-from .trouble import CHANGE_ERRORS, explain
+from .trouble import CHANGE_ERRORS, explain, verify_shown
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[EnrollmentToken]
@@ -74,6 +77,15 @@ class StateFilter(admin.SimpleListFilter):
         return queryset.filter(conditions.get(self.value() or "", Q()))
 
 
+class TokenList(ChangeList):
+    """A page of the list. A token that was damaged so that it cannot be read is left out: no machine can enroll with it."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        keys = list(self.result_list.values_list("pk", flat=True))
+        self.result_list = [row for _pk, row in each_row(self.queryset.filter(pk__in=keys)) if row is not None]
+
+
 @admin.register(EnrollmentToken)
 class TokenAdmin(ModelAdmin):
     """The enrollment tokens.
@@ -110,6 +122,19 @@ class TokenAdmin(ModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[EnrollmentToken]:
         """Return the tokens of the database that is written to: a replica may lag behind."""
         return EnrollmentToken.objects.using(database()).select_related("user").order_by(*self.ordering)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return the list, without damaged tokens."""
+        return TokenList
+
+    def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> EnrollmentToken | None:
+        """Return the token; None if it was damaged so that it cannot be read."""
+        try:
+            with reading():
+                token = super().get_object(request, object_id, from_field)
+        except UNREADABLE:
+            return None
+        return token if token is not None and has_types(EnrollmentToken, token.__dict__) else None
 
     def get_urls(self) -> list[URLPattern]:
         """Return the URLs, without ATOMIC_REQUESTS: a change of the list is repeated on conflicts, each time in a new transaction."""
@@ -208,7 +233,10 @@ class TokenAdmin(ModelAdmin):
         token = context.get("original")
         if isinstance(token, EnrollmentToken):
             ids = tokens.machines(token)
-            devices = {one.device_id: one for one in Device.objects.using(database()).filter(device_id__in=ids)}
+            found = each_row(Device.objects.using(database()).filter(device_id__in=ids[:_MAX_MACHINES]))
+            rows = [one for _pk, one in found if one is not None]
+            devices = {one.device_id: one for one in verified(rows)}
+            verify_shown(rows)
             context |= {
                 "amesh_machines": [(one, devices.get(one)) for one in ids[:_MAX_MACHINES]],
                 "amesh_more": max(0, len(ids) - _MAX_MACHINES),

@@ -5,6 +5,7 @@ This folder has the rest:
 
 - :mod:`.recording` writes any other event, without a place. An event that cannot be written is logged, and stops nothing.
 - :mod:`.placing` gives such events their places, in batches, :mod:`.checkpoints` signs where the log ends, and :mod:`.sweeping` does both.
+- :mod:`.archiving` moves the oldest events to a file.
 - :mod:`.verifying` finds the first fault of the log, and names it.
 - :mod:`.refusals` counts refused requests, and writes few events about many.
 - :mod:`.settings` notes changes of ``AMESH``.

@@ -190,7 +190,7 @@ def _newest_event(sealed: SealedList) -> AuditEvent | None:
     place = read_place(sealed, Place.CHECKPOINT)
     if place is None or not place[1]:
         return None
-    events = each_row(_events(sealed).filter(seq=place[0].seq, link=place[0].link), chunk_size=1)
+    events = each_row(_events(sealed).filter(seq=place[0].seq, link=place[0].link))
     return next((event for _pk, event in events if event is not None and sealed.is_genuine_event(event)), None)
 
 

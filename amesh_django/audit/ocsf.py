@@ -38,6 +38,7 @@ _CLASSES: Final = {
     "export": (_API, 2),  # read
     "verified": (_API, 2),
     "checkpoint": (_API, 1),
+    "archive": (_API, 4),
 }
 
 

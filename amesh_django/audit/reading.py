@@ -16,19 +16,28 @@ from authmesh.protocol.encoding import format_time
 UNREADABLE_KIND: Final = "unreadable"
 
 
-def unreadable(pk: int) -> AuditEvent:
-    """Return an event that stands for one that was damaged outside Django so that it cannot be read. It has no time.
+#: Events that wait for their place among which the oldest one that can be read is looked for.
+_MAX_WAITING = 100
+#: Years of a time that can be shown in any time zone.
+_YEARS = range(2, 9999)
+
+
+def readable(pk: int, event: AuditEvent | None) -> AuditEvent:
+    """Return an event; one without a time that stands for it if it was damaged outside Django so that it cannot be shown.
 
     Args:
         pk: primary key of its row.
+        event: the event, or None if it cannot be read.
     """
+    if event is not None and event.at.year in _YEARS:
+        return event
     return AuditEvent(pk=pk, kind=UNREADABLE_KIND, text=f"Row {pk} was damaged outside Django.")
 
 
 def events(
     *, since: dt.datetime | None = None, device: str | None = None, kind: str | None = None
 ) -> Iterator[AuditEvent]:
-    """Yield events, the oldest first. They are not verified. One that cannot be read is :func:`unreadable`.
+    """Yield events, the oldest first. They are not verified. One that cannot be shown is :func:`readable` nevertheless.
 
     Args:
         since: only events from this time on.
@@ -43,7 +52,7 @@ def events(
     if kind is not None:
         found = found.filter(kind=kind)
     for pk, event in each_row(found):
-        yield event or unreadable(pk)
+        yield readable(pk, event)
 
 
 def unsealed_seconds(now: dt.datetime) -> float:
@@ -53,7 +62,7 @@ def unsealed_seconds(now: dt.datetime) -> float:
         now: the time, as Django's ``timezone.now`` returns it.
     """
     waiting = AuditEvent.objects.using(database()).filter(seq__isnull=True).order_by("id")
-    oldest = next((event.at for _pk, event in each_row(waiting, chunk_size=1) if event is not None), None)
+    oldest = next((event.at for _pk, event in each_row(waiting, _MAX_WAITING) if event is not None), None)
     return max(0.0, (now - oldest).total_seconds()) if oldest is not None else 0.0
 
 

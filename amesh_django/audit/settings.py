@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from itertools import islice
 
 from amesh_django.conf import AmeshSettings, amesh_settings
 from amesh_django.models import AuditEvent
@@ -34,7 +33,7 @@ def note(by: str) -> bool:
     }
     sealed = current_list()
     events = AuditEvent.objects.using(database()).filter(kind=AuditEvent.Kind.SETTING).order_by("-id")
-    newest = islice(each_row(events, chunk_size=_MAX_READ), _MAX_READ)
+    newest = each_row(events, _MAX_READ)
     last = next((event for _pk, event in newest if event is not None and sealed.is_genuine_event(event)), None)
     known = data_of(last).get("settings") if last is not None else None
     if known == values:

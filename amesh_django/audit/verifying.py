@@ -15,8 +15,10 @@ from amesh_django.models import AuditEvent
 from amesh_django.trust import SealedList
 from amesh_django.trust.chain import is_same, link_after
 from amesh_django.trust.damage import UNREADABLE, each_row, reading
+from amesh_django.trust.places import Place, log_start, read_place
 from amesh_django.trust.sealing import LogEnd, SealRow
 from authmesh.protocol.display import clean_line
+from authmesh.protocol.errors import AmeshError
 
 #: Age in seconds from which an event without a place is a fault: nobody places events.
 MAX_UNSEALED_SECONDS = 3600
@@ -45,11 +47,19 @@ class Verified:
         events: number of events with a place that were verified.
         unsealed: number of events without a place.
         fault: the first fault, or None.
+        start: number of the last event that was archived; 0 if none was.
     """
 
     events: int
     unsealed: int
     fault: Fault | None
+    start: int
+
+
+class AuditLogFault(AmeshError):
+    """The audit log was changed outside Django, or its events are not placed."""
+
+    code = "audit_log_fault"
 
 
 class _Found(Exception):
@@ -88,7 +98,7 @@ def verify(sealed: SealedList, now: dt.datetime, after: int = 0, begin: LogEnd |
     except _Found as found:
         fault = found.fault
     unplaced = AuditEvent.objects.using(sealed.using).filter(seq__isnull=True).count()
-    return Verified(walk.count, unplaced, fault)
+    return Verified(walk.count, unplaced, fault, walk.start)
 
 
 class _Walk:
@@ -96,15 +106,21 @@ class _Walk:
 
     def __init__(self, sealed: SealedList, after: int, begin: LogEnd | None) -> None:
         self._sealed = sealed
-        self._last = begin or LogEnd()
+        self._start = log_start(sealed)
+        self._last = max(begin or LogEnd(), self._start)
         #: False if the event before the first one is gone, so that its link is not known.
         self._is_anchored = True
         #: Number of events that were verified.
         self.count = 0
-        if after:
+        if after > self._start.seq:
             known = next((event for _pk, event in each_row(self._rows().filter(seq=after))), None)
             self._last = LogEnd(after, known.link if known is not None else "")
             self._is_anchored = known is not None
+
+    @property
+    def start(self) -> int:
+        """Number of the last event that was archived."""
+        return self._start.seq
 
     def follow(self, to: int) -> None:
         """Verify the events up to a number."""
@@ -126,8 +142,16 @@ class _Walk:
         is_sealed = seal is not None and self._sealed.is_genuine(seal)
         known = seal.log_end if seal is not None and is_sealed else LogEnd()
         stated = end[0] if end is not None and end[1] else None
+        first_place = read_place(self._sealed, Place.START)
+        if first_place is not None and not first_place[1]:
+            about = _(
+                "The row that says after which event the log begins, because older ones were archived, was changed."
+            )
+            raise _Found(Fault("changed", _("changed start"), about))
+        self._start = log_start(self._sealed)
+        self._last = max(self._last, self._start)  # older events may have been archived meanwhile
         self.follow(max(known.seq, stated.seq if stated is not None else 0))
-        first = self._first(self._rows().filter(seq__lt=1))
+        first = self._first(self._rows().filter(seq__lte=self._start.seq))
         if first is not None:
             raise _Found(_inserted(first))
         rest = self._first(self._rows().filter(seq__gt=self._last.seq))

@@ -9,12 +9,14 @@ imports below:
 - :mod:`.database`: the database with the allow list.
 - :mod:`.directory`: the device directory of this server.
 - :mod:`.fleet`: what carries changes to the servers of a hub.
+- :mod:`.hubs`: the hubs that this server follows.
 - :mod:`.views`: what protects the project's views.
 """
 
 from .database import check_connections, check_seal_secret, check_triggers
 from .directory import check_directory
 from .fleet import check_fleet
+from .hubs import check_hubs
 from .installed import SUPPORTED_DJANGO, check_django, check_metrics
 from .nonces import check_nonce_cache, check_nonce_eviction
 from .settings import check_settings
@@ -27,6 +29,7 @@ __all__ = [
     "check_directory",
     "check_django",
     "check_fleet",
+    "check_hubs",
     "check_metrics",
     "check_middleware",
     "check_nonce_cache",

@@ -24,7 +24,8 @@ from amesh_django.server import server_device
 from amesh_django.trust import current_list
 from amesh_django.trust.chain import Actor
 from amesh_django.trust.change import Change
-from amesh_django.trust.database import database
+from amesh_django.trust.damage import each_row
+from amesh_django.trust.database import database, insert_rows
 from amesh_django.trust.keys import SealKeys, all_seal_keys, seal_keys
 from amesh_django.trust.sealing import actor, row_texts, storable
 from authmesh.protocol.display import clean
@@ -161,8 +162,8 @@ def check(row: EnrollmentToken | None, *, jti: str, now: float, keys: Collection
 
 
 def find(jti: str) -> EnrollmentToken | None:
-    """Return the row of a token, or None. It is not checked."""
-    return EnrollmentToken.objects.using(database()).filter(jti=jti).first()
+    """Return the row of a token; None if there is none, or if it was damaged so that it cannot be read. It is not checked."""
+    return next((row for _pk, row in each_row(EnrollmentToken.objects.using(database()).filter(jti=jti), 1)), None)
 
 
 def under_old_secret(now: float) -> list[EnrollmentToken]:
@@ -172,8 +173,9 @@ def under_old_secret(now: float) -> list[EnrollmentToken]:
 
 
 def every() -> list[EnrollmentToken]:
-    """Return all rows, the newest first. They are not checked."""
-    return list(EnrollmentToken.objects.using(database()).select_related("user"))
+    """Return all rows that can be read, the newest first. They are not checked."""
+    rows = each_row(EnrollmentToken.objects.using(database()).select_related("user"))
+    return [row for _pk, row in rows if row is not None]
 
 
 def match(number: str) -> EnrollmentToken:
@@ -211,7 +213,7 @@ def machines(row: EnrollmentToken) -> list[str]:
     events = AuditEvent.objects.using(database()).filter(
         kind=AuditEvent.Kind.TRUST, actor__startswith=f"enrollment token {row.jti}"
     )
-    return list(events.order_by("id").values_list("device_id", flat=True))
+    return [event.device_id for _pk, event in each_row(events.order_by("id").only("device_id")) if event is not None]
 
 
 def check_groups(names: Iterable[str]) -> None:
@@ -296,7 +298,7 @@ def make(
         name=row.name,
     )
     row.mac = _mac(row, keys)
-    row.save(using=database(), force_insert=True)
+    insert_rows(EnrollmentToken.objects.using(database()), [row], 1)
     record(AuditEvent.Kind.TOKEN_MADE, by=by, subject=row.name, data=_described(row))
     logger.info("The enrollment token %s for %d machines was made by %s.", row.jti, uses, row.created_by or "unknown")
     return NewToken(row, text)

@@ -46,6 +46,8 @@ Each module has one part:
 - :mod:`.signed_list`: all keys that a hub has revoked, as one signed text.
 - :mod:`.bell`: the ring after a commit.
 - :mod:`.rarely`: what the log says once a minute.
+- :mod:`.freshness`: when a server asks its hubs, and what it does if they are silent.
+- :mod:`.pulling`: the question of a server, and the answer of the hub.
 - :mod:`.receiving`: a message of a hub, from the request to the answer.
 - :mod:`.plans`, :mod:`.applying`, :mod:`.trusting`: what the events of a message change here.
 """

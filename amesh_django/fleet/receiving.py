@@ -158,8 +158,6 @@ def apply_message(message: FeedMessage, hub: HubDevice, *, now: float) -> Acknow
 def _check(message: FeedMessage, signer: VerifiedDevice, own: str, now: float) -> None:
     if message.audience != own:
         raise WrongAudience(device_id=signer.device_id)
-    if message.issuer != signer.device_id:
-        raise NotAHub(device_id=signer.device_id, detail="iss is another device")
     if abs(message.issued_at - int(now)) > MAX_SKEW_SECONDS:
         raise TimestampOutOfRange(device_id=signer.device_id)
 

@@ -229,7 +229,21 @@ def _of_texts(texts: dict[str, Any]) -> Iterator[Revoked]:
         return  # only a revoked device is purged
 
 
+def tag_of(jws: str) -> str:
+    """Return the entity tag (RFC 9110 §8.8.3) of a list that this process has made. Other processes make the same one.
+
+    A list that was made in another hour has another one, so that whoever fetches it gets a new one before it expires.
+    """
+    found = json.loads(b64url_decode(jws.split(".", 2)[1]))
+    return f'W/"{found["epoch"]}-{found["serial"]}-{len(found["revoked"])}-{found["iat"] // 3600}"'
+
+
 # --- at a server ---
+
+
+def can_verify() -> bool:
+    """Return True if PyJWT is installed."""
+    return jwt is not None
 
 
 def issuer_of(jws: str) -> str:

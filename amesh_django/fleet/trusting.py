@@ -6,7 +6,7 @@ import datetime as dt
 from collections.abc import Collection
 from typing import Any
 
-from amesh_django.conf import NEVER_BY_HUB, amesh_settings
+from amesh_django.conf import amesh_settings
 from amesh_django.decisions import LIFTED, on_entry
 from amesh_django.grantable import check_grantable
 from amesh_django.kinds import EventKind
@@ -88,9 +88,12 @@ def _refusal(found: Trusted, row: Device | None, by: str, *, may_enroll: bool, i
 
 
 def may_grant(found: Trusted) -> bool:
-    """Return True if a hub may give a device what an event says, by ``HUB_MAY_GRANT``, and this project knows all of it."""
+    """Return True if a hub may give a device what an event says, by ``HUB_MAY_GRANT``, and this project knows all of it.
+
+    The settings reject the permissions that no hub grants.
+    """
     allowed = _granted_by_hubs()
-    if not all(name in allowed and name not in (*NEVER_BY_HUB, SCOPES) for name in found.permissions):
+    if not all(name in allowed and name != SCOPES for name in found.permissions):
         return False
     if not all(_is_allowed(scope, allowed) for scope in found.scopes):
         return False

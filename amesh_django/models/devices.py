@@ -127,7 +127,7 @@ class Device(models.Model):
         """Name → value, such as ``{"shell": True}``."""
         try:
             found = json.loads(self.permissions_json)
-        except ValueError:
+        except (TypeError, ValueError, RecursionError):
             return {}
         return found if isinstance(found, dict) else {}
 

@@ -11,6 +11,6 @@ def names_in(text: str) -> list[str]:
         return []
     try:
         found = json.loads(text)
-    except ValueError:
+    except (TypeError, ValueError, RecursionError):
         return []
     return [name for name in found if isinstance(name, str)] if isinstance(found, list) else []

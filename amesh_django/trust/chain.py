@@ -6,11 +6,10 @@ import datetime as dt
 import hmac
 import json
 import logging
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from django.db import DatabaseError, IntegrityError, connections, transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models import Max, QuerySet
 from django.utils import timezone
 
@@ -20,7 +19,7 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.multiset import encode_row
 
 from .damage import UNREADABLE, each_row, reading
-from .database import is_conflict
+from .database import MAX_COUNTED, insert_rows
 from .keys import SealKeys
 from .sealing import (
     BATCH_SIZE,
@@ -37,7 +36,7 @@ from .sealing import (
 logger = logging.getLogger("amesh_django.audit")
 
 #: Columns under the MAC of an event, in the order in which they are hashed. Its place in the log is not: that is under the link.
-_COLUMNS = (
+EVENT_COLUMNS = (
     "at",
     "kind",
     "actor_type",
@@ -56,8 +55,6 @@ _COLUMNS = (
 _MAX_DEPTH = 20
 #: Events after the end of the log whose numbers are skipped if that end was damaged. Higher numbers were forged, too.
 _MAX_GAP = 10**9
-#: Numbers and primary keys from here on were forged: amesh does not come to them by counting.
-_MAX_COUNTED = 2**62
 
 
 class Actor(str):
@@ -123,7 +120,7 @@ def new_event(
 
 def event_mac(keys: SealKeys, event: AuditEvent) -> str:
     """Return the HMAC-SHA256, in hex, over every column of an event but its place in the log."""
-    columns = row_texts([getattr(event, name) for name in _COLUMNS])
+    columns = row_texts([getattr(event, name) for name in EVENT_COLUMNS])
     return hmac.digest(keys.audit, encode_row("amesh-audit-event-v1", keys.owner, *columns), "sha256").hex()
 
 
@@ -240,7 +237,7 @@ class ChainedRows(SealedRows):
             found = self._locked_end() if not known.seq else None
         if found is not None and found[1] and (found[0] == known or found[0].seq > known.seq):
             return found[0]
-        events = AuditEvent.objects.using(self.using).filter(seq__gte=0, seq__lt=_MAX_COUNTED)
+        events = AuditEvent.objects.using(self.using).filter(seq__gte=0, seq__lt=MAX_COUNTED)
         highest = int(events.aggregate(found=Max("seq"))["found"] or 0)
         logger.critical(
             "The end of the audit log was changed or removed outside Django. To see what is wrong with the log, run: manage.py "
@@ -320,28 +317,13 @@ class ChainedRows(SealedRows):
 
 
 def save_events(using: str, events: Sequence[AuditEvent]) -> None:
-    """Insert events, all or none, even if forged rows have taken the primary keys that the database would give them.
+    """Insert events, all or none.
 
     Args:
         using: database alias.
         events: the events, not saved.
     """
-    connection, found = connections[using], AuditEvent.objects.using(using)
-    # SQLite rolls back the whole transaction, not only a savepoint, if there is no primary key after the highest one.
-    is_fragile = connection.vendor == "sqlite" and connection.in_atomic_block
-    for attempt in range(int(is_fragile), 3):
-        if attempt:
-            highest = found.filter(pk__gte=0, pk__lt=_MAX_COUNTED).aggregate(found=Max("pk"))["found"] or 0
-            first = highest + 1 if attempt == 1 else secrets.randbelow(_MAX_COUNTED)
-            for pk, event in enumerate(events, first):
-                event.pk = pk
-        try:
-            with transaction.atomic(using=using):
-                found.bulk_create(events, batch_size=BATCH_SIZE)
-            return
-        except DatabaseError as error:
-            if attempt == 2 or is_conflict(error):
-                raise
+    insert_rows(AuditEvent.objects.using(using), events, BATCH_SIZE)
 
 
 def announce(events: Sequence[AuditEvent]) -> None:

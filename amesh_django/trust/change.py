@@ -20,7 +20,8 @@ from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import new_event, texts_of
-from .damage import UNREADABLE
+from .damage import UNREADABLE, reading
+from .database import insert_rows
 from .groups import groups_digest
 from .hubs import HubRows
 from .locking import LockableList
@@ -140,7 +141,8 @@ class Change:
             AllowListIntegrityFailure: a row was changed or removed outside Django.
         """
         try:
-            found = list(self._rows().filter(**conditions))
+            with reading():
+                found = list(self._rows().filter(**conditions))
         except UNREADABLE:
             raise self._tampered() from None
         for device in found:
@@ -240,6 +242,22 @@ class Change:
             )
         )
 
+    def lock_log(self) -> None:
+        """Lock the end of the audit log now, so that no event comes until this change is committed."""
+        _locked = self._log_end
+
+    def record(self, kind: str, data: dict[str, Any], text: str = "") -> None:
+        """Add an event about the log or the whole list.
+
+        Args:
+            kind: what the audit log calls it.
+            data: what else is known.
+            text: what happened, in words.
+        """
+        keys = self._keyed.keys
+        self._events.append(new_event(keys, kind, revision=self.revision, by=self._by, text=text, data=data))
+        self.changed = True
+
     def insert(self, devices: Iterable[Device], kind: str = AuditEvent.Kind.TRUST) -> None:
         """Add rows.
 
@@ -253,8 +271,7 @@ class Change:
             batch.append(device)
         _locked = self._log_end  # before rows are written, so that they differ from their seal for as short as possible
         highest = self._rows().order_by("-id").values_list("id", flat=True).first() or 0
-        for start in range(0, len(batch), BATCH_SIZE):
-            self._rows().bulk_create(batch[start : start + BATCH_SIZE])
+        insert_rows(self._rows(), batch, BATCH_SIZE)
         if any(device.pk is None for device in batch):  # a database that does not return the keys of many rows (MySQL)
             keys = dict(self._rows().filter(id__gt=highest).values_list("public_key", "id"))
             for device in batch:
@@ -295,8 +312,13 @@ class Change:
         Raises:
             AllowListIntegrityFailure: a group was changed outside Django.
         """
-        found = list(self._group_rows())
-        if groups_digest((group.name, group.scopes_json) for group in found) != self._groups:
+        try:
+            with reading():
+                found = list(self._group_rows())
+            is_good = groups_digest((group.name, group.scopes_json) for group in found) == self._groups
+        except UNREADABLE:
+            is_good = False
+        if not is_good:
             raise self._tampered()
         return {group.name: group for group in found}
 
@@ -307,7 +329,7 @@ class Change:
         if name in self.groups():
             self._group_rows().filter(name=name).update(scopes_json=text)
         else:
-            self._group_rows().bulk_create([DeviceGroup(name=name, scopes_json=text)])
+            insert_rows(self._group_rows(), [DeviceGroup(name=name, scopes_json=text)], BATCH_SIZE)
         self._groups_changed(name, {"scopes": found})
 
     def delete_group(self, name: str) -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from django.db import DataError, OperationalError, models
+from django.utils.translation import gettext as _
+
+from amesh_django.models import Device, DeviceGroup
+from authmesh.protocol.display import clean
 
 _M = TypeVar("_M", bound=models.Model)
 
@@ -20,12 +24,10 @@ _M = TypeVar("_M", bound=models.Model)
 UNREADABLE = (AttributeError, TypeError, ValueError, OverflowError, RecursionError)
 #: Rows that are read from the database at a time.
 CHUNK_SIZE = 5000
-#: Rows that are read at a time once one of them was found to be damaged. SQLite limits the parameters of a statement.
+#: Rows that :func:`each_row` reads at a time. SQLite limits the parameters of a statement.
 _PART = 500
 #: The error of SQLite for a text that is not UTF-8, which is an OperationalError like that of a database that is down.
 _NOT_UTF8 = "could not decode to utf-8"
-#: Years of a time that can be converted to any time zone.
-_YEARS = range(2, 9999)
 _TYPES: dict[type[models.Field[Any, Any]], type] = {
     models.CharField: str,
     models.TextField: str,
@@ -46,25 +48,19 @@ def reading() -> Iterator[None]:
         raise
 
 
-def each_row(rows: models.QuerySet[_M], chunk_size: int = CHUNK_SIZE) -> Iterator[tuple[int, _M | None]]:
+def each_row(rows: models.QuerySet[_M], limit: int | None = None) -> Iterator[tuple[int, _M | None]]:
     """Yield primary key and instance of each row, in the order of the query set; None instead of the instance of a damaged row.
+
+    The rows are not read with a cursor of the server. One that is left open is closed when the garbage collector finds it, which may be
+    while psycopg runs a statement, and then waits for itself.
 
     Args:
         rows: a query set that is not sliced.
-        chunk_size: number of rows that are read at a time.
+        limit: number of rows. Defaults to all.
     """
-    count = 0
-    try:
-        with reading():
-            for row in rows.iterator(chunk_size=chunk_size):
-                count += 1
-                yield row.pk, row if _is_whole(row) else None
-        return
-    except UNREADABLE:
-        pass
-    left = list(rows.values_list("pk", flat=True))[count:]
-    for start in range(0, len(left), _PART):
-        yield from _each(rows, left[start : start + _PART])
+    keys = list(rows.values_list("pk", flat=True)[:limit])
+    for start in range(0, len(keys), _PART):
+        yield from _each(rows, keys[start : start + _PART])
 
 
 def _each(rows: models.QuerySet[_M], keys: Sequence[int]) -> Iterator[tuple[int, _M | None]]:
@@ -77,7 +73,7 @@ def _each(rows: models.QuerySet[_M], keys: Sequence[int]) -> Iterator[tuple[int,
         found = None
     if found is not None:
         for row in found:
-            yield row.pk, row if _is_whole(row) else None
+            yield row.pk, row if has_types(type(row), row.__dict__) else None
     elif len(keys) == 1:
         yield keys[0], None
     else:
@@ -86,16 +82,18 @@ def _each(rows: models.QuerySet[_M], keys: Sequence[int]) -> Iterator[tuple[int,
         yield from _each(rows, keys[half:])
 
 
-def _is_whole(row: models.Model) -> bool:
-    """Return True if each value has the type of its column, and each time can be shown in any time zone."""
-    values = row.__dict__
-    return all(_fits(values[name], kind, is_null) for name, kind, is_null in _columns(type(row)) if name in values)
+def has_types(model: type[models.Model], values: Mapping[str, Any]) -> bool:
+    """Return True if each value has the type of its column. SQLite stores values of any type.
 
-
-def _fits(value: Any, kind: type, is_null: bool) -> bool:
-    if value is None:
-        return is_null
-    return isinstance(value, kind) and (not isinstance(value, dt.datetime) or value.year in _YEARS)
+    Args:
+        model: the model.
+        values: column → value, of all columns or some.
+    """
+    return all(
+        is_null if values[name] is None else isinstance(values[name], kind)
+        for name, kind, is_null in _columns(model)
+        if name in values
+    )
 
 
 @functools.cache
@@ -107,3 +105,26 @@ def _columns(model: type[models.Model]) -> list[tuple[str, type, bool]]:
         for base, kind in _TYPES.items()
         if isinstance(field, base)
     ]
+
+
+def damaged_rows(using: str) -> Iterator[str]:
+    """Yield the devices and groups that were damaged so that they cannot be read, in words.
+
+    Args:
+        using: database alias.
+    """
+    devices, groups = Device.objects.using(using), DeviceGroup.objects.using(using)
+    for pk, device in each_row(devices.order_by("pk")):
+        if device is None:
+            found = next(
+                (one for _pk, one in each_row(devices.filter(pk=pk).only("device_id")) if one is not None), None
+            )
+            yield _row(pk, Device, f" ({clean(found.device_id)})" if found is not None else "")
+    for pk, group in each_row(groups.order_by("pk")):
+        if group is None:
+            yield _row(pk, DeviceGroup)
+
+
+def _row(pk: int, model: type[models.Model], name: str = "") -> str:
+    text = _("Row %(pk)d of the table %(table)s%(name)s has a value that its column cannot hold")
+    return text % {"pk": pk, "table": model._meta.db_table, "name": name}

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TypeVar
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from django.db import DatabaseError, OperationalError, connections, router, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import Max, Model, QuerySet
 
 from amesh_django.models import AllowListSeal
 
 T = TypeVar("T")
+_M = TypeVar("_M", bound=Model)
 
 #: How often writers are locked out again after a conflict. Each attempt waits for the writer that is in its way.
 _MAX_CONFLICTS = 30
+#: Numbers and primary keys from here on were forged: amesh does not come to them by counting.
+MAX_COUNTED = 2**62
 
 
 def database() -> str:
@@ -60,6 +65,45 @@ def without_writers(using: str, work: Callable[[], T]) -> T:
             if is_nested or attempt == _MAX_CONFLICTS or not is_conflict(error):
                 raise
         attempt += 1
+
+
+def insert_rows(rows: QuerySet[_M], new: Sequence[_M], batch_size: int) -> None:
+    """Insert rows, all or none, even if forged rows have taken the primary keys that the database would give them.
+
+    Args:
+        rows: a query set of the table that can write.
+        new: the rows, not saved, without primary keys.
+        batch_size: number of rows that one statement inserts.
+    """
+    for attempt in range(int(_is_exhausted(rows)), 3):
+        if attempt:
+            highest = rows.filter(pk__gte=0, pk__lt=MAX_COUNTED).aggregate(found=Max("pk"))["found"] or 0
+            first = highest + 1 if attempt == 1 else secrets.randbelow(MAX_COUNTED)
+            for pk, row in enumerate(new, first):
+                row.pk = pk
+        try:
+            with transaction.atomic(using=rows.db):
+                rows.bulk_create(new, batch_size=batch_size)
+            return
+        except DatabaseError as error:
+            if attempt == 2 or is_conflict(error):
+                raise
+
+
+def _is_exhausted(rows: QuerySet[Any]) -> bool:
+    """Return True if there may be no primary key after the highest one that the table has ever had.
+
+    SQLite then rolls back the whole transaction that inserts a row, not only a savepoint.
+    """
+    connection = connections[rows.db]
+    if connection.vendor != "sqlite":
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT 1 FROM sqlite_sequence WHERE name = %s AND typeof(seq) = 'integer' AND seq BETWEEN 0 AND %s",
+            [rows.model._meta.db_table, MAX_COUNTED],
+        )
+        return cursor.fetchone() is None or rows.filter(pk__gte=MAX_COUNTED).exists()
 
 
 def _holds_seal() -> None:

@@ -13,19 +13,20 @@ from typing import Any
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
-from amesh_django.models import AllowListSeal, AuditEvent
+from amesh_django.models import AllowListSeal, AuditEvent, Device
 from authmesh.protocol.display import clean
 from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, InvalidInput, Run
 from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row
 
 from .chain import new_event, texts_of
-from .damage import UNREADABLE
+from .damage import UNREADABLE, damaged_rows, has_types
 from .groups import Groups, groups_digest
 from .hubs import HubRows
 from .rekeying import RekeyableList
 from .revoking import Sealed
-from .sealing import COLUMNS, Epoch, LogEnd, SealRow, is_counted_controller, is_revoked, row_texts
+from .sealing import COLUMNS, Epoch, LogEnd, SealedRows, SealRow, is_counted_controller, is_revoked, row_texts
+from .verified import known_device
 
 Row = tuple[Any, ...]
 
@@ -100,13 +101,20 @@ class SealedList(RekeyableList):
     def _report(self) -> IntegrityReport:
         seal = self._lock_seal()
         try:
+            return self._compared(seal)
+        except UNREADABLE:
+            damaged = list(damaged_rows(self.using))
+            if not damaged:
+                raise
+            count = Device.objects.using(self.using).count()
+            return IntegrityReport(False, count, [f"{row}. {_fix()}" for row in damaged], "rows_mismatch")
+
+    def _compared(self, seal: SealRow | None) -> IntegrityReport:
+        rows = list(self.rows())
+        if seal is None and rows:  # there was nothing to lock: the first devices may have come since
+            seal = self._lock_seal()
             rows = list(self.rows())
-            if seal is None and rows:  # there was nothing to lock: the first devices may have come since
-                seal = self._lock_seal()
-                rows = list(self.rows())
-            groups = self.groups()
-        except UNREADABLE as error:
-            return IntegrityReport(False, 0, [str(_unreadable(error))], "rows_mismatch")
+        groups = self.groups()
         reason, problems = "", []
         try:
             if seal is not None or rows or groups:
@@ -205,11 +213,10 @@ class SealedList(RekeyableList):
         before = before or self._first_seal()
         revision = self._revision_above(genuine)
         try:
-            rows = list(self.rows())
+            rows, groups = list(self.rows()), self.groups()
         except UNREADABLE as error:
-            raise _unreadable(error) from None
-        groups = self.groups()
-        _check_groups(groups)
+            raise _unreadable([*damaged_rows(self.using)] or [type(error).__name__]) from None
+        known_groups = _checked(groups)
         if digest is not None and not hmac.compare_digest(digest.encode(), _digest(rows, groups).encode()):
             raise AllowListError(
                 _("The devices were changed after they were shown. Nothing was sealed."),
@@ -218,7 +225,7 @@ class SealedList(RekeyableList):
         HubRows(self.using, self.all_keys, keyed.keys).renew(accept=True)
         total = count = controllers = 0
         for values in rows:
-            _check_row(values)
+            _check_row(keyed, values, known_groups)
             total += keyed.hash_row(values)
             count += 1
             controllers += is_counted_controller(values)
@@ -338,10 +345,10 @@ def _groups(groups: list[tuple[str, str]]) -> list[str]:
     ]
 
 
-def _check_groups(groups: list[tuple[str, str]]) -> None:
-    """Raise AllowListError if a row is not a group."""
+def _checked(groups: list[tuple[str, str]]) -> Groups:
+    """Return the groups. Raise AllowListError if a row is not a group."""
     try:
-        Groups(groups)
+        return Groups(groups)
     except UNREADABLE:
         raise AllowListError(
             _("The scopes of a group of devices are not a JSON list, so it cannot be sealed; nothing was changed."),
@@ -349,13 +356,16 @@ def _check_groups(groups: list[tuple[str, str]]) -> None:
         ) from None
 
 
-def _check_row(values: Row) -> None:
+def _check_row(keyed: SealedRows, values: Row, groups: Groups) -> None:
     """Raise AllowListError if a row is not a device."""
     try:
         if device_id(decode_public_key(values[2])) != values[1]:
             raise InvalidInput(_("the device ID does not belong to the public key"))
         if not isinstance(values[COLUMNS.index("revision")], int):
             raise InvalidInput(_("the revision is not a number"))
+        if not has_types(Device, dict(zip(COLUMNS, values, strict=True))):
+            raise InvalidInput(_("a value does not fit its column"))
+        known_device(keyed, values, groups)  # otherwise no process could read the list that was sealed
     except UNREADABLE as error:
         raise AllowListError(
             _("The row of %(device)r is not a device (%(why)s) and cannot be sealed; nothing was changed.")
@@ -364,9 +374,12 @@ def _check_row(values: Row) -> None:
         ) from None
 
 
-def _unreadable(error: Exception) -> AllowListError:
+def _fix() -> str:
+    return _("Correct the value or delete the row with SQL.")
+
+
+def _unreadable(damaged: list[str]) -> AllowListError:
     return AllowListError(
-        _("A row of the devices contains a value that its column cannot hold (%(kind)s).")
-        % {"kind": type(error).__name__},
-        hint=_("Find the row and delete it with SQL, then reseal."),
+        _("%(rows)s. Nothing was sealed.") % {"rows": "; ".join(damaged)},
+        hint=(_fix(), " ", _("Then run "), Run("integrity"), "."),
     )

@@ -19,6 +19,9 @@ from .sealing import LogEnd
 class Place(enum.IntEnum):
     """A place, by the primary key of its row. The end of the log has the first one."""
 
+    #: The last event that was archived. The log begins after it.
+    START = 2
+    #: The event of the newest checkpoint.
     CHECKPOINT = 3
 
     @property
@@ -27,7 +30,7 @@ class Place(enum.IntEnum):
         return _LABELS[self]
 
 
-_LABELS = {Place.CHECKPOINT: "amesh-audit-checkpoint-place-v1"}
+_LABELS = {Place.START: "amesh-audit-start-v1", Place.CHECKPOINT: "amesh-audit-checkpoint-place-v1"}
 
 
 def read_place(rows: ChainedRows, place: Place) -> tuple[LogEnd, bool] | None:
@@ -38,6 +41,12 @@ def read_place(rows: ChainedRows, place: Place) -> tuple[LogEnd, bool] | None:
         found = LogEnd(row.seq, row.link)
         return found, any(is_same(_mac(keys, place, found), row.mac) for keys in rows.all_keys)
     return None
+
+
+def log_start(rows: ChainedRows) -> LogEnd:
+    """Return the event after which the log begins: the last one that was archived. A row that amesh did not write says nothing."""
+    found = read_place(rows, Place.START)
+    return found[0] if found is not None and found[1] else LogEnd()
 
 
 def write_place(rows: ChainedRows, keys: SealKeys, place: Place, event: LogEnd) -> None:

@@ -13,7 +13,7 @@ from .damage import each_row
 from .hubs import HubRows
 from .keys import SealKeys
 from .locking import ConcurrentChange
-from .places import Place, forget_place
+from .places import Place, forget_place, log_start, write_place
 from .revoking import RevocableList
 from .sealing import BATCH_SIZE, LogEnd
 from .verified import failure
@@ -89,7 +89,9 @@ class RekeyableList(RevocableList):
             the same place, under the first secret.
         """
         found = self.lock_end()
-        before = after = LogEnd()
+        before = after = start = log_start(self)
+        if start.seq:
+            write_place(self, self.keys, Place.START, start)
         changed: list[AuditEvent] = []
         table = AuditEvent.objects.using(self.using)
         bound, end = known, found[0] if found is not None else known

@@ -19,9 +19,22 @@ from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import data_of, new_event, texts_of
 from .change import ChangeableList
-from .damage import UNREADABLE
+from .damage import UNREADABLE, each_row
+from .database import insert_rows
 from .marks import is_older, is_other
-from .sealing import COLUMNS, LogEnd, SealRow, actor, is_counted_controller, is_revoked, now, row_values, storable
+from .places import log_start
+from .sealing import (
+    BATCH_SIZE,
+    COLUMNS,
+    LogEnd,
+    SealRow,
+    actor,
+    is_counted_controller,
+    is_revoked,
+    now,
+    row_values,
+    storable,
+)
 from .triggers import MAX_TOUCHED
 from .verified import Snapshot
 
@@ -31,7 +44,7 @@ _MAX_REVISION = 2**62
 
 
 #: Events about the whole list.
-_OF_ALL = (AuditEvent.Kind.BEGIN, AuditEvent.Kind.RESEAL)
+_OF_ALL = (AuditEvent.Kind.BEGIN, AuditEvent.Kind.RESEAL, AuditEvent.Kind.ARCHIVE)
 
 
 @dataclass
@@ -56,6 +69,9 @@ class Sealed:
             if changed is None:
                 self.rows, self.is_complete = {}, False
                 return
+            self.is_complete = (
+                self.is_complete or data.get("complete") is True
+            )  # an archive has the rows that were before it
             self.rows.update(changed)
             for name in data["removed"]:
                 self.rows.pop(name, None)
@@ -76,7 +92,10 @@ class RevocableList(ChangeableList):
             device_id: read only events about this device. Defaults to all.
             is_newest: False to ignore events of later revisions than that of the seal.
         """
-        found = Sealed(is_complete=seal is None or seal.audit_seq > 0 or not seal.count)
+        if seal is not None and not seal.is_well_formed:
+            seal = None
+        is_begun = seal is None or seal.audit_seq > 0 or not seal.count
+        found = Sealed(is_complete=is_begun and not log_start(self).seq)
         conditions = [Q(device_id=device_id) | Q(kind__in=_OF_ALL)] if device_id is not None else []
         if seal is not None and not is_newest:
             conditions.append(Q(revision__lte=seal.revision))
@@ -141,12 +160,20 @@ class RevocableList(ChangeableList):
     def _replaced_by(self, device_id: str) -> list[str]:
         """Return the devices whose keys a device has replaced and that are still valid, as they were sealed or as they are now."""
         kinds = (AuditEvent.Kind.REVOKE, AuditEvent.Kind.ROTATE)
-        events = self.events(kind__in=kinds, data__contains=device_id)
+        events = [
+            event
+            for event in self.events(kind__in=(*kinds, AuditEvent.Kind.ARCHIVE), data__contains=device_id)
+            if event is not None and self.is_genuine_event(event)
+        ]
         rows = Device.objects.using(self.using).filter(
             revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=now()
         )
-        found = dict.fromkeys(rows.values_list("device_id", flat=True))
-        for name in {event.device_id for event in events if event is not None} - {*found, device_id}:
+        found = {row.device_id: None for _pk, row in each_row(rows.only("device_id")) if row is not None}
+        archived = [row for event in events for row in data_of(event).get("rows", {}).items()]
+        names = {event.device_id for event in events} | {
+            name for name, row in archived if row["revoked_by"] == device_id
+        }
+        for name in names - {*found, device_id, ""}:
             sealed = self.sealed_device(name)
             if sealed is not None and (sealed.revoked_by, sealed.revoke_reason) == (device_id, ROTATED):
                 if not is_revoked(row_values(sealed)):
@@ -161,9 +188,8 @@ class RevocableList(ChangeableList):
         keyed = self.under(before)
         is_old = before is not None and self._is_old(before, known)
         sealed = self.sealed_device(device_id)
-        rows = QuerySet[Device](Device, using=self.using).filter(
-            Q(device_id=device_id) | Q(public_key=sealed.public_key if sealed is not None else "")
-        )
+        same_key = Q(public_key=sealed.public_key) if sealed is not None else Q()
+        rows = QuerySet[Device](Device, using=self.using).filter(Q(device_id=device_id) | same_key)
         is_over = sealed is None or is_revoked(row_values(sealed))
         if is_over and not rows.filter(Q(revoked_at=None) | Q(revoked_at__gt=now())).exists():
             raise not_found(device_id)
@@ -230,9 +256,10 @@ class RevocableList(ChangeableList):
         pks = list(rows.values_list("pk", flat=True))
         try:
             with transaction.atomic(using=self.using):
-                if not pks:
-                    is_free = not all_rows.filter(pk=device.pk).exists()
-                    all_rows.bulk_create([Device(id=device.pk if is_free else None, **columns)])
+                if not pks and all_rows.filter(pk=device.pk).exists():
+                    insert_rows(all_rows, [Device(**columns)], BATCH_SIZE)
+                elif not pks:
+                    all_rows.bulk_create([Device(id=device.pk, **columns)])
                 elif len(pks) == 1:
                     all_rows.filter(pk=pks[0]).update(**columns)
                 else:
@@ -257,8 +284,9 @@ class RevocableList(ChangeableList):
         )
         is_good = not is_old
         try:
-            Snapshot.build(self, after)
-        except AllowListIntegrityFailure:
+            with transaction.atomic(using=self.using):
+                Snapshot.build(self, after)
+        except (AllowListIntegrityFailure, *UNREADABLE, DatabaseError):  # a row that cannot be read
             is_good = False
         if not is_good:  # every process must verify all rows
             after = after._replace(touched=max(before.touched, 0) % MAX_TOUCHED + 1)
@@ -270,10 +298,8 @@ class RevocableList(ChangeableList):
 
 def read_damaged(rows: QuerySet[Device], device_id: str) -> Device:
     """Return a row that was made outside Django. If it cannot be read, only its device ID is known."""
-    try:
-        return rows.filter(device_id=device_id)[0]
-    except UNREADABLE:
-        return Device(device_id=device_id, added_at=now())
+    found = next((row for _pk, row in each_row(rows.filter(device_id=device_id))), None)
+    return found or Device(device_id=device_id, added_at=now())
 
 
 def device_of(texts: Mapping[str, str]) -> Device:

@@ -8,7 +8,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from typing import Any, NamedTuple
 
 from django.db import connections
@@ -20,7 +20,7 @@ from amesh_django.states import revoked_from
 from authmesh.device import LocalDevice
 from authmesh.protocol.multiset import MODULUS, encode_row, mask, row_hash
 
-from .damage import CHUNK_SIZE
+from .damage import CHUNK_SIZE, reading
 from .keys import SealKeys, all_seal_keys
 from .marks import Mark
 
@@ -197,6 +197,8 @@ class SealedRows:
     def read_seal(self) -> SealRow | None:
         """Return the seal row, or None if there is no list yet. This is the one small row that a request reads.
 
+        A row that was damaged so that it cannot be read is returned as one that is not well-formed.
+
         Raises:
             django.db.Error: the database is down or not migrated.
         """
@@ -217,14 +219,29 @@ class SealedRows:
         finally:
             other.close()
 
-    def rows(self, **conditions: Any) -> Iterator[tuple[Any, ...]]:
-        """Yield all device rows, or those that meet *conditions*, as tuples in the order of :data:`COLUMNS`."""
+    def rows(self, **conditions: Any) -> Generator[tuple[Any, ...]]:
+        """Yield all device rows, or those that meet *conditions*, as tuples in the order of :data:`COLUMNS`.
+
+        To be closed: see :func:`~amesh_django.trust.damage.each_row`.
+
+        Raises:
+            ValueError: a row was damaged so that it cannot be read; or another error of :data:`~amesh_django.trust.damage.UNREADABLE`.
+        """
         rows = Device.objects.using(self.using).filter(**conditions).order_by().values_list(*COLUMNS)
-        return rows.iterator(chunk_size=CHUNK_SIZE)
+        with reading():
+            yield from rows.iterator(chunk_size=CHUNK_SIZE)
 
     def groups(self) -> list[tuple[str, str]]:
-        """Return name and scopes (a JSON text) of each group."""
-        return list(DeviceGroup.objects.using(self.using).order_by().values_list("name", "scopes_json"))
+        """Return name and scopes (a JSON text) of each group.
+
+        Raises:
+            ValueError: a row was damaged so that it cannot be read.
+        """
+        with reading():
+            found = list(DeviceGroup.objects.using(self.using).order_by().values_list("name", "scopes_json"))
+        if not all(isinstance(text, str) for group in found for text in group):
+            raise ValueError("A group has a value that is not a text.")
+        return found
 
     # --- the device rows and their seal ---
 
@@ -313,9 +330,12 @@ def _select(vendor: str, name: str) -> str:
 
 
 def _read_seal(connection: BaseDatabaseWrapper) -> SealRow | None:
-    with connection.cursor() as cursor:
-        cursor.execute(_select(connection.vendor, AllowListSeal._meta.db_table))
-        row = cursor.fetchone()
+    try:
+        with reading(), connection.cursor() as cursor:
+            cursor.execute(_select(connection.vendor, AllowListSeal._meta.db_table))
+            row = cursor.fetchone()
+    except ValueError:
+        row = [None] * len(SealRow._fields)
     return SealRow._make(row) if row is not None else None
 
 

@@ -22,7 +22,7 @@ from amesh_django.spelling import manage_py
 from authmesh.device import LocalDevice
 from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable
 
-from .damage import UNREADABLE
+from .damage import UNREADABLE, reading
 from .database import close_stale, read_for_itself, reads_for_itself, without_writers
 from .rollback import GuardedRows
 from .sealing import SealRow
@@ -123,10 +123,11 @@ class VerifiedList(GuardedRows):
 
         def attempt(found: Snapshot) -> Sequence[Device] | None:
             try:
-                devices = read()
+                with reading():
+                    devices = read()
+                    is_good = all(found.matches(self, device) for device in devices) and is_complete(found, devices)
             except UNREADABLE:
                 return None
-            is_good = all(found.matches(self, device) for device in devices) and is_complete(found, devices)
             return devices if is_good else None
 
         for _attempt in range(_MAX_ATTEMPTS):
@@ -273,7 +274,9 @@ class VerifiedList(GuardedRows):
             # It was read after the newer one was adopted. A transaction that began earlier may see it, a fresh read may not.
             if error is not None:
                 if error.reason == "rolled_back" and connection.in_atomic_block:
-                    if objection(self.read_committed_seal(), known) is None:
+                    committed = self.read_committed_seal()
+                    _check_form(committed)
+                    if objection(committed, known) is None:
                         return before
                 raise _logged(error)
         self.unlock()

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -152,14 +153,15 @@ class Snapshot:
         controllers = 0
         try:
             snapshot.groups = read_groups(sealed, row)
-            for values in sealed.rows():
-                public_key, known = _known(sealed, values, snapshot.groups)
-                snapshot.by_key[public_key] = known
-                snapshot.key_of[known.pk] = public_key
-                if known.replaced_by:
-                    snapshot.replaced.add(known.pk)
-                snapshot.total += known.row_hash
-                controllers += known.counted_controller
+            with closing(sealed.rows()) as rows:
+                for values in rows:
+                    public_key, known = known_device(sealed, values, snapshot.groups)
+                    snapshot.by_key[public_key] = known
+                    snapshot.key_of[known.pk] = public_key
+                    if known.replaced_by:
+                        snapshot.replaced.add(known.pk)
+                    snapshot.total += known.row_hash
+                    controllers += known.counted_controller
         except UNREADABLE:
             raise failure("rows_mismatch") from None
         snapshot.total %= MODULUS
@@ -191,17 +193,18 @@ class Snapshot:
         changes = []
         try:
             groups = self.groups if row.groups == self.groups.digest else read_groups(sealed, row)
-            for values in sealed.rows(revision__gt=self.revision):
-                public_key, known = _known(sealed, values, groups)
-                old = self.known(known.pk)
-                if old is None:
-                    count += 1
-                else:
-                    total -= old.row_hash
-                    controllers -= old.counted_controller
-                total += known.row_hash
-                controllers += known.counted_controller
-                changes.append((public_key, known))
+            with closing(sealed.rows(revision__gt=self.revision)) as rows:
+                for values in rows:
+                    public_key, known = known_device(sealed, values, groups)
+                    old = self.known(known.pk)
+                    if old is None:
+                        count += 1
+                    else:
+                        total -= old.row_hash
+                        controllers -= old.counted_controller
+                    total += known.row_hash
+                    controllers += known.counted_controller
+                    changes.append((public_key, known))
         except (AllowListIntegrityFailure, *UNREADABLE):
             return None
         if (total % MODULUS, count, controllers) != (sealed.sealed_total(row), row.count, row.controllers):
@@ -314,7 +317,14 @@ def read_groups(sealed: SealedRows, row: SealRow) -> Groups:
     return groups
 
 
-def _known(sealed: SealedRows, values: Sequence[Any], groups: Groups) -> tuple[bytes, KnownDevice]:
+def known_device(sealed: SealedRows, values: Sequence[Any], groups: Groups) -> tuple[bytes, KnownDevice]:
+    """Return public key and device of a row. A row that amesh cannot have written raises an error of ``UNREADABLE``.
+
+    Args:
+        sealed: the rows, with the keys of the seal.
+        values: the row, in the order of ``COLUMNS``.
+        groups: the groups of the list.
+    """
     public_key = decode_public_key(values[2])
     since = revoked_from(*values[9:12])
     permissions_json, groups_json = sys.intern(str(values[5])), sys.intern(str(values[_GROUPS]))

@@ -5,7 +5,8 @@ A request runs through this folder from the outside in:
 1. :mod:`.request` is the entrance: ``authenticate(request)`` for the REST framework class, ``accept(request)`` for the middleware
    and the decorator. It logs the result and sets ``request.amesh``. The parts of the request come from :mod:`.target` (the raw
    path and query) and :mod:`.body` (the SHA-256 of the raw body); what both need of Django's private parts is in :mod:`.private`.
-2. :mod:`.lookup` has the verifier that the settings describe, and finds a public key in the sealed list of the database.
+2. :mod:`.lookup` has the verifier that the settings describe, and finds a public key in the sealed list of the database. What must
+   happen before that is connected to :mod:`.hooks`: a server asks its hubs.
 3. :mod:`.verifier` does the steps of protocol.md §3. **The signature is checked in** :meth:`.Verifier.verify`, and nowhere else.
 
 Beside this path:
@@ -39,6 +40,7 @@ AllowListUnavailable       503    ``database_lookup``: the database cannot be re
 BodyParserOrderingError    500    ``check_before_lookup``: something read the body before it was verified
 BodyStorageUnavailable     503    ``body_hash``: no disk space for the body
 NonceStoreUnavailable      503    the nonce store, called by ``Verifier.verify``: it is full or cannot be reached
+TrustIsStale               503    ``database_lookup``: a hub has been silent for too long, and WHEN_STALE is ``refuse``
 ========================== ====== =============================================================================================
 """
 

@@ -10,6 +10,7 @@ from amesh_django.conf import amesh_settings, nonce_cache
 from amesh_django.trust import current_list
 from authmesh.protocol.errors import AllowListIntegrityFailure, DirectoryError, IdentityMissing, KeyStoreError
 
+from .hooks import before_lookup
 from .nonces import store_for
 from .types import NonceStore, TrustedKey
 from .verifier import Verifier
@@ -28,6 +29,7 @@ def database_lookup(public_key: bytes) -> TrustedKey | None:
         AllowListIntegrityFailure: the list does not match its seal, or it cannot be verified because the identity or the key of
             this server cannot be used.
         AllowListUnavailable: the database cannot be read.
+        TrustIsStale: a hub has been silent for too long, and the settings say to refuse.
     """
     try:
         # Before the list is read: enrollment by a bootstrap token changes it.
@@ -36,6 +38,7 @@ def database_lookup(public_key: bytes) -> TrustedKey | None:
         else:  # a list with a shared seal secret can be verified without an identity
             with suppress(IdentityMissing):
                 server.ensure_identity()
+        before_lookup(public_key)
         return current_list().snapshot().by_key.get(public_key)
     except (KeyStoreError, DirectoryError) as error:
         raise AllowListIntegrityFailure(error.message, hint=error.hint, reason=error.code) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -16,6 +16,7 @@ from amesh_django import log
 from amesh_django.conf import AmeshSettings, amesh_settings
 from amesh_django.signals import request_accepted, request_refused
 from amesh_django.spelling import manage_py
+from authmesh.protocol.allow_list import TARGET
 from authmesh.protocol.check import EXPIRES_HEADER, EXPIRES_SOON_SECONDS
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import format_time
@@ -28,7 +29,7 @@ from .lookup import default_verifier
 from .target import is_routed_as_sent, query_has_one_reading, raw_target
 from .types import VerifiedDevice
 from .users import mapped_user
-from .verifier import DRIFT_SECONDS, Verifier
+from .verifier import DRIFT_SECONDS, ROLES, Verifier
 
 logger = logging.getLogger("amesh_django.verification")
 
@@ -66,21 +67,7 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
     if isinstance(done, VerifiedDevice):
         return done
     start = time.perf_counter()
-    try:
-        settings, verifier = _configured()
-        request.get_host()
-        device = verifier.verify(
-            request.method or "",
-            raw_target(request, settings),
-            request.META.get("HTTP_AUTHORIZATION"),
-            lambda: body_hash(request, settings.MAX_BODY_BYTES),
-            before_lookup=lambda: check_before_lookup(request, settings.MAX_BODY_BYTES),
-            late_body_hash=lambda: late_body_hash(request, settings.MAX_BODY_BYTES),
-        )
-        _must_have_one_meaning(request, settings, device)
-    except RequestError as error:
-        refused(request, error)
-        raise
+    device = _verified(request, ROLES)
     if abs(device.clock_skew) > DRIFT_SECONDS:
         members = {
             "event": "clock_drift_warning",
@@ -95,6 +82,52 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
     log.remember(device.device_id, clean(device.friendly_name))
     activity.seen(device)
     request_accepted.send_robust(sender=None, request=request, device=device, seconds=time.perf_counter() - start)
+    return device
+
+
+def authenticate_target(request: HttpRequest) -> VerifiedDevice:
+    """Verify the question of a server to its hub, which has the server as a target: for the view ``feed/pull``, and no other one.
+
+    ``request.amesh`` is not set, and no user: to the project, the request is one that nobody has signed.
+
+    Args:
+        request: Django's request.
+
+    Returns:
+        The target that signed the request.
+
+    Raises:
+        RequestError: the request is rejected, as for :func:`authenticate`. A controller gets ``role_rejected``.
+        DisallowedHost: as for :func:`authenticate`.
+    """
+    device = _verified(request, (TARGET,))
+    request.META[ENVIRON_KEY] = device.device_id
+    log.remember(device.device_id, clean(device.friendly_name))
+    return device
+
+
+def _verified(request: HttpRequest, roles: Collection[str]) -> VerifiedDevice:
+    """Return the device of one of *roles* that signed a request. A rejection is logged.
+
+    Raises:
+        RequestError, DisallowedHost: as for :func:`authenticate`.
+    """
+    try:
+        settings, verifier = _configured()
+        request.get_host()
+        device = verifier.verify(
+            request.method or "",
+            raw_target(request, settings),
+            request.META.get("HTTP_AUTHORIZATION"),
+            lambda: body_hash(request, settings.MAX_BODY_BYTES),
+            before_lookup=lambda: check_before_lookup(request, settings.MAX_BODY_BYTES),
+            late_body_hash=lambda: late_body_hash(request, settings.MAX_BODY_BYTES),
+            roles=roles,
+        )
+        _must_have_one_meaning(request, settings, device)
+    except RequestError as error:
+        refused(request, error)
+        raise
     return device
 
 

@@ -21,7 +21,7 @@ class VerifiedDevice:
         device_id: device ID (``am_…``), from the allow list.
         friendly_name: name, from the allow list. The device chose it itself, so escape it when you show it.
         verified_at: Unix seconds, from the clock of the server.
-        role: role, from the allow list; always ``controller``.
+        role: role, from the allow list; always ``controller``, except for a server that asks its hub.
         permissions: name → value, from the allow list, such as ``{"shell": True}``.
         public_key: 33 bytes (compressed point), from the header of the request.
         user_id: primary key of the mapped Django user, from the allow list; None if there is none.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 
@@ -25,6 +25,9 @@ from authmesh.protocol.keys import decode_public_key, device_id, load_public_key
 from authmesh.protocol.schemes.registry import SCHEMES
 
 from .types import BodyHash, Lookup, NonceStore, TrustedKey, VerifiedDevice
+
+#: The roles that may authenticate: all views but one accept no others.
+ROLES: Collection[str] = frozenset({CONTROLLER})
 
 #: An accepted clock skew above this, in seconds, is logged as ``clock_drift_warning``.
 DRIFT_SECONDS = 20
@@ -79,6 +82,7 @@ class Verifier:
         *,
         late_body_hash: BodyHash | None = None,
         before_lookup: Callable[[], None] | None = None,
+        roles: Collection[str] = ROLES,
     ) -> VerifiedDevice:
         """Verify one request.
 
@@ -91,6 +95,8 @@ class Verifier:
                 much. Defaults to *body_hash*.
             before_lookup: raises an error if the request must be rejected, no matter who signed it. Called before the key is looked up,
                 so that the response does not tell who is in the allow list.
+            roles: roles that are accepted. A hub answers the questions of its servers, which are targets, and nothing else does so
+                (SECURITY.md).
 
         Raises:
             MissingHeader: there is no Authorization header.
@@ -115,7 +121,7 @@ class Verifier:
             state = device.state(self._clock())
             if state != ACTIVE:
                 raise Unauthorized(reason=f"device_{state}")
-            if device.role != CONTROLLER:
+            if device.role not in roles:
                 raise Unauthorized(reason="role_rejected")
             ambiguity = target_ambiguity(target)
             if ambiguity is not None:

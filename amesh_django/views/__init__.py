@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .common import MAX_BODY_BYTES
 from .devices import check, enroll, rotate
-from .fleet import feed
+from .fleet import feed, pull, revocations
 from .watching import live, metrics, ready
 
-__all__ = ["MAX_BODY_BYTES", "check", "enroll", "feed", "live", "metrics", "ready", "rotate"]
+__all__ = ["MAX_BODY_BYTES", "check", "enroll", "feed", "live", "metrics", "pull", "ready", "revocations", "rotate"]

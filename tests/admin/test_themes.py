@@ -201,6 +201,7 @@ SPACES = """() => [...document.querySelectorAll('.amesh-breadcrumbs li:not([aria
 })"""
 
 
+@pytest.mark.parametrize("site", EVERY_PAGE, indirect=True)
 def test_revoke_in_each_theme(site: Site, browser: Browser) -> None:
     page = open_page(browser, site, screen="phone")
     page.goto(site.device(1))

@@ -12,6 +12,7 @@ import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
 from playwright.sync_api import Browser, expect
 from playwright.sync_api import Error as PlaywrightError
@@ -89,6 +90,20 @@ def test_withdraw(root: Client) -> None:
     assert Client(enforce_csrf_checks=True).post(page).status_code in (302, 403)
     EnrollmentToken.objects.update(max_uses=99)  # outside Django
     assert "CHANGED outside Django" in text_of(root.get(TOKENS))
+
+
+@pytest.mark.django_db
+def test_a_machine_with_a_forged_name_is_shown_by_its_id(root: Client) -> None:
+    machine = EphemeralDevice("sensor")
+    machines.come(parse_token(token_in(make(root))), machine)
+    page = f"{TOKENS}{EnrollmentToken.objects.get().pk}/change/"
+    assert "sensor (am_" in text_of(root.get(page))
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE amesh_device SET friendly_name = 'forged'")
+        cursor.execute("UPDATE amesh_allowlistseal SET touched = 0")
+    shown = text_of(root.get(page))
+    assert f"forged ({machine.identity.device_id})" not in shown and machine.identity.device_id in shown
+    assert "does not match its seal" in shown
 
 
 @pytest.mark.django_db

@@ -98,6 +98,7 @@ USES = [
         "print(asyncio.run(reports.metrics(None)).body.decode())",
         "",
     ),
+    ("celery", "celery", "import amesh_django.tasks", ""),
     ("aiohttp", "aiohttp", "from authmesh import AmeshAiohttpMiddleware; AmeshAiohttpMiddleware()", ""),
     (
         "metrics",

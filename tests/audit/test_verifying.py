@@ -22,6 +22,7 @@ from amesh_django.models import AllowListSeal, AuditEvent, AuditSeal
 from amesh_django.trust import current, current_list, integrity
 from amesh_django.trust.chain import data_of
 from tests.commands.test_management import call
+from tests.support.databases import EACH_ON_ONE_PAIR
 from tests.trust.rollbacks import Backup
 from tests.trust.test_database_allow_list import entry, sql
 from tests.trust.test_rollback import reason
@@ -165,6 +166,7 @@ ATTACKS: tuple[Callable[[Attacker], str], ...] = (
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("database", EACH_ON_ONE_PAIR, indirect=True)
 def test_a_thousand_random_attacks_are_found_and_named(log: Log) -> None:
     times = 1000 if connection.vendor == "sqlite" else 80
     for seed in range(times):

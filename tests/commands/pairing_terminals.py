@@ -23,9 +23,8 @@ from authmesh.protocol.allow_list import DeviceEntry
 from tests.pairing.hostile_relay import HostileRelay
 from tests.pairing.pairing_people import MemoryDevice
 from tests.pairing.pairing_world import MemoryAllowList
-from tests.support import cheap_keys, databases
+from tests.support import cheap_keys, databases, fork_server
 from tests.support.front_ends import id_of, line_of
-from tests.support.services import ROOT
 from tests.support.terminal import Terminal, terminal
 
 T = TypeVar("T")
@@ -82,30 +81,12 @@ class Machine:
 
     def run(self, *words: str, given: str = "", **more: str) -> subprocess.CompletedProcess[str]:
         """Run a command without a terminal."""
-        return subprocess.run(
-            self.argv(*words),
-            env={**self.env, **more},
-            input=given,
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            timeout=60,
-        )
+        return fork_server.run(self.argv(*words), env={**self.env, **more}, input=given, timeout=60)
 
-    def start(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+    def start(self, *words: str, stdin: int = subprocess.PIPE, **more: str) -> fork_server.Process:
         """Start a command without a terminal, and do not wait for its end."""
-        return subprocess.Popen(
-            self.argv(*words),
-            **{
-                "env": self.env,
-                "stdin": subprocess.PIPE,
-                "stdout": subprocess.PIPE,
-                "stderr": subprocess.PIPE,
-                "text": True,
-                "cwd": ROOT,
-                **options,
-            },
-        )
+        pipe = subprocess.PIPE
+        return fork_server.start(self.argv(*words), env={**self.env, **more}, stdin=stdin, stdout=pipe, stderr=pipe)
 
     def trust(self, other: EphemeralDevice, role: str = "controller", *words: str) -> None:
         done = self.run("trust", line_of(other), "--role", role, "--yes", *words)
@@ -176,7 +157,7 @@ def is_calm(person: Terminal) -> bool:
     return as_found and not [text for text in noise if text in person.shown]
 
 
-def rest(process: subprocess.Popen[str], given: str = "") -> tuple[str, str]:
+def rest(process: fork_server.Process, given: str = "") -> tuple[str, str]:
     """Return what comes on both streams until the end. `communicate` would lose what was read ahead with the last line."""
     assert process.stdout and process.stderr
     if process.stdin is not None:
@@ -194,7 +175,7 @@ def rest(process: subprocess.Popen[str], given: str = "") -> tuple[str, str]:
 class Program:
     """A program that drives `--json`: it reads steps and answers questions."""
 
-    process: subprocess.Popen[str]
+    process: fork_server.Process
     steps: list[dict[str, Any]] = field(default_factory=list)
 
     def until(self, step: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ from authmesh.pairing.bootstrap.target import same_relay
 from authmesh.protocol.pairing.token import verify_token
 from authmesh.protocol.pairing.token_errors import BootstrapFailed, BootstrapPending
 from tests.pairing.bootstrap.bootstrap_world import Clock, Target, without_ours
+from tests.support import fork_server
 from tests.support.front_ends import Result, invoke
-from tests.support.services import ROOT
 
 RELAY = "wss://relay.example/ws"
 
@@ -65,7 +64,7 @@ def test_a_token_in_the_wrong_place_is_not_repeated(
     if words[0] == "bootstrap":
         manage = [sys.executable, "manage.py", "amesh_bootstrap", *given[1:], *json_too]
         env = without_ours() | {"DJANGO_DATA_DIR": str(tmp_path / "data"), "AUTH_MESH_DIR": str(tmp_path / "new")}
-        done = subprocess.run(manage, cwd=ROOT, capture_output=True, env=env, text=True)
+        done = fork_server.run(manage, env=env)
         assert done.returncode in (1, 2)
         shown.append(done.stdout + done.stderr)
     for output in shown:

@@ -18,6 +18,7 @@ from authmesh.device import FileAllowList, LocalDevice, read_identity
 from authmesh.keystore import BACKENDS
 from authmesh.protocol.allow_list import DeviceEntry
 from authmesh.protocol.header import parse_authorization
+from tests.support import fork_server
 from tests.support.front_ends import HOSTILE, HOSTILE_SHOWN, Result, answering, id_of, invoke, line_of
 from tests.support.services import ROOT
 
@@ -39,7 +40,7 @@ def call(*words: str | Path, given: str | bytes = "") -> Result:
 
 def process(*words: str | Path, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     argv = [*AMESH, *map(str, words)]
-    return subprocess.run(argv, env={**os.environ, **(env or {})}, cwd=ROOT, capture_output=True, text=True, input="")
+    return fork_server.run(argv, env={**os.environ, **(env or {})})
 
 
 def trusted(directory: Path) -> dict[str, DeviceEntry]:

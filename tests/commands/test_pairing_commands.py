@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import re
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -24,9 +23,8 @@ from tests.commands.pairing_terminals import (
     wrong,
 )
 from tests.relay.relay_world import address, serving
-from tests.support import services
+from tests.support import fork_server, services
 from tests.support.front_ends import HOSTILE, HOSTILE_SHOWN
-from tests.support.services import ROOT
 
 pytestmark = pytest.mark.process
 
@@ -288,7 +286,7 @@ def map_to_root(server: Machine, device_id: str) -> None:
         f"DatabaseAllowList(by='boss').map_user({device_id!r}, get_user_model().objects.create_superuser('root'))"
     )
     argv = [sys.executable, "-m", "django", "shell", "-c", program]
-    done = subprocess.run(argv, env=server.env, cwd=ROOT, capture_output=True, text=True)
+    done = fork_server.run(argv, env=server.env)
     assert done.returncode == 0, done.stderr
 
 
@@ -296,7 +294,7 @@ def user_of(server: Machine, device_id: str) -> str:
     """Return the name of the user a device is mapped to."""
     program = f"from amesh_django.models import Device; print(Device.objects.get(device_id={device_id!r}).user)"
     argv = [sys.executable, "-m", "django", "shell", "-v", "0", "-c", program]
-    return subprocess.run(argv, env=server.env, cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    return fork_server.run(argv, env=server.env).stdout.strip()
 
 
 @pytest.mark.slow

@@ -183,6 +183,7 @@ def test_without_a_terminal_there_is_plain_text(either: Machine, tmp_path: Path,
 
 
 @pytest.mark.parametrize("source", ["/dev/null", "an empty file", "closed", "an empty pipe"])
+@pytest.mark.unversioned  # it is about the streams, which test_streams.py tries on both pairs
 def test_nobody_at_stdin(source: str, either: Machine, tmp_path: Path, relay: str) -> None:
     """The other device receives the refusal at once."""
     other = machine(tmp_path, "other", relay)
@@ -214,7 +215,7 @@ def test_answers_from_a_file(either: Machine, tmp_path: Path, relay: str) -> Non
         answers = tmp_path / "answers"
         answers.write_text(f"{code[:3]}-{code[3:]}\r\nperhaps\ny")
         with answers.open() as file:
-            here = either.start("invite", stdin=file)
+            here = either.start("invite", stdin=file.fileno())
         assert here.stdout
         while not (shown := re.fullmatch(r"Verification code  (\d{3} \d{3})\n", line := here.stdout.readline())):
             assert line, rest(here)
@@ -252,7 +253,7 @@ def test_the_qr_code_is_the_command(columns: int, either: Machine) -> None:
         drawing = re.findall(r"\x1b\[(?:97;40|37;40)m([▀▄█ ]+)\x1b\[0m", raw)
         assert drawing, "light on dark, whatever the colors of the terminal are"
     else:
-        process = either.start("listen", "--qr", env={**either.env, "PYTHONIOENCODING": "utf-8"})
+        process = either.start("listen", "--qr", PYTHONIOENCODING="utf-8")
         assert process.stdout
         shown = ""
         while "The code is valid for" not in shown:
@@ -309,6 +310,7 @@ def test_a_terminal_without_blocks(either: Machine) -> None:
         (["invite", "482916", "--shell"], 2, ""),
     ],
 )
+@pytest.mark.unversioned  # it is refused before anything is dialled
 def test_what_can_fail_at_once_does(words: list[str], code: int, says: str, either: Machine) -> None:
     either.relay = "ws://127.0.0.1:1/ws"
     done = either.run(*words)
@@ -349,14 +351,15 @@ def test_nothing_secret_is_logged(either: Machine, tmp_path: Path, relay: str) -
     """One-time and verification codes appear on the screen only."""
     other = machine(tmp_path, "other", relay)
     log = tmp_path / "log"
-    debug = (
+    debug = tmp_path / "debug.py"
+    debug.write_text(
         "import logging, runpy, sys\n"
         f"logging.basicConfig(filename={str(log)!r}, level=1)\n"
         "sys.argv = sys.argv[1:]\n"
         "runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
     )
     for one in (either, other):
-        one.argv = lambda *words, made=one.argv: [sys.executable, "-c", debug, *made(*words)[2:]]  # type: ignore[method-assign]
+        one.argv = lambda *words, made=one.argv: [sys.executable, str(debug), *made(*words)[2:]]  # type: ignore[method-assign]
     with program(either, "listen") as there:
         code = there.until("code")["code"]
         with program(other, "invite", code, "--yes") as here:

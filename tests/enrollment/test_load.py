@@ -21,10 +21,15 @@ from authmesh.device import read_identity
 from authmesh.protocol.enrollment import parse_token
 from tests.enrollment import crowd
 from tests.enrollment.machines import body
+from tests.support.databases import EACH_ON_ONE_PAIR
 from tests.support.front_ends import invoke
 from tests.support.services import ROOT, Server
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.slow,
+    pytest.mark.parametrize("database", EACH_ON_ONE_PAIR, indirect=True),
+]
 
 
 def make(server: Server, uses: int) -> str:

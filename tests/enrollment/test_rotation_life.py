@@ -180,6 +180,7 @@ def test_a_key_in_a_tpm(sites: tuple[Site, Site], machine: Path, monkeypatch: py
 # --- killed ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.unversioned  # no version changes the order in which files are written
 def test_the_device_is_killed_at_every_step(sites: tuple[Site, Site], device: Path) -> None:
     a, b = sites
     enrolling.enroll(parse_token(b.token()), directory=device)

@@ -87,7 +87,7 @@ class TestHub:
         )
         return dataclasses.replace(found, **changes)
 
-    def list(self, revoked: Mapping[EphemeralDevice, int] | Sequence[EphemeralDevice] = (), **changes: Any) -> str:
+    def list(self, revoked: Mapping[EphemeralDevice, int] | Sequence[EphemeralDevice] = (), /, **changes: Any) -> str:
         """Return the signed list of keys that it has revoked: device → serial."""
         found = dict(revoked) if isinstance(revoked, Mapping) else dict.fromkeys(revoked, 1)
         now = int(time.time())
@@ -127,7 +127,8 @@ class TestHub:
 
     def greet(self, revoked: Mapping[EphemeralDevice, int] | Sequence[EphemeralDevice] = (), **changes: Any) -> Any:
         """Send the signed list, with which every epoch begins."""
-        return self.say(revocations=self.list(revoked), **changes)
+        of_list = {"at": changes.pop("at")} if "at" in changes else {}
+        return self.say(revocations=self.list(revoked, **of_list), **changes)
 
 
 def row(device: EphemeralDevice) -> Device:

@@ -19,6 +19,7 @@ from amesh_django import lifecycle
 from amesh_django.fleet import bell, servers
 from amesh_django.fleet.leases import moment_of
 from amesh_django.models import Server
+from authmesh.device.grants import Grant
 from authmesh.protocol.fleet.feed import FeedMessage
 from tests.fleet.peers import Peer, Reply, peer
 from tests.fleet.servers import hub, laptops
@@ -187,3 +188,37 @@ def test_without_celery_a_process_watches(site: Site, other: Peer) -> None:
         until(lambda: not watching.runs, 5)
         assert watching._running.returncode == 0
     assert other.told() == [("suspend", name), ("lift", name)] * 2
+
+
+def test_a_real_server_does_what_the_hub_says(site: Site, sqlite_database: dict[str, str], tmp_path: Path) -> None:
+    """It is enrolled by the hub: trust, suspend, lift, leave a group, revoke; and the signed list when it comes back without its memory."""
+    server = Site("server", tmp_path, sqlite_database)
+    server.trust(site.device, enroll=True)
+    hub().add(server.device.entry("target"))
+    hub().put_group("shop", [])
+    row = servers.add(server.device_id, server.url, scope_of_events="enroll", groups=["shop"])
+    one, two = laptops(2)
+    names = [device.identity.device_id for device in (one, two)]
+    in_shop = Grant(groups=frozenset({"shop"}))
+
+    def refused() -> list[bool]:
+        call_command("amesh_propagate")
+        row.refresh_from_db()
+        assert (row.epoch, row.acked, row.last_error, row.refused_json) == (*servers.head(), "", "[]")
+        return [not server.accepts(device) for device in (one, two)]
+
+    with server.serving():
+        assert refused() == [True, True]
+        hub().grant(names, in_shop)
+        assert refused() == [False, False]
+        hub().suspend(names[:1])
+        hub().grant(names[1:], Grant(), taken=in_shop)
+        assert refused() == [True, True]
+        hub().lift(names[:1])
+        hub().grant(names[1:], in_shop)
+        assert refused() == [False, False]
+        hub().revoke_all(names[1:])
+        hub().reseal(by="alice")
+        hub().suspend(names[:1])
+        assert refused() == [True, True]
+    servers.remove(row.device_id)

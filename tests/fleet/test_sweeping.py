@@ -10,13 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from django.core.handlers.base import BaseHandler
 from django.core.management import call_command
 from django.db import OperationalError, connection, connections, transaction
-from django.db.models import QuerySet
+from django.db.models import Model, QuerySet
+from django.test.utils import CaptureQueriesContext
 
 from amesh_django import signals
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.fleet import bell, delivery, feed, rarely, servers, sweeping
+from amesh_django.fleet import bell, delivery, rarely, servers, sweeping
 from amesh_django.management.commands.amesh_propagate import Propagation, watch
 from amesh_django.models import AuditEvent, Device, Server, Sweep
 from tests.fleet.peers import Clock, Peer, peer
@@ -26,9 +28,8 @@ pytestmark = pytest.mark.usefixtures("default_database", "amesh_server")
 
 
 @pytest.fixture(autouse=True)
-def _said(monkeypatch: pytest.MonkeyPatch) -> None:
+def _said() -> None:
     rarely.reset()
-    monkeypatch.setattr(feed, "_signed_list", lambda now: "list")
 
 
 @pytest.fixture
@@ -246,3 +247,56 @@ def test_watching_goes_on_when_the_database_was_down(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.ERROR, "amesh_django.fleet"):
         watch(sweep, ended)
     assert len(passes) == 3 and "The database cannot be used (OperationalError)" in caplog.text
+
+
+def test_a_view_in_a_transaction_rings_after_its_commit(ringing: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A project with ATOMIC_REQUESTS."""
+    server, _device = add_server()
+    rung: list[int] = []
+    ringing(rung.append)
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+
+    def view(request: object) -> None:
+        laptops(1)
+        assert connection.in_atomic_block and bell.wait(5) and not rung
+
+    BaseHandler().make_view_atomic(view)(None)
+    assert bell.wait(5) and rung == [server.pk]
+
+
+class InAnotherDatabase:
+    """A router that keeps all tables of amesh in the database ``trust``."""
+
+    def db_for_write(self, model: type[Model], **hints: Any) -> str | None:
+        return "trust" if model._meta.app_label == "amesh" else None
+
+    db_for_read = db_for_write
+
+
+def test_a_list_in_another_database_than_the_default_one(
+    default_database: dict[str, str], other: Peer, ringing: Any, settings: Any
+) -> None:
+    """No other database is asked for anything."""
+    rung: list[int] = []
+    connections.settings["trust"] = connections.configure_settings(
+        {"default": dict(default_database), "trust": dict(default_database)}
+    )["trust"]
+    connections["trust"] = connections.create_connection("trust")
+    default = connections["default"]
+    try:
+        settings.DATABASE_ROUTERS = [InAnotherDatabase()]
+        with CaptureQueriesContext(default) as queries:
+            server = follow(other)
+            ringing(rung.append)
+            (name,) = (device.identity.device_id for device in laptops(1))
+            hub().revoke_all([name])
+            assert bell.wait(5) and set(rung) == {server.pk}
+            call_command("amesh_propagate")
+        assert not queries.captured_queries and not default.in_atomic_block
+        server.refresh_from_db(using="trust")
+        assert (server.epoch, server.acked) == servers.head() == (other.epoch, other.applied)
+    finally:
+        settings.DATABASE_ROUTERS = []
+        connections["trust"].close()
+        del connections["trust"]
+        del connections.settings["trust"]

@@ -58,6 +58,7 @@ def changed(**members: Any) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.unversioned  # it is about the format of the file
 def test_key_files_of_the_reference(case: dict[str, Any], tmp_path: Path) -> None:
     expected = case["expected"]
     if not expected["ok"]:

@@ -22,6 +22,7 @@ from authmesh.protocol.errors import KeyStoreError
 from authmesh.protocol.keys import load_public_key
 from tests.keystore.tpm_worker import MESSAGE
 from tests.keystore.tpms import Swtpm, forget, running_abrmd, running_swtpm
+from tests.support import fork_server
 from tests.support.services import ROOT, program
 
 pytestmark = [pytest.mark.process, pytest.mark.unversioned]
@@ -37,24 +38,15 @@ def argv(*words: str | Path) -> list[str]:
 
 def run(environ: dict[str, str], *words: str | Path) -> list[str]:
     """Return the lines that a worker prints."""
-    done = subprocess.run(
-        argv(*words), env={**os.environ, **environ}, cwd=ROOT, capture_output=True, text=True, timeout=300
-    )
+    done = fork_server.run(argv(*words), env={**os.environ, **environ}, timeout=300)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr
     return done.stdout.splitlines()
 
 
 @contextmanager
-def worker(environ: dict[str, str], *words: str | Path) -> Iterator[subprocess.Popen[str]]:
+def worker(environ: dict[str, str], *words: str | Path) -> Iterator[fork_server.Process]:
     """Yield a worker that runs until it is killed."""
-    process = subprocess.Popen(
-        argv(*words),
-        env={**os.environ, **environ},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        stdin=subprocess.PIPE,
-    )
+    process = fork_server.start(argv(*words), env={**os.environ, **environ}, stdin=subprocess.PIPE)
     try:
         yield process
     finally:
@@ -62,7 +54,7 @@ def worker(environ: dict[str, str], *words: str | Path) -> Iterator[subprocess.P
         process.communicate()
 
 
-def read_until(process: subprocess.Popen[str], count: int, *, good: bool) -> list[str]:
+def read_until(process: fork_server.Process, count: int, *, good: bool) -> list[str]:
     """Read until there are *count* valid signatures, or as many errors. Return the valid signatures."""
     assert process.stdout is not None
     signatures = []

@@ -105,6 +105,7 @@ class Demo:
             self.process.wait(SECONDS)
 
 
+@pytest.mark.unversioned  # the same checks pass in test_all_keys_in_a_tpm
 def test_the_main_job_and_a_server_that_is_kept(demo: Demo) -> None:
     demo.start("--keep")
     printed = demo.until("amesh fetch")

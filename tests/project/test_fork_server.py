@@ -1,4 +1,4 @@
-"""A command of the fork server and a program that Python starts do the same."""
+"""A program of the fork server and a program that Python starts do the same."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.support import databases, fork_server
 from tests.support.services import ROOT
+from tests.support.terminal import terminal
 
 pytestmark = [pytest.mark.process, pytest.mark.unversioned]
 
@@ -70,6 +71,34 @@ def test_a_fork_sees_and_ends_as_a_program(words: list[str], env: dict[str, str]
 def test_commands(words: list[str], env: dict[str, str]) -> None:
     forked, alone = both([sys.executable, *words], env)
     assert forked == alone
+
+
+def test_on_a_terminal(env: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "shown.py").write_text(PROGRAM)
+    env["PYTHONPATH"] = os.pathsep.join([str(tmp_path), str(ROOT), str(ROOT / "cli")])
+    argv = [sys.executable, "-m", "shown", "exit", "7"]
+    ended = []
+    for words in (argv, ["env", *argv]):  # `env` is not Python, so Python starts the second one
+        with terminal(words, env, columns=1000) as person:
+            person.type("größer\n\x04")
+            ended.append((person.end(), person.shown))
+    for ours, theirs in zip(*(shown.splitlines() for _, shown in ended), strict=True):
+        assert ours == theirs
+    assert ended[0][0] == ended[1][0]
+    assert ended[0][0] == 7 and "on stderr" in ended[0][1]
+
+
+def test_with_pipes(env: dict[str, str]) -> None:
+    with fork_server.start([sys.executable, "-m", "code", "-q"], env=env, stdin=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        process.stdin.write("import os; print(os.getpid(), flush=True); input()\n")
+        process.stdin.flush()
+        assert process.stdout.readline().split()[-1] == str(process.pid)
+        assert process.poll() is None
+        process.terminate()
+        _, err = process.communicate()
+    assert (process.returncode, process.poll()) == (-15, -15)
+    assert "Traceback" not in err
 
 
 def test_a_fork_that_takes_too_long_is_killed(env: dict[str, str], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from amesh_django.audit.checkpoints import Checkpoint
 from authmesh.keystore.macos import store as macos_store
 from authmesh.keystore.tpm import store as tpm_store
 from authmesh.protocol import enrollment, rotation
-from authmesh.protocol.fleet import feed
+from authmesh.protocol.fleet import feed, pull
 from authmesh.protocol.keys import load_private_key, public_key_bytes
 from authmesh.protocol.pairing import v1, v2
 from authmesh.protocol.pairing.token import acknowledgement_message, build_token, init_message
@@ -42,6 +42,7 @@ PREFIXES = {
     ("protocol/fleet/feed.py", "acknowledged"): "amesh-feed-ack-v1\n",
     ("audit/checkpoints.py", "checkpoint.message"): "amesh-audit-checkpoint-v1\n",
     ("fleet/signed_list.py", "signed.encode('ascii')"): "eyJhbGciOi",  # {"alg": in base64url
+    ("protocol/fleet/pull.py", "answered"): "amesh-feed-pull-v1\n",
     ("commands/identity.py", "message"): "amesh sign-test ",
     ("commands/doctor/device.py", "message"): "amesh doctor ",
     ("keystore/tpm/store.py", "_FIRST"): "amesh: the first signature of a new key",
@@ -134,6 +135,7 @@ def test_messages_begin_with_their_prefix(scalar: int, name: str, method: str) -
     assert begins("protocol/enrollment.py", enroll) and begins("protocol/enrollment.py", enrolled)
     ack = feed.ack_message(issuer="am_", audience="am_", epoch="e", applied=1, nonce=name)
     assert begins("protocol/fleet/feed.py", ack)
+    assert begins("protocol/fleet/pull.py", pull._message(name.encode(), "am_", "am_", "n"))
     checkpoint = Checkpoint(1, "f" * 64, 1, "2026-03-28T10:05:00.000Z", "am_", name)
     assert begins("audit/checkpoints.py", checkpoint.message)
     assert begins("protocol/rotation.py", rotate) and begins("protocol/rotation.py", rotated)

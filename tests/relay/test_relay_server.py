@@ -9,7 +9,6 @@ import re
 import signal
 import socket
 import struct
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,7 +23,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 
 from tests.relay.relay_world import JTI, PATIENCE, Clock, asynchronous, converse, dialled, match, serving, until
-from tests.support import services
+from tests.support import fork_server, services
 
 pytestmark = pytest.mark.process
 
@@ -213,6 +212,7 @@ async def test_what_is_no_utf8(server: services.Server) -> None:
 
 
 @pytest.mark.parametrize("proxies", [0, 1, 2])
+@pytest.mark.unversioned  # it is about daphne, whose version is the same
 @asynchronous
 async def test_who_counts_as_who_behind_proxies(tmp_path: Path, proxies: int) -> None:
     variables = {"AMESH_TRUST_PROXY": proxies} if proxies else {"AMESH_TRUST_PROXY": "no"}
@@ -244,6 +244,7 @@ async def test_a_code_burns(tmp_path: Path) -> None:
             assert await target.error() == "otc_in_use"
 
 
+@pytest.mark.unversioned  # it is about daphne, whose version is the same
 @asynchronous
 async def test_time_is_up(tmp_path: Path) -> None:
     with serving(tmp_path, MATCH_SECONDS=3, FINISH_SECONDS=3, IDLE_SECONDS=5) as server:
@@ -316,6 +317,7 @@ globalLogPublisher.addObserver(STDLibLogObserver())
 
 @pytest.mark.parametrize("redis_too", [False, True], ids=["memory", "redis"])
 @pytest.mark.parametrize("mounted", [False, True], ids=["alone", "mounted"])
+@pytest.mark.unversioned  # it is about daphne, whose version is the same
 @asynchronous
 async def test_nothing_secret_is_logged(
     request: pytest.FixtureRequest, tmp_path: Path, redis_too: bool, mounted: bool
@@ -384,6 +386,7 @@ async def test_nothing_secret_is_logged(
         ([], {"REDIS_URL": "http://:secret@x"}, "REDIS_URL is not an address of Redis"),
     ],
 )
+@pytest.mark.unversioned  # the words come before anything is started
 def test_what_it_can_t_start_with(tmp_path: Path, arguments: list[str], variables: dict[str, str], words: str) -> None:
     failure = _failure(tmp_path, arguments, variables)
     assert words in failure
@@ -396,14 +399,8 @@ def test_a_port_that_is_taken(tmp_path: Path, server: services.Server) -> None:
 
 
 def _failure(folder: Path, arguments: list[str], variables: dict[str, str]) -> str:
-    done = subprocess.run(
-        [sys.executable, "manage.py", "amesh_relay", *arguments],
-        cwd=services.ROOT,
-        env={**_environment(folder), **variables},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    argv = [sys.executable, "manage.py", "amesh_relay", *arguments]
+    done = fork_server.run(argv, env={**_environment(folder), **variables}, timeout=60)
     assert done.returncode == 1, done
     return done.stderr
 

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import fork_server
+
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
 START_SECONDS = 30.0
@@ -57,17 +59,23 @@ def program(*names: str, package: str, folders: Sequence[Path] = ()) -> Path:
 
 def run(argv: Sequence[str | os.PathLike[str]], *, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> str:
     """Run a program to its end and return what it printed; a failure shows that output."""
-    done = subprocess.run(
-        argv,
-        cwd=cwd,
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
+    env = {**os.environ, **(env or {})}
+    words = [os.fspath(word) for word in argv]
+    if cwd == ROOT and fork_server.serves(words):
+        done = fork_server.run(words, env=env)
+        done.stdout += done.stderr
+    else:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(map(str, argv))} ended with {done.returncode}. Its output:\n{done.stdout}")
+        raise RuntimeError(f"{' '.join(words)} ended with {done.returncode}. Its output:\n{done.stdout}")
     return done.stdout
 
 
@@ -85,7 +93,7 @@ class Server:
     log: Path
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: Path = ROOT
-    process: subprocess.Popen[bytes] | None = None
+    process: subprocess.Popen[bytes] | fork_server.Process | None = None
 
     @property
     def url(self) -> str:
@@ -97,16 +105,22 @@ class Server:
 
     def start(self) -> None:
         """Start the process and wait until the port answers."""
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", **self.env}
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.argv,
-                cwd=self.cwd,
-                env={**os.environ, "PYTHONUNBUFFERED": "1", **self.env},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            if self.cwd == ROOT and fork_server.serves(self.argv):
+                self.process = fork_server.start(
+                    self.argv, env=env, stdin=subprocess.DEVNULL, stdout=log.fileno(), stderr=log.fileno()
+                )
+            else:
+                self.process = subprocess.Popen(
+                    self.argv,
+                    cwd=self.cwd,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
         deadline = time.monotonic() + START_SECONDS
         while not _answers(self.port):
             if self.process.poll() is not None:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support import fork_server
 from tests.support.services import ROOT
 
 SECONDS = 30.0
@@ -35,7 +36,7 @@ os.execvp(sys.argv[1], sys.argv[1:])
 class Terminal:
     """The person's side of a terminal."""
 
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | fork_server.Process
     master: int
     seconds: float = SECONDS
     raw: str = ""
@@ -106,18 +107,18 @@ def terminal(
     for name in ("COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR"):
         if env.get(name) == os.environ.get(name):  # inherited, not requested by the test
             environment.pop(name, None)
-    process = subprocess.Popen(
-        [sys.executable, "-c", _ON_TERMINAL, *argv],
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.PIPE if stdin is not None else slave,
-        stdout=slave,
-        stderr=slave,
-    )
+    reading, writing = (slave, None) if stdin is None else os.pipe()
+    streams = {"stdin": reading, "stdout": slave, "stderr": slave}
+    process: subprocess.Popen[bytes] | fork_server.Process
+    if cwd == ROOT and fork_server.serves(argv):
+        process = fork_server.start(argv, env=environment, terminal=True, **streams)
+    else:
+        process = subprocess.Popen([sys.executable, "-c", _ON_TERMINAL, *argv], cwd=cwd, env=environment, **streams)
+    if writing is not None:
+        os.close(reading)
+        os.write(writing, stdin or b"")
+        os.close(writing)
     os.close(slave)
-    if process.stdin is not None and stdin is not None:
-        process.stdin.write(stdin)
-        process.stdin.close()
     try:
         yield Terminal(process, master, seconds)
     finally:

@@ -16,8 +16,8 @@ from typing import Any
 
 import django
 
+from tests.support import fork_server
 from tests.support.databases import environment
-from tests.support.services import ROOT
 
 RECORD = "list_revision.json"
 
@@ -49,14 +49,8 @@ def new_process(
 ) -> subprocess.CompletedProcess[str]:
     """Run this module as a process of its own, on a database, with the identity in a device directory."""
     variables = {"DJANGO_SETTINGS_MODULE": "tests.settings", "AUTH_MESH_DIR": str(server), **environment(database)}
-    return subprocess.run(
-        [sys.executable, "-m", "tests.trust.rollbacks", *words],
-        cwd=ROOT,
-        env={**os.environ, **variables, **(env or {})},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    argv = [sys.executable, "-m", "tests.trust.rollbacks", *words]
+    return fork_server.run(argv, env={**os.environ, **variables, **(env or {})}, timeout=60)
 
 
 def look(database: Mapping[str, str], server: Path, **options: Any) -> str:

@@ -46,8 +46,12 @@ TOKENS = "/admin/amesh/enrollmenttoken/"
 JSON = ("data", "permissions_json", "scopes_json", "groups_json")
 
 
-def ways(field: models.Field[Any, Any]) -> list[str]:
-    """Return SQL expressions that damage a column. SQLite stores any value in any column but the primary key."""
+def ways(field: models.Field[Any, Any], is_first: bool) -> list[str]:
+    """Return SQL expressions that damage a column. SQLite stores any value in any column but the primary key.
+
+    Args:
+        is_first: False for one way, because a column of the same type was damaged in all ways.
+    """
     is_free = connection.vendor == "sqlite" and not field.primary_key
     found = ["CAST(x'ff' AS TEXT)", "x'ff'"] if is_free else []
     if isinstance(field, models.DateTimeField):
@@ -58,7 +62,8 @@ def ways(field: models.Field[Any, Any]) -> list[str]:
         field.primary_key and field.model in (AuditEvent, AuditSeal, AllowListSeal)
     ):
         found += [str(HIGHEST), *(["'zz'", "9e999"] if is_free else [])]
-    return found + ["NULL"] * field.null
+    found += ["NULL"] * field.null
+    return found if is_first or field.attname in JSON else found[:1]
 
 
 class World:
@@ -127,15 +132,16 @@ class World:
         shown = report.out + report.err
         if is_good != (report.code == 0) and model in SEALED:
             yield f"integrity {shown}"
-        if not is_good and model is Device and self.other.identity.device_id not in shown:
+        if not is_good and model is Device and self.other.identity.device_id not in shown and "Row 1 of" not in shown:
             yield f"integrity names nothing {shown}"
         for words in [[], ["--json"], ["--ocsf"], ["--seal"]] if model is AuditEvent else []:
             if (done := call("audit", *words)).code:
                 yield f"audit {words} {done.err}"
-        if call("audit", "--verify").code != (model in (AuditEvent, AuditSeal)):
+        is_bad = bool(call("audit", "--verify").code)  # a damaged seal may be a fault of the log, too
+        if model is not AllowListSeal and is_bad != (model in (AuditEvent, AuditSeal)):
             yield "audit --verify"
         for page in self.pages.get(model, []):
-            if (status := self.root.get(page).status_code) != 200:
+            if (status := self.root.get(page).status_code) not in (200, 302):  # 302: there is no such row
                 yield f"{page} {status}"
         revoked = call("revoke", self.good.identity.device_id, "--yes", "--reason", "stolen")
         if revoked.code or not self.row(self.good).is_revoked:
@@ -146,7 +152,8 @@ class World:
         """Reseal the list, as the report says, and yield what is wrong then."""
         resealed = call("integrity", "--reseal", "--yes")
         if resealed.code and model in (Device, DeviceGroup):
-            self.damage(f"DELETE FROM {model._meta.db_table} WHERE {where}")  # noqa: S608
+            DeviceActivity.objects.all().delete()
+            self.damage(f"DELETE FROM {model._meta.db_table} WHERE {where} OR id = {HIGHEST}")  # noqa: S608
             resealed = call("integrity", "--reseal", "--yes")
         lifecycle.reset()
         if resealed.code:
@@ -161,6 +168,10 @@ ROWS: list[tuple[type[models.Model], str]] = [
     (AuditEvent, "kind = 'trust' AND subject = 'other'"),
     (AuditEvent, "seq IS NULL AND kind = 'export'"),
     (AuditSeal, "id = 1"),
+    (Device, "id = 1"),
+    (DeviceGroup, "id > 0"),
+    (AllowListSeal, "id = 1"),
+    (EnrollmentToken, "id > 0"),
 ]
 
 
@@ -202,9 +213,12 @@ def world(default_database: Any, amesh_server: LocalDevice) -> Iterator[World]:
 @pytest.mark.parametrize(("model", "where"), ROWS)
 def test_no_damaged_row_stops_what_a_person_must_do(world: World, model: type[models.Model], where: str) -> None:
     found: dict[str, list[str]] = {}
+    seen: set[type] = set()
     cases = 0
     for field in model._meta.concrete_fields:
-        for way in ways(field):
+        is_first = type(field) not in seen
+        seen.add(type(field))
+        for way in ways(field, is_first):
             world.restore()
             if "export" in where and field.column not in ("at", "data", "mac"):
                 continue

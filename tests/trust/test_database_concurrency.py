@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
 import sys
 import threading
 import time
@@ -25,11 +24,12 @@ from amesh_django.trust import SealedList, current, current_list, keys, snapshot
 from amesh_django.trust.verified import Snapshot
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry, device_id
+from tests.support import fork_server
 from tests.support.database_worker import WHEN, public_key
-from tests.support.databases import as_default, environment
-from tests.support.services import ROOT, run
+from tests.support.databases import EACH_ON_ONE_PAIR, as_default, environment
+from tests.support.services import run
 
-Start = Callable[..., "subprocess.Popen[str]"]
+Start = Callable[..., fork_server.Process]
 
 
 def worker_environment(database: dict[str, str], server: LocalDevice) -> dict[str, str]:
@@ -41,15 +41,9 @@ def start(default_database: dict[str, str], amesh_server: LocalDevice) -> Iterat
     """Start a worker process on this database, with this server's identity."""
     started = []
 
-    def begin(what: str, seed: str, count: int) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.database_worker", what, seed, str(count)],
-            cwd=ROOT,
-            env={**os.environ, **worker_environment(default_database, amesh_server)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def begin(what: str, seed: str, count: int) -> fork_server.Process:
+        argv = [sys.executable, "-m", "tests.support.database_worker", what, seed, str(count)]
+        process = fork_server.start(argv, env={**os.environ, **worker_environment(default_database, amesh_server)})
         started.append(process)
         return process
 
@@ -60,6 +54,7 @@ def start(default_database: dict[str, str], amesh_server: LocalDevice) -> Iterat
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("database", EACH_ON_ONE_PAIR, indirect=True)
 def test_no_change_is_lost_and_nothing_is_revived(start: Start, amesh_server: Any) -> None:
     for process in [start("add", "a", 12), start("add", "b", 12), start("add", "shared", 1)]:
         _, errors = process.communicate(timeout=120)
@@ -254,6 +249,7 @@ def test_keys_that_are_derived_while_all_is_forgotten(
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("database", EACH_ON_ONE_PAIR, indirect=True)
 def test_kill_9_leaves_the_old_or_the_new_list(start: Start, amesh_server: Any) -> None:
     chance = random.Random(5)
     done: dict[str, int] = {}

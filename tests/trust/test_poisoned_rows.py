@@ -14,7 +14,7 @@ from amesh_django.audit.recording import record
 from amesh_django.audit.verifying import verify
 from amesh_django.models import AuditEvent, AuditSeal, Device
 from amesh_django.trust import current_list
-from tests.trust.test_revoking_anyway import OTHER, STOLEN, devices, entry, forge
+from tests.trust.test_revoking_anyway import ADDED, OTHER, STOLEN, devices, entry, forge
 
 __all__ = ["devices"]
 
@@ -59,3 +59,12 @@ def test_no_number_of_a_forged_event_stops_a_change(devices: DatabaseAllowList) 
     devices.revoke(entry(STOLEN).device_id)
     assert revoked() == 1
     assert max(AuditEvent.objects.filter(kind="revoke").values_list("seq", flat=True)) < 10
+
+
+def test_no_primary_key_of_a_forged_device_stops_new_devices(devices: DatabaseAllowList) -> None:
+    """On SQLite, the highest primary key that a table has ever had counts, also after the row was deleted."""
+    forge(ADDED.replace("(device_id", "(id, device_id").replace("SELECT ", f"SELECT {2**63 - 1}, "))
+    forge("DELETE FROM amesh_device WHERE friendly_name = 'evil'")
+    devices.add(entry(3))
+    assert current_list().snapshot().by_key[entry(3).public_key].pk < 10
+    assert devices.verify().ok

@@ -28,9 +28,9 @@ from amesh_django.trust import SealedList, current, current_list, high_water, ro
 from authmesh.device import LocalDevice
 from authmesh.protocol import DeviceEntry
 from authmesh.protocol.errors import AllowListIntegrityFailure, StorageError
+from tests.support import fork_server
 from tests.support.database_worker import WHEN, public_key
-from tests.support.databases import environment
-from tests.support.services import ROOT
+from tests.support.databases import EACH_ON_ONE_PAIR, environment
 from tests.trust.rollbacks import RECORD, Backup, look, new_process
 
 pytestmark = pytest.mark.usefixtures("default_database", "amesh_server")
@@ -246,6 +246,7 @@ def test_the_record_of_another_identity_says_nothing(
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("database", EACH_ON_ONE_PAIR, indirect=True)
 def test_two_hosts_with_a_shared_secret(
     devices: DatabaseAllowList,
     amesh_server: LocalDevice,
@@ -323,18 +324,15 @@ def test_killed_between_the_change_and_the_note(
 
 
 @pytest.mark.process
+@pytest.mark.parametrize("database", EACH_ON_ONE_PAIR, indirect=True)
 def test_four_processes_leave_a_right_record(
     devices: DatabaseAllowList, amesh_server: LocalDevice, default_database: dict[str, str]
 ) -> None:
     variables = {"DJANGO_SETTINGS_MODULE": "tests.settings", "AUTH_MESH_DIR": str(amesh_server.path)}
     workers = [
-        subprocess.Popen(
+        fork_server.start(
             [sys.executable, "-m", "tests.support.database_worker", "add", seed, "8"],
-            cwd=ROOT,
             env={**os.environ, **variables, **environment(default_database)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
         )
         for seed in "abcd"
     ]

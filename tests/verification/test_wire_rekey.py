@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support import fork_server
 from tests.support.databases import EACH_ON_ONE_PAIR
-from tests.support.services import ROOT, Server
+from tests.support.services import Server
 from tests.trust.rollbacks import Backup
 from tests.verification.test_wire_trouble import rejects_everybody
 from tests.verification.wire import World, signed
@@ -31,14 +31,8 @@ def world(database: dict[str, str], tmp_path: Path, django_db_blocker: DjangoDbB
 
 
 def manage(world: World, *words: str, **env: str) -> str:
-    done = subprocess.run(
-        [sys.executable, "-m", "django", *words],
-        cwd=ROOT,
-        env={**os.environ, **world.environment(**env)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    argv = [sys.executable, "-m", "django", *words]
+    done = fork_server.run(argv, env={**os.environ, **world.environment(**env)}, timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

@@ -14,8 +14,8 @@ import pytest
 
 from authmesh.device import init_device
 from tests.support import databases, services
-from tests.support.services import SERVERS, Server
-from tests.verification.wire import DOORS, Answer, Caller, World, said, signed
+from tests.support.services import Server
+from tests.verification.wire import DOORS, ONE_OF_EACH_KIND, Answer, Caller, World, said, signed
 
 if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
@@ -68,6 +68,7 @@ GOOD, REVOKED = {(200, "")}, {(401, "unauthorized")}
 BROKEN = {(500, "allow_list_integrity_failure")}
 
 
+@pytest.mark.parametrize("database", databases.EACH_ON_ONE_PAIR, indirect=True)
 @pytest.mark.parametrize("kind", MANY)
 def test_a_change_applies_to_the_next_request_in_every_process(
     any_world: World, redis: services.Redis, kind: str
@@ -86,6 +87,7 @@ def test_a_change_applies_to_the_next_request_in_every_process(
             assert server.ask(world.laptop) == GOOD
 
 
+@pytest.mark.parametrize("database", databases.EACH_ON_ONE_PAIR, indirect=True)
 @pytest.mark.parametrize("kind", MANY)
 def test_a_change_outside_django_stops_every_process(any_world: World, redis: services.Redis, kind: str) -> None:
     world = any_world
@@ -160,7 +162,7 @@ def test_no_disk_space_for_a_body(world: World, tmp_path: Path) -> None:
         assert signed(server, world.laptop, "POST", "/drf", {}, large).status == 200
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", ONE_OF_EACH_KIND)
 def test_postgres_stops_and_comes_back(
     postgres_database: dict[str, str],
     postgres_server: services.Postgres,

@@ -185,6 +185,14 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+#: For tests of what is the same in all servers: one that serves WSGI and one that serves ASGI are enough on the second pair of versions.
+ONE_OF_EACH_KIND = (
+    "gunicorn",
+    "uvicorn",
+    *(pytest.param(kind, marks=pytest.mark.unversioned) for kind in ("daphne", "runserver")),
+)
+
+
 class World:
     """A database with a sealed list, the directory of the server that sealed it, and devices of every kind.
 

@@ -11,27 +11,24 @@ from django.utils.dateparse import parse_date, parse_datetime
 from amesh_django.audit import checkpoints, placing, reading, settings, sweeping, verifying
 from amesh_django.audit.ocsf import as_ocsf
 from amesh_django.audit.recording import record
+from amesh_django.audit.verifying import AuditLogFault
 from amesh_django.kinds import EventKind
+from amesh_django.management import archives
 from amesh_django.management.base import AmeshCommand
 from amesh_django.models import AuditEvent
 from amesh_django.trust import current_list
 from authmesh.commands.context import Context
 from authmesh.commands.spec import Command as Spec
+from authmesh.commands.spec import add_yes
 from authmesh.commands.terminal.errors import UsageProblem
 from authmesh.commands.terminal.lines import Styled
 from authmesh.commands.words import counted
 from authmesh.protocol.display import clean, clean_line
-from authmesh.protocol.errors import AmeshError, Run
+from authmesh.protocol.errors import Run
 
 _AGE = re.compile(r"([0-9]{1,6})([smhd])").fullmatch
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _UNCHANGED = "Nothing was changed."
-
-
-class AuditLogFault(AmeshError):
-    """The audit log was changed outside Django, or its events are not placed."""
-
-    code = "audit_log_fault"
 
 
 def audit(
@@ -46,6 +43,10 @@ def audit(
     checkpoint_lines: bool,
     seal: bool,
     ocsf: bool,
+    archive: str | None,
+    before: str | None,
+    file: str | None,
+    yes: bool,
 ) -> None:
     """Show events, or seal the newest and verify the log."""
     if ocsf and context.console.as_json:
@@ -57,6 +58,24 @@ def audit(
         )
     if checkpoint_lines and (seal or verify):
         raise UsageProblem(f"--checkpoints changes and verifies nothing. {_UNCHANGED}", hint="Use it on its own.")
+    if archive or before or file:
+        if since or device or kind or ocsf or seal or after or from_checkpoint or checkpoint_lines:
+            raise UsageProblem(
+                f"--archive and --file go with no other option but --before and --verify. {_UNCHANGED}",
+                hint="Use --archive FILE --before DATE, or --verify --file FILE.",
+            )
+        if file and (archive or before or not verify):
+            raise UsageProblem(f"--file is only used with --verify. {_UNCHANGED}")
+        if not file and (verify or not archive or not before):
+            raise UsageProblem(f"--archive needs --before, and --before is only used with it. {_UNCHANGED}")
+        context.own_device()
+        if file:
+            archives.verify(context, file)
+        else:
+            moment = _since(before)
+            if moment is not None:
+                archives.archive(context, str(archive), moment, yes=yes)
+        return
     if after < 0:
         raise UsageProblem(f"--after must be the number of an event. {_UNCHANGED}")
     if after and not verify:
@@ -157,10 +176,13 @@ def _verify(context: Context, after: int, from_checkpoint: bool, answer: dict[st
             "ok": fault is None,
             "events": found.events,
             "unsealed": found.unsealed,
+            "archived": found.start,
             "after": checkpoint.seq if checkpoint is not None else after,
             "fault": {"name": fault.name, "text": fault.text, "about": fault.about} if fault is not None else None,
         }
     )
+    if found.start:
+        console.say(f"The log begins after event {found.start}: older events were archived.")
     waiting = f" {counted(found.unsealed, 'event')} more without a place yet." if found.unsealed else ""
     if fault is None:
         console.say(Styled(f"The audit log is as amesh wrote it: {counted(found.events, 'event')}.{waiting}", "good"))
@@ -265,6 +287,18 @@ def _arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="Print each checkpoint as one line of JSON, for an auditor without the secret of the seal.",
     )
+    parser.add_argument(
+        "--archive",
+        metavar="FILE",
+        help="With --before: write the oldest events to a new file, and remove them from the database, after a question.",
+    )
+    parser.add_argument(
+        "--before",
+        metavar="TIME",
+        help="With --archive: only events before this time: 365d ago, or 2026-03-28.",
+    )
+    parser.add_argument("--file", metavar="FILE", help="With --verify: verify an archive instead of the log.")
+    add_yes(parser)
 
 
 class Command(AmeshCommand):
@@ -279,4 +313,5 @@ class Command(AmeshCommand):
             "With --verify, the exit code is 1 if the log has a fault: an event was changed, removed or inserted outside Django, the end "
             "was cut off or restored, or events have waited for their place for more than an hour.",
         ),
+        asks=True,
     )

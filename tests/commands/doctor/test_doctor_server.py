@@ -350,6 +350,7 @@ def test_a_name_that_can_be_none(device: FrontEnd) -> None:
         ),
     ],
 )
+@pytest.mark.unversioned  # it is about httpx, whose version is the same
 def test_variables_that_are_in_the_way(
     device: FrontEnd, liar: Told, variable: str, value: str, scheme: str, what: str
 ) -> None:

@@ -73,10 +73,7 @@ class Side:
 
     @contextmanager
     def waiting(self, *words: str) -> Iterator[Waiting]:
-        process = subprocess.Popen(
-            [*self.argv, "provision", *words, "--json"], env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            text=True, cwd=ROOT,
-        )  # fmt: skip
+        process = fork_server.start([*self.argv, "provision", *words, "--json"], env=self.env)
         try:
             yield Waiting(process)
         finally:
@@ -87,7 +84,7 @@ class Side:
 class Waiting:
     """A waiting provision, and the lines that it prints."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: fork_server.Process) -> None:
         self.process = process
         self.steps: list[dict[str, Any]] = []
 
@@ -214,12 +211,14 @@ def test_two_resumes_serve_two_tokens_once_each(laptop: Side, tmp_path: Path) ->
 def enroll_two(tokens: list[str], one: Waiting, two: Waiting, tmp_path: Path) -> None:
     """Both devices come at the same time; each is served once, by the process that waits for it."""
     coming = [
-        subprocess.Popen(
-            [*cheap_keys.AMESH, "bootstrap"], cwd=ROOT, stdin=subprocess.DEVNULL,
+        fork_server.start(
+            [*cheap_keys.AMESH, "bootstrap"],
             env={**Side(tmp_path / f"t{n}", "").env, "AMESH_BOOTSTRAP_TOKEN": token},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         for n, token in enumerate(tokens)
-    ]  # fmt: skip
+    ]
     assert [process.wait(60) for process in coming] == [0, 0]
     for waiting in (one, two):
         waiting.until("done")
@@ -377,9 +376,7 @@ def project(tmp_path: Path, database: dict[str, str], **env: str) -> dict[str, s
 
 
 def controllers(env: dict[str, str]) -> list[dict[str, Any]]:
-    done = subprocess.run(
-        [sys.executable, "-m", "django", "amesh_list", "--json"], env=env, capture_output=True, text=True, cwd=ROOT
-    )
+    done = fork_server.run([sys.executable, "-m", "django", "amesh_list", "--json"], env=env)
     assert done.returncode == 0, done.stderr
     devices: list[dict[str, Any]] = json.loads(done.stdout)["devices"]
     return devices
@@ -451,9 +448,7 @@ def test_manage_py_enrolls_at_deploy_time(laptop: Side, tmp_path: Path, sqlite_d
     env = project(tmp_path, sqlite_database)
 
     def manage(*words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "django", *words], env=env, input=stdin, capture_output=True, text=True, cwd=ROOT
-        )
+        return fork_server.run([sys.executable, "-m", "django", *words], env=env, input=stdin)
 
     # Another command does not enroll the device.
     env["AMESH_BOOTSTRAP_TOKEN"] = laptop.token("other")
@@ -516,9 +511,7 @@ def test_two_hosts_behind_one_database(laptop: Side, tmp_path: Path) -> None:
                 assert asks(server, laptop, "/protected/") == 404  # authenticated, but there is no such page
                 waiting.until("enrolled")
                 assert asks(server, Side(_stranger(tmp_path), ""), "/protected/") == 401
-    done = subprocess.run(
-        [sys.executable, "manage.py", "amesh_list", "--json"], env=env, capture_output=True, text=True, cwd=ROOT
-    )
+    done = fork_server.run([sys.executable, "manage.py", "amesh_list", "--json"], env=env)
     (entry,) = json.loads(done.stdout)["devices"]
     assert entry["role"] == "controller"
     assert LocalDevice(tmp_path / "one", environ={}).identity != LocalDevice(tmp_path / "two", environ={}).identity

@@ -71,6 +71,7 @@ class TrustIsStale(RequestError):
     code = "trust_is_stale"
     status = 503
     default_message = "This server has not heard from its hub for too long to know which devices are still trusted."
+    default_hint = ("To see when each hub was heard last, run ", Run("hubs"), ".")
 
 
 class UnverifiedMessage(InvalidInput):

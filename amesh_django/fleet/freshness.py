@@ -1,0 +1,335 @@
+"""Freshness: before a server accepts a device, it knows that its hubs have nothing new to say (docs/fleet.md).
+
+A hub tells its servers of changes by itself. A server that was away has missed that, so it asks: at the first signed request of a new
+process, and if the newest message of a hub is older than ``AMESH["HUB_FRESH_SECONDS"]``.
+
+1.  A process remembers until when it need not look. So a request costs one comparison, and a server without hubs one look at the list in
+    memory a minute.
+2.  After that, one thread looks at the rows of the hubs: another process, or a message of the hub, may have brought it up to date.
+3.  If not, it asks under a lease in the row of the hub, so that of all processes and hosts one asks. The request waits for a second at
+    most. A row that was changed outside Django says nothing: neither when the hub was heard, nor where it is.
+4.  A question is asked in a thread of its own, with a connection of its own, because the request may be in a transaction that is rolled
+    back, and because nothing else ends a name server that hangs. What arrives late is applied nevertheless.
+5.  If a hub stays silent, ``AMESH["WHEN_STALE"]`` says whether requests are accepted. The hubs come from the sealed list, so deleting rows
+    makes no server forget that it follows one.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import os
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from django.db import DatabaseError, InterfaceError, connections
+from django.db.models import Q
+from django.utils import timezone
+
+from amesh_django.conf import amesh_settings
+from amesh_django.kinds import EventKind
+from amesh_django.models import Hub
+from amesh_django.server import server_device
+from amesh_django.spelling import manage_py
+from amesh_django.states import ACTIVE
+from amesh_django.trust import SealedList, current_list
+from amesh_django.trust.database import reads_for_itself
+from amesh_django.trust.hubs import HubRows
+from amesh_django.trust.verified import KnownDevice, Snapshot
+from authmesh.files.locks import ForkSafeLock
+from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.errors import AmeshError
+from authmesh.protocol.fleet.errors import TrustIsStale
+
+from .pulling import Followed, pull
+from .rarely import rarely
+from .receiving import is_hub
+
+logger = logging.getLogger("amesh_django.fleet")
+
+#: Seconds that a request waits for an answer of a hub, or for another thread or process that asks.
+PATIENCE_SECONDS = 1.0
+#: Seconds after which the rows of the hubs are looked at again, at the latest.
+_LOOK_SECONDS = 60.0
+#: Seconds after which a hub that did not answer is asked again.
+_RETRY_SECONDS = 10.0
+#: Life of the lease of the process that asks. It ends by itself if the process is killed.
+_LEASE_SECONDS = 5.0
+#: A message that is further in the future was received with a wrong clock.
+_MAX_SKEW_SECONDS = 60.0
+_POLL_SECONDS = 0.05
+#: Events by which a device becomes a hub.
+_BEGINNINGS = (EventKind.TRUST, EventKind.GRANT, EventKind.APPROVE, EventKind.REINSTATE)
+
+
+class _Hub(NamedTuple):
+    """A hub that this server follows.
+
+    Attributes:
+        public_key: its key, 33 bytes.
+        device: the hub in the allow list.
+        row: what this server has of it; None if there is no row that amesh wrote.
+    """
+
+    public_key: bytes
+    device: KnownDevice
+    row: Hub | None
+
+    @property
+    def heard_at(self) -> float | None:
+        """Unix seconds of its newest message; None if it has sent none."""
+        moment = self.row.last_contact_at if self.row is not None else None
+        return moment.timestamp() if moment is not None else None
+
+
+class Freshness:
+    """What a process knows of the freshness of its list.
+
+    Args:
+        clock: returns Unix seconds.
+        monotonic: returns seconds that never go back.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._monotonic = clock, monotonic
+        self._lock = ForkSafeLock()
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin like a new process."""
+        self._holds_until = self._ask_after = float("-inf")
+        #: Why requests are refused until then; empty if they are not.
+        self._stale = ""
+        self._started, self._has_tried = self._clock(), False
+
+    def ensure(self, public_key: bytes = b"") -> None:
+        """Ask the hubs for changes, if that is due.
+
+        Args:
+            public_key: the key of the request. A hub brings what it has to say by itself, and a server that asks its hub is no controller
+                of it: neither waits for anything.
+
+        Raises:
+            TrustIsStale: a hub has been silent for too long, and the settings say to refuse.
+            AmeshError: the list cannot be read, as for :meth:`~amesh_django.trust.SealedList.snapshot`.
+        """
+        if self._monotonic() < self._holds_until and not self._stale:
+            return
+        sealed = current_list()
+        known = sealed.snapshot()
+        caller = known.by_key.get(public_key)
+        if caller is not None and (caller.role != CONTROLLER or is_hub(caller)):
+            return
+        if self._monotonic() < self._holds_until:
+            raise TrustIsStale(detail=self._stale)
+        if not follows(known, self._clock()):
+            self._hold(_LOOK_SECONDS)
+            return
+        hubs = self._hubs(sealed, known)
+        if self._due(hubs):
+            self._ask(sealed)
+            hubs = self._hubs(sealed, sealed.snapshot())
+        self._judge(sealed, hubs)
+
+    # --- what is known ---
+
+    def _hubs(self, sealed: SealedList, known: Snapshot) -> list[_Hub]:
+        """Return the hubs of a list, with what this server has of them."""
+        found = follows(known, self._clock())
+        rows = HubRows(sealed.using, sealed.all_keys, sealed.keys)
+        genuine = {row.device_id: row for row in rows.every() if rows.is_genuine(row)}
+        return [_Hub(public_key, device, genuine.get(device.device_id)) for public_key, device in found]
+
+    def _due(self, hubs: Sequence[_Hub]) -> list[_Hub]:
+        """Return the hubs whose newest message is too old, or was before this process began."""
+        return [hub for hub in hubs if hub.heard_at is None or not self._is_fresh(hub.heard_at)]
+
+    def _is_fresh(self, heard_at: float) -> bool:
+        age = self._clock() - heard_at
+        return heard_at >= self._started and -_MAX_SKEW_SECONDS <= age < amesh_settings().HUB_FRESH_SECONDS
+
+    # --- asking ---
+
+    def _ask(self, sealed: SealedList) -> None:
+        """Ask the hubs that are due, or wait for another thread that does. A hub that did not answer is asked again after a while."""
+        if not self._lock.acquire(0 if self._has_tried else PATIENCE_SECONDS):
+            return
+        try:
+            if self._monotonic() < self._ask_after:
+                return
+            self._ask_after = self._monotonic() + _RETRY_SECONDS
+            due = self._due(self._hubs(sealed, sealed.snapshot()))
+            self._run(sealed, lambda: self._ask_each(sealed, due))
+            self._has_tried = True
+        finally:
+            self._lock.release()
+
+    def _run(self, sealed: SealedList, work: Callable[[], object]) -> None:
+        """Run *work* in a thread of its own, and wait for it a second. In a test case, which no other connection sees, run it here."""
+        try:
+            server_device()  # unlocking the key may take a second, which is not the hub's
+        except AmeshError as error:
+            logger.error("The hubs cannot be asked for changes: %s", error.text(manage_py))
+            return
+        if reads_for_itself(connections[sealed.using]):
+            work()
+            return
+        done = threading.Event()
+
+        def run() -> None:
+            try:
+                work()
+            except Exception:
+                logger.exception("The hubs could not be asked for changes.")
+            finally:
+                connections.close_all()
+                done.set()
+
+        threading.Thread(target=run, name="amesh-pull", daemon=True).start()
+        done.wait(PATIENCE_SECONDS)
+
+    def _ask_each(self, sealed: SealedList, hubs: Sequence[_Hub]) -> None:
+        for hub in hubs:
+            self._ask_one(sealed, hub)
+
+    def _ask_one(self, sealed: SealedList, hub: _Hub) -> None:
+        row = hub.row
+        if row is None or not row.url:
+            return  # it has never said where it is
+        try:
+            lease = _Lease(sealed.using, row.pk)
+            if not lease.take(self._clock()):
+                self._wait_for(sealed, hub)
+                return
+            try:
+                now = [one for one in self._hubs(sealed, sealed.snapshot()) if one.public_key == hub.public_key]
+                for due in self._due(now):  # another process may just have asked
+                    if due.row is not None:
+                        self._pull(due, due.row)
+                sealed.snapshot()  # for the request that waits, whose transaction may not see the change
+            finally:
+                lease.release()
+        except AmeshError as error:
+            if rarely(f"pull {hub.device.device_id}"):
+                logger.warning(
+                    "The hub %s could not be asked for changes: %s", hub.device.device_id, error.text(manage_py)
+                )
+        except (DatabaseError, InterfaceError) as error:
+            logger.error("The hub %s could not be asked for changes: %s", hub.device.device_id, type(error).__name__)
+
+    def _pull(self, hub: _Hub, row: Hub) -> None:
+        pull(Followed(hub.device, hub.public_key, row.url, row.epoch, row.applied), now=self._clock())
+
+    def _wait_for(self, sealed: SealedList, hub: _Hub) -> None:
+        """Wait until the process that has the lease is done."""
+        end = time.monotonic() + PATIENCE_SECONDS
+        rows = Hub.objects.using(sealed.using).filter(device_id=hub.device.device_id)
+        while time.monotonic() < end and rows.exclude(lease_until=None).exists():
+            time.sleep(_POLL_SECONDS)
+
+    # --- judging ---
+
+    def _judge(self, sealed: SealedList, hubs: Sequence[_Hub]) -> None:
+        """Note until when nothing must be looked at, or refuse.
+
+        Raises:
+            TrustIsStale: a hub has been silent for too long, and the settings say to refuse.
+        """
+        settings, now = amesh_settings(), self._clock()
+        due = self._due(hubs)
+        if not due:
+            ages = [now - hub.heard_at for hub in hubs if hub.heard_at is not None]
+            seconds = settings.HUB_FRESH_SECONDS - max(ages, default=0.0)
+            self._hold(min(max(seconds, 1.0), _LOOK_SECONDS))
+            return
+        for hub in due:
+            since = self._silent_since(sealed, hub)
+            if since is not None and 0 <= now - since < settings.HUB_MAX_STALE_SECONDS:
+                continue
+            heard = _shown(since)
+            if settings.WHEN_STALE == "refuse":
+                self._hold(1.0, f"the hub {hub.device.device_id} was heard last at {heard}")
+                raise TrustIsStale(detail=self._stale)
+            if rarely(f"stale {hub.device.device_id}"):
+                logger.warning(
+                    "trust_is_stale: the hub %s was heard last at %s. Requests are accepted, because AMESH['WHEN_STALE'] is 'allow'.",
+                    hub.device.device_id,
+                    heard,
+                )
+        self._hold(1.0)
+
+    def _hold(self, seconds: float, stale: str = "") -> None:
+        """Let what was found hold for a while: nothing is looked at before."""
+        self._stale = stale
+        self._holds_until = self._monotonic() + seconds
+
+    def _silent_since(self, sealed: SealedList, hub: _Hub) -> float | None:
+        """Return the time of its newest message. For one that has sent none: when it became a hub. None if nothing says that."""
+        if hub.heard_at is not None and hub.heard_at <= self._clock() + _MAX_SKEW_SECONDS:
+            return hub.heard_at
+        found = None
+        for event in sealed.events(device_id=hub.device.device_id, kind__in=_BEGINNINGS):
+            if event is not None and sealed.is_genuine_event(event):
+                found = event.at.timestamp()
+        return found
+
+
+def follows(known: Snapshot, now: float) -> list[tuple[bytes, KnownDevice]]:
+    """Return the hubs that a list follows: the active controllers with the permission ``revoke`` or ``enroll``, with their keys.
+
+    Args:
+        known: the list.
+        now: Unix seconds.
+    """
+    return [
+        (public_key, device)
+        for public_key, device in [*known.by_key.items()]
+        if device.permissions_json != "{}"
+        and is_hub(device)
+        and device.role == CONTROLLER
+        and device.state(now) == ACTIVE
+    ]
+
+
+def _shown(moment: float | None) -> str:
+    return dt.datetime.fromtimestamp(moment, dt.UTC).isoformat(timespec="seconds") if moment is not None else "no time"
+
+
+class _Lease:
+    """The lease of a hub: who has it asks. It is taken by one UPDATE with a condition, which every database has."""
+
+    def __init__(self, using: str, pk: int) -> None:
+        self._rows, self._name = Hub.objects.using(using).filter(pk=pk), secrets.token_hex(16)
+
+    def take(self, now: float) -> bool:
+        """Return True if nobody else asks now."""
+        moment, until = _stored(now), _stored(now + _LEASE_SECONDS)
+        is_free = Q(lease_until=None) | Q(lease_until__lte=moment) | Q(lease_until__gt=until)
+        # Read first: the UPDATE would wait for a process that is just applying what it was told.
+        if not self._rows.filter(is_free).exists():
+            return False
+        return bool(self._rows.filter(is_free).update(lease_until=until, lease_by=self._name))
+
+    def release(self) -> None:
+        """Give it back."""
+        self._rows.filter(lease_by=self._name).update(lease_until=None, lease_by="")
+
+
+def _stored(now: float) -> dt.datetime:
+    moment = dt.datetime.fromtimestamp(now, dt.UTC)
+    return moment if timezone.is_aware(timezone.now()) else timezone.make_naive(moment)
+
+
+_freshness = Freshness()
+ensure_fresh = _freshness.ensure
+
+
+def reset() -> None:
+    """Begin like a new process: the next signed request asks the hubs."""
+    _freshness.reset()
+
+
+os.register_at_fork(after_in_child=reset)

@@ -1,0 +1,98 @@
+"""Importing: a person brings the signed list of a hub to a server that cannot reach it (docs/fleet.md)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from amesh_django.decisions.hubs import author
+from amesh_django.models import Device, Hub
+from amesh_django.server import server_device
+from amesh_django.trust import SealedList, current_list
+from amesh_django.trust.hubs import HubRows
+from amesh_django.trust.sealing import actor
+from authmesh.protocol.display import clean_line
+from authmesh.protocol.fleet.errors import NotAHub, TooManyChanges, UnverifiedMessage
+from authmesh.protocol.fleet.feed import FeedMessage
+
+from . import signed_list
+from .freshness import follows
+from .receiving import apply_message
+
+
+class Imported(NamedTuple):
+    """The result.
+
+    Attributes:
+        hub: device ID of the hub.
+        serial: revision of the hub's list.
+        keys: number of keys in the signed list.
+        revoked: number of devices of this server that were revoked by it.
+    """
+
+    hub: str
+    serial: int
+    keys: int
+    revoked: int
+
+
+def import_list(jws: str, *, now: float) -> Imported:
+    """Revoke the devices of this server whose keys are in the signed list of a hub, and keep the other keys.
+
+    Args:
+        jws: the list.
+        now: Unix seconds.
+
+    Raises:
+        UnverifiedMessage: the hub did not sign it, it has expired, or it is older than what this server knows. Nothing was changed.
+        NotAHub: this server does not follow the hub. Nothing was changed.
+        TooManyChanges: the hub changes more devices than it may in a minute. The rest waits.
+        AmeshError: as for :func:`~amesh_django.fleet.receiving.apply_message`.
+    """
+    sealed = current_list()
+    issuer = signed_list.issuer_of(jws)
+    found = [one for one in follows(sealed.snapshot(), now) if one[1].device_id == issuer]
+    if not found:
+        raise NotAHub(
+            f"The list is from {clean_line(issuer)[:32]}, which is not a hub of this server. Nothing was changed."
+        )
+    ((public_key, device),) = found
+    row = _row(sealed, issuer)
+    newest = (row.list_epoch, row.list_serial)
+    listed = signed_list.verify(jws, issuer=issuer, issuer_key=public_key, now=now, newest=newest)
+    if row.epoch and listed.epoch != row.epoch and listed.issued_at <= row.issued_at:
+        raise UnverifiedMessage(
+            "The list is from before the hub was resealed or restored. Nothing was changed.",
+            hint="Export a new one at the hub.",
+        )
+    before = _revoked_by(sealed, issuer)
+    is_known = listed.epoch == row.epoch
+    message = FeedMessage(
+        issuer=issuer,
+        audience=server_device().identity.device_id,
+        url=listed.url,
+        epoch=listed.epoch,
+        # It does not say what was lifted, suspended, or trusted meanwhile: the events up to its serial are still to come.
+        after=row.applied if is_known else 0,
+        until=row.applied if is_known else 0,
+        head=max(row.head, listed.serial) if is_known else listed.serial,
+        issued_at=listed.issued_at,
+        revocations=jws,
+    )
+    # The hub was heard when it signed the list, and not now.
+    heard = row.last_contact_at.timestamp() if row.last_contact_at is not None else 0.0
+    apply_message(message, device, now=min(now, max(heard, listed.issued_at)))
+    row = _row(sealed, issuer)
+    if (row.list_epoch, row.list_serial) != (listed.epoch, listed.serial):
+        raise TooManyChanges(hint="Run the command again in a minute.")
+    return Imported(issuer, listed.serial, len(listed.revoked), _revoked_by(sealed, issuer) - before)
+
+
+def _row(sealed: SealedList, device_id: str) -> Hub:
+    """Return what this server has of a hub. A row that amesh did not write counts as none."""
+    rows = HubRows(sealed.using, sealed.all_keys, sealed.log_keys())
+    return next((one for one in rows.every() if one.device_id == device_id and rows.is_genuine(one)), Hub())
+
+
+def _revoked_by(sealed: SealedList, hub: str) -> int:
+    rows = Device.objects.using(sealed.using).filter(revoked_at__isnull=False, revoked_by=actor(author(hub)))
+    return rows.count()
