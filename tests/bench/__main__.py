@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.backends.openssl import backend
 
-from tests.bench import keys, listing, pairing, relay, sending, serving, verifying
+from tests.bench import fleet, keys, listing, pairing, relay, sending, serving, verifying
 from tests.bench.figures import Section, write_json
 from tests.bench.world import SCALES, World, running_world
 from tests.support.services import ROOT
@@ -29,8 +29,10 @@ SECTIONS: dict[str, Callable[[World, Callable[[str], None]], Section]] = {
     "pairing": pairing.measure,
     "relay": relay.measure,
     "keys": keys.measure,
+    "fleet": fleet.measure,
 }
 PACKAGES = (
+    "celery",
     "cryptography",
     "django",
     "django-redis",

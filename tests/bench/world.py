@@ -41,6 +41,7 @@ class Scale:
         served: requests in a round under gunicorn.
         servings: rounds under gunicorn, for each number of workers.
         sent: requests of the client in a round.
+        revoked: devices that a hub revokes at three servers; a fifth of them, but at least two, at fifty.
     """
 
     sizes: tuple[int, ...]
@@ -52,12 +53,13 @@ class Scale:
     served: int
     servings: int
     sent: int
+    revoked: int
 
 
 SCALES = {
-    "full": Scale((10, 1_000, 100_000), 1_000, 40, 200, 100, 5, 200, 50, 200),
-    "quick": Scale((10, 1_000), 100, 6, 100, 20, 2, 100, 6, 100),
-    "smoke": Scale((10, 50), 10, 2, 20, 2, 1, 20, 1, 10),
+    "full": Scale((10, 1_000, 100_000), 1_000, 40, 200, 100, 5, 200, 50, 200, 200),
+    "quick": Scale((10, 1_000), 100, 6, 100, 20, 2, 100, 6, 100, 20),
+    "smoke": Scale((10, 50), 10, 2, 20, 2, 1, 20, 1, 10, 2),
 }
 
 
