@@ -123,7 +123,7 @@ class Applying:
         row = self._rows.get(device_id)
         if device_id == self.hub_id:
             return Plan(why="is_the_hub", is_noted=False)
-        if event.trusted is not None:
+        if event.event == "trust" or (event.trusted is not None and row is None and self.may_enroll):
             is_replacing = (event.serial, device_id) in self._going
             return trusting.plan(
                 event,
@@ -146,7 +146,10 @@ class Applying:
             return self._revoke(event, row, valid, entry)
         if event.event == "suspend":
             return self._suspend(event, valid, until)
-        return self._lift([*linked, *valid]) if event.event == "lift" else self._reinstate(linked)
+        undone = self._lift([*linked, *valid]) if event.event == "lift" else self._reinstate(linked)
+        if event.trusted is None or not self.may_enroll or entry is None or not entry.added:
+            return undone
+        return trusting.with_rights(undone, event.trusted, row, entry)
 
     def _revoke(self, event: FeedEvent, row: Device, valid: Sequence[Device], entry: HubEntry | None) -> Plan:
         if event.effective_at is not None and not is_revoked(row_values(row)):

@@ -83,7 +83,7 @@ class Audience:
         if change.kind == EventKind.SUSPEND:
             return event("suspend", row, serial, at, reason, until=row.suspended_until)
         if change.kind in _PLAIN:
-            return event(_PLAIN[change.kind], row, serial, at, reason)
+            return self.undone(_PLAIN[change.kind], row, serial, at, reason)
         if not self.is_enrolling:
             return None
         if change.kind == EventKind.ROTATE and row.revoke_reason == ROTATED:
@@ -97,6 +97,14 @@ class Audience:
         is_out = row.revoked_at is None and not self._is_told_of(row)
         return event("revoke", row, serial, at, LEFT_GROUP) if was_told and is_out else None
 
+    def undone(self, name: EventName, row: Device, serial: int, at: dt.datetime, reason: str) -> FeedEvent:
+        """Return the event that ends a suspension or a revocation.
+
+        What the device may do has perhaps changed meanwhile, which the server was not told, or the server was added meanwhile.
+        """
+        trusted = self._trusted(row) if self.has(row) else None
+        return event(name, row, serial, at, reason, trusted=trusted)
+
     def replaced(self, row: Device, serial: int, at: dt.datetime) -> FeedEvent | None:
         """Return the event about a key that was replaced, which is revoked from a time on."""
         if row.role != CONTROLLER or not self._is_named(row):
@@ -105,15 +113,17 @@ class Audience:
 
     def trust(self, row: Device, serial: int, at: dt.datetime) -> FeedEvent:
         """Return the event that lets the server trust a device as this hub does: with its own scopes and those of its groups."""
+        return event("trust", row, serial, at, "", trusted=self._trusted(row))
+
+    def _trusted(self, row: Device) -> Trusted:
         permissions = {name: value for name, value in row.permissions.items() if name not in (*_NEVER, SCOPES)}
-        trusted = Trusted(
+        return Trusted(
             public_key=decode_public_key(row.public_key),
             name=row.friendly_name,
             permissions=permissions,
             scopes=tuple(sorted(self._groups.scopes_of(row.permissions_json, row.groups_json))),
             expires_at=_utc(row.expires_at),
         )
-        return event("trust", row, serial, at, "", trusted=trusted)
 
 
 def row_of(change: AuditEvent) -> Device | None:

@@ -17,7 +17,7 @@ from amesh_django.trust.damage import CHUNK_SIZE
 from amesh_django.trust.groups import Groups
 from amesh_django.trust.verified import failure, read_groups
 from authmesh.protocol.errors import Run
-from authmesh.protocol.fleet.events import FeedEvent
+from authmesh.protocol.fleet.events import EventName, FeedEvent
 from authmesh.protocol.fleet.feed import MAX_EVENTS, FeedMessage
 
 from . import signed_list
@@ -224,7 +224,8 @@ def _event_of_row(audience: Audience, row: Device, undone: AuditEvent | None) ->
     if audience.has(row) and (undone is None or undone.kind != EventKind.LIFT):
         return audience.trust(row, row.revision, undone.at if undone is not None else row.added_at)
     if undone is not None:
-        return event("lift" if undone.kind == EventKind.LIFT else "reinstate", row, row.revision, undone.at, "")
+        name: EventName = "lift" if undone.kind == EventKind.LIFT else "reinstate"
+        return audience.undone(name, row, row.revision, undone.at, "")
     return None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection
+from dataclasses import replace
 from typing import Any
 
 from amesh_django.conf import amesh_settings
@@ -73,6 +74,29 @@ def plan(
     columns = {**_described(found, row), **_expiry(row, entry, until)}
     new_columns = {name: value for name, value in columns.items() if getattr(row, name) != value}
     return Plan([(row, EventKind.TRUST, new_columns)] if new_columns else (), until=until)
+
+
+def with_rights(undone: Plan, found: Trusted, row: Device, entry: HubEntry) -> Plan:
+    """Return a plan that ends a suspension or revocation of a device that the hub has added, and gives it the rights that it has now.
+
+    Args:
+        undone: the plan without the rights.
+        found: what the device may do at the hub.
+        row: its row here.
+        entry: what the hub said about the key before.
+    """
+    if not may_grant(found):
+        return Plan(why="may_not_grant", is_noted=False)
+    until = stored_time(found.expires_at) if found.expires_at is not None else None
+    rights = {**_described(found, row), **_expiry(row, entry, until)}
+    updates = [
+        (one, kind, {**columns, **(rights if one.device_id == row.device_id else {})})
+        for one, kind, columns in undone.updates
+    ]
+    new = {name: value for name, value in rights.items() if getattr(row, name) != value}
+    if new and not row.is_revoked and all(one.device_id != row.device_id for one, _kind, _columns in updates):
+        updates.append((row, EventKind.TRUST, new))
+    return replace(undone, updates=updates, until=until)
 
 
 def _refusal(found: Trusted, row: Device | None, by: str, *, may_enroll: bool, is_denied: bool) -> str:

@@ -98,6 +98,27 @@ def test_a_suspended_device_is_not_trusted_anew() -> None:
     assert told(message(server, after=after))[-1] == ("trust", name)
 
 
+def test_who_comes_back_has_the_rights_of_now() -> None:
+    """What a device may do can change while it is suspended or revoked, and a server can be added meanwhile."""
+    server, _itself = add_server(scope_of_events="enroll", groups=["*"])
+    told_of_revocations, _other = add_server()
+    (name,) = (device.identity.device_id for device in laptops(1))
+    hub().grant([name], Grant(scopes=["orders:write"]))
+    for undo in ("lift", "reinstate"):
+        if undo == "lift":
+            hub().suspend([name])
+            hub().grant([name], Grant(), taken=Grant(scopes=["orders:write"]))
+        else:
+            hub().revoke_all([name])
+        after = servers.head().revision
+        _done = hub().lift([name]) if undo == "lift" else hub().reinstate(name)
+        (found,) = message(server, after=after).events
+        assert found.event == undo and found.trusted is not None
+        assert found.trusted.scopes == ()
+        (found,) = message(told_of_revocations, after=after).events
+        assert found.trusted is None
+
+
 def test_other_scopes_of_a_group_reach_its_members() -> None:
     hub().put_group("shop", ["orders:read"])
     server, _itself = add_server(scope_of_events="enroll", groups=["shop"])

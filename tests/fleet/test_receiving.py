@@ -18,6 +18,7 @@ from amesh_django.test import AmeshClient, EphemeralDevice
 from amesh_django.trust import current_list
 from authmesh.device import LocalDevice
 from authmesh.protocol.fleet.errors import PermissionMissing
+from authmesh.protocol.fleet.events import Trusted
 from authmesh.protocol.fleet.feed import Acknowledgement
 from tests.enrollment.machines import come, make
 from tests.enrollment.test_rotation import ask
@@ -355,6 +356,27 @@ def test_a_hub_adds_devices_within_what_it_may_grant(enroller: TestHub, settings
     amesh_trust(device, permissions={"print": True})
     assert [why for _serial, why in enroller.say(enroller.trust(device)).refused] == ["known_here"]
     assert row(device).permissions == {"print": True}
+
+
+@pytest.mark.parametrize(("end", "undo"), [("suspend", "lift"), ("revoke", "reinstate")])
+def test_who_comes_back_has_the_rights_that_the_hub_names(
+    enroller: TestHub, settings: Any, end: str, undo: str
+) -> None:
+    settings.AMESH = {**settings.AMESH, "HUB_MAY_GRANT": ["orders:*"]}
+    lifecycle.reset()
+    device, unknown = EphemeralDevice("sensor"), EphemeralDevice("late")
+    enroller.say(enroller.trust(device, scopes=("orders:read", "orders:write")))
+    enroller.say(enroller.event(end, device))
+    about = Trusted(device.identity.public_key, "sensor", {"shell": True})
+    assert [why for _, why in enroller.say(enroller.event(undo, device, trusted=about)).refused] == ["may_not_grant"]
+    assert status(device) == 401
+    about = Trusted(device.identity.public_key, "renamed", scopes=("orders:read",))
+    enroller.say(enroller.event(undo, device, trusted=about))
+    assert status(device) == 200
+    assert (row(device).friendly_name, row(device).permissions) == ("renamed", {"scopes": ["orders:read"]})
+    about = Trusted(unknown.identity.public_key, "late")
+    enroller.say(enroller.event(undo, unknown, trusted=about))
+    assert status(unknown) == 200
 
 
 def test_decisions_here_win_over_a_hub_that_adds(enroller: TestHub, settings: Any, amesh_trust: Trust) -> None:

@@ -45,6 +45,7 @@ EVENTS = [
     event(event="suspend", until=NOW + dt.timedelta(hours=1)),
     event(event="lift"),
     event(event="reinstate", reason=""),
+    event(event="lift", trusted=Trusted(KEY, "m-1")),
     event(reason="rotated", effective_at=NOW + dt.timedelta(minutes=10), successor="am_new"),
     event(event="trust", trusted=Trusted(KEY, "m-1", {"rate": "5/s"}, ("orders:read",), NOW)),
 ]

@@ -57,7 +57,8 @@ class FeedEvent:
         until: end of a suspension; None for no end.
         effective_at: a key that was replaced is revoked from this time on (event ``revoke``); None for at once.
         successor: device ID of the key that replaced it; empty if none did.
-        trusted: what the event ``trust`` says; None for any other.
+        trusted: what the event ``trust`` says; ``lift`` and ``reinstate`` say it, too, if the server is to trust the device. None for
+            any other.
     """
 
     serial: int
@@ -111,7 +112,7 @@ class FeedEvent:
             moment = parse_time(text(value, "at"))
             until, effective_at, expires_at = (_time(value, name) for name in ("until", "effectiveAt", "expiresAt"))
             trusted = None
-            if value["event"] == "trust":
+            if value["event"] == "trust" or (value["event"] in ("lift", "reinstate") and "publicKey" in value):
                 trusted = _trusted(value, key, expires_at)
         except InvalidInput:
             raise MalformedFeed() from None
