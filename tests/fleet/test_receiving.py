@@ -49,7 +49,7 @@ def test_a_revocation_of_the_hub_is_enforced_and_signed_for(
     assert reverse("amesh_django:feed") == PATH
     device = amesh_trust()
     assert status(device) == 200
-    message = hub.message(hub.event("revoke", device, reason="lost"))
+    message = hub.message(hub.event("revoke", device, reason="lost"), url="https://hub.example/amesh/")
     client = AmeshClient(hub.device)
     response = client.post(PATH, message.to_json(), content_type="application/json")
     assert response.status_code == 200 and status(device) == 401
