@@ -108,7 +108,7 @@ def test_a_hub_and_its_words(amesh_server: LocalDevice, boss: Client, amesh_trus
     text = text_of(boss.get(HUBS))
     assert "heard" in text and "1 of 1" in text
     page = text_of(boss.get(f"{HUBS}{Hub.objects.get().pk}/change/"))
-    assert hub.id in page and "revoke" in page and "https://hub.example/amesh/" in page
+    assert hub.id in page and "May: revoke" in page
     answer = boss.get(page_of(Device.objects.get(device_id=laptop.identity.device_id)))
     assert f"The hub {hub.id} revoked it" in text_of(answer) and b"lost <it>" not in answer.content
     Hub.objects.update(applied=9)

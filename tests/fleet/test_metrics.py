@@ -11,7 +11,7 @@ import pytest
 from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.fleet import delivery, feed, servers, sweeping
+from amesh_django.fleet import delivery, servers, sweeping
 from amesh_django.models import AuditEvent, Hub, Server
 from amesh_django.test.devices import EphemeralDevice
 from tests.app.test_metrics import counted  # noqa: F401 -- a fixture
@@ -54,9 +54,7 @@ def test_a_server_of_a_hub(counted: Callable[[], dict[str, float]], amesh_server
 def test_the_time_until_a_server_knows(
     counted: Callable[[], dict[str, float]],  # noqa: F811
     amesh_trust: Callable[..., EphemeralDevice],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(feed, "_signed_list", lambda now: "list")
     with peer() as other:
         amesh_trust(other.device, "target")
         server = servers.add(other.device.identity.device_id, other.url)
