@@ -100,8 +100,6 @@ def test_what_is_revoked_at_the_hub_is_refused_everywhere(fleet: Fleet) -> None:
     waiting = list(fleet.servers)
     while waiting := [server for server in waiting if server.accepts(lost)]:
         assert time.monotonic() < deadline, fleet.worker.output()[-3000:]
-    lines = json.loads(fleet.hub.manage("amesh_servers", "--json"))["servers"]
-    assert len(lines) == 3
 
 
 def test_eight_processes_revoke_at_once(fleet: Fleet) -> None:
@@ -115,8 +113,7 @@ def test_eight_processes_revoke_at_once(fleet: Fleet) -> None:
             pool.map(lambda share: fleet.hub.python(f"for one in {share}: trusted.revoke(one, reason='lost')"), shares)
         )
     wait_until_all_know(fleet)
-    wanted = revoked(fleet.hub)
-    assert set(ids) <= wanted
+    assert set(ids) <= revoked(fleet.hub)
     for server in fleet.servers:
         assert set(ids) <= revoked(server)
         serials = server.python(
@@ -127,7 +124,6 @@ def test_eight_processes_revoke_at_once(fleet: Fleet) -> None:
             "result = dict(Device.objects.exclude(revoked_at=None).values_list('device_id', 'revision'))"
         )
         assert {name: by_device[name] for name in ids} == {name: at_hub[name] for name in ids}
-        assert len(serials) == len(by_device)
-        assert server.manage("amesh_audit", "--verify").strip()
-    report = fleet.hub.manage("amesh_servers")
-    assert report.count("http://") >= 3
+        assert len(serials) == len(by_device)  # one word for each key
+        rising = [serial for name, serial in serials if name in ids]
+        assert rising == sorted(set(rising))
