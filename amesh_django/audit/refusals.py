@@ -149,8 +149,12 @@ def on_refused(*, request: HttpRequest, error: RequestError, **kwargs: Any) -> N
 def flush_after_request(**kwargs: Any) -> None:
     """Write the counts if it is time. Receiver of ``request_finished``."""
     if _refusals.is_due:
+        connection = connections[database()]
+        was_open = connection.connection is not None
         _refusals.flush()
-        connections[database()].close_if_unusable_or_obsolete()  # Django's own receiver of request_finished ran before
+        # Django's own receiver of request_finished ran before. Where the database may not be used, as in some tests, nothing was opened.
+        if not was_open and connection.connection is not None:
+            connection.close_if_unusable_or_obsolete()
 
 
 def reset() -> None:
