@@ -23,7 +23,7 @@ from .decisions import LIFTED, Decisions, any_row, hubs, is_active, on_entry, re
 from .models import AuditEvent, Device
 from .trust import SealedList, current_list
 from .trust.change import MAX_KEYS, Change
-from .trust.damage import UNREADABLE, each_row
+from .trust.damage import UNREADABLE, each_row, read_activity
 from .trust.database import database
 from .trust.integrity import IntegrityReport
 from .trust.owner import controller_limit
@@ -198,10 +198,12 @@ class DatabaseAllowList(Decisions, AllowList):
         Raises:
             AllowListIntegrityFailure: the list does not match its seal.
         """
-        rows = Device.objects.using(self._using).select_related("user", "activity").order_by("added_at", "id")
-        return list(
-            self._sealed.verified(lambda: list(rows.all()), lambda known, devices: len(devices) == len(known.by_key))
+        rows = Device.objects.using(self._using).select_related("user").order_by("added_at", "id")
+        found = self._sealed.verified(
+            lambda: list(rows.all()), lambda known, devices: len(devices) == len(known.by_key)
         )
+        read_activity(found, self._using)
+        return list(found)
 
     def add_all(self, entries: Sequence[DeviceEntry], *, even_revoked: bool = False) -> list[DeviceEntry]:
         limit = self.controller_limit

@@ -15,9 +15,10 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from amesh_django.models import Device
+from amesh_django.models import Device, DeviceActivity
 from amesh_django.spelling import manage_py
 from amesh_django.trust import current_list
+from amesh_django.trust.damage import read_activity
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AllowListIntegrityFailure, AllowListUnavailable, AmeshError, Run
 
@@ -144,6 +145,10 @@ def verify_shown(devices: Sequence[Device]) -> None:
     If a row differs, the list is not trusted any more, and the banner of the page says so.
     """
     sealed = current_list()
+    read_activity(devices, sealed.using)
+    for device in devices:
+        activity: DeviceActivity | None = getattr(device, "activity", None)
+        device.last_seen_at = activity.last_seen_at if activity is not None else None  # type: ignore[attr-defined]
     try:
         found = sealed.snapshot()
         has_changed = False

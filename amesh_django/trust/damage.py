@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from django.db import DataError, OperationalError, models
 from django.utils.translation import gettext as _
 
-from amesh_django.models import Device, DeviceGroup
+from amesh_django.models import Device, DeviceActivity, DeviceGroup
 from authmesh.protocol.display import clean
 
 _M = TypeVar("_M", bound=models.Model)
@@ -128,3 +128,21 @@ def damaged_rows(using: str) -> Iterator[str]:
 def _row(pk: int, model: type[models.Model], name: str = "") -> str:
     text = _("Row %(pk)d of the table %(table)s%(name)s has a value that its column cannot hold")
     return text % {"pk": pk, "table": model._meta.db_table, "name": name}
+
+
+def read_activity(devices: Sequence[Device], using: str) -> None:
+    """Read the activity of devices, each of which then has it as ``activity``. One that cannot be read counts as none.
+
+    It is not joined with the devices: whoever damages a row of it must not hide a device, nor keep it from being revoked.
+
+    Args:
+        devices: the rows.
+        using: database alias.
+    """
+    rows = DeviceActivity.objects.using(using)
+    if len(devices) <= _PART:
+        rows = rows.filter(pk__in=[device.pk for device in devices])
+    found = dict(each_row(rows.all()))
+    field = Device._meta.get_field("activity")
+    for device in devices:
+        field.set_cached_value(device, found.get(device.pk))

@@ -172,6 +172,7 @@ ROWS: list[tuple[type[models.Model], str]] = [
     (DeviceGroup, "id > 0"),
     (AllowListSeal, "id = 1"),
     (EnrollmentToken, "id > 0"),
+    (DeviceActivity, "device_id > 0"),
 ]
 
 
