@@ -152,7 +152,7 @@ class Applying:
         return trusting.with_rights(undone, event.trusted, row, entry)
 
     def _revoke(self, event: FeedEvent, row: Device, valid: Sequence[Device], entry: HubEntry | None) -> Plan:
-        if event.effective_at is not None and not is_revoked(row_values(row)):
+        if event.effective_at is not None:
             return self._replace(event, row, entry)
         columns = {"revoked_at": self.moment, "revoked_by": self.by, "revoke_reason": storable(event.reason)}
         return Plan([(one, EventKind.REVOKE, columns) for one in valid])
