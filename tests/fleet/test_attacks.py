@@ -137,3 +137,13 @@ def test_a_list_of_another_key_and_an_older_one(hub: TestHub, amesh_trust: Trust
     hub.say(until=5, head=5, revocations=hub.list(serial=5))
     assert refusal(hub.post(hub.message(until=5, head=5, revocations=old))) == (400, "malformed_feed")
     assert row(device).state == "active"
+
+
+def test_a_forged_row_makes_no_list_an_older_one(hub: TestHub, amesh_trust: Trust) -> None:
+    """A hub whose row was changed by SQL sends its whole list again, which must be taken."""
+    device = amesh_trust()
+    Hub.objects.update(list_epoch=hub.epoch, list_serial=10**9)
+    assert hub.say(status=409).needs_list
+    hub.sent = 0
+    hub.greet({device: 5}, head=5, until=5)
+    assert status(device) == 401 and Hub.objects.get().list_serial == 5
