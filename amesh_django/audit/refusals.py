@@ -152,7 +152,9 @@ def flush_after_request(**kwargs: Any) -> None:
     if _refusals.is_due:
         _refusals.flush()
         with suppress(RuntimeError):  # of pytest-django, in a test that may not use the database
-            connections[database()].close_if_unusable_or_obsolete()  # Django's own receiver of request_finished ran before
+            connections[
+                database()
+            ].close_if_unusable_or_obsolete()  # Django's own receiver of request_finished ran before
 
 
 def reset() -> None:
