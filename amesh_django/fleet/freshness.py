@@ -41,7 +41,7 @@ from amesh_django.trust.hubs import HubRows
 from amesh_django.trust.verified import KnownDevice, Snapshot
 from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.allow_list import CONTROLLER
-from authmesh.protocol.errors import AmeshError
+from authmesh.protocol.errors import AllowListUnavailable, AmeshError
 from authmesh.protocol.fleet.errors import TrustIsStale
 
 from .pulling import Followed, pull
@@ -114,8 +114,15 @@ class Freshness:
 
         Raises:
             TrustIsStale: a hub has been silent for too long, and the settings say to refuse.
+            AllowListUnavailable: the database does not answer.
             AmeshError: the list cannot be read, as for :meth:`~amesh_django.trust.SealedList.snapshot`.
         """
+        try:
+            self._ensure(public_key)
+        except (DatabaseError, InterfaceError) as error:
+            raise AllowListUnavailable(reason=type(error).__name__) from error
+
+    def _ensure(self, public_key: bytes) -> None:
         until, stale = self._held
         is_held = self._monotonic() < until
         if is_held and not stale:
@@ -195,7 +202,10 @@ class Freshness:
 
     def _ask_each(self, sealed: SealedList, hubs: Sequence[_Hub]) -> None:
         for hub in hubs:
-            self._ask_one(sealed, hub)
+            try:
+                self._ask_one(sealed, hub)
+            except Exception:  # whatever one hub says, the others are asked
+                logger.exception("The hub %s could not be asked for changes.", hub.device.device_id)
 
     def _ask_one(self, sealed: SealedList, hub: _Hub) -> None:
         row = hub.row

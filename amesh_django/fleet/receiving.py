@@ -207,10 +207,8 @@ def _as_event(one: signed_list.Revoked) -> FeedEvent:
 def _verified_list(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: float) -> signed_list.SignedList:
     by_key = sealed.snapshot().by_key
     key = next((key for key, known in [*by_key.items()] if known.device_id == hub.device_id), b"")
-    row = Hub.objects.using(sealed.using).filter(device_id=hub.device_id).first()
-    newest = (row.list_epoch, row.list_serial) if row is not None else ("", 0)
     try:
-        found = signed_list.verify(message.revocations, issuer=hub.device_id, issuer_key=key, now=now, newest=newest)
+        found = signed_list.verify(message.revocations, issuer=hub.device_id, issuer_key=key, now=now)
     except UnverifiedMessage as error:
         raise MalformedFeed(device_id=hub.device_id, detail=error.message) from None
     if found.epoch != message.epoch:
@@ -266,6 +264,9 @@ def _apply(
         raise OlderEpoch(device_id=hub_id)
     if verdict != "apply":
         return _received(row, verdict)
+    # Only the locked row tells: one that was changed outside Django counts as new, so it cannot make every list an older one.
+    if listed is not None and listed.epoch == row.list_epoch and listed.serial < row.list_serial:
+        raise MalformedFeed(device_id=hub_id, detail="the signed list is older than one that this server has accepted")
     minute = Minute(row, now)
     # If a revision has two events about one key, the later one says all.
     last = list({(event.serial, event.key): event for event in events}.values())

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AllowListSeal, Hub, HubEntry
 from amesh_django.test import AmeshClient, EphemeralDevice
@@ -137,3 +138,53 @@ def test_a_list_of_another_key_and_an_older_one(hub: TestHub, amesh_trust: Trust
     hub.say(until=5, head=5, revocations=hub.list(serial=5))
     assert refusal(hub.post(hub.message(until=5, head=5, revocations=old))) == (400, "malformed_feed")
     assert row(device).state == "active"
+
+
+def test_a_forged_row_makes_no_list_an_older_one(hub: TestHub, amesh_trust: Trust) -> None:
+    """A hub whose row was changed by SQL sends its whole list again, which must be taken."""
+    device = amesh_trust()
+    Hub.objects.update(list_epoch=hub.epoch, list_serial=10**9)
+    assert hub.say(status=409).needs_list
+    hub.sent = 0
+    hub.greet({device: 5}, head=5, until=5)
+    assert status(device) == 401 and Hub.objects.get().list_serial == 5
+
+
+def deep(levels: int) -> Any:
+    found: Any = 1
+    for _level in range(levels):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"at": "9999-12-31T23:59:59-01:00"},
+        {"effectiveAt": "0001-01-01T00:00:00+01:00"},
+        {"device": "am_short"},
+        {"device": "am_0000000000000\x00.."},
+        {"successor": "am_\ud800000000000000000"},
+        {"permissions": {"granted": 10**400}},
+        {"permissions": {"granted": deep(20)}},
+        {"permissions": {"granted": deep(500)}},
+    ],
+)
+def test_an_event_that_no_row_can_hold(amesh_server: LocalDevice, settings: Any, changes: dict[str, Any]) -> None:
+    """It is refused as malformed, with no traceback: neither the database nor the seal ever gets it."""
+    settings.AMESH = {**settings.AMESH, "HUB_MAY_GRANT": ["granted"]}
+    lifecycle.reset()
+    hub = TestHub(amesh_server.identity.device_id).trusted("enroll")
+    hub.greet()
+    message = hub.message(hub.trust(EphemeralDevice())).to_json()
+    message["events"][0] |= changes
+    response = AmeshClient(hub.device).post(PATH, message, content_type="application/json")
+    assert refusal(response) == (400, "malformed_feed")
+    assert not HubEntry.objects.exists() and DatabaseAllowList().verify().ok
+
+
+@pytest.mark.parametrize("epoch", ["", "e" * 33, "e e", "e\n", "\x00", "\ud800", "é"])
+def test_an_epoch_that_no_column_can_hold(hub: TestHub, epoch: str) -> None:
+    message = {**hub.message().to_json(), "epoch": epoch}
+    response = AmeshClient(hub.device).post(PATH, message, content_type="application/json")
+    assert refusal(response) == (400, "malformed_feed")

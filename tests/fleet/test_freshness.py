@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
@@ -267,3 +267,35 @@ def test_a_server_that_follows_a_hub_is_warned(
     monkeypatch.setattr(signed_list, "jwt", None)
     assert warned() == ["amesh.W021"]
     assert check_hubs(None, databases=None) == []
+
+
+def test_a_hub_that_breaks_something_does_not_keep_the_others_from_being_asked(
+    hub: TestHub, line: Line, clock: Clock, amesh_trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = amesh_trust()
+    other = TestHub(hub.server).trusted("revoke")
+    other.url = hub.url
+    other.greet()
+    asked = []
+
+    def break_something(followed: Any, **options: Any) -> None:
+        asked.append(followed.device.device_id)
+        raise OverflowError
+
+    monkeypatch.setattr(freshness, "pull", break_something)
+    begin_anew(clock)
+    assert status(device) == 200 and sorted(asked) == sorted([hub.id, other.id])
+
+
+def test_a_database_that_fails_while_the_hubs_are_looked_up(
+    hub: TestHub, line: Line, clock: Clock, amesh_trust: Trust, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = amesh_trust()
+    begin_anew(clock)
+
+    def fail(rows: Any) -> Any:
+        raise OperationalError("gone")
+
+    monkeypatch.setattr(freshness.HubRows, "every", fail)
+    response = AmeshClient(device).get(CHECK_PATH)
+    assert (response.status_code, response.json()["error"]) == (503, "allow_list_unavailable")

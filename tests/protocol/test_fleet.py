@@ -46,7 +46,7 @@ EVENTS = [
     event(event="lift"),
     event(event="reinstate", reason=""),
     event(event="lift", trusted=Trusted(KEY, "m-1")),
-    event(reason="rotated", effective_at=NOW + dt.timedelta(minutes=10), successor="am_new"),
+    event(reason="rotated", effective_at=NOW + dt.timedelta(minutes=10), successor="am_0123456789abcdef"),
     event(event="trust", trusted=Trusted(KEY, "m-1", {"rate": "5/s"}, ("orders:read",), NOW)),
 ]
 

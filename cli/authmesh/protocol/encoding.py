@@ -88,4 +88,7 @@ def parse_time(text: str) -> dt.datetime:
         raise InvalidInput(f"{text!r} is not an ISO 8601 time such as 2026-03-28T10:05:00.000Z.") from None
     if moment.tzinfo is None:
         raise InvalidInput(f"{text!r} has no time zone.", hint="Add one at the end: Z for UTC.")
-    return moment.astimezone(dt.UTC)
+    try:
+        return moment.astimezone(dt.UTC)
+    except OverflowError:
+        raise InvalidInput(f"{text!r} is not between the years 1 and 9999 in UTC.") from None

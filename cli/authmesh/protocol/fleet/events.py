@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, get_args
@@ -11,6 +12,7 @@ from typing import Any, Final, Literal, get_args
 from authmesh.protocol.encoding import b64decode_any, b64url_decode, b64url_encode, format_time, parse_time
 from authmesh.protocol.errors import InvalidInput
 from authmesh.protocol.keys import decode_public_key, encode_public_key, load_public_key
+from authmesh.protocol.seal import canonical_json
 
 from .errors import MalformedFeed
 
@@ -21,7 +23,11 @@ EVENTS: Final[tuple[EventName, ...]] = get_args(EventName)
 MAX_SERIAL: Final = (1 << 53) - 1
 #: Longest texts, in characters. A longer reason or name is cut.
 MAX_TEXT: Final = 500
+#: Levels of a permission's value at most: each part of the server that reads or seals the row must be able to follow them.
+MAX_DEPTH: Final = 16
 _HASH_BYTES = 32
+_DEVICE_ID = re.compile(r"am_[A-Za-z0-9_-]{16}")
+_EPOCH = re.compile(r"[!-~]{0,32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +113,7 @@ class FeedEvent:
         try:
             device, reason, successor = (text(value, name) for name in ("device", "reason", "successor"))
             key = b64url_decode(text(value, "key"))
-            if len(key) != _HASH_BYTES or not device:
+            if len(key) != _HASH_BYTES or not is_device_id(device) or not (not successor or is_device_id(successor)):
                 raise MalformedFeed()
             moment = parse_time(text(value, "at"))
             until, effective_at, expires_at = (_time(value, name) for name in ("until", "effectiveAt", "expiresAt"))
@@ -119,13 +125,13 @@ class FeedEvent:
         return cls(
             serial=serial(value, "serial"),
             event=value["event"],
-            device_id=device[:32],
+            device_id=device,
             key=key,
             at=moment,
             reason=reason[:MAX_TEXT],
             until=until,
             effective_at=effective_at,
-            successor=successor[:32],
+            successor=successor,
             trusted=trusted,
         )
 
@@ -133,6 +139,11 @@ class FeedEvent:
 def key_hash(public_key: bytes) -> bytes:
     """Return the SHA-256 of a public key of 33 bytes: what an event names it by."""
     return hashlib.sha256(public_key).digest()
+
+
+def is_device_id(found: str) -> bool:
+    """Return True if a text has the form of a device ID."""
+    return _DEVICE_ID.fullmatch(found) is not None
 
 
 def serial(value: Mapping[str, Any], name: str) -> int:
@@ -159,6 +170,18 @@ def text(value: Mapping[str, Any], name: str) -> str:
     return found
 
 
+def epoch(value: Mapping[str, Any]) -> str:
+    """Return the member ``epoch``; an empty text if it is missing.
+
+    Raises:
+        MalformedFeed: it is longer than 32 characters, or has others than printable ASCII without spaces, which not every database can hold.
+    """
+    found = text(value, "epoch")
+    if not _EPOCH.fullmatch(found):
+        raise MalformedFeed()
+    return found
+
+
 def _time(value: Mapping[str, Any], name: str) -> dt.datetime | None:
     found = text(value, name)
     return parse_time(found) if found else None
@@ -170,9 +193,25 @@ def _trusted(value: Mapping[str, Any], key: bytes, expires_at: dt.datetime | Non
     permissions, scopes = value.get("permissions", {}), value.get("scopes", [])
     if key_hash(public_key) != key or not isinstance(permissions, dict) or not isinstance(scopes, list):
         raise MalformedFeed()
-    if not all(isinstance(scope, str) for scope in scopes):
+    if not all(isinstance(scope, str) for scope in scopes) or not _can_be_sealed([permissions, scopes]):
         raise MalformedFeed()
     return Trusted(public_key, text(value, "name")[:MAX_TEXT], permissions, tuple(scopes), expires_at)
+
+
+def _can_be_sealed(value: Any) -> bool:
+    """Return True if a JSON value can become part of a sealed row: it is flat enough, and its numbers and texts can be written."""
+    if not _is_flat(value, MAX_DEPTH):
+        return False
+    try:
+        canonical_json(value)
+    except (InvalidInput, OverflowError, ValueError):
+        return False
+    return True
+
+
+def _is_flat(value: Any, levels: int) -> bool:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_flat(one, levels - 1) for one in inner)
 
 
 def b64_text(value: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from authmesh.protocol.errors import InvalidInput
 from authmesh.protocol.keys import verify_signature
 
 from .errors import MalformedFeed, UnverifiedMessage
-from .events import FeedEvent, serial, text
+from .events import FeedEvent, epoch, serial, text
 
 #: Paths of the addresses, relative to the URL of a server or hub.
 FEED_PATH: Final = "feed"
@@ -98,11 +98,12 @@ class FeedMessage:
         serials = [event.serial for event in events]
         if serials != sorted(serials) or any(not after < one <= until for one in serials):
             raise MalformedFeed()
-        issuer, audience, url, epoch = (text(value, name) for name in ("iss", "aud", "url", "epoch"))
-        if not issuer or not audience or len(url) > 500 or not 0 < len(epoch) <= 32:
+        issuer, audience, url = (text(value, name) for name in ("iss", "aud", "url"))
+        known = epoch(value)
+        if not issuer or not audience or len(url) > 500 or not known:
             raise MalformedFeed()
         return cls(
-            issuer, audience, url, epoch, after, head, serial(value, "iat"), tuple(events), until, text(value, "list")
+            issuer, audience, url, known, after, head, serial(value, "iat"), tuple(events), until, text(value, "list")
         )
 
 
@@ -172,7 +173,7 @@ class Acknowledgement:
         try:
             if not isinstance(value, dict):
                 raise UnverifiedMessage()
-            found = cls(text(value, "epoch"), serial(value, "applied"), needs_list=value.get("need") == "list")
+            found = cls(epoch(value), serial(value, "applied"), needs_list=value.get("need") == "list")
             signature = b64decode_any(text(value, "sig"))
         except (MalformedFeed, InvalidInput):
             raise UnverifiedMessage() from None

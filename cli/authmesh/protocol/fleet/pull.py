@@ -16,10 +16,8 @@ from authmesh.protocol.errors import InvalidInput
 from authmesh.protocol.keys import verify_signature
 
 from .errors import MalformedFeed, UnverifiedMessage
-from .events import serial, text
+from .events import epoch, serial, text
 from .feed import VERSION, pull_message
-
-_MAX_EPOCH = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,10 +47,10 @@ class PullQuestion:
         """
         if not isinstance(value, dict) or value.get("v") != VERSION or value["v"] is True:
             raise MalformedFeed()
-        audience, epoch = text(value, "aud"), text(value, "epoch")
-        if not audience or len(epoch) > _MAX_EPOCH:
+        audience = text(value, "aud")
+        if not audience:
             raise MalformedFeed()
-        return cls(audience, epoch, serial(value, "after"))
+        return cls(audience, epoch(value), serial(value, "after"))
 
 
 def sign_answer(body: bytes, *, issuer: str, audience: str, nonce: str, sign: Callable[[bytes], bytes]) -> str:
