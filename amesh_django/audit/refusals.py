@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from django.db import connections
@@ -150,7 +151,8 @@ def flush_after_request(**kwargs: Any) -> None:
     """Write the counts if it is time. Receiver of ``request_finished``."""
     if _refusals.is_due:
         _refusals.flush()
-        connections[database()].close_if_unusable_or_obsolete()  # Django's own receiver of request_finished ran before
+        with suppress(RuntimeError):  # of pytest-django, in a test that may not use the database
+            connections[database()].close_if_unusable_or_obsolete()  # Django's own receiver of request_finished ran before
 
 
 def reset() -> None:

@@ -100,9 +100,9 @@ class Freshness:
 
     def reset(self) -> None:
         """Begin like a new process."""
-        self._holds_until = self._ask_after = float("-inf")
-        #: Why requests are refused until then; empty if they are not.
-        self._stale = ""
+        self._ask_after = float("-inf")
+        #: Until when nothing must be looked at, and why requests are refused until then; empty if they are not. Threads replace it.
+        self._held = (float("-inf"), "")
         self._started, self._has_tried = self._clock(), False
 
     def ensure(self, public_key: bytes = b"") -> None:
@@ -116,15 +116,17 @@ class Freshness:
             TrustIsStale: a hub has been silent for too long, and the settings say to refuse.
             AmeshError: the list cannot be read, as for :meth:`~amesh_django.trust.SealedList.snapshot`.
         """
-        if self._monotonic() < self._holds_until and not self._stale:
+        until, stale = self._held
+        is_held = self._monotonic() < until
+        if is_held and not stale:
             return
         sealed = current_list()
         known = sealed.snapshot()
         caller = known.by_key.get(public_key)
         if caller is not None and (caller.role != CONTROLLER or is_hub(caller)):
             return
-        if self._monotonic() < self._holds_until:
-            raise TrustIsStale(detail=self._stale)
+        if is_held:
+            raise TrustIsStale(detail=stale)
         if not follows(known, self._clock()):
             self._hold(_LOOK_SECONDS)
             return
@@ -251,8 +253,9 @@ class Freshness:
                 continue
             heard = _shown(since)
             if settings.WHEN_STALE == "refuse":
-                self._hold(1.0, f"the hub {hub.device.device_id} was heard last at {heard}")
-                raise TrustIsStale(detail=self._stale)
+                stale = f"the hub {hub.device.device_id} was heard last at {heard}"
+                self._hold(1.0, stale)
+                raise TrustIsStale(detail=stale)
             if rarely(f"stale {hub.device.device_id}"):
                 logger.warning(
                     "trust_is_stale: the hub %s was heard last at %s. Requests are accepted, because AMESH['WHEN_STALE'] is 'allow'.",
@@ -263,8 +266,7 @@ class Freshness:
 
     def _hold(self, seconds: float, stale: str = "") -> None:
         """Let what was found hold for a while: nothing is looked at before."""
-        self._stale = stale
-        self._holds_until = self._monotonic() + seconds
+        self._held = (self._monotonic() + seconds, stale)
 
     def _silent_since(self, sealed: SealedList, hub: _Hub) -> float | None:
         """Return the time of its newest message. For one that has sent none: when it became a hub. None if nothing says that."""

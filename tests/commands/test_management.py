@@ -100,8 +100,8 @@ def options(parser: argparse.ArgumentParser) -> dict[tuple[str, ...], str]:
     return {tuple(action.option_strings or [action.dest]): action.help or "" for action in parser._actions}
 
 
-#: Options about what only a list in a database has: who made a change, and approval.
-SERVER_ONLY = {"--by", "--approve", "--group", "--expires"}
+#: Options about what only a server has: who made a change, approval, and the servers of a hub.
+SERVER_ONLY = {"--by", "--approve", "--group", "--expires", "--url", "--enroll", "--all-devices", "--as-hub"}
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)

@@ -37,6 +37,8 @@ class TestHub:
     def __init__(self, server: str, device: EphemeralDevice | None = None, *, epoch: str = EPOCH) -> None:
         self.device, self.server, self.epoch = device or EphemeralDevice("hub"), server, epoch
         self._serials = itertools.count(1)
+        #: Empty if there is nobody to ask.
+        self.url = ""
         self.sent = 0
 
     @property
@@ -77,7 +79,7 @@ class TestHub:
         found = FeedMessage(
             issuer=self.id,
             audience=self.server,
-            url="",  # there is nobody to ask
+            url=self.url,
             epoch=self.epoch,
             after=min(self.sent, *[event.serial - 1 for event in events]) if events else self.sent,
             head=last,

@@ -73,6 +73,7 @@ class Clock:
 def hub(amesh_server: LocalDevice, db: None) -> TestHub:
     """A hub that the server has heard, before its processes began anew."""
     found = TestHub(amesh_server.identity.device_id).trusted("revoke")
+    found.url = "https://hub.example/amesh/"
     found.greet()
     return found
 

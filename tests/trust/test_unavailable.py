@@ -60,7 +60,7 @@ def test_a_stale_connection_is_opened_again(device: EphemeralDevice, break_conne
     client = AmeshClient(device)
     for _again in range(2):
         assert client.get(CHECK_PATH).status_code == 200
-        assert connection.connection is not None
+        connection.ensure_connection()
         break_connection()
     assert client.get(CHECK_PATH).status_code == 200
     break_connection()
