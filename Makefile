@@ -47,6 +47,10 @@ demo: venv ## show the main job for real; KEEP=1 leaves the server up, BACKEND=t
 bench: system venv ## measure, beside the peers
 	$(RUN) -m tests.bench $(ARGS)
 
+.PHONY: soak
+soak: system venv ## revoke at a hub of 20 servers for five minutes, while calls fail and workers are killed
+	$(RUN) -m tests.soak $(ARGS)
+
 .PHONY: lint
 lint: venv ## style, types, import contract, migrations
 	$(RUN) -m ruff check $(SOURCES)

@@ -12,8 +12,8 @@ Theory of operation, at the hub
 4.  The sweeper is the guarantee (:mod:`.sweeping`). Every second it rings each server that is dirty, due, and not being served, and each that
     has heard nothing for 30 seconds. Several sweepers do no harm.
 5.  A delivery takes a lease by one UPDATE with a condition (:mod:`.delivery`). So two deliveries never serve the same server at once, and
-    no lock is held while the network is used. If the process is killed, the lease ends by itself, and the same events are sent again: a
-    server knows them by their serials.
+    no lock is held while the network is used. If the process is killed, the lease ends by itself within six seconds, and the same events
+    are sent again: a server knows them by their serials.
 6.  The cursor moves only by an answer that the server has signed for this very request. It moves to where the server says it is, also
     backwards: after a restored backup, the server gets again what it has lost.
 7.  An event counts only if its MAC is genuine. A revision without a genuine event is a gap: the log was changed outside Django, or

@@ -122,8 +122,8 @@ def _serve(server: Server, lease: Lease, now: Callable[[], float]) -> None:
             return
         end, with_list = now() + _MAX_SECONDS, False
         while now() < end and (servers.is_dirty(server, servers.head()) or is_silent(server, now())):
-            answered = _send(server, now, with_list=with_list)
-            if not _accept(server, lease, answered, now, with_list=with_list):
+            answered = _send(server, lease, now, with_list=with_list)
+            if answered is None or not _accept(server, lease, answered, now, with_list=with_list):
                 return
             with_list = answered.acknowledged.needs_list
     except Failed as failure:
@@ -142,8 +142,8 @@ def report_forged(server: Server) -> None:
         )
 
 
-def _send(server: Server, now: Callable[[], float], *, with_list: bool) -> _Answered:
-    """Send one message, and return the verified answer.
+def _send(server: Server, lease: Lease, now: Callable[[], float], *, with_list: bool) -> _Answered | None:
+    """Send one message, and return the verified answer, or None if the lease ended while the message was made.
 
     Raises:
         Failed: there is none.
@@ -166,6 +166,8 @@ def _send(server: Server, now: Callable[[], float], *, with_list: bool) -> _Answ
         now=moment,
         nonce=nonce,
     )
+    if not lease.renew():
+        return None
     try:
         answer = posting.post(url, body, headers={"Authorization": header, "Content-Type": "application/json"})
     except posting.NoAnswer as error:

@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from amesh_django.models import Server
 
-#: Life of a lease. It ends by itself if the process that has it is killed.
-LEASE_SECONDS = 10.0
+#: Life of a lease, which ends by itself if the process that has it is killed. It is renewed before each POST, so it must outlast one
+#: (posting.TOTAL_SECONDS, and a second for giving up), and what a message takes to make. A server waits for it after a kill.
+LEASE_SECONDS = 6.0
 #: A lease, or a time of the next attempt, that is so far ahead was written by a host with a wrong clock, and does not count.
 _MAX_AHEAD_SECONDS = 600.0
 
@@ -60,6 +61,11 @@ class Lease:
         if not self._rows.filter(is_reachable(now)).update(lease_until=until, lease_by=self._name):
             return None
         return self._rows.filter(lease_by=self._name).first()
+
+    def renew(self) -> bool:
+        """Begin the life of the lease anew. Return False if it was lost."""
+        until = moment_of(self._now() + LEASE_SECONDS)
+        return bool(self._rows.filter(lease_by=self._name).update(lease_until=until))
 
     def save(self, server: Server, **columns: Any) -> bool:
         """Write columns and keep the lease. Return False if it was lost: then nothing was written."""

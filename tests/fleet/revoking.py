@@ -36,6 +36,7 @@ class Revoker:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
+        self.pid = process.pid
 
     def revoke(self, device_id: str) -> tuple[float, float]:
         """Revoke a device. Return when that began and when it ended, in Unix seconds."""

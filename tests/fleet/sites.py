@@ -105,10 +105,11 @@ class Site:
         """Return a program of this site that is not started yet, such as a worker."""
         return Program([sys.executable, "-m", *argv], self.env, self.directory / f"{argv[0].rpartition('.')[2]}.log")
 
-    def worker(self, concurrency: int = 4) -> Program:
+    def worker(self, concurrency: int = 4, name: str = "celery") -> Program:
         """Return a Celery worker for the queue of amesh, as the documentation says."""
         argv = ("celery", "-A", "tests.celery_app", "worker", "-Q", "amesh", "-P", "threads", "-c", str(concurrency))
-        return self.program(*argv, "--prefetch-multiplier", "1", "--without-gossip", "--without-mingle", "-l", "INFO")
+        options = ("--prefetch-multiplier", "1", "--without-gossip", "--without-mingle", "-l", "INFO")
+        return self.program(*argv, *options, "-n", f"{name}@%h")
 
     def beat(self) -> Program:
         """Return the beat of Celery, which rings the sweeper."""
@@ -148,6 +149,11 @@ class Program:
     def _running(self) -> subprocess.Popen[bytes]:
         assert self._process is not None, "the program was not started"
         return self._process
+
+    @property
+    def pid(self) -> int:
+        """Its process ID."""
+        return self._running.pid
 
     @property
     def runs(self) -> bool:

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from amesh_django.fleet import delivery, feed, posting, rarely, servers
 from amesh_django.fleet.delivery import pause_after
-from amesh_django.fleet.leases import Lease
+from amesh_django.fleet.leases import LEASE_SECONDS, Lease, moment_of
 from amesh_django.models import AuditEvent, Server
 from amesh_django.test import EphemeralDevice
 from authmesh.protocol.fleet.feed import FeedMessage
@@ -351,6 +351,44 @@ def test_a_lease_that_was_lost_moves_no_cursor(other: Peer, clock: Clock) -> Non
     lease.release()
     found = Server.objects.get()
     assert (found.acked, found.lease_by) == (before, "another")
+
+
+def test_a_lease_is_renewed_before_the_message_is_sent_and_ends_soon_after_a_kill(
+    other: Peer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the message took to make, the lease outlasts the POST. It may not by much: that is how long a server waits after a kill."""
+    server = followed(other, clock)
+    laptops(1)
+    left: list[float] = []
+
+    def tick() -> float:
+        clock.now += 1
+        return clock.now
+
+    def post(*args: Any, **options: Any) -> posting.Answer:
+        until = Server.objects.values_list("lease_until", flat=True).get()
+        assert until is not None
+        left.append((until - moment_of(clock.now)).total_seconds())
+        return real(*args, **options)
+
+    real = posting.post
+    monkeypatch.setattr(posting, "post", post)
+    delivery.deliver(server.pk, now=tick)
+    assert left == [LEASE_SECONDS] and posting.TOTAL_SECONDS + 1 < LEASE_SECONDS <= posting.TOTAL_SECONDS + 3
+
+
+def test_a_message_is_not_sent_if_another_has_got_the_lease_meanwhile(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock)
+    laptops(1)
+    calls = iter(range(100))
+
+    def slow() -> float:
+        if next(calls):  # after the lease was taken
+            Server.objects.update(lease_by="another")
+        return clock.now
+
+    delivery.deliver(server.pk, now=slow)
+    assert not other.messages and Server.objects.get().lease_by == "another"
 
 
 def test_a_hub_that_was_restored_says_so(other: Peer, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
