@@ -12,7 +12,7 @@ from amesh_django.test import EphemeralDevice
 from amesh_django.trust import current_list
 from authmesh.device import LocalDevice
 from tests.enrollment.test_rotation import ask
-from tests.fleet.hubs import TestHub, row, status
+from tests.fleet.hubs import TestHub, status
 
 Trust = Callable[..., EphemeralDevice]
 pytestmark = pytest.mark.django_db
@@ -30,7 +30,8 @@ def end_overlap(device: EphemeralDevice) -> None:
     """Let the time have passed for which a key that was replaced is accepted."""
     ended = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)
     current_list().change(
-        "tests", lambda pending: pending.update(pending.select(device_id=device.identity.device_id)[0], revoked_at=ended)
+        "tests",
+        lambda pending: pending.update(pending.select(device_id=device.identity.device_id)[0], revoked_at=ended),
     )
 
 
