@@ -13,8 +13,11 @@ from amesh_django.server import server_device
 from amesh_django.spelling import manage_py
 from amesh_django.states import REVOKED, SUSPENDED
 from amesh_django.trust import SealedList, current_list
-from amesh_django.trust.damage import CHUNK_SIZE
+from amesh_django.trust.chain import is_same, link_after
+from amesh_django.trust.damage import CHUNK_SIZE, each_row
 from amesh_django.trust.groups import Groups
+from amesh_django.trust.places import log_start
+from amesh_django.trust.sealing import LogEnd
 from amesh_django.trust.verified import failure, read_groups
 from authmesh.protocol.errors import Run
 from authmesh.protocol.fleet.events import EventName, FeedEvent
@@ -104,44 +107,85 @@ def from_log(sealed: SealedList, audience: Audience, after: int, until: int) -> 
     """
     found: list[FeedEvent] = []
     covered = after
-    for revision, changes in itertools.groupby(_genuine(sealed, after, until), key=lambda change: change.revision or 0):
-        if revision != covered + 1:
-            break
-        new = list(_events_of(sealed, audience, list(changes)))
-        if found and len(found) + len(new) > MAX_EVENTS:
-            return found, covered
-        found += new
-        covered = revision
-        if covered - after >= MAX_REVISIONS:
-            return found, covered
-    if covered < until:
+    try:
+        walk = itertools.groupby(_walk(sealed, after), key=lambda change: change.revision or 0)
+        for revision, changes in walk:
+            if revision != covered + 1:
+                raise Gap
+            new = list(_events_of(sealed, audience, list(changes)))
+            if found and len(found) + len(new) > MAX_EVENTS:
+                return found, covered
+            found += new
+            covered = revision
+            if covered == until or covered - after >= MAX_REVISIONS:
+                return found, covered
+        if covered < until:
+            raise Gap
+    except Gap:
         _report_gap(sealed, covered)
-        raise Gap
+        raise
     return found, until
 
 
-def _genuine(sealed: SealedList, after: int, until: int) -> Iterator[AuditEvent]:
-    """Yield the genuine changes after a revision, in their order."""
-    for change in sealed.events(revision__gt=after, revision__lte=until):
-        if change is not None and sealed.is_genuine_event(change):
-            yield change
-        elif rarely("forged event"):
-            logger.critical(
-                "The audit log has an event that amesh did not write. It is not carried to the servers. To see what is wrong, run: %s",
-                manage_py(Run("audit", "--verify")),
-            )
+def _walk(sealed: SealedList, after: int) -> Iterator[AuditEvent]:
+    """Yield the changes after a revision along the chain of the log, up to the end that the seal binds.
+
+    The chain has every event in its place, so one that was removed or changed is missed, even if others of its revision are left.
+
+    Raises:
+        Gap: a number has no event that amesh wrote after the one before.
+    """
+    seal = sealed.read_seal()
+    last = _end_of(sealed, after)
+    end = seal.audit_seq if seal is not None else 0
+    rows = AuditEvent.objects.using(sealed.using).filter(seq__gt=last.seq, seq__lte=end).order_by("seq", "id")
+    events = (event for _pk, event in each_row(rows))
+    for seq, same in itertools.groupby(events, key=lambda event: event.seq if event is not None else None):
+        candidates = list(same)
+        good = next((one for one in candidates if one is not None and _is_after(sealed, last, one)), None)
+        if good is None or seq != last.seq + 1:
+            raise Gap
+        if len(candidates) > 1:
+            _report_forged()
+        last = LogEnd(last.seq + 1, good.link)
+        if good.revision is not None:
+            yield good
+    if last.seq < end:
+        raise Gap
+    if AuditEvent.objects.using(sealed.using).filter(revision__gt=after, seq__gt=end).exists():
+        _report_forged()
+
+
+def _end_of(sealed: SealedList, revision: int) -> LogEnd:
+    """Return the place of the last event of a revision, or of an earlier one; where the log begins if there is none."""
+    changes = AuditEvent.objects.using(sealed.using).filter(revision__lte=revision, seq__isnull=False)
+    found = changes.order_by("-seq").values_list("seq", "link").first()
+    return LogEnd(found[0] or 0, found[1]) if found is not None else log_start(sealed)
+
+
+def _is_after(sealed: SealedList, last: LogEnd, event: AuditEvent) -> bool:
+    links = (link_after(keys, last.link, last.seq + 1, event.mac) for keys in sealed.all_keys)
+    return sealed.is_genuine_event(event) and any(is_same(link, event.link) for link in links)
+
+
+def _report_forged() -> None:
+    if rarely("forged event"):
+        logger.critical(
+            "The audit log has an event that amesh did not write. It is not carried to the servers. To see what is wrong, run: %s",
+            manage_py(Run("audit", "--verify")),
+        )
 
 
 def _report_gap(sealed: SealedList, covered: int) -> None:
     """Log that a revision is missing, unless the log only begins after it: in a list of version 0.1, or an archived log."""
-    first = next(sealed.events(), None)
+    first = sealed.changes().first()
     if first is not None and (first.revision or 0) > covered:
         return
     if rarely("gap"):
         logger.critical(
-            "The audit log lacks revision %d of the allow list: events were removed or changed outside Django. The servers get the signed "
+            "The audit log lacks changes after revision %d of the allow list: events were removed or changed outside Django. The servers get the signed "
             "list of all revocations instead. To see what is wrong, run: %s",
-            covered + 1,
+            covered,
             manage_py(Run("audit", "--verify")),
         )
 

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Coroutine, Mapping
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, Final, TypeVar
 
 import httpx
@@ -50,7 +51,10 @@ class _Poster:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="amesh-post", daemon=True).start()
         self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(TOTAL_SECONDS, connect=CONNECT_SECONDS), follow_redirects=False
+            timeout=httpx.Timeout(TOTAL_SECONDS, connect=CONNECT_SECONDS),
+            follow_redirects=False,
+            # A server must not be able to give us cookies: they would be sent to others of its domain, and make their requests too large.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         )
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str], seconds: float, max_bytes: int) -> Answer:

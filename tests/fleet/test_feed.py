@@ -230,9 +230,33 @@ def test_a_revision_that_is_missing_is_noticed_and_the_list_goes_instead(caplog:
     AuditEvent.objects.filter(kind="suspend").delete()
     with caplog.at_level(logging.CRITICAL, "amesh_django.fleet"):
         found = message(server, after=after)
-    assert f"lacks revision {after + 2}" in caplog.text and "amesh_audit --verify" in caplog.text
+    assert "lacks changes after revision" in caplog.text and "amesh_audit --verify" in caplog.text
     assert (bool(found.revocations), found.until) == (True, found.head)
     assert told(found) == [("suspend", names[1]), ("lift", names[2])]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("way", ["removed", "changed", "moved"])
+def test_one_event_of_a_revision_that_is_missing_is_a_gap(place: int, way: str) -> None:
+    """Otherwise one of the devices would never be revoked at the servers."""
+    server, _itself = add_server()
+    names = [device.identity.device_id for device in laptops(3)]
+    after = servers.head().revision
+    hub().revoke_all(names)
+    rows = AuditEvent.objects.filter(kind="revoke").order_by("seq")
+    one = rows[place]
+    if way == "removed":
+        one.delete()
+    elif way == "changed":
+        AuditEvent.objects.filter(pk=one.pk).update(device_id="am_another")
+    else:  # a copy of another one takes its place
+        other = rows[(place + 1) % 3]
+        seq, one.seq = one.seq, None
+        AuditEvent.objects.filter(pk=one.pk).delete()
+        other.pk, other.seq = None, seq
+        other.save()
+    found = message(server, after=after)
+    assert found.revocations
 
 
 def test_a_log_that_begins_later_is_no_damage(caplog: pytest.LogCaptureFixture) -> None:
