@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.fleet import signed_list
 from amesh_django.test import EphemeralDevice
 from amesh_django.trust import current_list
 from authmesh.device import LocalDevice
+from authmesh.protocol.fleet.events import key_hash
 from tests.enrollment.test_rotation import ask
 from tests.fleet.hubs import TestHub, row, status
 
@@ -30,7 +34,8 @@ def end_overlap(device: EphemeralDevice) -> None:
     """Let the time have passed for which a key that was replaced is accepted."""
     ended = dt.datetime.now(dt.UTC) - dt.timedelta(seconds=1)
     current_list().change(
-        "tests", lambda pending: pending.update(pending.select(device_id=device.identity.device_id)[0], revoked_at=ended)
+        "tests",
+        lambda pending: pending.update(pending.select(device_id=device.identity.device_id)[0], revoked_at=ended),
     )
 
 
@@ -56,3 +61,46 @@ def test_a_replacement_at_the_hub_never_revokes_the_new_key(
     answer = hub.say(replaced(hub, old, new))
     assert [why for _serial, why in answer.refused] == ([] if is_added else ["known_here"])
     assert status(old) == 401 and status(new) == 200
+
+
+def test_the_list_revokes_a_replaced_key_alone(hub: TestHub, amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    """And only if the hub has added the device: another one replaces its key here itself, and may not have done so yet."""
+    added, renewed, known, next_one, other = (EphemeralDevice() for _ in range(5))
+    hub.say(hub.trust(added), hub.trust(renewed))
+    amesh_trust(known)
+    assert ask(renewed, next_one, amesh_server).status_code == 200
+    end_overlap(renewed)
+    serials = {added: 3, renewed: 3, known: 3}
+    newer = {added: other, renewed: next_one, known: other}
+    answer = hub.say(revocations=hub.list(serials, replaced=newer), after=2, until=3, head=3)
+    assert answer.applied == 3 and not answer.refused
+    assert status(added) == status(renewed) == 401
+    assert (row(added).revoke_reason, row(added).revoked_by) == ("rotated", hub.by)
+    assert status(next_one) == status(known) == 200
+    hub.say(revocations=hub.list({known: 4}), after=3, until=4, head=4)
+    assert status(known) == 401
+
+
+def test_the_list_says_which_keys_were_replaced(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    """If a device was revoked, so are the keys that it has replaced before: elsewhere, it may have no other one."""
+    old, new, gone, stolen = (EphemeralDevice() for _ in range(4))
+    own, trusted = amesh_server.identity, DatabaseAllowList(by="tests")
+    for first, second in ((old, new), (gone, stolen)):
+        amesh_trust(first)
+        assert ask(first, second, amesh_server).status_code == 200
+        end_overlap(first)
+
+    def listed(*devices: EphemeralDevice) -> list[str]:
+        signed_list.reset()
+        text = signed_list.build(time.time())
+        found = signed_list.verify(text, issuer=own.device_id, issuer_key=own.public_key, now=time.time())
+        by_key = {one.key: one.next for one in found.revoked}
+        return [by_key[key_hash(device.identity.public_key)] for device in devices]
+
+    assert listed(old, gone) == [new.identity.device_id, stolen.identity.device_id]
+    trusted.revoke(stolen.identity.device_id, reason="stolen")
+    assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
+    trusted.purge(gone.identity.device_id)
+    trusted.purge(stolen.identity.device_id)
+    trusted.purge(old.identity.device_id)
+    assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
