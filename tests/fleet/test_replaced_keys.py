@@ -17,6 +17,7 @@ from authmesh.device import LocalDevice
 from authmesh.protocol.fleet.events import key_hash
 from tests.enrollment.test_rotation import ask
 from tests.fleet.hubs import TestHub, row, status
+from tests.fleet.servers import add_server, message, told
 
 Trust = Callable[..., EphemeralDevice]
 pytestmark = pytest.mark.django_db
@@ -104,3 +105,21 @@ def test_the_list_says_which_keys_were_replaced(amesh_trust: Trust, amesh_server
     trusted.purge(stolen.identity.device_id)
     trusted.purge(old.identity.device_id)
     assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
+
+
+def test_the_end_of_a_replaced_key_is_told_from_the_rows(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    """The signed list does not have the key yet, and the server does not ask for this revision again."""
+    server, _itself = add_server(scope_of_events="enroll", groups=["*"])
+    plain, _other = add_server("https://other.example/amesh/")
+    old, new = amesh_trust(), EphemeralDevice()
+    assert ask(old, new, amesh_server).status_code == 200
+    found = message(server, epoch="", after=0)
+    (event,) = [one for one in found.events if one.device_id == old.identity.device_id]
+    assert (event.event, event.successor) == ("revoke", new.identity.device_id)
+    assert event.effective_at is not None and event.effective_at.timestamp() > time.time()
+    assert ("trust", new.identity.device_id) in told(found) and found.until == found.head
+    assert told(message(plain, epoch="", after=0)) == []
+    DatabaseAllowList(by="tests").suspend([new.identity.device_id], until=event.effective_at)
+    suspended = {one.device_id: one for one in message(plain, epoch="", after=0).events}
+    assert suspended[old.identity.device_id].until is None
+    assert suspended[new.identity.device_id].until is not None
