@@ -11,7 +11,7 @@ from amesh_django.kinds import EventKind
 from amesh_django.models import AuditEvent, Device, Server
 from amesh_django.server import server_device
 from amesh_django.spelling import manage_py
-from amesh_django.states import REVOKED, SUSPENDED
+from amesh_django.states import REVOKED, ROTATED, SUSPENDED
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.chain import is_same, link_after
 from amesh_django.trust.damage import CHUNK_SIZE, each_row
@@ -245,7 +245,9 @@ def from_rows(
     Raises:
         AllowListIntegrityFailure: the rows do not match their seal.
     """
-    rows = sorted((row for row in _verified_rows(sealed) if row.revision > after), key=lambda row: row.revision)
+    new_rows = (row for row in _verified_rows(sealed) if row.revision > after)
+    # What is said about a replaced key counts for its successors, too, until their own event follows.
+    rows = sorted(new_rows, key=lambda row: (row.revision, row.revoke_reason != ROTATED))
     undone = _undone(sealed, after) if is_known else {}
     found: list[FeedEvent] = []
     covered = after
@@ -260,9 +262,14 @@ def from_rows(
 
 def _event_of_row(audience: Audience, row: Device, undone: AuditEvent | None) -> FeedEvent | None:
     state = row.state
+    is_replaced = row.revoke_reason == ROTATED and row.revoked_by.startswith("am_")
     if state == SUSPENDED and row.suspended_at is not None:
-        reason = row.suspend_reason
-        return event("suspend", row, row.revision, row.suspended_at, reason, until=row.suspended_until)
+        # A key that was replaced does not come back: nobody would say later that its time is over.
+        until = None if is_replaced else row.suspended_until
+        return event("suspend", row, row.revision, row.suspended_at, row.suspend_reason, until=until)
+    if is_replaced and audience.is_enrolling and row.revoked_at is not None:
+        # Also if its time is over: it may not have been when the signed list was made.
+        return audience.replaced(row, row.revision, row.revoked_at)
     if state == REVOKED:
         return None
     if audience.has(row) and (undone is None or undone.kind != EventKind.LIFT):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 from amesh_django.audit.recording import record
@@ -15,6 +15,7 @@ from amesh_django.decisions.hubs import author
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
 from amesh_django.server import server_device
+from amesh_django.states import ROTATED
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.change import Change
 from amesh_django.trust.hubs import HubRows, stored_time
@@ -201,7 +202,8 @@ def _parts(events: Sequence[FeedEvent]) -> Iterator[Sequence[FeedEvent]]:
 
 
 def _as_event(one: signed_list.Revoked) -> FeedEvent:
-    return FeedEvent(one.serial, "revoke", device_id_of(one.key), one.key, one.at)
+    event = FeedEvent(one.serial, "revoke", device_id_of(one.key), one.key, one.at)
+    return replace(event, reason=ROTATED, effective_at=one.at, successor=one.next) if one.next else event
 
 
 def _verified_list(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: float) -> signed_list.SignedList:
@@ -284,7 +286,8 @@ def _apply(
     elif waiting is not None and message.epoch == row.epoch and is_last:
         row.applied = max(row.applied, min(waiting.serial - 1, message.until))
     pending.hubs.save_hub(row)
-    found = _received(row, verdict, applying.refused)
+    # The list names keys that were replaced to every server, also to those that it does not concern.
+    found = _received(row, verdict, applying.refused if is_last else ())
     found.is_held, found.retry_after = waiting is not None, minute.left(now)
     found.is_reported, found.dropped = is_reported, dropped
     return found

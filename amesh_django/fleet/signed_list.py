@@ -19,6 +19,7 @@ from amesh_django.conf import amesh_settings
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device
 from amesh_django.server import server_device
+from amesh_django.states import ROTATED
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.chain import data_of
 from amesh_django.trust.damage import UNREADABLE
@@ -73,11 +74,13 @@ class Revoked(NamedTuple):
         key: SHA-256 of the public key, 32 bytes.
         serial: revision of the hub's list.
         at: time at the hub.
+        next: device ID of the key that has replaced it; empty if it was revoked for another reason.
     """
 
     key: bytes
     serial: int
     at: dt.datetime
+    next: str = ""
 
 
 class SignedList(NamedTuple):
@@ -154,6 +157,7 @@ def _signed(row: SealRow, revoked: Iterator[Revoked], now: float) -> str:
         "revoked": [
             # A row may have been changed since the seal was read.
             {"key": b64url_encode(one.key), "serial": min(one.serial, row.revision), "at": format_time(one.at)}
+            | ({"next": one.next} if one.next else {})
             for one in revoked
         ],
     }
@@ -184,7 +188,7 @@ def _sealed(sealed: SealedList, now: float) -> tuple[SealRow, Callable[[], Itera
         if row is None or not row.epoch:
             raise NothingToSign() from None
         # A device can be revoked in such a list, too. What its rows were is in the audit log.
-        return row, lambda: _of_devices(sealed.sealed_devices(), now)
+        return row, lambda: _with_successors(dict(_of_devices(sealed.sealed_devices(), now)))
     if known.row is None or not known.row.epoch:
         raise NothingToSign()
     return known.row, lambda: _of_list(sealed, known, now)
@@ -193,40 +197,57 @@ def _sealed(sealed: SealedList, now: float) -> tuple[SealRow, Callable[[], Itera
 def _of_list(sealed: SealedList, known: Snapshot, now: float) -> Iterator[Revoked]:
     rows = Device.objects.using(sealed.using).filter(revoked_at__isnull=False).order_by()
     devices = sealed.verified(lambda: list(rows.iterator()), _has_all_revoked)
-    yield from _of_devices(devices, now)
+    found = dict(_of_devices(devices, now))
     purged = {}
     for change in sealed.events(kind=EventKind.PURGE):
         if change is not None and sealed.is_genuine_event(change):
             purged[change.device_id] = data_of(change).get("row")
     there = {device.device_id for device in known.by_key.values()} if purged else set[str]()
     for device_id, texts in purged.items():
-        if device_id not in there and isinstance(texts, dict):
-            yield from _of_texts(texts)
+        one = _of_texts(texts) if device_id not in there and isinstance(texts, dict) else None
+        if one is not None:
+            found[device_id] = one
+    yield from _with_successors(found)
+
+
+def _with_successors(found: dict[str, Revoked]) -> Iterator[Revoked]:
+    """Yield keys by device ID. One whose last successor was revoked is revoked with it: elsewhere, it may be the only key of the device."""
+    for one in found.values():
+        last, seen = one, {one.key}
+        while last.next in found and found[last.next].key not in seen:
+            last = found[last.next]
+            seen.add(last.key)
+        yield one if last.next else one._replace(serial=max(one.serial, last.serial), at=last.at, next="")
 
 
 def _has_all_revoked(known: Snapshot, devices: Sequence[Device]) -> bool:
     return len(devices) == sum(device.standing.revoked_from is not None for device in known.by_key.values())
 
 
-def _of_devices(devices: Sequence[Device], now: float) -> Iterator[Revoked]:
+def _of_devices(devices: Sequence[Device], now: float) -> Iterator[tuple[str, Revoked]]:
     for device in devices:
         # A key that was replaced is revoked from a time on.
         if device.revoked_at is not None and (device.standing.revoked_from or 0) <= now:
-            yield Revoked(
-                key_hash(decode_public_key(device.public_key)), device.revision, device.revoked_at.astimezone(dt.UTC)
-            )
+            key = key_hash(decode_public_key(device.public_key))
+            newer = _next(device.revoked_by, device.revoke_reason)
+            yield device.device_id, Revoked(key, device.revision, device.revoked_at.astimezone(dt.UTC), newer)
 
 
-def _of_texts(texts: dict[str, Any]) -> Iterator[Revoked]:
-    """Yield what the audit log says about a device that was purged."""
+def _of_texts(texts: dict[str, Any]) -> Revoked | None:
+    """Return what the audit log says about a device that was purged."""
     try:
         moment = dt.datetime.fromisoformat(texts["revoked_at"])
         aware = moment if moment.tzinfo is not None else moment.astimezone()
-        yield Revoked(
-            key_hash(decode_public_key(texts["public_key"])), int(texts["revision"]), aware.astimezone(dt.UTC)
-        )
+        key = key_hash(decode_public_key(texts["public_key"]))
+        newer = _next(texts["revoked_by"], texts["revoke_reason"])
+        return Revoked(key, int(texts["revision"]), aware.astimezone(dt.UTC), newer)
     except (*UNREADABLE, KeyError):
-        return  # only a revoked device is purged
+        return None  # only a revoked device is purged
+
+
+def _next(by: str, reason: str) -> str:
+    """Return the device ID of the key that has replaced one, from the columns of its revocation."""
+    return by if reason == ROTATED and by.startswith("am_") else ""
 
 
 def tag_of(jws: str) -> str:
@@ -341,7 +362,7 @@ def _list(claims: dict[str, Any]) -> SignedList:
         key = b64url_decode(text(one, "key"))
         if len(key) != _HASH_BYTES or serial(one, "serial") > newest:
             raise MalformedFeed()
-        revoked.append(Revoked(key, one["serial"], parse_time(text(one, "at"))))
+        revoked.append(Revoked(key, one["serial"], parse_time(text(one, "at")), text(one, "next")[:32]))
     issuer, url = text(claims, "iss"), text(claims, "sub")
     return SignedList(issuer, url, epoch, newest, serial(claims, "iat"), serial(claims, "exp"), revoked)
 

@@ -90,10 +90,11 @@ class TestHub:
         return dataclasses.replace(found, **changes)
 
     def list(self, revoked: Mapping[EphemeralDevice, int] | Sequence[EphemeralDevice] = (), /, **changes: Any) -> str:
-        """Return the signed list of keys that it has revoked: device → serial."""
+        """Return the signed list of keys that it has revoked: device → serial. *replaced* has device → the one with its new key."""
         found = dict(revoked) if isinstance(revoked, Mapping) else dict.fromkeys(revoked, 1)
         now = int(time.time())
         at = changes.pop("at", dt.datetime.now(dt.UTC))
+        replaced = changes.pop("replaced", {})
         claims = {
             "iss": self.id,
             "sub": "https://hub.example/amesh/",
@@ -104,6 +105,7 @@ class TestHub:
             "serial": max([self.sent, *found.values()]),
             "revoked": [
                 {"key": b64url_encode(key_hash(one.identity.public_key)), "serial": serial, "at": format_time(at)}
+                | ({"next": replaced[one].identity.device_id} if one in replaced else {})
                 for one, serial in found.items()
             ],
         }

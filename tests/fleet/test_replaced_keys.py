@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.fleet import signed_list
 from amesh_django.test import EphemeralDevice
 from amesh_django.trust import current_list
 from authmesh.device import LocalDevice
+from authmesh.protocol.fleet.events import key_hash
 from tests.enrollment.test_rotation import ask
-from tests.fleet.hubs import TestHub, status
+from tests.fleet.hubs import TestHub, row, status
+from tests.fleet.servers import add_server, message, told
 
 Trust = Callable[..., EphemeralDevice]
 pytestmark = pytest.mark.django_db
@@ -57,3 +62,64 @@ def test_a_replacement_at_the_hub_never_revokes_the_new_key(
     answer = hub.say(replaced(hub, old, new))
     assert [why for _serial, why in answer.refused] == ([] if is_added else ["known_here"])
     assert status(old) == 401 and status(new) == 200
+
+
+def test_the_list_revokes_a_replaced_key_alone(hub: TestHub, amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    """And only if the hub has added the device: another one replaces its key here itself, and may not have done so yet."""
+    added, renewed, known, next_one, other = (EphemeralDevice() for _ in range(5))
+    hub.say(hub.trust(added), hub.trust(renewed))
+    amesh_trust(known)
+    assert ask(renewed, next_one, amesh_server).status_code == 200
+    end_overlap(renewed)
+    serials = {added: 3, renewed: 3, known: 3}
+    newer = {added: other, renewed: next_one, known: other}
+    answer = hub.say(revocations=hub.list(serials, replaced=newer), after=2, until=3, head=3)
+    assert answer.applied == 3 and not answer.refused
+    assert status(added) == status(renewed) == 401
+    assert (row(added).revoke_reason, row(added).revoked_by) == ("rotated", hub.by)
+    assert status(next_one) == status(known) == 200
+    hub.say(revocations=hub.list({known: 4}), after=3, until=4, head=4)
+    assert status(known) == 401
+
+
+def test_the_list_says_which_keys_were_replaced(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    """If a device was revoked, so are the keys that it has replaced before: elsewhere, it may have no other one."""
+    old, new, gone, stolen = (EphemeralDevice() for _ in range(4))
+    own, trusted = amesh_server.identity, DatabaseAllowList(by="tests")
+    for first, second in ((old, new), (gone, stolen)):
+        amesh_trust(first)
+        assert ask(first, second, amesh_server).status_code == 200
+        end_overlap(first)
+
+    def listed(*devices: EphemeralDevice) -> list[str]:
+        signed_list.reset()
+        text = signed_list.build(time.time())
+        found = signed_list.verify(text, issuer=own.device_id, issuer_key=own.public_key, now=time.time())
+        by_key = {one.key: one.next for one in found.revoked}
+        return [by_key[key_hash(device.identity.public_key)] for device in devices]
+
+    assert listed(old, gone) == [new.identity.device_id, stolen.identity.device_id]
+    trusted.revoke(stolen.identity.device_id, reason="stolen")
+    assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
+    trusted.purge(gone.identity.device_id)
+    trusted.purge(stolen.identity.device_id)
+    trusted.purge(old.identity.device_id)
+    assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
+
+
+def test_the_end_of_a_replaced_key_is_told_from_the_rows(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    """The signed list does not have the key yet, and the server does not ask for this revision again."""
+    server, _itself = add_server(scope_of_events="enroll", groups=["*"])
+    plain, _other = add_server("https://other.example/amesh/")
+    old, new = amesh_trust(), EphemeralDevice()
+    assert ask(old, new, amesh_server).status_code == 200
+    found = message(server, epoch="", after=0)
+    (event,) = [one for one in found.events if one.device_id == old.identity.device_id]
+    assert (event.event, event.successor) == ("revoke", new.identity.device_id)
+    assert event.effective_at is not None and event.effective_at.timestamp() > time.time()
+    assert ("trust", new.identity.device_id) in told(found) and found.until == found.head
+    assert told(message(plain, epoch="", after=0)) == []
+    DatabaseAllowList(by="tests").suspend([new.identity.device_id], until=event.effective_at)
+    suspended = {one.device_id: one for one in message(plain, epoch="", after=0).events}
+    assert suspended[old.identity.device_id].until is None
+    assert suspended[new.identity.device_id].until is not None
