@@ -56,7 +56,7 @@ def plan(
     why = _refusal(found, row, by, may_enroll=may_enroll, is_denied=is_denied)
     if why:
         return Plan(why=why, is_noted=False)
-    if row is not None and not row.is_revoked and (not has_added or row.role != CONTROLLER):
+    if row is not None and not is_revoked(row_values(row)) and (not has_added or row.role != CONTROLLER):
         return Plan(why="known_here")
     if (row is None or is_revoked(row_values(row))) and pending.controllers >= limit:
         return Plan(why="max_controllers", is_noted=False)
@@ -94,7 +94,11 @@ def with_rights(undone: Plan, found: Trusted, row: Device, entry: HubEntry) -> P
         for one, kind, columns in undone.updates
     ]
     new = {name: value for name, value in rights.items() if getattr(row, name) != value}
-    if new and not row.is_revoked and all(one.device_id != row.device_id for one, _kind, _columns in updates):
+    if (
+        new
+        and not is_revoked(row_values(row))
+        and all(one.device_id != row.device_id for one, _kind, _columns in updates)
+    ):
         updates.append((row, EventKind.TRUST, new))
     return replace(undone, updates=updates, until=until)
 

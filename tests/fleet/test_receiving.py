@@ -9,13 +9,16 @@ from typing import Any
 
 import pytest
 from django.urls import reverse
+from django.utils import timezone
 
 from amesh_django import conf, lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.fleet import receiving
 from amesh_django.models import AllowListSeal, AuditEvent, Device, Hub, HubEntry
+from amesh_django.states import ROTATED
 from amesh_django.test import AmeshClient, EphemeralDevice
 from amesh_django.trust import current_list
+from amesh_django.trust.change import Change
 from authmesh.device import LocalDevice
 from authmesh.protocol.fleet.errors import PermissionMissing
 from authmesh.protocol.fleet.events import Trusted
@@ -377,6 +380,26 @@ def test_who_comes_back_has_the_rights_that_the_hub_names(
     about = Trusted(unknown.identity.public_key, "late")
     enroller.say(enroller.event(undo, unknown, trusted=about))
     assert status(unknown) == 200
+
+
+def test_a_device_in_the_overlap_of_its_keys_is_not_the_hubs(
+    enroller: TestHub, settings: Any, amesh_trust: Trust
+) -> None:
+    """Its old key is revoked from a time to come, and accepted until then."""
+    settings.AMESH = {**settings.AMESH, "HUB_MAY_GRANT": ["print"]}
+    lifecycle.reset()
+    device = amesh_trust()
+    moment = (timezone.now() + dt.timedelta(minutes=5)).replace(microsecond=0)
+
+    def replace(pending: Change) -> None:
+        found = pending.find(device_id=device.identity.device_id)
+        assert found is not None
+        pending.update(found, revoked_at=moment, revoked_by="am_newer", revoke_reason=ROTATED)
+
+    current_list().change("rotation", replace)
+    answer = enroller.say(enroller.trust(device, permissions={"print": True}))
+    assert [why for _serial, why in answer.refused] == ["known_here"]
+    assert row(device).permissions == {} and row(device).revoked_at == moment
 
 
 def test_decisions_here_win_over_a_hub_that_adds(enroller: TestHub, settings: Any, amesh_trust: Trust) -> None:
