@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from django.conf import settings
@@ -25,11 +25,15 @@ from tests.fleet.peers import Peer, Reply, peer
 from tests.fleet.servers import hub, laptops
 from tests.fleet.sites import Site
 from tests.support import databases, services
+from tests.support.services import until
 
 if TYPE_CHECKING:
     from pytest_django import DjangoDbBlocker
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+#: A revocation that waits for its broker takes longer than this, however busy the machine is: the broker never answers.
+HELD_UP_SECONDS = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +74,6 @@ def settle(other: Peer) -> None:
     rows.update(epoch=other.epoch, acked=other.applied, last_sent_at=moment_of(time.time()))
 
 
-def until(found: Callable[[], Any], seconds: float = 15) -> float:
-    """Wait until something is true, and return the seconds that it took."""
-    started = time.monotonic()
-    while not found():
-        assert time.monotonic() - started < seconds, "It did not happen in time."
-        time.sleep(0.02)
-    return time.monotonic() - started
-
-
 def acknowledged(other: Peer) -> bool:
     row = Server.objects.get(device_id=other.device.identity.device_id)
     return (row.epoch, row.acked, row.lease_by) == (*servers.head(), "")
@@ -114,14 +109,14 @@ def test_the_worker_delivers_and_a_broker_that_hangs_or_is_down_holds_nobody_up(
     )
     with site.worker() as worker:
         until(lambda: "ready." in worker.output())
-        assert site.python(revoking.format(names[0])) < 1
-        assert until(lambda: acknowledged(other)) < 1.5
+        assert site.python(revoking.format(names[0])) < HELD_UP_SECONDS
+        until(lambda: acknowledged(other))
         assert other.told() == [("revoke", names[0])]
         with stopped(redis_server):
-            assert site.python(revoking.format(names[1])) < 1
+            assert site.python(revoking.format(names[1])) < HELD_UP_SECONDS
             assert not acknowledged(other)
         nowhere = f"redis://{services.HOST}:{services.free_port()}/0"
-        assert site.python(revoking.format(names[2]), TEST_BROKER_URL=nowhere) < 1
+        assert site.python(revoking.format(names[2]), TEST_BROKER_URL=nowhere) < HELD_UP_SECONDS
         with site.beat():
             until(lambda: acknowledged(other))
     assert other.told() == [("revoke", name) for name in names]

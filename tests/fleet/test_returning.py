@@ -10,6 +10,7 @@ import pytest
 from amesh_django.test.devices import EphemeralDevice
 from tests.fleet.sites import Site, introduce
 from tests.support import databases
+from tests.support.services import until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.unversioned]
 
@@ -36,6 +37,8 @@ def test_a_server_that_was_down_asks_once_and_refuses(_sqlite_template: Path, tm
             assert server.accepts(lost)
         hub.python(f"trusted.revoke({lost.identity.device_id!r}, reason='stolen')")
         before = running.output().count("POST /amesh/feed/pull")
-        with server.serving(workers=4), ThreadPoolExecutor(8) as pool:
+        # All workers begin before the first request: one that begins later asks for itself.
+        with server.serving(workers=4, GUNICORN_CMD_ARGS="--preload") as restarted, ThreadPoolExecutor(8) as pool:
+            until(lambda: restarted.output().count("Booting worker") == 4)
             assert list(pool.map(lambda _n: server.accepts(lost), range(8))) == [False] * 8
         assert running.output().count("POST /amesh/feed/pull") - before == 1

@@ -48,6 +48,15 @@ def free_port() -> int:
     raise RuntimeError(f"No free port from {_PORTS.start} to {_PORTS.stop}: end the servers that hold them.")
 
 
+def until(found: Callable[[], object], seconds: float = 30) -> float:
+    """Wait until something is true, and return the seconds that it took."""
+    started = time.monotonic()
+    while not found():
+        assert time.monotonic() - started < seconds, "It did not happen in time."
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
 def program(*names: str, package: str, folders: Sequence[Path] = ()) -> Path:
     """The first of `names` that is in `folders` or on PATH; without one the test is skipped, saying what to install."""
     for name in names:
