@@ -86,7 +86,7 @@ def plan(sealed: SealedList, before: dt.datetime) -> Cut:
         raise _damaged("The row that says where the audit log ends was changed or removed outside Django.")
     start, last = log_start(sealed), found[0].seq if found is not None else 0
     newer = _events(sealed).filter(seq__gt=start.seq, at__gte=before).aggregate(found=Min("seq"))["found"]
-    to = last if newer is None else min(last, newer - 1)
+    to = _whole(sealed, last if newer is None else min(last, newer - 1))
     needed, url = _needed(sealed)
     is_limited = needed is not None and needed <= to
     to = needed - 1 if needed is not None and is_limited else to
@@ -212,6 +212,20 @@ def verify_file(sealed: SealedList, path: Path) -> Archive:
 
 def _events(sealed: SealedList) -> QuerySet[AuditEvent]:
     return AuditEvent.objects.using(sealed.using)
+
+
+def _whole(sealed: SealedList, to: int) -> int:
+    """Return the last event before which no revision is cut in two: the feed takes what is left of one for all of it.
+
+    Args:
+        sealed: the list.
+        to: the last event that is old enough.
+    """
+    following = _events(sealed).filter(seq=to + 1).values_list("revision", flat=True).first()
+    if following is None:
+        return to
+    first = _events(sealed).filter(revision=following, seq__isnull=False).aggregate(found=Min("seq"))["found"]
+    return to if first is None else min(to, first - 1)
 
 
 def _needed(sealed: SealedList) -> tuple[int | None, str]:

@@ -201,6 +201,15 @@ def test_what_a_server_of_the_fleet_was_not_told_stays(devices: DatabaseAllowLis
     assert fault() == ""
 
 
+def test_a_revision_is_never_cut_in_two(devices: DatabaseAllowList, tmp_path: Path) -> None:
+    """The feed would take what is left of it for all of it, and the servers would lack the rest."""
+    devices.add_all([entry(number) for number in (10, 11, 12)])
+    rows = list(AuditEvent.objects.filter(revision=AllowListSeal.objects.get().revision).order_by("seq"))
+    assert len(rows) == 3 and rows[0].at < rows[1].at
+    assert archive(tmp_path / "1", rows[1].at).end.seq == (rows[0].seq or 0) - 1
+    assert fault() == ""
+
+
 def test_the_log_is_rekeyed_after_an_archive(devices: DatabaseAllowList, tmp_path: Path, settings: Any) -> None:
     archive(tmp_path / "1")
     new = tmp_path / "seal.key"
