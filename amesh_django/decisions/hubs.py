@@ -44,7 +44,8 @@ def suspends(entry: HubEntry, moment: dt.datetime) -> bool:
 
 def follows_hubs(pending: Change) -> bool:
     """Return True if any hub has said anything here, so that its words must be read."""
-    return Hub.objects.using(pending.hubs.using).exists()
+    # The words count also if the row of the hub was removed outside Django.
+    return any(model.objects.using(pending.hubs.using).exists() for model in (Hub, HubEntry))
 
 
 def revoked_keys(pending: Change, public_keys: Iterable[bytes]) -> set[bytes]:

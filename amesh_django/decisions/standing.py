@@ -160,7 +160,7 @@ class Standing(Deciding):
         def work(pending: Change) -> None:
             for device_id in dict.fromkeys(device_ids):
                 row = any_row(pending, device_id)
-                if not row.is_revoked:
+                if not is_revoked(row_values(row)):
                     raise AllowListError(
                         _("%(device)s is still trusted; nothing was changed.") % {"device": device_id},
                         hint=_("Revoke the device, then purge it."),

@@ -24,6 +24,8 @@ from tests.commands.test_deciding import run
 from tests.commands.test_naming_devices import FrontEnd
 from tests.support.directories import VECTORS
 from tests.support.front_ends import invoke
+from tests.trust.test_clocks import rotate
+from tests.trust.test_database_allow_list import entry
 
 
 @pytest.fixture(params=["amesh", "manage.py"])
@@ -133,6 +135,16 @@ def test_map_and_purge(devices: DatabaseAllowList) -> None:
     devices.revoke(Device.objects.get().device_id)
     assert run("purge", "laptop", "--yes")[0] == 0 and not Device.objects.exists()
     assert devices.verify().ok
+
+
+def test_a_key_that_is_replaced_and_still_accepted_is_not_purged(
+    devices: DatabaseAllowList, amesh_server: LocalDevice
+) -> None:
+    for number in (1, 2):
+        devices.add(entry(number))
+    rotate(1, 2)
+    with pytest.raises(AllowListError, match="still trusted"):
+        devices.purge(entry(1).device_id)
 
 
 def test_many_devices_are_purged_in_one_change(devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch) -> None:

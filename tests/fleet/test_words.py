@@ -116,6 +116,16 @@ def test_damage_is_named_stops_nothing_and_stays_visible(
     assert status(later) == 401 and manage("integrity")[0] == 0
 
 
+def test_the_words_count_without_the_row_of_the_hub(hub: TestHub) -> None:
+    """Otherwise one statement of SQL would let a key enroll that the hub has revoked."""
+    gone = EphemeralDevice()
+    hub.say(hub.event("revoke", gone))
+    sql("DELETE FROM amesh_hub")
+    assert DatabaseAllowList(by="import").add_all([gone.entry()]) and not Device.objects.filter(
+        device_id=gone.identity.device_id
+    )
+
+
 def test_an_older_row_that_is_put_back_is_found(hub: TestHub) -> None:
     device = EphemeralDevice()
     hub.say(hub.event("reinstate", device))
