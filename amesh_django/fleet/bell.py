@@ -1,4 +1,4 @@
-"""The bell: after a commit, whoever delivers is told that the servers may lack something. It never blocks, and never raises.
+"""The bell: after a commit, the process that delivers is told that the servers may lack something. It never blocks, and never raises.
 
 One daemon thread of each process rings, because to hand a task to a broker may take any time: a broker that was stopped accepts
 connections, and never answers. What comes meanwhile is rung once, when the thread goes on. A ring may be lost; the sweeper finds what is dirty.
@@ -64,16 +64,16 @@ class _Bell:
             self._ring_all(pks)
 
     def _ring_all(self, pks: list[int]) -> None:
-        try:
-            for pk in pks:
+        for pk in pks:
+            try:
                 if self.ringer is not None:
                     self.ringer(pk)
-        except Exception as error:  # whatever a broker and its library may raise
-            if rarely("bell"):
-                logger.warning(
-                    "The task that tells the servers of a change could not be handed to Celery (%s). The sweeper delivers the change.",
-                    type(error).__name__,
-                )
+            except Exception as error:  # any that a broker and its library may raise
+                if rarely("bell"):
+                    logger.warning(
+                        "The task that tells the servers of a change could not be handed to Celery (%s). The sweeper delivers the change.",
+                        type(error).__name__,
+                    )
 
 
 _bell = _Bell()

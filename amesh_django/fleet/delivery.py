@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+from django.db import DatabaseError
 
 from amesh_django.audit.recording import record
 from amesh_django.kinds import EventKind
@@ -43,7 +44,10 @@ _MAX_SECONDS = 30.0
 #: Refusals that the row of a server keeps.
 _MAX_REFUSED = 50
 _MAX_RETRY_SECONDS = 300.0
+#: Time for a message with the whole list, which the server seals before it answers.
+LIST_SECONDS = 20.0
 _SYSTEM = Actor("amesh", "system")
+_AHEAD = "The server has applied more than this hub has: an older list was restored here. Find out why, then reseal the list."
 _HELD = "The server holds changes back, because this hub has made too many in a minute."
 _HINTS = {
     401: "The server does not accept the key of this hub. On the server, check that manage.py amesh_list lists this hub as a controller.",
@@ -73,6 +77,12 @@ class _Answered:
     status: int
     acknowledged: Acknowledgement
     retry_after: float
+
+    @property
+    def is_progress(self) -> bool:
+        """True if the server has applied something of the message."""
+        found, message = self.acknowledged, self.message
+        return found.epoch == message.epoch and found.applied > message.after
 
 
 def deliver(pk: int, *, now: Callable[[], float] = time.time) -> None:
@@ -120,16 +130,25 @@ def _serve(server: Server, lease: Lease, now: Callable[[], float]) -> None:
         if not servers.is_genuine(server):
             report_forged(server)
             return
-        end, with_list = now() + _MAX_SECONDS, False
+        end, with_list, has_gone_back = now() + _MAX_SECONDS, False, False
         while now() < end and (servers.is_dirty(server, servers.head()) or is_silent(server, now())):
             answered = _send(server, lease, now, with_list=with_list)
-            if answered is None or not _accept(server, lease, answered, now, with_list=with_list):
+            if answered is None:
+                return
+            if not _accept(server, lease, answered, now, with_list=with_list, has_gone_back=has_gone_back):
                 return
             with_list = answered.acknowledged.needs_list
+            has_gone_back |= not answered.is_progress
     except Failed as failure:
         _fail(server, lease, str(failure), failure.retry_after, now)
     except AmeshError as error:
         _fail(server, lease, error.text(manage_py), 0.0, now)
+    except DatabaseError:
+        raise
+    except Exception as error:  # of an address or a row that nobody expected: the pauses hold for it, too
+        if rarely(f"unexpected {server.pk}"):
+            logger.exception("The server %s could not be told of changes.", server.device_id)
+        _fail(server, lease, f"The delivery failed ({type(error).__name__}). The log of the hub has more.", 0.0, now)
 
 
 def report_forged(server: Server) -> None:
@@ -166,10 +185,12 @@ def _send(server: Server, lease: Lease, now: Callable[[], float], *, with_list: 
         now=moment,
         nonce=nonce,
     )
-    if not lease.renew():
+    seconds = LIST_SECONDS if message.revocations else posting.TOTAL_SECONDS
+    if not lease.renew(seconds - posting.TOTAL_SECONDS):
         return None
+    headers = {"Authorization": header, "Content-Type": "application/json"}
     try:
-        answer = posting.post(url, body, headers={"Authorization": header, "Content-Type": "application/json"})
+        answer = posting.post(url, body, headers=headers, seconds=seconds)
     except posting.NoAnswer as error:
         raise Failed(str(error)) from None
     retry_after = _retry_after(answer.headers)
@@ -209,8 +230,18 @@ def _retry_after(headers: Mapping[str, str]) -> float:
     return min(float(text), _MAX_RETRY_SECONDS) if re.fullmatch(r"[0-9]{1,9}", text) else 0.0
 
 
-def _accept(server: Server, lease: Lease, answered: _Answered, now: Callable[[], float], *, with_list: bool) -> bool:
+def _accept(
+    server: Server,
+    lease: Lease,
+    answered: _Answered,
+    now: Callable[[], float],
+    *,
+    with_list: bool,
+    has_gone_back: bool,
+) -> bool:
     """Store what a server has acknowledged. Return True if it may be sent more at once.
+
+    A server that was restored may go back, once in a delivery: one that goes on and back must not be sent messages without a pause.
 
     Raises:
         Failed: the answer leads nowhere.
@@ -229,7 +260,8 @@ def _accept(server: Server, lease: Lease, answered: _Answered, now: Callable[[],
         )
     is_held = answered.status == 429
     lacks = (found.epoch, found.applied) != (message.epoch, message.head) and not is_ahead
-    is_stuck = lacks and not is_held and (with_list if asks else not moved)
+    goes_on = answered.is_progress or (moved and not has_gone_back)
+    is_stuck = lacks and not is_held and (with_list if asks else not goes_on)
     columns: dict[str, Any] = {
         "epoch": found.epoch[:32],
         "acked": found.applied,
@@ -239,7 +271,9 @@ def _accept(server: Server, lease: Lease, answered: _Answered, now: Callable[[],
     }
     if not is_stuck:
         pause = moment_of(now() + max(1.0, answered.retry_after)) if is_held else None
-        columns |= {"attempts": 0, "next_attempt_at": pause, "last_error": _HELD if is_held else ""}
+        columns |= {"next_attempt_at": pause, "last_error": _HELD if is_held else _AHEAD if is_ahead else ""}
+        if answered.is_progress or not lacks or is_held:
+            columns["attempts"] = 0
     if not lease.save(server, **columns):
         return False
     if message.events or message.revocations:

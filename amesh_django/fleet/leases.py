@@ -62,9 +62,13 @@ class Lease:
             return None
         return self._rows.filter(lease_by=self._name).first()
 
-    def renew(self) -> bool:
-        """Begin the life of the lease anew. Return False if it was lost."""
-        until = moment_of(self._now() + LEASE_SECONDS)
+    def renew(self, more: float = 0.0) -> bool:
+        """Begin the life of the lease again. Return False if it was lost.
+
+        Args:
+            more: seconds that it must outlast :data:`LEASE_SECONDS`.
+        """
+        until = moment_of(self._now() + LEASE_SECONDS + more)
         return bool(self._rows.filter(lease_by=self._name).update(lease_until=until))
 
     def save(self, server: Server, **columns: Any) -> bool:

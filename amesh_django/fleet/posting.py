@@ -51,7 +51,7 @@ class _Poster:
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="amesh-post", daemon=True).start()
         self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(TOTAL_SECONDS, connect=CONNECT_SECONDS),
+            timeout=httpx.Timeout(None, connect=CONNECT_SECONDS),  # the whole request has a limit of its own
             follow_redirects=False,
             # A server must not be able to give us cookies: they would be sent to others of its domain, and make their requests too large.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),

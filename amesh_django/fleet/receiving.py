@@ -144,7 +144,7 @@ def apply_message(message: FeedMessage, hub: HubDevice, *, now: float) -> Acknow
     """Apply a message whose author is known, and return what this server has of the hub's list then.
 
     Args:
-        message: the message. Whoever calls this has checked that the hub signed it, and for this server.
+        message: the message. The caller has checked that the hub signed it, and for this server.
         hub: the hub, from the sealed list.
         now: Unix seconds.
 
@@ -315,7 +315,8 @@ def _advance(row: Hub, message: FeedMessage, until: int, now: float) -> None:
         row.epoch, row.applied, row.head, row.issued_at = message.epoch, 0, 0, 0
     row.applied = max(row.applied, until)
     row.head = max(row.head, message.head)
-    row.issued_at = max(row.issued_at, message.issued_at)
+    # A hub whose clock was ahead must not switch off the detection of an older list until then.
+    row.issued_at = min(max(row.issued_at, message.issued_at), int(now) + MAX_SKEW_SECONDS)
     if message.url and is_server_url(message.url):
         row.url = message.url
     if row.applied >= row.head:  # only then this server knows all that the hub knows

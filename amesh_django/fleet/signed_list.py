@@ -29,7 +29,7 @@ from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.encoding import b64url_decode, b64url_encode, format_time, parse_time
 from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, InvalidInput, RequestError
 from authmesh.protocol.fleet.errors import MalformedFeed, UnverifiedMessage
-from authmesh.protocol.fleet.events import key_hash, serial, text
+from authmesh.protocol.fleet.events import epoch, key_hash, serial, text
 from authmesh.protocol.fleet.feed import MAX_MESSAGE_BYTES
 from authmesh.protocol.keys import decode_public_key, load_public_key
 
@@ -45,7 +45,6 @@ _KEEP_SECONDS = 10
 #: Largest difference between the clocks of hub and server, in seconds.
 _MAX_SKEW_SECONDS = 60
 _HASH_BYTES = 32
-_MAX_EPOCH = 32
 
 
 class FleetPartMissing(RequestError):
@@ -253,7 +252,7 @@ def _next(by: str, reason: str) -> str:
 def tag_of(jws: str) -> str:
     """Return the entity tag (RFC 9110 §8.8.3) of a list that this process has made. Other processes make the same one.
 
-    A list that was made in another hour has another one, so that whoever fetches it gets a new one before it expires.
+    A list that was made in another hour has another one, so that a program that fetches it gets a new one before it expires.
     """
     found = json.loads(b64url_decode(jws.split(".", 2)[1]))
     return f'W/"{found["epoch"]}-{found["serial"]}-{len(found["revoked"])}-{found["iat"] // 3600}"'
@@ -352,8 +351,8 @@ def _claims(jws: str, issuer_key: bytes | None) -> dict[str, Any]:
 
 
 def _list(claims: dict[str, Any]) -> SignedList:
-    raw, epoch, newest = claims.get("revoked"), text(claims, "epoch"), serial(claims, "serial")
-    if not isinstance(raw, list) or not 0 < len(epoch) <= _MAX_EPOCH:
+    raw, name, newest = claims.get("revoked"), epoch(claims), serial(claims, "serial")
+    if not isinstance(raw, list) or not name:
         raise MalformedFeed()
     revoked = []
     for one in raw:
@@ -364,7 +363,7 @@ def _list(claims: dict[str, Any]) -> SignedList:
             raise MalformedFeed()
         revoked.append(Revoked(key, one["serial"], parse_time(text(one, "at")), text(one, "next")[:32]))
     issuer, url = text(claims, "iss"), text(claims, "sub")
-    return SignedList(issuer, url, epoch, newest, serial(claims, "iat"), serial(claims, "exp"), revoked)
+    return SignedList(issuer, url, name, newest, serial(claims, "iat"), serial(claims, "exp"), revoked)
 
 
 def reset() -> None:

@@ -80,19 +80,27 @@ def _ring_all(ring: Callable[[int], object], now: float) -> Swept:
                 forged += 1
                 continue
             servers.renew(server)
-            if server.pk in reachable and (servers.is_dirty(server, head) or is_silent(server, now)):
-                ring(server.pk)
+            is_due = server.pk in reachable and (servers.is_dirty(server, head) or is_silent(server, now))
+            if is_due and _is_rung(ring, server.pk):
                 rung.append(server.pk)
     except AmeshError as error:
         _complain("Nothing is carried to the servers", error)
+    return Swept(tuple(rung), forged)
+
+
+def _is_rung(ring: Callable[[int], object], pk: int) -> bool:
+    """Ring a server. Return False if that failed: it must not keep the others from being rung."""
+    try:
+        ring(pk)
     except DatabaseError:
         raise
-    except Exception as error:  # whatever a broker and its library may raise
+    except Exception as error:  # any that a broker and its library may raise
         if rarely("sweeper"):
             logger.warning(
                 "Deliveries could not be handed to Celery (%s). They are handed over later.", type(error).__name__
             )
-    return Swept(tuple(rung), forged)
+        return False
+    return True
 
 
 def _note(now: float) -> None:

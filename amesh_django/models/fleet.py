@@ -41,7 +41,7 @@ class Server(models.Model):
     added_at = models.DateTimeField(_("added"))
     added_by = models.CharField(_("added by"), max_length=150, blank=True)
     mac = models.CharField(max_length=64)
-    #: What the server has acknowledged: the epoch of the list, and the serial. A hint: the server says it anew with each answer.
+    #: What the server has acknowledged: the epoch of the list, and the serial. A hint: the server says it again with each answer.
     epoch = models.CharField(max_length=32, blank=True)
     acked = models.BigIntegerField(_("acknowledged"), default=0)
     #: Attempts since the last answer; the time before which there is no other one.

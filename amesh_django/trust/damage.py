@@ -133,7 +133,7 @@ def _row(pk: int, model: type[models.Model], name: str = "") -> str:
 def read_activity(devices: Sequence[Device], using: str) -> None:
     """Read the activity of devices, each of which then has it as ``activity``. One that cannot be read counts as none.
 
-    It is not joined with the devices: whoever damages a row of it must not hide a device, nor keep it from being revoked.
+    It is not joined with the devices: a row of it that was damaged must not hide a device, nor keep it from being revoked.
 
     Args:
         devices: the rows.

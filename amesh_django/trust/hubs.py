@@ -272,11 +272,11 @@ class HubRows:
         return found
 
     def renew(self, *, accept: bool) -> None:
-        """Write all rows anew, under the keys of this object.
+        """Write all rows again, under the keys of this object.
 
         Args:
             accept: True accepts the rows that amesh wrote as all that there are, and removes the others. A hub whose row it did not write
-                begins anew, and sends all its revocations. False keeps all that is wrong with the rows as it is.
+                begins again, and sends all its revocations. False keeps all that is wrong with the rows as it is.
         """
         wrong = {} if accept else self.problems()
         totals, counts, good = dict[str, int](), dict[str, int](), list[HubEntry]()

@@ -10,6 +10,7 @@ from amesh_django.fleet import feed, servers
 from amesh_django.models import Server
 from amesh_django.test import EphemeralDevice
 from authmesh.protocol.fleet.feed import FeedMessage
+from tests.fleet.peers import Peer
 
 URL = "https://server.example/amesh/"
 
@@ -30,6 +31,12 @@ def add_server(url: str = URL, device: EphemeralDevice | None = None, **options:
     device = device or EphemeralDevice("server")
     hub().add(device.entry("target"))
     return servers.add(device.identity.device_id, url, by="alice", **options), device
+
+
+def follow(other: Peer, **options: Any) -> Server:
+    """Make the other end of a delivery a server of this hub."""
+    hub().add(other.device.entry("target"))
+    return servers.add(other.device.identity.device_id, other.url, **options)
 
 
 def message(server: Server, *, after: int | None = None, epoch: str | None = None, **options: Any) -> FeedMessage:

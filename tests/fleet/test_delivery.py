@@ -8,44 +8,23 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import httpx
 import pytest
 from django.utils import timezone
 
-from amesh_django.fleet import delivery, feed, posting, rarely, servers
+from amesh_django.fleet import delivery, feed, posting, servers
 from amesh_django.fleet.delivery import pause_after
 from amesh_django.fleet.leases import LEASE_SECONDS, Lease, moment_of
 from amesh_django.models import AuditEvent, Server
 from amesh_django.test import EphemeralDevice
 from authmesh.protocol.fleet.feed import FeedMessage
-from tests.fleet.peers import Clock, Peer, Reply, peer
-from tests.fleet.servers import hub, laptops
+from tests.fleet.peers import Clock, Peer, Reply
+from tests.fleet.servers import follow, hub, laptops
 
 pytestmark = pytest.mark.usefixtures("db", "amesh_server")
-
-
-@pytest.fixture(autouse=True)
-def _said() -> None:
-    rarely.reset()
-
-
-@pytest.fixture
-def other() -> Iterator[Peer]:
-    with peer() as found:
-        yield found
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def follow(other: Peer, **options: Any) -> Server:
-    hub().add(other.device.entry("target"))
-    return servers.add(other.device.identity.device_id, other.url, **options)
 
 
 def followed(other: Peer, clock: Clock, **options: Any) -> Server:
@@ -282,6 +261,7 @@ def test_the_pauses_between_attempts() -> None:
 def test_a_server_that_hangs_is_left_in_time(how: str, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """It sends nothing, or a byte now and then, so that no single read takes long."""
     monkeypatch.setattr(posting, "TOTAL_SECONDS", 0.4)
+    monkeypatch.setattr(delivery, "LIST_SECONDS", 0.4)
     ended = threading.Event()
 
     def dribble(listening: socket.socket) -> None:
@@ -298,7 +278,7 @@ def test_a_server_that_hangs_is_left_in_time(how: str, clock: Clock, monkeypatch
         started = time.monotonic()
         delivered(server, clock)
         ended.set()
-    assert "within 0.4 seconds" in server.last_error and time.monotonic() - started < 1
+    assert "within 0.4 seconds" in server.last_error and time.monotonic() - started < 5
 
 
 def test_a_row_that_was_changed_outside_django_is_sent_nothing(
@@ -398,3 +378,57 @@ def test_a_hub_that_was_restored_says_so(other: Peer, clock: Clock, caplog: pyte
     with caplog.at_level(logging.CRITICAL, "amesh_django.fleet"):
         delivered(server, clock)
     assert "an older list was restored here" in caplog.text and len(other.messages) == 1
+    assert "an older list was restored here" in server.last_error
+
+
+def test_a_server_that_goes_on_and_back_is_not_asked_without_a_pause(other: Peer, clock: Clock) -> None:
+    server = followed(other, clock)
+    before = other.applied
+    laptops(1)
+    laptops(1)
+
+    def alternates(message: FeedMessage, reply: Reply) -> Reply:
+        other.applied = before - len(other.messages) % 2
+        return 200, other.acknowledge(message, other.nonces[-1]), {}
+
+    other.behave = alternates
+    delivered(server, clock)
+    assert len(other.messages) <= 3 and server.attempts == 1 and "does not apply" in server.last_error
+
+
+def test_an_error_that_nobody_expected_waits_and_is_shown(
+    other: Peer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = followed(other, clock)
+    laptops(1)
+
+    def fails(*args: Any, **options: Any) -> None:
+        raise httpx.InvalidURL("secret")
+
+    monkeypatch.setattr(posting, "post", fails)
+    delivered(server, clock)
+    assert (server.attempts, server.last_error) == (1, "The delivery failed (InvalidURL). The log of the hub has more.")
+    assert server.next_attempt_at is not None
+
+
+def test_a_list_has_more_time_and_a_longer_lease(other: Peer, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server seals all of it before it answers. Without that time, it would get the list again and again."""
+    server, seconds = follow(other), []
+
+    def looks(*args: Any, **options: Any) -> None:
+        lease = Server.objects.get().lease_until
+        assert lease is not None
+        seconds.append((options["seconds"], round((lease - moment_of(clock())).total_seconds())))
+        raise posting.NoAnswer("No.")
+
+    monkeypatch.setattr(posting, "post", looks)
+    delivered(server, clock)
+    assert seconds == [(20.0, 23)]
+
+
+def test_a_server_cannot_give_us_cookies(other: Peer, clock: Clock) -> None:
+    """They would be sent to other servers of its domain, and make their requests too large."""
+    server = follow(other)
+    other.behave = lambda message, reply: (reply[0], reply[1], {"Set-Cookie": "a=b; Path=/"})
+    delivered(server, clock)
+    assert other.messages and posting._poster is not None and not list(posting._poster._client.cookies.jar)

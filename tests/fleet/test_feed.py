@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from django.utils import timezone
 
 from amesh_django.enrollment import rotating
-from amesh_django.fleet import feed, rarely, servers
+from amesh_django.fleet import feed, servers
 from amesh_django.models import AuditEvent, Device
 from amesh_django.test import EphemeralDevice
 from amesh_django.trust import current_list
@@ -23,11 +23,6 @@ from authmesh.protocol.rotation import build_rotation
 from tests.fleet.servers import add_server, hub, laptops, message, told
 
 pytestmark = pytest.mark.usefixtures("db", "amesh_server")
-
-
-@pytest.fixture(autouse=True)
-def _said() -> None:
-    rarely.reset()
 
 
 def test_revoking_and_suspending_reach_every_server_in_their_order() -> None:

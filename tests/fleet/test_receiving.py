@@ -218,10 +218,12 @@ def test_a_message_that_another_one_has_overtaken_is_no_reason_to_worry(
     hub: TestHub, amesh_trust: Trust, caplog: pytest.LogCaptureFixture
 ) -> None:
     device = amesh_trust()
-    hub.say(hub.event("revoke", device, 41), after=0, head=41, until=41)
+    made = hub.message().issued_at
+    hub.say(hub.event("revoke", device, 41), after=0, head=41, until=41, issued_at=made)
     caplog.clear()
-    assert hub.say(hub.event("reinstate", device, 39), after=35, head=39, until=39).applied == 41
-    hub.say(after=35, head=39, until=39)
+    late = hub.event("reinstate", device, 39)
+    assert hub.say(late, after=35, head=39, until=39, issued_at=made).applied == 41
+    hub.say(after=35, head=39, until=39, issued_at=made)
     assert "restored from a backup" not in caplog.text and status(device) == 401
 
 

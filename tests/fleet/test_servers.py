@@ -120,7 +120,7 @@ def test_after_a_rekey_the_rows_get_their_mac_under_the_new_secret(tmp_path: Any
     settings.AMESH = {**own, "SEAL_KEY_FILES": [str(new), None]}
     assert current_list().rekey()
     assert servers.is_genuine(server)
-    servers.renew(server)
+    servers.renew_all()
     settings.AMESH = {**own, "SEAL_KEY_FILES": [str(new)]}
     lifecycle.reset()
     assert servers.is_genuine(servers.find(server.device_id)) and not servers.is_genuine(server)

@@ -6,6 +6,7 @@ from argparse import ArgumentParser
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.conf import amesh_settings
 from amesh_django.enrollment import tokens
+from amesh_django.fleet import servers
 from amesh_django.management.base import AmeshCommand
 from amesh_django.trust.integrity import IntegrityReport
 from amesh_django.trust.revocations import Revocation
@@ -154,6 +155,7 @@ def _rekey(console: Console, devices: DatabaseAllowList, answer: dict[str, objec
         ]
         console.confirm("Do all processes of all hosts know both secrets?", about=about, yes=yes)
         changed = devices.rekey()
+        servers.renew_all()
     except AmeshError:
         console.result({**answer, "rekeyed": False})
         raise
