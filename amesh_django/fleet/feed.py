@@ -38,7 +38,9 @@ class Gap(Exception):
     """The log lacks a revision, so it does not say all that has happened."""
 
 
-def message_for(server: Server, *, epoch: str, after: int, now: float, with_list: bool = False) -> FeedMessage:
+def message_for(
+    server: Server, *, epoch: str, after: int, now: float, with_list: bool = False, newest: Head | None = None
+) -> FeedMessage:
     """Return the message with what a server lacks, or with as much of it as fits.
 
     Args:
@@ -47,6 +49,7 @@ def message_for(server: Server, *, epoch: str, after: int, now: float, with_list
         after: serial up to which the server has all events of that epoch.
         now: Unix seconds.
         with_list: True if the server has asked for the signed list.
+        newest: how far the message goes at most. Defaults to :func:`~amesh_django.fleet.servers.head`.
 
     Raises:
         AllowListIntegrityFailure: the list is an older one that was restored, or what the server needs is not in a list that does not
@@ -54,11 +57,14 @@ def message_for(server: Server, *, epoch: str, after: int, now: float, with_list
         AllowListUnavailable: the list cannot be read from the database.
         IdentityMissing, DirectoryError, KeyStoreError: this server cannot sign, or its keys cannot be used.
     """
-    newest, sealed = head(), current_list()
+    newest, sealed = newest or head(), current_list()
     is_known = epoch == newest.epoch
     start = after if is_known else 0
     needs_list = with_list or not is_known or newest.revision - start > MAX_EVENTS
-    audience = Audience(server, _groups(sealed))
+    is_enrolling = server.scope_of_events == Server.ScopeOfEvents.ENROLL
+    audience = Audience(
+        server, _groups(sealed) if is_enrolling else Groups()
+    )  # only what is trusted needs the scopes of groups
     try:
         if not is_known:
             raise Gap
