@@ -60,8 +60,8 @@ _LEASE_SECONDS = 5.0
 #: A message that is further in the future was received with a wrong clock.
 _MAX_SKEW_SECONDS = 60.0
 _POLL_SECONDS = 0.05
-#: Events by which a device becomes a hub.
-_BEGINNINGS = (EventKind.TRUST, EventKind.GRANT, EventKind.APPROVE, EventKind.REINSTATE)
+#: Events by which a device becomes a hub, or the key of one.
+_BEGINNINGS = (EventKind.TRUST, EventKind.GRANT, EventKind.APPROVE, EventKind.REINSTATE, EventKind.ROTATE)
 
 
 class _Hub(NamedTuple):
