@@ -12,7 +12,7 @@ from amesh_django.states import ROTATED
 from amesh_django.trust.chain import Actor
 from amesh_django.trust.change import Change
 from amesh_django.trust.hubs import is_allowed, key_name
-from amesh_django.trust.sealing import now
+from amesh_django.trust.sealing import actor, now
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.errors import AllowListError
 from authmesh.protocol.keys import decode_public_key
@@ -86,6 +86,29 @@ def note_decision(pending: Change, rows: Sequence[Device], *, trusted: bool = Fa
     pending.hubs.change(changed)
 
 
+def follow_rotation(pending: Change, before: str, after: str) -> None:
+    """Give what a hub has said, with what people have decided in spite of it, to the key that replaces its key.
+
+    Args:
+        pending: the open change.
+        before: device ID of the old key.
+        after: device ID of the new key, which no hub has had: see :func:`is_known_hub`.
+    """
+    if is_known_hub(pending, before):
+        pending.hubs.move(before, after)
+
+
+def is_known_hub(pending: Change, device_id: str) -> bool:
+    """Return True if a device has ever said anything here as a hub."""
+    return follows_hubs(pending) and pending.hubs.knows(device_id)
+
+
+def authors_of(pending: Change, device_id: str) -> set[str]:
+    """Return the names under which a hub has changed devices: that of its key, and those of the keys which that has replaced."""
+    rows = _with_replaced(pending, pending.select(device_id=device_id))
+    return {actor(author(name)) for name in (device_id, *(row.device_id for row in rows))}
+
+
 def forget_added(pending: Change, row: Device) -> None:
     """Note that a device is purged: if it comes back in another way, no hub may change what it may do."""
     if follows_hubs(pending):
@@ -101,7 +124,10 @@ def _with_replaced(pending: Change, rows: Sequence[Device]) -> list[Device]:
     names = [*found]
     while names:
         more = pending.select(revoked_by__in=names, revoke_reason=ROTATED)
-        names = [row.device_id for row in more if row.device_id not in found]
+        more = [
+            row for row in more if row.device_id not in found and row.revoked_by in names
+        ]  # a collation may ignore case
+        names = [row.device_id for row in more]
         found |= {row.device_id: row for row in more}
     return list(found.values())
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from amesh_django.decisions import LIFTED
-from amesh_django.decisions.hubs import author, revokes, suspends
+from amesh_django.decisions.hubs import author, authors_of, revokes, suspends
 from amesh_django.decisions.revoking import keys_of_device, successors
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
@@ -117,6 +118,14 @@ class Applying:
         found.added = found.added or plan.is_added
         self._mine[key] = self._noted[key] = found
 
+    def _is_mine(self, by: str) -> bool:
+        """Return True if the author of a change is this hub, by this key or one that it has replaced."""
+        return by == self.by or (by.startswith("hub am_") and by in self._authors)
+
+    @functools.cached_property
+    def _authors(self) -> set[str]:
+        return authors_of(self.pending, self.hub_id)
+
     # --- one event ---
 
     def _plan(self, event: FeedEvent, device_id: str, entry: HubEntry | None) -> Plan:
@@ -130,7 +139,7 @@ class Applying:
                 row,
                 entry,
                 pending=self.pending,
-                by=self.by,
+                is_mine=self._is_mine,
                 may_enroll=self.may_enroll,
                 is_denied=any(revokes(other) for other in self._others.get(b64url_encode(event.key), ())),
                 limit=controller_limit() + is_replacing,
@@ -194,7 +203,7 @@ class Applying:
     def _suspended(self, row: Device, until: dt.datetime | None, reason: str) -> dict[str, Any]:
         """Return the columns of a row that change. A suspension by another author is never shortened, and keeps its author."""
         is_on = row.suspended_at is not None and (row.suspended_until is None or row.suspended_until > self.moment)
-        if is_on and row.suspended_by != self.by:
+        if is_on and not self._is_mine(row.suspended_by):
             is_longer = row.suspended_until is not None and (until is None or until > row.suspended_until)
             return {"suspended_until": until} if is_longer else {}
         columns = {
@@ -210,7 +219,7 @@ class Applying:
         for row in {one.device_id: one for one in rows}.values():
             if row.suspended_at is None:
                 continue
-            if row.suspended_by != self.by:
+            if not self._is_mine(row.suspended_by):
                 is_on = row.suspended_until is None or row.suspended_until > self.moment
                 why = "suspended_here" if is_on else why
                 continue
@@ -232,7 +241,7 @@ class Applying:
         return (endless or sorted(words, key=lambda word: word.until or word.at))[-1] if words else None
 
     def _reinstate(self, linked: Sequence[Device]) -> Plan:
-        mine = [row for row in linked if row.revoked_by == self.by and row.revoked_at is not None]
+        mine = [row for row in linked if row.revoked_at is not None and self._is_mine(row.revoked_by)]
         if not mine:
             return Plan(why="revoked_here" if is_revoked(row_values(linked[0])) else "")
         other = next((word for word in self._words_of(linked) if revokes(word)), None)

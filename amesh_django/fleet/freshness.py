@@ -34,7 +34,6 @@ from amesh_django.kinds import EventKind
 from amesh_django.models import Hub
 from amesh_django.server import server_device
 from amesh_django.spelling import manage_py
-from amesh_django.states import ACTIVE
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.database import reads_for_itself
 from amesh_django.trust.hubs import HubRows
@@ -44,9 +43,9 @@ from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.errors import AllowListUnavailable, AmeshError
 from authmesh.protocol.fleet.errors import TrustIsStale
 
+from .following import follows, is_hub
 from .pulling import Followed, pull
 from .rarely import rarely
-from .receiving import is_hub
 
 logger = logging.getLogger("amesh_django.fleet")
 
@@ -61,8 +60,8 @@ _LEASE_SECONDS = 5.0
 #: A message that is further in the future was received with a wrong clock.
 _MAX_SKEW_SECONDS = 60.0
 _POLL_SECONDS = 0.05
-#: Events by which a device becomes a hub.
-_BEGINNINGS = (EventKind.TRUST, EventKind.GRANT, EventKind.APPROVE, EventKind.REINSTATE)
+#: Events by which a device becomes a hub, or the key of one.
+_BEGINNINGS = (EventKind.TRUST, EventKind.GRANT, EventKind.APPROVE, EventKind.REINSTATE, EventKind.ROTATE)
 
 
 class _Hub(NamedTuple):
@@ -287,23 +286,6 @@ class Freshness:
             if event is not None and sealed.is_genuine_event(event):
                 found = event.at.timestamp()
         return found
-
-
-def follows(known: Snapshot, now: float) -> list[tuple[bytes, KnownDevice]]:
-    """Return the hubs that a list follows: the active controllers with the permission ``revoke`` or ``enroll``, with their keys.
-
-    Args:
-        known: the list.
-        now: Unix seconds.
-    """
-    return [
-        (public_key, device)
-        for public_key, device in [*known.by_key.items()]
-        if device.permissions_json != "{}"
-        and is_hub(device)
-        and device.role == CONTROLLER
-        and device.state(now) == ACTIVE
-    ]
 
 
 def _shown(moment: float | None) -> str:

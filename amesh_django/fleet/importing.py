@@ -15,7 +15,7 @@ from authmesh.protocol.fleet.errors import NotAHub, TooManyChanges, UnverifiedMe
 from authmesh.protocol.fleet.feed import FeedMessage
 
 from . import signed_list
-from .freshness import follows
+from .following import newest_id, speakers
 from .receiving import apply_message
 
 
@@ -50,13 +50,15 @@ def import_list(jws: str, *, now: float) -> Imported:
     """
     sealed = current_list()
     issuer = signed_list.issuer_of(jws)
-    found = [one for one in follows(sealed.snapshot(), now) if one[1].device_id == issuer]
+    known = sealed.snapshot()
+    found = [one for one in speakers(known, now) if one[1].device_id == issuer]
     if not found:
         raise NotAHub(
             f"The list is from {clean_line(issuer)[:32]}, which is not a hub of this server. Nothing was changed."
         )
     ((public_key, device),) = found
-    row = _row(sealed, issuer)
+    hub = newest_id(known, issuer)
+    row = _row(sealed, hub)
     newest = (row.list_epoch, row.list_serial)
     listed = signed_list.verify(jws, issuer=issuer, issuer_key=public_key, now=now, newest=newest)
     if row.epoch and listed.epoch != row.epoch and listed.issued_at <= row.issued_at:
@@ -64,7 +66,7 @@ def import_list(jws: str, *, now: float) -> Imported:
             "The list is from before the hub was resealed or restored. Nothing was changed.",
             hint="Export a new one at the hub.",
         )
-    before = _revoked_by(sealed, issuer)
+    before = _revoked_by(sealed, hub)
     is_known = listed.epoch == row.epoch
     message = FeedMessage(
         issuer=issuer,
@@ -81,10 +83,10 @@ def import_list(jws: str, *, now: float) -> Imported:
     # The hub was heard when it signed the list, and not now.
     heard = row.last_contact_at.timestamp() if row.last_contact_at is not None else 0.0
     apply_message(message, device, now=min(now, max(heard, listed.issued_at)))
-    row = _row(sealed, issuer)
+    row = _row(sealed, hub)
     if (row.list_epoch, row.list_serial) != (listed.epoch, listed.serial):
         raise TooManyChanges(hint="Run the command again in a minute.")
-    return Imported(issuer, listed.serial, len(listed.revoked), _revoked_by(sealed, issuer) - before)
+    return Imported(issuer, listed.serial, len(listed.revoked), _revoked_by(sealed, hub) - before)
 
 
 def _row(sealed: SealedList, device_id: str) -> Hub:

@@ -27,7 +27,7 @@ from authmesh.protocol.errors import AmeshError
 from authmesh.protocol.keys import decode_public_key
 
 from . import servers
-from .receiving import ENROLL, REVOKE
+from .following import ENROLL, REVOKE
 
 State = Literal["up_to_date", "waiting", "silent", "failing", "paused", "untrusted", "changed", "unknown"]
 #: The states in words, the worst last.
@@ -225,7 +225,9 @@ def hubs(now: dt.datetime | None = None) -> list[HubView]:
     known = {
         device.device_id: device
         for device in list(current_list().snapshot().by_key.values())
-        if device.role == CONTROLLER and device.state(now.timestamp()) == ACTIVE
+        if device.role == CONTROLLER
+        and device.state(now.timestamp()) == ACTIVE
+        and device.standing.revoked_from is None  # a key that was replaced is known by the new one
     }
     rows = {row.device_id: row for row in hub_rows().every()}
     allowed = {name: allowed_of(device) for name, device in known.items() if allowed_of(device)}

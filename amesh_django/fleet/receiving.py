@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from amesh_django.audit.recording import record
 from amesh_django.conf import amesh_settings
-from amesh_django.decisions import any_row, is_active
 from amesh_django.decisions.hubs import author
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
@@ -20,13 +19,11 @@ from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.change import Change
 from amesh_django.trust.hubs import HubRows, stored_time
 from amesh_django.verification import VerifiedDevice
-from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.enrollment import is_server_url
 from authmesh.protocol.enrollment_errors import ServerBusy
 from authmesh.protocol.errors import (
     AllowListBusy,
     AllowListIntegrityFailure,
-    DeviceNotFound,
     DirectoryError,
     KeyStoreError,
     TimestampOutOfRange,
@@ -44,13 +41,12 @@ from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_SKEW_SECONDS, Acknowled
 
 from . import signed_list
 from .applying import Applying, device_id_of
+from .following import ENROLL, HubDevice, is_hub, newest_id, newest_row
 from .limits import Minute
 from .rarely import rarely
 
 logger = logging.getLogger("amesh_django.fleet")
 
-#: Sealed permissions of a controller that is a hub.
-REVOKE, ENROLL = "revoke", "enroll"
 #: Words about keys that no device of this server has, of all hubs together.
 MAX_TOMBSTONES = 100_000
 #: Events in one message at most: a revision is never divided, and a revocation may take other keys with it.
@@ -59,15 +55,6 @@ _MAX_IN_MESSAGE = 10 * MAX_EVENTS
 _MAX_PAST = 7
 
 Verdict = Literal["apply", "gap", "list", "older_head", "older_epoch"]
-
-
-class HubDevice(Protocol):
-    """A device of the sealed list: the one that signed a request, or that this server has asked."""
-
-    @property
-    def device_id(self) -> str: ...
-    @property
-    def permissions(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(slots=True)
@@ -105,11 +92,6 @@ class Answer:
     status: int
     body: dict[str, Any]
     retry_after: int = 0
-
-
-def is_hub(device: HubDevice) -> bool:
-    """Return True if the sealed list lets a device speak as a hub."""
-    return any(device.permissions.get(name) is True for name in (REVOKE, ENROLL))
 
 
 def receive(message: FeedMessage, *, signer: VerifiedDevice, nonce: str, now: float) -> Answer:
@@ -238,7 +220,8 @@ def _judge(row: Hub, message: FeedMessage) -> Verdict:
 def _contact(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: float) -> Received:
     """Note a message without events: all up to its end says nothing about devices. The list and its seal are not touched."""
     rows = HubRows(sealed.using, sealed.all_keys, sealed.log_keys())
-    row = rows.lock(hub.device_id)
+    # The key may just have been replaced, so nothing is made for it.
+    row = rows.lock(newest_id(sealed.snapshot(), hub.device_id), make=False)
     verdict = _judge(row, message)
     if verdict == "older_epoch":
         raise OlderEpoch(device_id=hub.device_id)
@@ -259,8 +242,8 @@ def _apply(
     is_last: bool,
 ) -> Received:
     """Apply events inside a change, with the words of the hub and the number up to which all is applied."""
-    device = _hub_device(pending, hub_id)
-    row = pending.hubs.lock(hub_id)
+    device = newest_row(pending, hub_id)
+    row = pending.hubs.lock(device.device_id)
     verdict = _judge(row, message)
     if verdict == "older_epoch":
         raise OlderEpoch(device_id=hub_id)
@@ -291,21 +274,6 @@ def _apply(
     found.is_held, found.retry_after = waiting is not None, minute.left(now)
     found.is_reported, found.dropped = is_reported, dropped
     return found
-
-
-def _hub_device(pending: Change, hub_id: str) -> Device:
-    """Return the row of the hub, which may have lost its permission since the request was verified.
-
-    Raises:
-        PermissionMissing: it has.
-    """
-    try:
-        device = any_row(pending, hub_id)
-    except DeviceNotFound:
-        raise PermissionMissing(device_id=hub_id) from None
-    if not is_active(device) or device.role != CONTROLLER or not is_hub(device):
-        raise PermissionMissing(device_id=hub_id)
-    return device
 
 
 def _advance(row: Hub, message: FeedMessage, until: int, now: float) -> None:

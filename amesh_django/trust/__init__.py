@@ -10,6 +10,7 @@ the keys. Each file adds one layer to it, and imports only from files below:
     revoking    RevocableList       revoke_anyway(), sealed_device(): revoking in a list that is rejected (6)
     change      ChangeableList      change(): each change is sealed
     hubs        HubRows             what hubs have said about keys, each row under a MAC (14)
+    hub_macs    hub_mac(), entry_mac()  their MACs, and the hash over the words of a hub
     locking     LockableList        while_locked(), replace_seal(): the lock of the seal row
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from django.db import OperationalError, connection
@@ -16,12 +17,15 @@ from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.checks import check_hubs
 from amesh_django.fleet import freshness, posting, rarely, signed_list
+from amesh_django.fleet.following import follows
 from amesh_django.models import Hub
 from amesh_django.test import AmeshAPIClient, AmeshClient, EphemeralDevice
+from amesh_django.trust import current_list
 from authmesh.device import LocalDevice
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.fleet.pull import PullQuestion, sign_answer
 from authmesh.protocol.header import parse_authorization
+from tests.enrollment.test_rotation import ask
 from tests.fleet.hubs import TestHub, status
 
 Trust = Callable[..., EphemeralDevice]
@@ -195,6 +199,29 @@ def test_a_hub_that_was_never_heard_has_some_time(
     assert status(device) == 200
     clock.ahead += 301
     assert status(device) == 503
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_hub_that_replaces_its_key_is_not_silent(
+    amesh_server: LocalDevice, db: None, clock: Clock, amesh_trust: Trust, settings: Any, is_heard: bool
+) -> None:
+    """Neither with the new key, which may have sent nothing yet, nor with the old one, which is valid in the overlap and silent."""
+    settings.AMESH = {**settings.AMESH, "WHEN_STALE": "refuse"}
+    device, hub = amesh_trust(), TestHub(amesh_server.identity.device_id).trusted("revoke")
+    if is_heard:
+        hub.greet()
+    old, hub.device = hub.device, EphemeralDevice("hub")
+    assert ask(old, hub.device, amesh_server).status_code == 200
+    lifecycle.reset()
+    assert status(device) == 200
+    clock.ahead += 301
+    assert status(device) == 503
+    hub.greet() if not is_heard else hub.say()
+    clock.ahead -= 300
+    lifecycle.reset()
+    assert status(device) == status(old) == 200 and follows(current_list().snapshot(), 0) == [
+        (hub.device.identity.public_key, ANY)
+    ]
 
 
 FORGERIES: dict[str, Callable[[Line], None]] = {
