@@ -9,6 +9,7 @@ from typing import Any
 
 from amesh_django.conf import amesh_settings
 from amesh_django.decisions import LIFTED, on_entry
+from amesh_django.decisions.hubs import NOT_SUSPENDED
 from amesh_django.grantable import check_grantable
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, HubEntry
@@ -63,17 +64,21 @@ def plan(
     until = stored_time(found.expires_at) if found.expires_at is not None else None
     if row is None:
         new = _new(found, until)
-        return Plan(new=new, why=_waits(new.pending_since), until=until, is_added=True)
+        return Plan(new=new, why=_waits(new.pending_since), word={"added": True, "expires_at": until})
     if is_revoked(row_values(row)):
         columns: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
         if has_added:
             columns |= {**_described(found, row), **_entering(until, row.pending_since), "groups_json": ""}
             columns |= LIFTED if row.suspended_by == by else {}
         why = _waits(columns.get("pending_since"))
-        return Plan([(row, EventKind.TRUST, columns)], why=why, until=until)
+        return Plan(
+            [(row, EventKind.TRUST, columns)],
+            why=why,
+            word={"expires_at": until, **(NOT_SUSPENDED if has_added else {})},
+        )
     columns = {**_described(found, row), **_expiry(row, entry, until)}
     new_columns = {name: value for name, value in columns.items() if getattr(row, name) != value}
-    return Plan([(row, EventKind.TRUST, new_columns)] if new_columns else (), until=until)
+    return Plan([(row, EventKind.TRUST, new_columns)] if new_columns else (), word={"expires_at": until})
 
 
 def with_rights(undone: Plan, found: Trusted, row: Device, entry: HubEntry) -> Plan:
@@ -100,7 +105,7 @@ def with_rights(undone: Plan, found: Trusted, row: Device, entry: HubEntry) -> P
         and all(one.device_id != row.device_id for one, _kind, _columns in updates)
     ):
         updates.append((row, EventKind.TRUST, new))
-    return replace(undone, updates=updates, until=until)
+    return replace(undone, updates=updates, word={**undone.word, "expires_at": until})
 
 
 def _refusal(found: Trusted, row: Device | None, by: str, *, may_enroll: bool, is_denied: bool) -> str:
@@ -193,7 +198,7 @@ def _expiry(row: Device, entry: HubEntry | None, until: dt.datetime | None) -> d
     def bounded(moment: dt.datetime | None) -> dt.datetime | None:
         return min((one for one in (moment, latest) if one is not None), default=None)
 
-    if entry is not None and row.expires_at == bounded(entry.until):
+    if entry is not None and row.expires_at == bounded(entry.expires_at):
         return {"expires_at": bounded(until)}
     return {"expires_at": bounded(min((one for one in (until, row.expires_at) if one is not None), default=None))}
 

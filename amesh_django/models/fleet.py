@@ -129,10 +129,13 @@ class HubEntry(models.Model):
     event = models.CharField(_("event"), max_length=16)
     at = models.DateTimeField(_("at"))
     reason = models.TextField(_("reason"), blank=True)
-    #: End of a suspension, or of the key of a device that the hub has added.
-    until = models.DateTimeField(_("until"), null=True, blank=True)
+    #: The suspension by this hub. Other events than lifting it leave it as it is.
+    suspended = models.BooleanField(_("suspended"), default=False)
+    suspended_until = models.DateTimeField(_("suspended until"), null=True, blank=True)
     #: True if this hub has added the device, so that it may change it.
     added = models.BooleanField(_("added by the hub"), default=False)
+    #: The expiry that this hub has given to a device that it has added.
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
     #: A person trusted the key in spite of the hub: what the hub says up to this serial of this epoch, or up to this time in another
     #: epoch, does not count.
     allowed_epoch = models.CharField(max_length=32, blank=True)
