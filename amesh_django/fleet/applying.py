@@ -93,6 +93,7 @@ class Applying:
             self.changed += 1
             for row, kind, columns in plan.updates:
                 self.pending.update(row, kind, **columns)
+                self._rows[row.device_id] = row  # an event may change other rows than its own
             if plan.new is not None:
                 self.pending.insert([plan.new])
                 self._rows[device_id] = plan.new
