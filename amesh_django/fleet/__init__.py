@@ -50,5 +50,6 @@ Each module has one part:
 - :mod:`.pulling`: the question of a server, and the answer of the hub.
 - :mod:`.following`: which devices are hubs, and by which key a hub is known.
 - :mod:`.receiving`: a message of a hub, from the request to the answer.
-- :mod:`.plans`, :mod:`.applying`, :mod:`.trusting`: what the events of a message change here.
+- :mod:`.plans`, :mod:`.applying`, :mod:`.trusting`: what the events of a message change here; :mod:`.rights`: what a hub gives, and what people
+  have decided about that.
 """

@@ -123,3 +123,17 @@ def test_the_end_of_a_replaced_key_is_told_from_the_rows(amesh_trust: Trust, ame
     suspended = {one.device_id: one for one in message(plain, epoch="", after=0).events}
     assert suspended[old.identity.device_id].until is None
     assert suspended[new.identity.device_id].until is not None
+
+
+@pytest.mark.parametrize("order", [0, 1])
+def test_events_about_both_keys_of_a_device_come_in_one_message(
+    hub: TestHub, amesh_trust: Trust, amesh_server: LocalDevice, order: int
+) -> None:
+    """The first of them changes both rows."""
+    old, new = amesh_trust(), EphemeralDevice()
+    assert ask(old, new, amesh_server).status_code == 200
+    keys = [old, new] if order else [new, old]
+    for name, expected in (("suspend", 401), ("lift", 200), ("revoke", 401)):
+        serial = hub.sent + 1
+        assert not hub.say(*[hub.event(name, key, serial) for key in keys]).refused
+        assert status(old) == status(new) == expected
