@@ -75,18 +75,22 @@ def note_decision(pending: Change, rows: Sequence[Device], *, trusted: bool = Fa
     Args:
         pending: the open change.
         rows: the devices that the person has trusted or reinstated, or whose suspension was lifted.
-        trusted: True if the person has trusted them, so that no hub may change what they may do.
-        lifted: True if the suspensions by hubs have ended, too.
+        trusted: True if the person has trusted them, so that no hub may change what they may do. The suspensions of those that are not
+            suspended have ended, too.
+        lifted: True if the suspensions by hubs have ended in any case.
     """
     if not rows or not follows_hubs(pending):
         return
     moment, changed = now(), []
-    keys = {key_name(decode_public_key(row.public_key)) for row in _with_replaced(pending, rows)}
-    for entry in pending.hubs.about(keys):
+    is_lifted = {
+        key_name(decode_public_key(row.public_key)): lifted or (trusted and row.suspended_at is None)
+        for row in _with_replaced(pending, rows)
+    }
+    for entry in pending.hubs.about(set(is_lifted)):
         if entry.event == "revoke" or entry.suspended or entry.added:
             entry.allowed_epoch, entry.allowed_serial, entry.allowed_at = entry.epoch, entry.serial, moment
             entry.added = entry.added and not trusted
-            for name, value in NOT_SUSPENDED.items() if lifted else ():
+            for name, value in NOT_SUSPENDED.items() if is_lifted[entry.key] else ():
                 setattr(entry, name, value)
             changed.append(entry)
     pending.hubs.change(changed)
