@@ -20,7 +20,7 @@ from amesh_django.trust.owner import controller_limit
 from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.encoding import b64url_encode
-from authmesh.protocol.fleet.events import FeedEvent
+from authmesh.protocol.fleet.events import FeedEvent, device_id_of
 from authmesh.protocol.fleet.feed import Refused
 from authmesh.protocol.keys import decode_public_key
 
@@ -268,8 +268,3 @@ class Applying:
         if new:
             self._read |= new
             self._read_words(new)
-
-
-def device_id_of(key: bytes) -> str:
-    """Return the device ID of a key with this hash. The one that an event names is for people."""
-    return f"am_{b64url_encode(key)[:16]}"

@@ -36,11 +36,18 @@ from authmesh.protocol.fleet.errors import (
     UnverifiedMessage,
     WrongAudience,
 )
-from authmesh.protocol.fleet.events import FeedEvent
-from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_SKEW_SECONDS, Acknowledgement, FeedMessage, Refused
+from authmesh.protocol.fleet.events import FeedEvent, device_id_of
+from authmesh.protocol.fleet.feed import (
+    MAX_EVENTS,
+    MAX_IN_MESSAGE,
+    MAX_SKEW_SECONDS,
+    Acknowledgement,
+    FeedMessage,
+    Refused,
+)
 
 from . import signed_list
-from .applying import Applying, device_id_of
+from .applying import Applying
 from .following import ENROLL, HubDevice, is_hub, newest_id, newest_row
 from .limits import Minute
 from .rarely import rarely
@@ -49,8 +56,6 @@ logger = logging.getLogger("amesh_django.fleet")
 
 #: Words about keys that no device of this server has, of all hubs together.
 MAX_TOMBSTONES = 100_000
-#: Events in one message at most: a revision is never divided, and a revocation may take other keys with it.
-_MAX_IN_MESSAGE = 10 * MAX_EVENTS
 #: Epochs that their column can hold.
 _MAX_PAST = 7
 
@@ -157,7 +162,7 @@ def _receive(message: FeedMessage, hub: HubDevice, now: float) -> Received:
     _check_permission(sealed, hub)
     if message.issuer != hub.device_id:
         raise NotAHub(device_id=hub.device_id, detail="iss is another device")
-    if len(message.events) > _MAX_IN_MESSAGE:
+    if len(message.events) > MAX_IN_MESSAGE:
         raise MalformedFeed(device_id=hub.device_id, detail="too many events")
     if not message.events and not message.revocations:
         found = sealed.in_transaction(lambda: _contact(sealed, message, hub, now))
