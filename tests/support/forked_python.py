@@ -88,6 +88,8 @@ def _serve(connection: socket.socket) -> None:
     """Run one program to its end. It is killed if the program that gave it to us is."""
     with connection:
         data, files, _, _ = socket.recv_fds(connection, fork_server.MAX_COMMAND, 3)
+        if not data:  # it was killed before it said what it wants
+            return
         words, env, cwd = json.loads(data)
         making = any(word.removeprefix("amesh_") in cheap_keys.MAKING for word in words[1:])
         cheaply = ["-m", "tests.support.cheap_keys"] if making else []
@@ -95,11 +97,12 @@ def _serve(connection: socket.socket) -> None:
         process = fork_server.start([sys.executable, *cheaply, *words], env=env, cwd=Path(cwd), **streams)
         for file in files:
             os.close(file)
-        connection.send(str(process.pid).encode())
+        with suppress(ConnectionError):
+            connection.send(str(process.pid).encode())
         ready, _, _ = select.select([connection, process], [], [])
         if process not in ready:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         code = process.wait()
-        with suppress(BrokenPipeError, ConnectionError):
+        with suppress(ConnectionError):
             connection.send(str(code).encode())
