@@ -80,7 +80,7 @@ def test_the_readme(tmp_path: Path) -> None:
 
 @pytest.mark.unversioned  # the other guide plays its first five sections too
 def test_the_guide(tmp_path: Path, redis: services.Redis) -> None:
-    with Stage(tmp_path, {"6379": redis.port}) as stage:
+    with Stage(tmp_path, {"6379": redis.port}, forked=True) as stage:
         new_project(stage)
         new_project(stage, "api")
         for block in blocks(ROOT / "docs" / "guide.md"):
@@ -88,7 +88,7 @@ def test_the_guide(tmp_path: Path, redis: services.Redis) -> None:
 
 
 def test_the_integration_guide(tmp_path: Path) -> None:
-    with Stage(tmp_path) as stage:
+    with Stage(tmp_path, forked=True) as stage:
         new_project(stage)
         new_project(stage, "desk")
         for block in blocks(ROOT / "docs" / "guide.md"):
