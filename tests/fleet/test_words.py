@@ -121,6 +121,7 @@ def test_the_words_count_without_the_row_of_the_hub(hub: TestHub) -> None:
     gone = EphemeralDevice()
     hub.say(hub.event("revoke", gone))
     sql("DELETE FROM amesh_hub")
+    assert [word["event"] for word in DatabaseHome("person").hub_words(gone.identity.public_key)] == ["revoke"]
     assert DatabaseAllowList(by="import").add_all([gone.entry()]) and not Device.objects.filter(
         device_id=gone.identity.device_id
     )
