@@ -207,6 +207,18 @@ def test_the_oldest_words_about_unknown_keys_go_first(
     assert "2 of the oldest words" in caplog.text and not DatabaseAllowList().verify().hubs
 
 
+def test_no_hub_uses_up_what_another_one_may_say(hub: TestHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "MAX_TOMBSTONES", 3)
+    hub.say(*[hub.event("revoke", EphemeralDevice()) for _ in range(3)])
+    other, lost = TestHub(hub.server).trusted("revoke"), EphemeralDevice()
+    other.greet()
+    other.say(other.event("revoke", lost))
+    assert HubEntry.objects.filter(hub=other.id).count() == 1 and HubEntry.objects.count() == 4
+    assert DatabaseAllowList(by="import").add_all([lost.entry()])  # skipped
+    hub.say(hub.event("revoke", EphemeralDevice()))
+    assert HubEntry.objects.filter(hub=hub.id).count() == 3 and not DatabaseAllowList().verify().hubs
+
+
 def test_another_secret_of_the_seal(hub: TestHub, amesh_trust: Trust, secrets: Secrets) -> None:
     """The words of hubs get it with the list, and damage does not become good by that."""
     gone, other = EphemeralDevice(), EphemeralDevice()
