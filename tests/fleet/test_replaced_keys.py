@@ -105,7 +105,9 @@ def test_the_list_says_which_keys_were_replaced(amesh_trust: Trust, amesh_server
     assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
     trusted.purge(gone.identity.device_id)
     trusted.purge(stolen.identity.device_id)
+    trusted.revoke(new.identity.device_id)
     trusted.purge(old.identity.device_id)
+    trusted.reinstate(new.identity.device_id)
     assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
 
 
