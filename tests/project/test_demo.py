@@ -115,6 +115,7 @@ def swtpm() -> Iterator[Swtpm]:
         yield found
 
 
+@pytest.mark.long
 def test_the_main_job_with_all_keys_in_a_tpm_and_a_server_that_is_kept(demo: Demo, swtpm: Swtpm) -> None:
     """A server and commands use one TPM at the same time."""
     demo.environment |= swtpm.environ
@@ -189,6 +190,7 @@ def test_whose_tpm_the_demo_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "AMESH_TPM_TCTI" not in Programs(tmp_path, stage).environment("laptop")
 
 
+@pytest.mark.long
 @pytest.mark.unversioned  # the other test runs the demo to its end
 @pytest.mark.parametrize(
     ("until", "sent", "code"),
