@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from django.utils.translation import gettext as _
 
@@ -16,6 +17,9 @@ from amesh_django.trust.sealing import actor, now
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.errors import AllowListError, Run
 from authmesh.protocol.keys import decode_public_key
+
+#: Columns of the word of a hub that does not suspend the device.
+NOT_SUSPENDED: dict[str, Any] = {"suspended": False, "suspended_until": None}
 
 
 class KeyRevokedByHub(AllowListError):
@@ -45,8 +49,7 @@ def revokes(entry: HubEntry) -> bool:
 
 def suspends(entry: HubEntry, moment: dt.datetime) -> bool:
     """Return True if a hub has suspended the device until after *moment*, and no person lifted that."""
-    is_over = entry.until is not None and entry.until <= moment
-    return entry.event == "suspend" and not is_over and not is_allowed(entry)
+    return entry.suspended and (entry.suspended_until is None or entry.suspended_until > moment)
 
 
 def follows_hubs(pending: Change) -> bool:
@@ -84,22 +87,29 @@ def refuse_revoked(pending: Change, public_key: bytes) -> None:
         )
 
 
-def note_decision(pending: Change, rows: Sequence[Device], *, trusted: bool = False) -> None:
+def note_decision(pending: Change, rows: Sequence[Device], *, trusted: bool = False, lifted: bool = False) -> None:
     """Note that a person has decided about devices in spite of what hubs have said: what they have said so far does not count.
 
     Args:
         pending: the open change.
         rows: the devices that the person has trusted or reinstated, or whose suspension was lifted.
-        trusted: True if the person has trusted them, so that no hub may change what they may do.
+        trusted: True if the person has trusted them, so that no hub may change what they may do. The suspensions of those that are not
+            suspended have ended, too.
+        lifted: True if the suspensions by hubs have ended in any case.
     """
     if not rows or not follows_hubs(pending):
         return
     moment, changed = now(), []
-    keys = {key_name(decode_public_key(row.public_key)) for row in _with_replaced(pending, rows)}
-    for entry in pending.hubs.about(keys):
-        if entry.event in ("revoke", "suspend") or entry.added:
+    is_lifted = {
+        key_name(decode_public_key(row.public_key)): lifted or (trusted and row.suspended_at is None)
+        for row in _with_replaced(pending, rows)
+    }
+    for entry in pending.hubs.about(set(is_lifted)):
+        if entry.event == "revoke" or entry.suspended or entry.added:
             entry.allowed_epoch, entry.allowed_serial, entry.allowed_at = entry.epoch, entry.serial, moment
             entry.added = entry.added and not trusted
+            for name, value in NOT_SUSPENDED.items() if is_lifted[entry.key] else ():
+                setattr(entry, name, value)
             changed.append(entry)
     pending.hubs.change(changed)
 
@@ -158,6 +168,6 @@ def described(entry: HubEntry, moment: str) -> str:
         moment: its time, in words.
     """
     text = _("The hub %(hub)s revoked it %(moment)s") % {"hub": clean_line(entry.hub), "moment": moment}
-    if entry.event == "suspend":
+    if entry.event != "revoke":
         text = _("The hub %(hub)s suspended it %(moment)s") % {"hub": clean_line(entry.hub), "moment": moment}
     return f"{text}: {clean(entry.reason)}." if entry.reason else f"{text}."

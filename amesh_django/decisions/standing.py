@@ -116,7 +116,7 @@ class Standing(Deciding):
         def work(pending: Change, row: Device) -> dict[str, Any]:
             for one in pending.replaced_by(row.device_id):
                 pending.update(one, EventKind.LIFT, **LIFTED)
-            note_decision(pending, [row])
+            note_decision(pending, [row], lifted=True)
             return LIFTED
 
         return self._decide(EventKind.LIFT, device_ids, work)

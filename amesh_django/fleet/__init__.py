@@ -51,5 +51,6 @@ Each module has one part:
 - :mod:`.following`: which devices are hubs, and by which key a hub is known.
 - :mod:`.forgetting`: what a device has said that is no hub any more is removed.
 - :mod:`.receiving`: a message of a hub, from the request to the answer.
-- :mod:`.plans`, :mod:`.applying`, :mod:`.trusting`: what the events of a message change here.
+- :mod:`.plans`, :mod:`.applying`, :mod:`.trusting`: what the events of a message change here; :mod:`.rights`: what a hub gives, and what people
+  have decided about that.
 """

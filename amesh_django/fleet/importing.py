@@ -11,7 +11,8 @@ from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.hubs import HubRows
 from amesh_django.trust.sealing import actor
 from authmesh.protocol.display import clean_line
-from authmesh.protocol.fleet.errors import NotAHub, TooManyChanges, UnverifiedMessage
+from authmesh.protocol.enrollment_errors import ServerBusy
+from authmesh.protocol.fleet.errors import NotAHub, UnverifiedMessage
 from authmesh.protocol.fleet.feed import FeedMessage
 
 from . import signed_list
@@ -38,6 +39,8 @@ class Imported(NamedTuple):
 def import_list(jws: str, *, now: float) -> Imported:
     """Revoke the devices of this server whose keys are in the signed list of a hub, and keep the other keys.
 
+    ``HUB_MAX_PER_MINUTE`` is not for that: it holds back a hub whose key was stolen until a person looks, and a person has brought the list.
+
     Args:
         jws: the list.
         now: Unix seconds.
@@ -45,7 +48,7 @@ def import_list(jws: str, *, now: float) -> Imported:
     Raises:
         UnverifiedMessage: the hub did not sign it, it has expired, or it is older than what this server knows. Nothing was changed.
         NotAHub: this server does not follow the hub. Nothing was changed.
-        TooManyChanges: the hub changes more devices than it may in a minute. The rest waits.
+        ServerBusy: the hub sent something newer meanwhile. Nothing is lost.
         AmeshError: as for :func:`~amesh_django.fleet.receiving.apply_message`.
     """
     sealed = current_list()
@@ -82,10 +85,13 @@ def import_list(jws: str, *, now: float) -> Imported:
     )
     # The hub was heard when it signed the list, and not now.
     heard = row.last_contact_at.timestamp() if row.last_contact_at is not None else 0.0
-    apply_message(message, device, now=min(now, max(heard, listed.issued_at)))
+    apply_message(message, device, now=now, heard_at=min(now, max(heard, listed.issued_at)))
     row = _row(sealed, hub)
-    if (row.list_epoch, row.list_serial) != (listed.epoch, listed.serial):
-        raise TooManyChanges(hint="Run the command again in a minute.")
+    if row.list_epoch != listed.epoch or row.list_serial < listed.serial:
+        raise ServerBusy(
+            "The hub said something newer while its list was imported, so the list may be applied in part only.",
+            hint="Run the command again.",
+        )
     return Imported(issuer, listed.serial, len(listed.revoked), _revoked_by(sealed, hub) - before)
 
 

@@ -36,11 +36,18 @@ from authmesh.protocol.fleet.errors import (
     UnverifiedMessage,
     WrongAudience,
 )
-from authmesh.protocol.fleet.events import FeedEvent
-from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_SKEW_SECONDS, Acknowledgement, FeedMessage, Refused
+from authmesh.protocol.fleet.events import FeedEvent, device_id_of
+from authmesh.protocol.fleet.feed import (
+    MAX_EVENTS,
+    MAX_IN_MESSAGE,
+    MAX_SKEW_SECONDS,
+    Acknowledgement,
+    FeedMessage,
+    Refused,
+)
 
 from . import signed_list
-from .applying import Applying, device_id_of
+from .applying import Applying
 from .following import ENROLL, HubDevice, is_hub, newest_id, newest_row
 from .limits import Minute
 from .rarely import rarely
@@ -49,8 +56,6 @@ logger = logging.getLogger("amesh_django.fleet")
 
 #: Words of one hub about keys that no device of this server has. No hub uses up what another one may say.
 MAX_TOMBSTONES = 100_000
-#: Events in one message at most: a revision is never divided, and a revocation may take other keys with it.
-_MAX_IN_MESSAGE = 10 * MAX_EVENTS
 #: Epochs that their column can hold.
 _MAX_PAST = 7
 
@@ -122,20 +127,23 @@ def receive(message: FeedMessage, *, signer: VerifiedDevice, nonce: str, now: fl
     return Answer(409 if found.verdict in ("gap", "list") else 200, body)
 
 
-def apply_message(message: FeedMessage, hub: HubDevice, *, now: float) -> Acknowledgement:
+def apply_message(
+    message: FeedMessage, hub: HubDevice, *, now: float, heard_at: float | None = None
+) -> Acknowledgement:
     """Apply a message whose author is known, and return what this server has of the hub's list then.
 
     Args:
         message: the message. The caller has checked that the hub signed it, and for this server.
         hub: the hub, from the sealed list.
         now: Unix seconds.
+        heard_at: when the hub said it, if a person has brought it. The limit of a minute is not for what people do.
 
     Raises:
         FeedRefused: the message is refused. Nothing was changed.
         AllowListError: the allow list does not match its seal, or is busy. Nothing was changed.
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
     """
-    return _receive(message, hub, now).answer
+    return _receive(message, hub, now, heard_at).answer
 
 
 def _check(message: FeedMessage, signer: VerifiedDevice, own: str, now: float) -> None:
@@ -151,13 +159,13 @@ def _check_permission(sealed: SealedList, hub: HubDevice) -> None:
         raise PermissionMissing(device_id=hub.device_id) if known else NotAHub(device_id=hub.device_id)
 
 
-def _receive(message: FeedMessage, hub: HubDevice, now: float) -> Received:
+def _receive(message: FeedMessage, hub: HubDevice, now: float, heard_at: float | None = None) -> Received:
     sealed = current_list()
     sealed.unlock()
     _check_permission(sealed, hub)
     if message.issuer != hub.device_id:
         raise NotAHub(device_id=hub.device_id, detail="iss is another device")
-    if len(message.events) > _MAX_IN_MESSAGE:
+    if len(message.events) > MAX_IN_MESSAGE:
         raise MalformedFeed(device_id=hub.device_id, detail="too many events")
     if not message.events and not message.revocations:
         found = sealed.in_transaction(lambda: _contact(sealed, message, hub, now))
@@ -169,7 +177,7 @@ def _receive(message: FeedMessage, hub: HubDevice, now: float) -> Received:
         found = sealed.change(
             author(hub.device_id),
             lambda pending, part=part: _apply(  # type: ignore[misc]
-                pending, message, part, hub.device_id, now, listed=listed, is_last=part is message.events
+                pending, message, part, hub.device_id, now, heard_at, listed=listed, is_last=part is message.events
             ),
         )
         if found.verdict != "apply" or found.is_held:
@@ -237,6 +245,7 @@ def _apply(
     events: Sequence[FeedEvent],
     hub_id: str,
     now: float,
+    heard_at: float | None,
     *,
     listed: signed_list.SignedList | None,
     is_last: bool,
@@ -252,7 +261,7 @@ def _apply(
     # Only the locked row tells: one that was changed outside Django counts as new, so it cannot make every list an older one.
     if listed is not None and listed.epoch == row.list_epoch and listed.serial < row.list_serial:
         raise MalformedFeed(device_id=hub_id, detail="the signed list is older than one that this server has accepted")
-    minute = Minute(row, now)
+    minute = Minute(row, now, is_limited=heard_at is None)
     # If a revision has two events about one key, the later one says all.
     last = list({(event.serial, event.key): event for event in events}.values())
     applying = Applying(
@@ -265,7 +274,7 @@ def _apply(
     if waiting is None and is_last:
         if listed is not None:
             row.list_epoch, row.list_serial = listed.epoch, listed.serial
-        _advance(row, message, message.until, now)
+        _advance(row, message, message.until, now, heard_at)
     elif waiting is not None and message.epoch == row.epoch and is_last:
         row.applied = max(row.applied, min(waiting.serial - 1, message.until))
     pending.hubs.save_hub(row)
@@ -276,7 +285,7 @@ def _apply(
     return found
 
 
-def _advance(row: Hub, message: FeedMessage, until: int, now: float) -> None:
+def _advance(row: Hub, message: FeedMessage, until: int, now: float, heard_at: float | None = None) -> None:
     """Note that all up to a serial is applied."""
     if message.epoch != row.epoch:
         row.past = " ".join([one for one in (row.epoch, *row.past.split()) if one][:_MAX_PAST])
@@ -288,7 +297,7 @@ def _advance(row: Hub, message: FeedMessage, until: int, now: float) -> None:
     if message.url and is_server_url(message.url):
         row.url = message.url
     if row.applied >= row.head:  # only then this server knows all that the hub knows
-        row.last_contact_at = stored_time(dt.datetime.fromtimestamp(now, dt.UTC))
+        row.last_contact_at = stored_time(dt.datetime.fromtimestamp(now if heard_at is None else heard_at, dt.UTC))
 
 
 def _received(row: Hub, verdict: Verdict, refused: Iterable[Refused] = ()) -> Received:

@@ -158,6 +158,17 @@ def public_key_of(device_id: str) -> bytes | None:
     return None
 
 
+def changed_after(revision: int, head: Head) -> dt.datetime | None:
+    """Return when the first change after a revision was made, or None if the audit log does not have it.
+
+    Args:
+        revision: revision of the allow list.
+        head: as :func:`head` returns it.
+    """
+    changes = AuditEvent.objects.using(database()).filter(revision__gt=revision, revision__lte=head.revision)
+    return changes.order_by("revision").values_list("at", flat=True).first()
+
+
 def lag(server: Server) -> Lag:
     """Return how far a server is behind.
 
@@ -168,8 +179,7 @@ def lag(server: Server) -> Lag:
     if not is_dirty(server, found):
         return Lag(0, 0.0)
     after = server.acked if server.epoch == found.epoch else 0
-    changes = AuditEvent.objects.using(database()).filter(revision__gt=after, revision__lte=found.revision)
-    oldest = changes.order_by("revision").values_list("at", flat=True).first()
+    oldest = changed_after(after, found)
     since = max(oldest, server.added_at) if oldest is not None else server.added_at
     return Lag(found.revision - after, max(0.0, (timezone.now() - since).total_seconds()))
 

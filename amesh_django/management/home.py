@@ -91,7 +91,12 @@ class DatabaseHome(ServerHome):
 
     def hub_words(self, public_key: bytes) -> list[dict[str, Any]]:
         return [
-            {"hub": word.hub, "event": word.event, "at": _time(word.at), "reason": word.reason or None}
+            {
+                "hub": word.hub,
+                "event": "revoke" if revokes(word) else "suspend",
+                "at": _time(word.at),
+                "reason": word.reason or None,
+            }
             for word in self._words(public_key)
         ]
 

@@ -17,7 +17,7 @@ from amesh_django.test.devices import EphemeralDevice
 from tests.fleet.sites import Program, Site, introduce
 from tests.support import databases, services
 
-pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.unversioned]
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.long, pytest.mark.unversioned]
 
 PROCESSES = 8
 #: Devices for each of them; FLEET_EACH=125 makes a thousand, which takes a minute or more.
