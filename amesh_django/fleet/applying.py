@@ -85,7 +85,7 @@ class Applying:
         """Apply an event. Return False if it must wait, because the hub has changed as many devices as it may for now."""
         key, device_id = b64url_encode(event.key), device_id_of(event.key)
         entry = self._mine.get(key)
-        if entry is not None and self._is_old(entry, event):
+        if entry is not None and is_old(entry, event, self._epoch):
             return True
         plan = self._plan(event, device_id, entry)
         if plan.updates or plan.new is not None:
@@ -103,12 +103,6 @@ class Applying:
         if plan.is_noted:
             self._note(event, key, device_id, entry, plan)
         return True
-
-    def _is_old(self, entry: HubEntry, event: FeedEvent) -> bool:
-        if entry.epoch == self._epoch:
-            return event.serial <= entry.serial
-        # Serials of two epochs cannot be compared. What a person decided since does not change for an older word.
-        return entry.allowed_at is not None and stored_time(event.at) <= entry.allowed_at
 
     def _note(self, event: FeedEvent, key: str, device_id: str, entry: HubEntry | None, plan: Plan) -> None:
         found = entry or HubEntry(key=key, device_id=device_id)
@@ -268,3 +262,17 @@ class Applying:
         if new:
             self._read |= new
             self._read_words(new)
+
+
+def is_old(entry: HubEntry, event: FeedEvent, epoch: str) -> bool:
+    """Return True if an event changes nothing any more, because of the last word of its hub about the key.
+
+    Args:
+        entry: that word.
+        event: the event.
+        epoch: its epoch.
+    """
+    if entry.epoch == epoch:
+        return event.serial <= entry.serial
+    # Serials of two epochs cannot be compared. What a person decided since does not change for an older word.
+    return entry.allowed_at is not None and stored_time(event.at) <= entry.allowed_at

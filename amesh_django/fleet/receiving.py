@@ -19,6 +19,7 @@ from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.change import Change
 from amesh_django.trust.hubs import HubRows, stored_time
 from amesh_django.verification import VerifiedDevice
+from authmesh.protocol.encoding import b64url_encode
 from authmesh.protocol.enrollment import is_server_url
 from authmesh.protocol.enrollment_errors import ServerBusy
 from authmesh.protocol.errors import (
@@ -47,7 +48,7 @@ from authmesh.protocol.fleet.feed import (
 )
 
 from . import signed_list
-from .applying import Applying
+from .applying import Applying, is_old
 from .following import ENROLL, HubDevice, is_hub, newest_id, newest_row
 from .limits import Minute
 from .rarely import rarely
@@ -172,7 +173,7 @@ def _receive(message: FeedMessage, hub: HubDevice, now: float, heard_at: float |
         _report(message, found)
         return found
     listed = _verified_list(sealed, message, hub, now) if message.revocations else None
-    parts = [*_parts([_as_event(one) for one in listed.revoked])] if listed is not None else []
+    parts = _parts(_lacking(sealed, hub, listed)) if listed is not None else ()
     for part in [*parts, message.events]:
         found = sealed.change(
             author(hub.device_id),
@@ -189,6 +190,20 @@ def _receive(message: FeedMessage, hub: HubDevice, now: float, heard_at: float |
 def _parts(events: Sequence[FeedEvent]) -> Iterator[Sequence[FeedEvent]]:
     for start in range(0, len(events), MAX_EVENTS):
         yield events[start : start + MAX_EVENTS]
+
+
+def _lacking(sealed: SealedList, hub: HubDevice, listed: signed_list.SignedList) -> list[FeedEvent]:
+    """Return what of a list is not applied yet. A hub that got no answer in time sends all of it again, and every attempt must get further."""
+    rows = HubRows(sealed.using, sealed.all_keys, sealed.log_keys())
+    hub_id, found = newest_id(sealed.snapshot(), hub.device_id), list[FeedEvent]()
+    for part in _parts([_as_event(one) for one in listed.revoked]):
+        words = rows.about(b64url_encode(event.key) for event in part)
+        known = {word.key: word for word in words if word.hub == hub_id}
+        for event in part:
+            word = known.get(b64url_encode(event.key))
+            if word is None or not is_old(word, event, listed.epoch):
+                found.append(event)
+    return found
 
 
 def _as_event(one: signed_list.Revoked) -> FeedEvent:

@@ -109,6 +109,19 @@ def is_dirty(server: Server, head: tuple[str, int]) -> bool:
     return bool(epoch) and (server.epoch != epoch or server.acked < revision)
 
 
+def is_ahead(server: Server, head: tuple[str, int]) -> bool:
+    """Return True if a server has acknowledged more than there is: an older list was restored here, and kept its epoch.
+
+    What is changed now has serials that the server knows already, so it is told of nothing until the list is resealed.
+
+    Args:
+        server: its row.
+        head: as :func:`head` returns it.
+    """
+    epoch, revision = head
+    return bool(epoch) and server.epoch == epoch and server.acked > revision
+
+
 def is_genuine(server: Server) -> bool:
     """Return True if amesh wrote the row. Takes constant time for each secret of the seal.
 
