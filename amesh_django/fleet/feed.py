@@ -6,6 +6,8 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 
+from django.utils import timezone
+
 from amesh_django.conf import amesh_settings
 from amesh_django.kinds import EventKind
 from amesh_django.models import AuditEvent, Device, Server
@@ -20,6 +22,7 @@ from amesh_django.trust.places import log_start
 from amesh_django.trust.replaced import keys_before, purged_keys
 from amesh_django.trust.sealing import LogEnd
 from amesh_django.trust.verified import failure, read_groups
+from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.encoding import b64url_decode
 from authmesh.protocol.errors import Run
 from authmesh.protocol.fleet.events import EventName, FeedEvent
@@ -250,7 +253,7 @@ def from_rows(
     sealed: SealedList, audience: Audience, after: int, newest: Head, *, is_known: bool
 ) -> tuple[list[FeedEvent], int]:
     """Return what the signed list does not say, for the devices whose rows were changed after a revision: who is suspended and, for a
-    server that is told so, whom to trust.
+    server that is told so, whom to trust, and who is not in its groups.
 
     Args:
         sealed: the allow list.
@@ -275,7 +278,7 @@ def from_rows(
     for revision, changed in itertools.groupby(rows, key=lambda row: row.revision):
         new: list[FeedEvent] = []
         for row in changed:
-            one = _event_of_row(audience, row, undone.get(row.device_id))
+            one = _event_of_row(sealed, audience, row, undone.get(row.device_id))
             keys = before.get(row.device_id, ()) if one is not None and one.event in _OF_ALL_KEYS else ()
             new += audience.with_replaced(one, row, keys) if one is not None else ()
         if revision > newest.revision or (found and len(found) + len(new) > MAX_EVENTS):
@@ -285,16 +288,17 @@ def from_rows(
     return found, newest.revision
 
 
-def _event_of_row(audience: Audience, row: Device, undone: AuditEvent | None) -> FeedEvent | None:
+def _event_of_row(sealed: SealedList, audience: Audience, row: Device, undone: AuditEvent | None) -> FeedEvent | None:
     state = row.state
     is_replaced = row.revoke_reason == ROTATED and row.revoked_by.startswith("am_")
     if state == SUSPENDED and row.suspended_at is not None:
         # A key that was replaced does not come back: nobody would say later that its time is over.
         until = None if is_replaced else row.suspended_until
-        return event("suspend", row, row.revision, row.suspended_at, row.suspend_reason, until=until)
+        left = audience.has_left(row)
+        return event("suspend", row, row.revision, row.suspended_at, row.suspend_reason, until=until, left=left)
     if is_replaced and audience.is_enrolling and row.revoked_at is not None:
         # Also if its time is over: it may not have been when the signed list was made.
-        return audience.replaced(row, row.revision, row.revoked_at)
+        return audience.replaced(row, row.revision, row.revoked_at) or _gone(sealed, audience, row)
     if state == REVOKED:
         return None
     if audience.has(row) and (undone is None or undone.kind != EventKind.LIFT):
@@ -302,7 +306,22 @@ def _event_of_row(audience: Audience, row: Device, undone: AuditEvent | None) ->
     if undone is not None:
         name: EventName = "lift" if undone.kind == EventKind.LIFT else "reinstate"
         return audience.undone(name, row, row.revision, undone.at, "")
-    return None
+    return _gone(sealed, audience, row)
+
+
+def _gone(sealed: SealedList, audience: Audience, row: Device) -> FeedEvent | None:
+    """Return the event about a device that the server may have been told to trust before, and must not trust any more."""
+    if not audience.has_left(row):
+        return None
+    changes = [
+        one for one in sealed.events(device_id=row.device_id) if one is not None and sealed.is_genuine_event(one)
+    ]
+    if row.role != CONTROLLER:  # nearly every target never was a controller
+        rows = [row_of(change) for change in changes]
+        if all(one is None or one.role != CONTROLLER for one in rows):
+            return None
+    at = next((one.at for one in reversed(changes) if one.revision == row.revision), None)
+    return audience.gone(row, row.revision, at or timezone.now())
 
 
 def _keys_before(sealed: SealedList, rows: Sequence[Device], names: Sequence[str]) -> dict[str, list[bytes]]:
