@@ -183,7 +183,7 @@ class Applying:
     def _has_added(self, row: Device) -> bool:
         key = key_name(decode_public_key(row.public_key))
         self._read_more([row])
-        return not row.is_revoked and key in self._mine and self._mine[key].added
+        return not is_revoked(row_values(row)) and key in self._mine and self._mine[key].added
 
     def _suspend(self, event: FeedEvent, valid: Sequence[Device], until: dt.datetime | None) -> Plan:
         if until is not None and until <= self.moment:

@@ -137,3 +137,17 @@ def test_events_about_both_keys_of_a_device_come_in_one_message(
         serial = hub.sent + 1
         assert not hub.say(*[hub.event(name, key, serial) for key in keys]).refused
         assert status(old) == status(new) == expected
+
+
+def test_a_replaced_key_keeps_its_overlap_if_the_next_one_was_replaced_here(
+    hub: TestHub, amesh_server: LocalDevice
+) -> None:
+    """The next key is still valid until its own overlap ends, so it is the successor that the hub has added."""
+    first, second, third = (EphemeralDevice() for _ in range(3))
+    hub.say(hub.trust(first), hub.trust(second))
+    assert ask(second, third, amesh_server).status_code == 200
+    assert not hub.say(replaced(hub, first, second)).refused
+    assert [status(one) for one in (first, second, third)] == [200] * 3
+    assert (row(first).revoke_reason, row(first).revoked_by) == ("rotated", second.identity.device_id)
+    hub.say(hub.event("revoke", first))
+    assert [status(one) for one in (first, second, third)] == [401] * 3
