@@ -15,7 +15,7 @@ from amesh_django.trust.change import Change
 from amesh_django.trust.hubs import is_allowed, key_name
 from amesh_django.trust.sealing import actor, now
 from authmesh.protocol.display import clean, clean_line
-from authmesh.protocol.errors import AllowListError
+from authmesh.protocol.errors import AllowListError, Run
 from authmesh.protocol.keys import decode_public_key
 
 #: Columns of the word of a hub that does not suspend the device.
@@ -27,7 +27,14 @@ class KeyRevokedByHub(AllowListError):
 
     code = "key_denied"
     default_message = "A hub has revoked the key. Nothing was changed."
-    default_hint = "Find out why. If it is a mistake, undo the revocation at the hub, or pair the device with a person at this server."
+    default_hint = (
+        "Find out why. If it is a mistake, undo the revocation at the hub, or decide here: run ",
+        Run("trust"),
+        " with the line that export-key prints on the device. If the hub is no hub of this server any more, all that it has said is "
+        "removed by ",
+        Run("hubs", "forget HUB"),
+        ".",
+    )
 
 
 def author(device_id: str) -> Actor:
@@ -59,14 +66,25 @@ def revoked_keys(pending: Change, public_keys: Iterable[bytes]) -> set[bytes]:
     return {names[entry.key] for entry in pending.hubs.about(names) if revokes(entry)}
 
 
+def revoking_hub(pending: Change, public_key: bytes) -> str:
+    """Return the device ID of a hub that has revoked a key; an empty text if none has."""
+    if not follows_hubs(pending):
+        return ""
+    return next((entry.hub for entry in pending.hubs.about([key_name(public_key)]) if revokes(entry)), "")
+
+
 def refuse_revoked(pending: Change, public_key: bytes) -> None:
     """Check a key that is about to be trusted with no person who decides it.
 
     Raises:
         KeyRevokedByHub: a hub has revoked it.
     """
-    if revoked_keys(pending, [public_key]):
-        raise KeyRevokedByHub()
+    hub = revoking_hub(pending, public_key)
+    if hub:
+        raise KeyRevokedByHub(
+            _("The hub %(hub)s has revoked the key. Nothing was changed.") % {"hub": clean_line(hub)},
+            hint=KeyRevokedByHub.default_hint,
+        )
 
 
 def note_decision(pending: Change, rows: Sequence[Device], *, trusted: bool = False, lifted: bool = False) -> None:

@@ -20,7 +20,7 @@ from amesh_django.trust.owner import controller_limit
 from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.encoding import b64url_encode
-from authmesh.protocol.fleet.events import FeedEvent
+from authmesh.protocol.fleet.events import FeedEvent, device_id_of
 from authmesh.protocol.fleet.feed import Refused
 from authmesh.protocol.keys import decode_public_key
 
@@ -276,8 +276,3 @@ def is_old(entry: HubEntry, event: FeedEvent, epoch: str) -> bool:
         return event.serial <= entry.serial
     # Serials of two epochs cannot be compared. What a person decided since does not change for an older word.
     return entry.allowed_at is not None and stored_time(event.at) <= entry.allowed_at
-
-
-def device_id_of(key: bytes) -> str:
-    """Return the device ID of a key with this hash. The one that an event names is for people."""
-    return f"am_{b64url_encode(key)[:16]}"

@@ -14,11 +14,11 @@ from amesh_django.states import ROTATED
 from amesh_django.trust import SealedList
 from amesh_django.trust.hubs import HubRows
 from authmesh.protocol.encoding import b64url_encode
-from authmesh.protocol.fleet.events import FeedEvent
+from authmesh.protocol.fleet.events import FeedEvent, device_id_of
 from authmesh.protocol.fleet.feed import MAX_EVENTS, FeedMessage
 
 from . import signed_list
-from .applying import device_id_of, is_old
+from .applying import is_old
 from .following import HubDevice, newest_id
 
 

@@ -46,7 +46,7 @@ from .rarely import rarely
 
 logger = logging.getLogger("amesh_django.fleet")
 
-#: Words about keys that no device of this server has, of all hubs together.
+#: Words of one hub about keys that no device of this server has. No hub uses up what another one may say.
 MAX_TOMBSTONES = 100_000
 #: Epochs that their column can hold.
 _MAX_PAST = 7
@@ -283,7 +283,7 @@ def _received(row: Hub, verdict: Verdict, refused: Iterable[Refused] = ()) -> Re
 
 def _drop_tombstones(rows: HubRows, hub: Hub, count: int) -> int:
     """Remove the oldest words of a hub about unknown keys if there are too many. Return their number."""
-    words = HubEntry.objects.using(rows.using)
+    words = HubEntry.objects.using(rows.using).filter(hub=hub.device_id)
     if not count or words.count() <= MAX_TOMBSTONES:
         return 0
     devices = Device.objects.using(rows.using).values("device_id")

@@ -233,6 +233,13 @@ class HubRows:
             hub.mac = hub_mac(hub, keys)
             hub.save(using=self.using, update_fields=["device_id", "digest", "mask", "mac"])
 
+    def forget(self, device_id: str) -> int:
+        """Remove the row and the words of a hub. Return the number of words."""
+        self._locked(device_id)
+        count, _of_model = HubEntry.objects.using(self.using).filter(hub=device_id).delete()
+        Hub.objects.using(self.using).filter(device_id=device_id).delete()
+        return count
+
     def oldest_without_device(self, hub: Hub, count: int, devices: Any) -> list[HubEntry]:
         """Return the oldest words of a hub about keys that no device of the list has.
 

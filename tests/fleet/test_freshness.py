@@ -49,7 +49,7 @@ class Line:
         self.answered: tuple[bytes, str] | None = None
 
     def post(self, url: str, body: bytes, *, headers: dict[str, str], **options: Any) -> posting.Answer:
-        assert url == "https://hub.example/amesh/feed/pull"
+        assert url == f"{self.hub.url}feed/pull"
         self.asked.append(PullQuestion.from_json(json.loads(body)))
         if self.is_down:
             raise posting.NoAnswer("Nobody answers.")
@@ -222,6 +222,52 @@ def test_a_hub_that_replaces_its_key_is_not_silent(
     assert status(device) == status(old) == 200 and follows(current_list().snapshot(), 0) == [
         (hub.device.identity.public_key, ANY)
     ]
+
+
+@pytest.fixture
+def lines(hub: TestHub, line: Line, monkeypatch: pytest.MonkeyPatch) -> tuple[Line, Line]:
+    """The lines to two hubs, of which the second one is new."""
+    second = Line(TestHub(hub.server).trusted("revoke"))
+    second.hub.url = "https://second.example/amesh/"
+    second.hub.greet()
+
+    def post(url: str, body: bytes, **options: Any) -> posting.Answer:
+        return (second if url.startswith(second.hub.url) else line).post(url, body, **options)
+
+    monkeypatch.setattr(posting, "post", post)
+    return line, second
+
+
+def test_a_hub_waits_for_what_the_others_say_of_it(lines: tuple[Line, Line], clock: Clock, amesh_trust: Trust) -> None:
+    """Otherwise a hub that was revoked by another one could still change what it likes at a server that was away."""
+    (line, second), device = lines, amesh_trust()
+    hub = line.hub
+    begin_anew(clock)
+    second.events = [second.hub.event("revoke", hub.device)]
+    assert hub.post(hub.message(hub.event("revoke", device))).status_code == 401
+    assert len(second.asked) == 1 and not line.asked
+    assert status(device) == 200
+
+
+def test_two_silent_hubs_do_not_keep_each_other_out(
+    lines: tuple[Line, Line], clock: Clock, amesh_trust: Trust, settings: Any
+) -> None:
+    settings.AMESH = {**settings.AMESH, "WHEN_STALE": "refuse"}
+    (line, second), device = lines, amesh_trust()
+    line.is_down = second.is_down = True
+    begin_anew(clock)
+    clock.ahead += 301
+    assert line.hub.say(line.hub.event("revoke", EphemeralDevice())).applied == 1
+    assert (len(line.asked), len(second.asked)) == (0, 1)
+    assert status(device) == 503 and second.hub.say().applied == 0
+    assert (len(line.asked), len(second.asked)) == (
+        1,
+        1,
+    )  # that the other hub was asked holds back no question to this one
+    clock.ahead -= 300
+    lifecycle.reset()
+    line.is_down = second.is_down = False
+    assert status(device) == 200
 
 
 FORGERIES: dict[str, Callable[[Line], None]] = {

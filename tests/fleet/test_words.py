@@ -121,6 +121,7 @@ def test_the_words_count_without_the_row_of_the_hub(hub: TestHub) -> None:
     gone = EphemeralDevice()
     hub.say(hub.event("revoke", gone))
     sql("DELETE FROM amesh_hub")
+    assert [word["event"] for word in DatabaseHome("person").hub_words(gone.identity.public_key)] == ["revoke"]
     assert DatabaseAllowList(by="import").add_all([gone.entry()]) and not Device.objects.filter(
         device_id=gone.identity.device_id
     )
@@ -204,6 +205,18 @@ def test_the_oldest_words_about_unknown_keys_go_first(
     left = {entry.device_id for entry in HubEntry.objects.all()}
     assert left == {one.identity.device_id for one in (known, *unknown[2:])}
     assert "2 of the oldest words" in caplog.text and not DatabaseAllowList().verify().hubs
+
+
+def test_no_hub_uses_up_what_another_one_may_say(hub: TestHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "MAX_TOMBSTONES", 3)
+    hub.say(*[hub.event("revoke", EphemeralDevice()) for _ in range(3)])
+    other, lost = TestHub(hub.server).trusted("revoke"), EphemeralDevice()
+    other.greet()
+    other.say(other.event("revoke", lost))
+    assert HubEntry.objects.filter(hub=other.id).count() == 1 and HubEntry.objects.count() == 4
+    assert DatabaseAllowList(by="import").add_all([lost.entry()])  # skipped
+    hub.say(hub.event("revoke", EphemeralDevice()))
+    assert HubEntry.objects.filter(hub=hub.id).count() == 3 and not DatabaseAllowList().verify().hubs
 
 
 def test_another_secret_of_the_seal(hub: TestHub, amesh_trust: Trust, secrets: Secrets) -> None:
