@@ -187,7 +187,7 @@ class Applying:
     def _has_added(self, row: Device) -> bool:
         key = key_name(decode_public_key(row.public_key))
         self._read_more([row])
-        return not row.is_revoked and key in self._mine and self._mine[key].added
+        return not is_revoked(row_values(row)) and key in self._mine and self._mine[key].added
 
     def _is_of_hub(self, row: Device) -> bool:
         """Return True if the hub has added the device, by this key or by one that it has replaced here."""

@@ -28,7 +28,7 @@ from authmesh.client.signing import NONCE_BYTES, sign_request
 from authmesh.protocol.encoding import b64url_encode, format_time
 from authmesh.protocol.errors import AmeshError
 from authmesh.protocol.fleet.errors import UnverifiedMessage
-from authmesh.protocol.fleet.feed import FEED_PATH, Acknowledgement, FeedMessage
+from authmesh.protocol.fleet.feed import FEED_PATH, MAX_EVENTS, Acknowledgement, FeedMessage
 
 from . import posting, servers
 from .feed import message_for
@@ -44,7 +44,7 @@ _MAX_SECONDS = 30.0
 #: Refusals that the row of a server keeps.
 _MAX_REFUSED = 50
 _MAX_RETRY_SECONDS = 300.0
-#: Time for a message with the whole list, which the server seals before it answers.
+#: Time for a message with the whole list, or a revision with very many events, which the server seals before it answers.
 LIST_SECONDS = 20.0
 _SYSTEM = Actor("amesh", "system")
 _AHEAD = "The server has applied more than this hub has: an older list was restored here. Find out why, then reseal the list."
@@ -192,7 +192,8 @@ def _send(
         now=moment,
         nonce=nonce,
     )
-    seconds = LIST_SECONDS if message.revocations else posting.TOTAL_SECONDS
+    is_large = message.revocations or len(message.events) > MAX_EVENTS
+    seconds = LIST_SECONDS if is_large else posting.TOTAL_SECONDS
     if not lease.renew(seconds - posting.TOTAL_SECONDS):
         return None
     headers = {"Authorization": header, "Content-Type": "application/json"}

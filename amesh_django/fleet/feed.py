@@ -28,7 +28,7 @@ from authmesh.protocol.fleet.events import EventName, FeedEvent
 from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_IN_MESSAGE, FeedMessage
 
 from . import signed_list
-from .events import Audience, event, replaced_in, row_of
+from .events import LEFT_GROUP, Audience, event, replaced_in, row_of
 from .rarely import rarely
 from .sealed_rows import sealed_groups, sealed_rows
 from .servers import Head, head
@@ -46,7 +46,7 @@ class Gap(Exception):
 
 
 class _TooMany(Gap):
-    """A revision has more events than a server accepts in one message."""
+    """A revision revokes so many keys that the signed list says it shorter."""
 
 
 def message_for(
@@ -118,7 +118,8 @@ def from_log(sealed: SealedList, audience: Audience, after: int, until: int) -> 
             if revision != covered + 1:
                 raise Gap
             new = list(_events_of(sealed, audience, list(changes)))
-            if len(new) > MAX_IN_MESSAGE:
+            # Only what was revoked is in the list.
+            if len(new) > MAX_IN_MESSAGE and all(one.event == "revoke" and one.reason != LEFT_GROUP for one in new):
                 raise _TooMany
             if found and len(found) + len(new) > MAX_EVENTS:
                 return found, covered

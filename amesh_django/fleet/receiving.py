@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from amesh_django.audit.recording import record
@@ -14,12 +14,10 @@ from amesh_django.decisions.hubs import author
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
 from amesh_django.server import server_device
-from amesh_django.states import ROTATED
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.change import Change
 from amesh_django.trust.hubs import HubRows, stored_time
 from amesh_django.verification import VerifiedDevice
-from authmesh.protocol.encoding import b64url_encode
 from authmesh.protocol.enrollment import is_server_url
 from authmesh.protocol.enrollment_errors import ServerBusy
 from authmesh.protocol.errors import (
@@ -37,20 +35,13 @@ from authmesh.protocol.fleet.errors import (
     UnverifiedMessage,
     WrongAudience,
 )
-from authmesh.protocol.fleet.events import FeedEvent, device_id_of
-from authmesh.protocol.fleet.feed import (
-    MAX_EVENTS,
-    MAX_IN_MESSAGE,
-    MAX_SKEW_SECONDS,
-    Acknowledgement,
-    FeedMessage,
-    Refused,
-)
+from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_SKEW_SECONDS, Acknowledgement, FeedMessage, Refused
 
 from . import signed_list
-from .applying import Applying, is_old
+from .applying import Applying
 from .following import ENROLL, HubDevice, is_hub, newest_id, newest_row
 from .limits import Minute
+from .parts import Part, parts_of
 from .rarely import rarely
 
 logger = logging.getLogger("amesh_django.fleet")
@@ -82,7 +73,6 @@ class Received:
     retry_after: int = 0
     is_reported: bool = False
     dropped: int = 0
-    refused: list[Refused] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,49 +156,25 @@ def _receive(message: FeedMessage, hub: HubDevice, now: float, heard_at: float |
     _check_permission(sealed, hub)
     if message.issuer != hub.device_id:
         raise NotAHub(device_id=hub.device_id, detail="iss is another device")
-    if len(message.events) > MAX_IN_MESSAGE:
-        raise MalformedFeed(device_id=hub.device_id, detail="too many events")
     if not message.events and not message.revocations:
         found = sealed.in_transaction(lambda: _contact(sealed, message, hub, now))
         _report(message, found)
         return found
     listed = _verified_list(sealed, message, hub, now) if message.revocations else None
-    parts = _parts(_lacking(sealed, hub, listed)) if listed is not None else ()
-    for part in [*parts, message.events]:
+    refused = list[Refused]()
+    for part in parts_of(sealed, message, listed, hub):
         found = sealed.change(
             author(hub.device_id),
             lambda pending, part=part: _apply(  # type: ignore[misc]
-                pending, message, part, hub.device_id, now, heard_at, listed=listed, is_last=part is message.events
+                pending, message, part, hub.device_id, now, heard_at, listed=listed
             ),
         )
+        refused += found.answer.refused
         if found.verdict != "apply" or found.is_held:
             break
+    found.answer = replace(found.answer, refused=tuple(refused[-MAX_EVENTS:]))  # the answer must not become too large
     _report(message, found)
     return found
-
-
-def _parts(events: Sequence[FeedEvent]) -> Iterator[Sequence[FeedEvent]]:
-    for start in range(0, len(events), MAX_EVENTS):
-        yield events[start : start + MAX_EVENTS]
-
-
-def _lacking(sealed: SealedList, hub: HubDevice, listed: signed_list.SignedList) -> list[FeedEvent]:
-    """Return what of a list is not applied yet. A hub that got no answer in time sends all of it again, and every attempt must get further."""
-    rows = HubRows(sealed.using, sealed.all_keys, sealed.log_keys())
-    hub_id, found = newest_id(sealed.snapshot(), hub.device_id), list[FeedEvent]()
-    for part in _parts([_as_event(one) for one in listed.revoked]):
-        words = rows.about(b64url_encode(event.key) for event in part)
-        known = {word.key: word for word in words if word.hub == hub_id}
-        for event in part:
-            word = known.get(b64url_encode(event.key))
-            if word is None or not is_old(word, event, listed.epoch):
-                found.append(event)
-    return found
-
-
-def _as_event(one: signed_list.Revoked) -> FeedEvent:
-    event = FeedEvent(one.serial, "revoke", device_id_of(one.key), one.key, one.at)
-    return replace(event, reason=ROTATED, effective_at=one.at, successor=one.next) if one.next else event
 
 
 def _verified_list(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: float) -> signed_list.SignedList:
@@ -257,13 +223,12 @@ def _contact(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: floa
 def _apply(
     pending: Change,
     message: FeedMessage,
-    events: Sequence[FeedEvent],
+    part: Part,
     hub_id: str,
     now: float,
     heard_at: float | None,
     *,
     listed: signed_list.SignedList | None,
-    is_last: bool,
 ) -> Received:
     """Apply events inside a change, with the words of the hub and the number up to which all is applied."""
     device = newest_row(pending, hub_id)
@@ -277,24 +242,21 @@ def _apply(
     if listed is not None and listed.epoch == row.list_epoch and listed.serial < row.list_serial:
         raise MalformedFeed(device_id=hub_id, detail="the signed list is older than one that this server has accepted")
     minute = Minute(row, now, is_limited=heard_at is None)
-    # If a revision has two events about one key, the later one says all.
-    last = list({(event.serial, event.key): event for event in events}.values())
-    applying = Applying(
-        pending, row, message.epoch, last, may_enroll=device.permissions.get(ENROLL) is True, room=minute.room
-    )
-    waiting = next((event for event in last if not applying.apply(event)), None)
+    may_enroll = device.permissions.get(ENROLL) is True
+    applying = Applying(pending, row, message.epoch, part.events, may_enroll=may_enroll, room=minute.room)
+    waiting = next((event for event in part.events if not applying.apply(event)), None)
     is_reported = minute.count(applying.changed, is_held=waiting is not None)
     pending.hubs.put(row, applying.noted)
     dropped = _drop_tombstones(pending.hubs, row, len(applying.noted))
-    if waiting is None and is_last:
+    if waiting is None and part.is_last:
         if listed is not None:
             row.list_epoch, row.list_serial = listed.epoch, listed.serial
         _advance(row, message, message.until, now, heard_at)
-    elif waiting is not None and message.epoch == row.epoch and is_last:
+    elif waiting is not None and message.epoch == row.epoch and not part.is_list:
         row.applied = max(row.applied, min(waiting.serial - 1, message.until))
     pending.hubs.save_hub(row)
     # The list names keys that were replaced to every server, also to those that it does not concern.
-    found = _received(row, verdict, applying.refused if is_last else ())
+    found = _received(row, verdict, () if part.is_list else applying.refused)
     found.is_held, found.retry_after = waiting is not None, minute.left(now)
     found.is_reported, found.dropped = is_reported, dropped
     return found
@@ -316,8 +278,7 @@ def _advance(row: Hub, message: FeedMessage, until: int, now: float, heard_at: f
 
 
 def _received(row: Hub, verdict: Verdict, refused: Iterable[Refused] = ()) -> Received:
-    found = [*refused]
-    return Received(Acknowledgement(row.epoch, row.applied, tuple(found), verdict == "list"), verdict, refused=found)
+    return Received(Acknowledgement(row.epoch, row.applied, tuple(refused), verdict == "list"), verdict)
 
 
 def _drop_tombstones(rows: HubRows, hub: Hub, count: int) -> int:
@@ -372,7 +333,7 @@ def _report(message: FeedMessage, found: Received) -> None:
             hub,
             MAX_TOMBSTONES,
         )
-    refused = [one for one in found.refused if one.why not in ("known_here", "pending")]
+    refused = [one for one in found.answer.refused if one.why not in ("known_here", "pending")]
     if refused:
         logger.warning(
             "%d events of the hub %s were not applied: %s",

@@ -143,6 +143,20 @@ def test_events_about_both_keys_of_a_device_come_in_one_message(
         assert status(old) == status(new) == expected
 
 
+def test_a_replaced_key_keeps_its_overlap_if_the_next_one_was_replaced_here(
+    hub: TestHub, amesh_server: LocalDevice
+) -> None:
+    """The next key is still valid until its own overlap ends, so it is the successor that the hub has added."""
+    first, second, third = (EphemeralDevice() for _ in range(3))
+    hub.say(hub.trust(first), hub.trust(second))
+    assert ask(second, third, amesh_server).status_code == 200
+    assert not hub.say(replaced(hub, first, second)).refused
+    assert [status(one) for one in (first, second, third)] == [200] * 3
+    assert (row(first).revoke_reason, row(first).revoked_by) == ("rotated", second.identity.device_id)
+    hub.say(hub.event("revoke", first))
+    assert [status(one) for one in (first, second, third)] == [401] * 3
+
+
 def test_the_keys_that_a_device_had_before_are_named_with_it(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
     """A server that never heard of the rotation knows the device by one of them only. They are not accepted at the hub any more."""
     plain, _itself = add_server()

@@ -18,7 +18,7 @@ from django.test import override_settings
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.fleet import receiving
+from amesh_django.fleet import parts, receiving
 from amesh_django.management import doctor
 from amesh_django.management.home import DatabaseHome
 from amesh_django.models import AllowListSeal, AuditEvent, Device, Hub, HubEntry
@@ -345,14 +345,14 @@ def test_a_list_that_comes_again_goes_on_where_it_ended(
     unknown = [EphemeralDevice() for _ in range(3)]
     settings.AMESH = {**settings.AMESH, "HUB_MAX_PER_MINUTE": len(devices)}
     lifecycle.reset()
-    monkeypatch.setattr(receiving, "MAX_EVENTS", 2)
+    monkeypatch.setattr(parts, "MAX_EVENTS", 2)
     apply, sizes = receiving._apply, list[int]()
 
-    def applies(pending: Any, message: Any, events: Any, *args: Any, **options: Any) -> Any:
+    def applies(pending: Any, message: Any, part: parts.Part, *args: Any, **options: Any) -> Any:
         if len(sizes) == ends_at:
             raise MemoryError  # the process is killed
-        sizes.append(len(events))
-        return apply(pending, message, events, *args, **options)
+        sizes.append(len(part.events))
+        return apply(pending, message, part, *args, **options)
 
     monkeypatch.setattr(receiving, "_apply", applies)
     hub.epoch = "f" * 32
@@ -375,3 +375,26 @@ def test_a_list_that_comes_again_goes_on_where_it_ended(
     Hub.objects.update(minute_at=None)
     sizes = []
     assert hub.post(message).status_code == 200 and sizes == [1, 0] and status(devices[5]) == 401
+
+
+def test_a_revision_of_any_size_is_applied(
+    hub: TestHub, amesh_trust: Trust, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub never divides a revision, so the server does: into changes of a size that it can seal. It has the revision when all are done."""
+    devices = [amesh_trust() for _ in range(5)]
+    settings.AMESH = {**settings.AMESH, "HUB_MAX_PER_MINUTE": 3}
+    lifecycle.reset()
+    monkeypatch.setattr(parts, "MAX_EVENTS", 2)
+    itself = hub.event("suspend", hub.device, 1)
+    message = hub.message(itself, *[hub.event("revoke", one, 1) for one in devices], hub.event("lift", devices[4], 1))
+    revision = AllowListSeal.objects.get().revision
+    response = hub.post(message)
+    assert response.status_code == 429 and response.json()["applied"] == 0
+    assert [status(one) for one in devices] == [401] * 3 + [200] * 2
+    assert AllowListSeal.objects.get().revision == revision + 2
+    Hub.objects.update(minute_at=None)
+    response = hub.post(message)
+    # Of two events about one key, only the later one counts, wherever the message is divided.
+    assert response.json()["applied"] == 1 and [status(one) for one in devices] == [401] * 4 + [200]
+    assert response.json()["refused"] == [{"serial": 1, "device": hub.id, "why": "is_the_hub"}]
+    assert AuditEvent.objects.filter(kind="revoke", actor=hub.by).count() == 4
