@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from amesh_django.kinds import EventKind
 from amesh_django.models import AuditEvent, Device, Server
 from amesh_django.states import ACTIVE, EXPIRED, ROTATED
-from amesh_django.trust.chain import data_of
+from amesh_django.trust.chain import data_of, device_of
 from amesh_django.trust.damage import UNREADABLE
 from amesh_django.trust.groups import Groups
-from amesh_django.trust.revoking import device_of
 from authmesh.protocol.allow_list import CONTROLLER
-from authmesh.protocol.fleet.events import EventName, FeedEvent, Trusted, key_hash
+from authmesh.protocol.encoding import b64url_decode
+from authmesh.protocol.fleet.events import EventName, FeedEvent, Trusted, device_id_of, key_hash
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.scopes import SCOPES
 
@@ -67,15 +68,15 @@ class Audience:
     def _is_named(self, row: Device) -> bool:
         return row.device_id != self._device_id and (ALL in self._names or not self._names.isdisjoint(row.groups))
 
-    def event_of(self, change: AuditEvent, before: Callable[[], Device | None]) -> FeedEvent | None:
+    def event_of(self, change: AuditEvent, row: Device, before: Callable[[], Device | None]) -> FeedEvent | None:
         """Return the event that a change of a device is for the server, or None.
 
         Args:
             change: a genuine event of the audit log.
+            row: the row of the device after it.
             before: returns the row of the device before the change, as the audit log has it.
         """
-        row = row_of(change)
-        if row is None or row.device_id == self._device_id:
+        if row.device_id == self._device_id:
             return None
         serial, at, reason = change.revision or 0, change.at, change.text
         if change.kind == EventKind.REVOKE:
@@ -96,6 +97,21 @@ class Audience:
         was_told = self._is_told_of(known) if known is not None else change.kind in _LEAVING
         is_out = row.revoked_at is None and not self._is_told_of(row)
         return event("revoke", row, serial, at, LEFT_GROUP) if was_told and is_out else None
+
+    def with_replaced(self, one: FeedEvent, row: Device, keys: Sequence[bytes]) -> Iterator[FeedEvent]:
+        """Yield an event about a device, and the same about the keys that it had before: the server may know it by one of them only.
+
+        Args:
+            one: the event.
+            row: the row of the device.
+            keys: hashes of the keys that it had before and that are not accepted any more.
+        """
+        yield one
+        # A server that was told which key replaces which has the newest one, and the others do not come back.
+        if one.event == "reinstate" and self.is_enrolling and row.role == CONTROLLER and self._is_named(row):
+            return
+        for key in keys:
+            yield replace(one, device_id=device_id_of(key), key=key, trusted=None)
 
     def undone(self, name: EventName, row: Device, serial: int, at: dt.datetime, reason: str) -> FeedEvent:
         """Return the event that ends a suspension or a revocation.
@@ -137,6 +153,12 @@ def row_of(change: AuditEvent) -> Device | None:
     except UNREADABLE:
         return None
     return row
+
+
+def replaced_in(change: AuditEvent) -> list[bytes]:
+    """Return the hashes of the keys that a device had before, as a genuine event about it names them."""
+    names = data_of(change).get("replaced")
+    return [b64url_decode(name) for name in names] if isinstance(names, list) else []
 
 
 def event(

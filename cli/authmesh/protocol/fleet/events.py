@@ -141,6 +141,11 @@ def key_hash(public_key: bytes) -> bytes:
     return hashlib.sha256(public_key).digest()
 
 
+def device_id_of(key: bytes) -> str:
+    """Return the device ID of a key with this hash. The one that an event names is for people."""
+    return f"am_{b64url_encode(key)[:16]}"
+
+
 def is_device_id(found: str) -> bool:
     """Return True if a text has the form of a device ID."""
     return _DEVICE_ID.fullmatch(found) is not None
