@@ -28,7 +28,8 @@ Theory of operation, at a server
     serial is not higher is acknowledged, and changes nothing. That one rule makes messages idempotent, keeps their order, and prevents an
     old message from reviving or revoking a device that a person has trusted since.
 3.  A message, the words in it, and the number up to which all is applied are one transaction with one sealed change. If it is rolled back,
-    none of them happened, and the hub sends it again.
+    none of them happened, and the hub sends it again. A signed list, and a revision with more than 1,000 events, are applied in parts: each part
+    is such a transaction, and the number is that of the last one. By the words, a message that comes again goes on where it ended.
 4.  What a hub did has the author ``hub am_…`` under the seal. It may undo that and nothing else, and never raises what a device may do.
 5.  Serials of two epochs cannot be compared. With a new epoch, or if the server lacks more than 1,000 serials, the hub adds the signed
     list of all its revocations, which only ever adds.
@@ -49,6 +50,10 @@ Each module has one part:
 - :mod:`.rarely`: what the log says once a minute.
 - :mod:`.freshness`: when a server asks its hubs, and what it does if they are silent.
 - :mod:`.pulling`: the question of a server, and the answer of the hub.
+- :mod:`.following`: which devices are hubs, and by which key a hub is known.
+- :mod:`.forgetting`: what a device has said that is no hub any more is removed.
 - :mod:`.receiving`: a message of a hub, from the request to the answer.
-- :mod:`.plans`, :mod:`.applying`, :mod:`.trusting`: what the events of a message change here.
+- :mod:`.parts`: the parts in which a large message is applied.
+- :mod:`.plans`, :mod:`.applying`, :mod:`.trusting`: what the events of a message change here; :mod:`.rights`: what a hub gives, and what people
+  have decided about that.
 """

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from amesh_django.decisions import LIFTED
-from amesh_django.decisions.hubs import author, revokes, suspends
+from amesh_django.decisions.hubs import NOT_SUSPENDED, author, authors_of, revokes, suspends
 from amesh_django.decisions.revoking import keys_of_device, successors
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
@@ -85,7 +85,7 @@ class Applying:
         """Apply an event. Return False if it must wait, because the hub has changed as many devices as it may for now."""
         key, device_id = b64url_encode(event.key), device_id_of(event.key)
         entry = self._mine.get(key)
-        if entry is not None and self._is_old(entry, event):
+        if entry is not None and is_old(entry, event, self._epoch):
             return True
         plan = self._plan(event, device_id, entry)
         if plan.updates or plan.new is not None:
@@ -94,6 +94,7 @@ class Applying:
             self.changed += 1
             for row, kind, columns in plan.updates:
                 self.pending.update(row, kind, **columns)
+                self._rows[row.device_id] = row  # an event may change other rows than its own
             if plan.new is not None:
                 self.pending.insert([plan.new])
                 self._rows[device_id] = plan.new
@@ -103,21 +104,23 @@ class Applying:
             self._note(event, key, device_id, entry, plan)
         return True
 
-    def _is_old(self, entry: HubEntry, event: FeedEvent) -> bool:
-        if entry.epoch == self._epoch:
-            return event.serial <= entry.serial
-        # Serials of two epochs cannot be compared. What a person decided since does not change for an older word.
-        return entry.allowed_at is not None and stored_time(event.at) <= entry.allowed_at
-
     def _note(self, event: FeedEvent, key: str, device_id: str, entry: HubEntry | None, plan: Plan) -> None:
         found = entry or HubEntry(key=key, device_id=device_id)
         # A signed list names no reasons.
         found.reason = storable(event.reason) or (found.reason if found.event == event.event else "")
         found.at = stored_time(event.at)
         found.epoch, found.serial, found.event = self._epoch, event.serial, event.event
-        found.until = plan.until
-        found.added = found.added or plan.is_added
+        for name, value in plan.word.items():
+            setattr(found, name, value)
         self._mine[key] = self._noted[key] = found
+
+    def _is_mine(self, by: str) -> bool:
+        """Return True if the author of a change is this hub, by this key or one that it has replaced."""
+        return by == self.by or (by.startswith("hub am_") and by in self._authors)
+
+    @functools.cached_property
+    def _authors(self) -> set[str]:
+        return authors_of(self.pending, self.hub_id)
 
     # --- one event ---
 
@@ -132,16 +135,17 @@ class Applying:
                 row,
                 entry,
                 pending=self.pending,
-                by=self.by,
+                is_mine=self._is_mine,
                 may_enroll=self.may_enroll,
                 is_denied=any(revokes(other) for other in self._others.get(b64url_encode(event.key), ())),
                 limit=controller_limit() + is_replacing,
             )
-        until = stored_time(event.until) if event.until is not None and event.event == "suspend" else None
         if event.left and event.event == "revoke" and (row is None or not self._is_of_hub(row)):
             return Plan(is_noted=False)
+        until = stored_time(event.until) if event.until is not None else None
+        word = {"suspend": {"suspended": True, "suspended_until": until}, "lift": NOT_SUSPENDED}.get(event.event, {})
         if row is None:
-            return Plan(until=until)
+            return Plan(word=word)
         linked = [row, *successors(self.pending, row)]
         valid = keys_of_device(self.pending, row)
         if any(one.device_id == self.hub_id for one in (*linked, *valid)):
@@ -151,8 +155,8 @@ class Applying:
         if event.event == "revoke":
             return self._revoke(event, row, valid, entry)
         if event.event == "suspend":
-            return self._suspend(event, valid, until)
-        undone = self._lift([*linked, *valid]) if event.event == "lift" else self._reinstate(linked)
+            return replace(self._suspend(event, valid, until), word=word)
+        undone = replace(self._lift([*linked, *valid]), word=word) if event.event == "lift" else self._reinstate(linked)
         if event.trusted is None or not self.may_enroll or entry is None or not entry.added:
             return undone
         return trusting.with_rights(undone, event.trusted, row, entry)
@@ -183,7 +187,7 @@ class Applying:
     def _has_added(self, row: Device) -> bool:
         key = key_name(decode_public_key(row.public_key))
         self._read_more([row])
-        return not row.is_revoked and key in self._mine and self._mine[key].added
+        return not is_revoked(row_values(row)) and key in self._mine and self._mine[key].added
 
     def _is_of_hub(self, row: Device) -> bool:
         """Return True if the hub has added the device, by this key or by one that it has replaced here."""
@@ -206,7 +210,7 @@ class Applying:
 
     def _suspend(self, event: FeedEvent, valid: Sequence[Device], until: dt.datetime | None) -> Plan:
         if until is not None and until <= self.moment:
-            return Plan(until=until)
+            return NOTHING
         updates = []
         for row in valid:
             if row.role != CONTROLLER or row.denied_at is not None:
@@ -214,12 +218,12 @@ class Applying:
             columns = self._suspended(row, until, storable(event.reason))
             if columns:
                 updates.append((row, EventKind.SUSPEND, columns))
-        return Plan(updates, until=until)
+        return Plan(updates)
 
     def _suspended(self, row: Device, until: dt.datetime | None, reason: str) -> dict[str, Any]:
         """Return the columns of a row that change. A suspension by another author is never shortened, and keeps its author."""
         is_on = row.suspended_at is not None and (row.suspended_until is None or row.suspended_until > self.moment)
-        if is_on and row.suspended_by != self.by:
+        if is_on and not self._is_mine(row.suspended_by):
             is_longer = row.suspended_until is not None and (until is None or until > row.suspended_until)
             return {"suspended_until": until} if is_longer else {}
         columns = {
@@ -235,7 +239,7 @@ class Applying:
         for row in {one.device_id: one for one in rows}.values():
             if row.suspended_at is None:
                 continue
-            if row.suspended_by != self.by:
+            if not self._is_mine(row.suspended_by):
                 is_on = row.suspended_until is None or row.suspended_until > self.moment
                 why = "suspended_here" if is_on else why
                 continue
@@ -244,7 +248,7 @@ class Applying:
                 updates.append((row, EventKind.LIFT, LIFTED))
             else:
                 columns = {
-                    "suspended_until": other.until,
+                    "suspended_until": other.suspended_until,
                     "suspended_by": actor(author(other.hub)),
                     "suspend_reason": other.reason,
                 }
@@ -253,11 +257,11 @@ class Applying:
 
     @staticmethod
     def _longest(words: Sequence[HubEntry]) -> HubEntry | None:
-        endless = [word for word in words if word.until is None]
-        return (endless or sorted(words, key=lambda word: word.until or word.at))[-1] if words else None
+        endless = [word for word in words if word.suspended_until is None]
+        return (endless or sorted(words, key=lambda word: word.suspended_until or word.at))[-1] if words else None
 
     def _reinstate(self, linked: Sequence[Device]) -> Plan:
-        mine = [row for row in linked if row.revoked_by == self.by and row.revoked_at is not None]
+        mine = [row for row in linked if row.revoked_at is not None and self._is_mine(row.revoked_by)]
         if not mine:
             return Plan(why="revoked_here" if is_revoked(row_values(linked[0])) else "")
         other = next((word for word in self._words_of(linked) if revokes(word)), None)
@@ -281,3 +285,17 @@ class Applying:
         if new:
             self._read |= new
             self._read_words(new)
+
+
+def is_old(entry: HubEntry, event: FeedEvent, epoch: str) -> bool:
+    """Return True if an event changes nothing any more, because of the last word of its hub about the key.
+
+    Args:
+        entry: that word.
+        event: the event.
+        epoch: its epoch.
+    """
+    if entry.epoch == epoch:
+        return event.serial <= entry.serial
+    # Serials of two epochs cannot be compared. What a person decided since does not change for an older word.
+    return entry.allowed_at is not None and stored_time(event.at) <= entry.allowed_at

@@ -17,6 +17,7 @@ from amesh_django.states import REVOKED, ROTATED, SUSPENDED
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.chain import is_same, link_after
 from amesh_django.trust.damage import each_row
+from amesh_django.trust.groups import Groups
 from amesh_django.trust.places import log_start
 from amesh_django.trust.replaced import keys_before, purged_keys
 from amesh_django.trust.sealing import LogEnd
@@ -45,10 +46,12 @@ class Gap(Exception):
 
 
 class _TooMany(Gap):
-    """A revision has more events than a server accepts in one message."""
+    """A revision revokes so many keys that the signed list says it shorter."""
 
 
-def message_for(server: Server, *, epoch: str, after: int, now: float, with_list: bool = False) -> FeedMessage:
+def message_for(
+    server: Server, *, epoch: str, after: int, now: float, with_list: bool = False, newest: Head | None = None
+) -> FeedMessage:
     """Return the message with what a server lacks, or with as much of it as fits.
 
     Args:
@@ -57,17 +60,20 @@ def message_for(server: Server, *, epoch: str, after: int, now: float, with_list
         after: serial up to which the server has all events of that epoch.
         now: Unix seconds.
         with_list: True if the server has asked for the signed list.
+        newest: how far the message goes at most. Defaults to :func:`~amesh_django.fleet.servers.head`.
 
     Raises:
         AllowListIntegrityFailure: the seal is missing or forged, or the list is an older one that was restored.
         AllowListUnavailable: the list cannot be read from the database.
         IdentityMissing, DirectoryError, KeyStoreError: this server cannot sign, or its keys cannot be used.
     """
-    newest, sealed = head(), current_list()
+    newest, sealed = newest or head(), current_list()
     is_known = epoch == newest.epoch
     start = after if is_known else 0
     needs_list = with_list or not is_known or newest.revision - start > MAX_EVENTS
-    audience = Audience(server, sealed_groups(sealed))
+    # Only what is trusted needs the scopes of groups.
+    is_enrolling = server.scope_of_events == Server.ScopeOfEvents.ENROLL
+    audience = Audience(server, sealed_groups(sealed) if is_enrolling else Groups())
     try:
         if not is_known:
             raise Gap
@@ -112,7 +118,8 @@ def from_log(sealed: SealedList, audience: Audience, after: int, until: int) -> 
             if revision != covered + 1:
                 raise Gap
             new = list(_events_of(sealed, audience, list(changes)))
-            if len(new) > MAX_IN_MESSAGE:
+            # Only what was revoked is in the list.
+            if len(new) > MAX_IN_MESSAGE and all(one.event == "revoke" and not one.left for one in new):
                 raise _TooMany
             if found and len(found) + len(new) > MAX_EVENTS:
                 return found, covered

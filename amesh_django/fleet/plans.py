@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from amesh_django.models import Device
@@ -19,16 +18,14 @@ class Plan:
         new: the row of a device that is added; None if none is.
         why: why the event, or a part of it, is not applied; empty if all of it is.
         is_noted: False if it does not become the last word of the hub about the key.
-        until: end of the suspension, or of the key, as the hub names it.
-        is_added: True if the hub has added the device.
+        word: columns of that word that change, beside what every event says.
     """
 
     updates: Sequence[tuple[Device, str, Mapping[str, Any]]] = ()
     new: Device | None = None
     why: str = ""
     is_noted: bool = True
-    until: dt.datetime | None = None
-    is_added: bool = False
+    word: Mapping[str, Any] = field(default_factory=dict)
 
 
 #: Nothing changes, because all is as the event says.

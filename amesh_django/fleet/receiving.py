@@ -4,29 +4,25 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 from amesh_django.audit.recording import record
 from amesh_django.conf import amesh_settings
-from amesh_django.decisions import any_row, is_active
 from amesh_django.decisions.hubs import author
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
 from amesh_django.server import server_device
-from amesh_django.states import ROTATED
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.change import Change
 from amesh_django.trust.hubs import HubRows, stored_time
 from amesh_django.verification import VerifiedDevice
-from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.enrollment import is_server_url
 from authmesh.protocol.enrollment_errors import ServerBusy
 from authmesh.protocol.errors import (
     AllowListBusy,
     AllowListIntegrityFailure,
-    DeviceNotFound,
     DirectoryError,
     KeyStoreError,
     TimestampOutOfRange,
@@ -39,40 +35,23 @@ from authmesh.protocol.fleet.errors import (
     UnverifiedMessage,
     WrongAudience,
 )
-from authmesh.protocol.fleet.events import FeedEvent, device_id_of
-from authmesh.protocol.fleet.feed import (
-    MAX_EVENTS,
-    MAX_IN_MESSAGE,
-    MAX_SKEW_SECONDS,
-    Acknowledgement,
-    FeedMessage,
-    Refused,
-)
+from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_SKEW_SECONDS, Acknowledgement, FeedMessage, Refused
 
 from . import signed_list
 from .applying import Applying
+from .following import ENROLL, HubDevice, is_hub, newest_id, newest_row
 from .limits import Minute
+from .parts import Part, parts_of
 from .rarely import rarely
 
 logger = logging.getLogger("amesh_django.fleet")
 
-#: Sealed permissions of a controller that is a hub.
-REVOKE, ENROLL = "revoke", "enroll"
-#: Words about keys that no device of this server has, of all hubs together.
+#: Words of one hub about keys that no device of this server has. No hub uses up what another one may say.
 MAX_TOMBSTONES = 100_000
 #: Epochs that their column can hold.
 _MAX_PAST = 7
 
 Verdict = Literal["apply", "gap", "list", "older_head", "older_epoch"]
-
-
-class HubDevice(Protocol):
-    """A device of the sealed list: the one that signed a request, or that this server has asked."""
-
-    @property
-    def device_id(self) -> str: ...
-    @property
-    def permissions(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(slots=True)
@@ -94,7 +73,6 @@ class Received:
     retry_after: int = 0
     is_reported: bool = False
     dropped: int = 0
-    refused: list[Refused] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +88,6 @@ class Answer:
     status: int
     body: dict[str, Any]
     retry_after: int = 0
-
-
-def is_hub(device: HubDevice) -> bool:
-    """Return True if the sealed list lets a device speak as a hub."""
-    return any(device.permissions.get(name) is True for name in (REVOKE, ENROLL))
 
 
 def receive(message: FeedMessage, *, signer: VerifiedDevice, nonce: str, now: float) -> Answer:
@@ -145,20 +118,23 @@ def receive(message: FeedMessage, *, signer: VerifiedDevice, nonce: str, now: fl
     return Answer(409 if found.verdict in ("gap", "list") else 200, body)
 
 
-def apply_message(message: FeedMessage, hub: HubDevice, *, now: float) -> Acknowledgement:
+def apply_message(
+    message: FeedMessage, hub: HubDevice, *, now: float, heard_at: float | None = None
+) -> Acknowledgement:
     """Apply a message whose author is known, and return what this server has of the hub's list then.
 
     Args:
         message: the message. The caller has checked that the hub signed it, and for this server.
         hub: the hub, from the sealed list.
         now: Unix seconds.
+        heard_at: when the hub said it, if a person has brought it. The limit of a minute is not for what people do.
 
     Raises:
         FeedRefused: the message is refused. Nothing was changed.
         AllowListError: the allow list does not match its seal, or is busy. Nothing was changed.
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
     """
-    return _receive(message, hub, now).answer
+    return _receive(message, hub, now, heard_at).answer
 
 
 def _check(message: FeedMessage, signer: VerifiedDevice, own: str, now: float) -> None:
@@ -174,41 +150,31 @@ def _check_permission(sealed: SealedList, hub: HubDevice) -> None:
         raise PermissionMissing(device_id=hub.device_id) if known else NotAHub(device_id=hub.device_id)
 
 
-def _receive(message: FeedMessage, hub: HubDevice, now: float) -> Received:
+def _receive(message: FeedMessage, hub: HubDevice, now: float, heard_at: float | None = None) -> Received:
     sealed = current_list()
     sealed.unlock()
     _check_permission(sealed, hub)
     if message.issuer != hub.device_id:
         raise NotAHub(device_id=hub.device_id, detail="iss is another device")
-    if len(message.events) > MAX_IN_MESSAGE:
-        raise MalformedFeed(device_id=hub.device_id, detail="too many events")
     if not message.events and not message.revocations:
         found = sealed.in_transaction(lambda: _contact(sealed, message, hub, now))
         _report(message, found)
         return found
     listed = _verified_list(sealed, message, hub, now) if message.revocations else None
-    parts = [*_parts([_as_event(one) for one in listed.revoked])] if listed is not None else []
-    for part in [*parts, message.events]:
+    refused = list[Refused]()
+    for part in parts_of(sealed, message, listed, hub):
         found = sealed.change(
             author(hub.device_id),
             lambda pending, part=part: _apply(  # type: ignore[misc]
-                pending, message, part, hub.device_id, now, listed=listed, is_last=part is message.events
+                pending, message, part, hub.device_id, now, heard_at, listed=listed
             ),
         )
+        refused += found.answer.refused
         if found.verdict != "apply" or found.is_held:
             break
+    found.answer = replace(found.answer, refused=tuple(refused[-MAX_EVENTS:]))  # the answer must not become too large
     _report(message, found)
     return found
-
-
-def _parts(events: Sequence[FeedEvent]) -> Iterator[Sequence[FeedEvent]]:
-    for start in range(0, len(events), MAX_EVENTS):
-        yield events[start : start + MAX_EVENTS]
-
-
-def _as_event(one: signed_list.Revoked) -> FeedEvent:
-    event = FeedEvent(one.serial, "revoke", device_id_of(one.key), one.key, one.at)
-    return replace(event, reason=ROTATED, effective_at=one.at, successor=one.next) if one.next else event
 
 
 def _verified_list(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: float) -> signed_list.SignedList:
@@ -243,7 +209,8 @@ def _judge(row: Hub, message: FeedMessage) -> Verdict:
 def _contact(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: float) -> Received:
     """Note a message without events: all up to its end says nothing about devices. The list and its seal are not touched."""
     rows = HubRows(sealed.using, sealed.all_keys, sealed.log_keys())
-    row = rows.lock(hub.device_id)
+    # The key may just have been replaced, so nothing is made for it.
+    row = rows.lock(newest_id(sealed.snapshot(), hub.device_id), make=False)
     verdict = _judge(row, message)
     if verdict == "older_epoch":
         raise OlderEpoch(device_id=hub.device_id)
@@ -256,16 +223,16 @@ def _contact(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: floa
 def _apply(
     pending: Change,
     message: FeedMessage,
-    events: Sequence[FeedEvent],
+    part: Part,
     hub_id: str,
     now: float,
+    heard_at: float | None,
     *,
     listed: signed_list.SignedList | None,
-    is_last: bool,
 ) -> Received:
     """Apply events inside a change, with the words of the hub and the number up to which all is applied."""
-    device = _hub_device(pending, hub_id)
-    row = pending.hubs.lock(hub_id)
+    device = newest_row(pending, hub_id)
+    row = pending.hubs.lock(device.device_id)
     verdict = _judge(row, message)
     if verdict == "older_epoch":
         raise OlderEpoch(device_id=hub_id)
@@ -274,46 +241,28 @@ def _apply(
     # Only the locked row tells: one that was changed outside Django counts as new, so it cannot make every list an older one.
     if listed is not None and listed.epoch == row.list_epoch and listed.serial < row.list_serial:
         raise MalformedFeed(device_id=hub_id, detail="the signed list is older than one that this server has accepted")
-    minute = Minute(row, now)
-    # If a revision has two events about one key, the later one says all.
-    last = list({(event.serial, event.key): event for event in events}.values())
-    applying = Applying(
-        pending, row, message.epoch, last, may_enroll=device.permissions.get(ENROLL) is True, room=minute.room
-    )
-    waiting = next((event for event in last if not applying.apply(event)), None)
+    minute = Minute(row, now, is_limited=heard_at is None)
+    may_enroll = device.permissions.get(ENROLL) is True
+    applying = Applying(pending, row, message.epoch, part.events, may_enroll=may_enroll, room=minute.room)
+    waiting = next((event for event in part.events if not applying.apply(event)), None)
     is_reported = minute.count(applying.changed, is_held=waiting is not None)
     pending.hubs.put(row, applying.noted)
     dropped = _drop_tombstones(pending.hubs, row, len(applying.noted))
-    if waiting is None and is_last:
+    if waiting is None and part.is_last:
         if listed is not None:
             row.list_epoch, row.list_serial = listed.epoch, listed.serial
-        _advance(row, message, message.until, now)
-    elif waiting is not None and message.epoch == row.epoch and is_last:
+        _advance(row, message, message.until, now, heard_at)
+    elif waiting is not None and message.epoch == row.epoch and not part.is_list:
         row.applied = max(row.applied, min(waiting.serial - 1, message.until))
     pending.hubs.save_hub(row)
     # The list names keys that were replaced to every server, also to those that it does not concern.
-    found = _received(row, verdict, applying.refused if is_last else ())
+    found = _received(row, verdict, () if part.is_list else applying.refused)
     found.is_held, found.retry_after = waiting is not None, minute.left(now)
     found.is_reported, found.dropped = is_reported, dropped
     return found
 
 
-def _hub_device(pending: Change, hub_id: str) -> Device:
-    """Return the row of the hub, which may have lost its permission since the request was verified.
-
-    Raises:
-        PermissionMissing: it has.
-    """
-    try:
-        device = any_row(pending, hub_id)
-    except DeviceNotFound:
-        raise PermissionMissing(device_id=hub_id) from None
-    if not is_active(device) or device.role != CONTROLLER or not is_hub(device):
-        raise PermissionMissing(device_id=hub_id)
-    return device
-
-
-def _advance(row: Hub, message: FeedMessage, until: int, now: float) -> None:
+def _advance(row: Hub, message: FeedMessage, until: int, now: float, heard_at: float | None = None) -> None:
     """Note that all up to a serial is applied."""
     if message.epoch != row.epoch:
         row.past = " ".join([one for one in (row.epoch, *row.past.split()) if one][:_MAX_PAST])
@@ -325,17 +274,16 @@ def _advance(row: Hub, message: FeedMessage, until: int, now: float) -> None:
     if message.url and is_server_url(message.url):
         row.url = message.url
     if row.applied >= row.head:  # only then this server knows all that the hub knows
-        row.last_contact_at = stored_time(dt.datetime.fromtimestamp(now, dt.UTC))
+        row.last_contact_at = stored_time(dt.datetime.fromtimestamp(now if heard_at is None else heard_at, dt.UTC))
 
 
 def _received(row: Hub, verdict: Verdict, refused: Iterable[Refused] = ()) -> Received:
-    found = [*refused]
-    return Received(Acknowledgement(row.epoch, row.applied, tuple(found), verdict == "list"), verdict, refused=found)
+    return Received(Acknowledgement(row.epoch, row.applied, tuple(refused), verdict == "list"), verdict)
 
 
 def _drop_tombstones(rows: HubRows, hub: Hub, count: int) -> int:
     """Remove the oldest words of a hub about unknown keys if there are too many. Return their number."""
-    words = HubEntry.objects.using(rows.using)
+    words = HubEntry.objects.using(rows.using).filter(hub=hub.device_id)
     if not count or words.count() <= MAX_TOMBSTONES:
         return 0
     devices = Device.objects.using(rows.using).values("device_id")
@@ -385,7 +333,7 @@ def _report(message: FeedMessage, found: Received) -> None:
             hub,
             MAX_TOMBSTONES,
         )
-    refused = [one for one in found.refused if one.why not in ("known_here", "pending")]
+    refused = [one for one in found.answer.refused if one.why not in ("known_here", "pending")]
     if refused:
         logger.warning(
             "%d events of the hub %s were not applied: %s",

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
 from amesh_django.conf import amesh_settings
 from amesh_django.decisions import LIFTED, on_entry
+from amesh_django.decisions.hubs import NOT_SUSPENDED
 from amesh_django.grantable import check_grantable
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, HubEntry
 from amesh_django.trust.change import Change
-from amesh_django.trust.hubs import stored_time
-from amesh_django.trust.sealing import is_revoked, now, row_values, storable
+from amesh_django.trust.sealing import is_revoked, now, row_values
 from authmesh.protocol.allow_list import CONTROLLER
-from authmesh.protocol.display import clean
 from authmesh.protocol.errors import InvalidInput
 from authmesh.protocol.fleet.events import FeedEvent, Trusted
 from authmesh.protocol.keys import device_id, encode_public_key
-from authmesh.protocol.scopes import SCOPES, covers, is_scope, scopes_of
-from authmesh.protocol.seal import canonical_json
+from authmesh.protocol.scopes import SCOPES, covers, is_scope
 
 from .plans import NOTHING, Plan
+from .rights import Rights, rights
 
 
 def plan(
@@ -32,7 +31,7 @@ def plan(
     entry: HubEntry | None,
     *,
     pending: Change,
-    by: str,
+    is_mine: Callable[[str], bool],
     may_enroll: bool,
     is_denied: bool,
     limit: int,
@@ -44,7 +43,7 @@ def plan(
         row: the row with this key, or None.
         entry: what the hub said about the key before, or None.
         pending: the open change.
-        by: the author of what the hub does.
+        is_mine: returns True if an author is this hub.
         may_enroll: True if the hub may add devices.
         is_denied: True if another hub has revoked the key.
         limit: maximum number of controllers.
@@ -53,27 +52,27 @@ def plan(
     if found is None:
         return NOTHING
     has_added = entry is not None and entry.added
-    why = _refusal(found, row, by, may_enroll=may_enroll, is_denied=is_denied)
+    why = _refusal(found, row, is_mine, may_enroll=may_enroll, is_denied=is_denied)
     if why:
         return Plan(why=why, is_noted=False)
     if row is not None and not is_revoked(row_values(row)) and (not has_added or row.role != CONTROLLER):
         return Plan(why="known_here")
     if (row is None or is_revoked(row_values(row))) and pending.controllers >= limit:
         return Plan(why="max_controllers", is_noted=False)
-    until = stored_time(found.expires_at) if found.expires_at is not None else None
     if row is None:
-        new = _new(found, until)
-        return Plan(new=new, why=_waits(new.pending_since), until=until, is_added=True)
+        new, given = _new(found)
+        return Plan(new=new, why=_waits(new.pending_since), word={"added": True, **NOT_SUSPENDED, **given.word})
+    given = rights(found, row, entry, added_at=row.added_at) if has_added else Rights({}, {})
     if is_revoked(row_values(row)):
         columns: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
         if has_added:
-            columns |= {**_described(found, row), **_entering(until, row.pending_since), "groups_json": ""}
-            columns |= LIFTED if row.suspended_by == by else {}
+            columns |= {**given.columns, **_entering(row.pending_since)}
+            columns |= LIFTED if is_mine(row.suspended_by) else {}
         why = _waits(columns.get("pending_since"))
-        return Plan([(row, EventKind.TRUST, columns)], why=why, until=until)
-    columns = {**_described(found, row), **_expiry(row, entry, until)}
-    new_columns = {name: value for name, value in columns.items() if getattr(row, name) != value}
-    return Plan([(row, EventKind.TRUST, new_columns)] if new_columns else (), until=until)
+        word = {**given.word, **(NOT_SUSPENDED if has_added else {})}
+        return Plan([(row, EventKind.TRUST, columns)], why=why, word=word)
+    new_columns = {name: value for name, value in given.columns.items() if getattr(row, name) != value}
+    return Plan([(row, EventKind.TRUST, new_columns)] if new_columns else (), word=given.word)
 
 
 def with_rights(undone: Plan, found: Trusted, row: Device, entry: HubEntry) -> Plan:
@@ -87,30 +86,29 @@ def with_rights(undone: Plan, found: Trusted, row: Device, entry: HubEntry) -> P
     """
     if not may_grant(found):
         return Plan(why="may_not_grant", is_noted=False)
-    until = stored_time(found.expires_at) if found.expires_at is not None else None
-    rights = {**_described(found, row), **_expiry(row, entry, until)}
+    given = rights(found, row, entry, added_at=row.added_at)
+    if is_revoked(row_values(row)) and all(one.device_id != row.device_id for one, _kind, _columns in undone.updates):
+        return undone  # it does not come back
     updates = [
-        (one, kind, {**columns, **(rights if one.device_id == row.device_id else {})})
+        (one, kind, {**columns, **(given.columns if one.device_id == row.device_id else {})})
         for one, kind, columns in undone.updates
     ]
-    new = {name: value for name, value in rights.items() if getattr(row, name) != value}
-    if (
-        new
-        and not is_revoked(row_values(row))
-        and all(one.device_id != row.device_id for one, _kind, _columns in updates)
-    ):
+    new = {name: value for name, value in given.columns.items() if getattr(row, name) != value}
+    if new and all(one.device_id != row.device_id for one, _kind, _columns in updates):
         updates.append((row, EventKind.TRUST, new))
-    return replace(undone, updates=updates, until=until)
+    return replace(undone, updates=updates, word={**undone.word, **given.word})
 
 
-def _refusal(found: Trusted, row: Device | None, by: str, *, may_enroll: bool, is_denied: bool) -> str:
+def _refusal(
+    found: Trusted, row: Device | None, is_mine: Callable[[str], bool], *, may_enroll: bool, is_denied: bool
+) -> str:
     if not may_enroll:
         return "permission_missing"
     if not may_grant(found):
         return "may_not_grant"
     if is_denied or (row is not None and row.denied_at is not None):
         return "key_denied"
-    if row is not None and is_revoked(row_values(row)) and row.revoked_by != by:
+    if row is not None and is_revoked(row_values(row)) and not is_mine(row.revoked_by):
         return "revoked_here"
     return ""
 
@@ -148,54 +146,25 @@ def _is_allowed(scope: str, allowed: Collection[str]) -> bool:
     )
 
 
-def _new(found: Trusted, until: dt.datetime | None) -> Device:
-    return Device(
+def _new(found: Trusted) -> tuple[Device, Rights]:
+    moment = now()
+    given = rights(found, None, None, added_at=moment)
+    new = Device(
         device_id=device_id(found.public_key),
         public_key=encode_public_key(found.public_key),
         role=CONTROLLER,
-        added_at=now(),
+        added_at=moment,
         added_by=Device.AddedBy.MANUAL,
-        **_described(found, None),
-        **_entering(until, None),
+        **given.columns,
+        **_entering(None),
     )
+    return new, given
 
 
-def _described(found: Trusted, row: Device | None) -> dict[str, Any]:
-    """Return the columns that say what the device is. What a hub may not grant, people of this server have granted, and it stays."""
-    allowed = _granted_by_hubs()
-    before = row.permissions if row is not None else {}
-    permissions = {name: value for name, value in before.items() if name not in allowed and name != SCOPES}
-    permissions |= found.permissions
-    scopes = {*found.scopes, *(scope for scope in scopes_of(before) if not _is_allowed(scope, allowed))}
-    if scopes:
-        permissions[SCOPES] = sorted(scopes)
-    return {
-        "friendly_name": storable(clean(found.name)),
-        "permissions_json": storable(canonical_json(permissions).decode()),
-    }
-
-
-def _entering(until: dt.datetime | None, pending_since: dt.datetime | None) -> dict[str, Any]:
-    """Return the columns that follow from the time at which a device enters: the limits of this server count, too."""
-    columns = {"expires_at": None, **on_entry(CONTROLLER)}
-    if pending_since is not None:  # it has waited since
-        columns["pending_since"] = pending_since
-    if until is not None:
-        columns["expires_at"] = min(columns["expires_at"] or until, until)
-    return columns
-
-
-def _expiry(row: Device, entry: HubEntry | None, until: dt.datetime | None) -> dict[str, Any]:
-    """Return the column with the expiry of a device. It is put off only if nobody here has set another one than the hub."""
-    days = amesh_settings().MAX_KEY_AGE_DAYS
-    latest = row.added_at + dt.timedelta(days=days) if days is not None else None
-
-    def bounded(moment: dt.datetime | None) -> dt.datetime | None:
-        return min((one for one in (moment, latest) if one is not None), default=None)
-
-    if entry is not None and row.expires_at == bounded(entry.until):
-        return {"expires_at": bounded(until)}
-    return {"expires_at": bounded(min((one for one in (until, row.expires_at) if one is not None), default=None))}
+def _entering(pending_since: dt.datetime | None) -> dict[str, Any]:
+    """Return the column that says whether a device that enters waits for approval. One that has waited before has waited since."""
+    since = pending_since or on_entry(CONTROLLER).get("pending_since")
+    return {"pending_since": since} if since is not None else {}
 
 
 def _waits(pending_since: dt.datetime | None) -> str:

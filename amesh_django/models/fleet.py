@@ -129,10 +129,18 @@ class HubEntry(models.Model):
     event = models.CharField(_("event"), max_length=16)
     at = models.DateTimeField(_("at"))
     reason = models.TextField(_("reason"), blank=True)
-    #: End of a suspension, or of the key of a device that the hub has added.
-    until = models.DateTimeField(_("until"), null=True, blank=True)
+    #: The suspension by this hub. Other events than lifting it leave it as it is.
+    suspended = models.BooleanField(_("suspended"), default=False)
+    suspended_until = models.DateTimeField(_("suspended until"), null=True, blank=True)
     #: True if this hub has added the device, so that it may change it.
     added = models.BooleanField(_("added by the hub"), default=False)
+    #: What this hub has given last to a device that it has added: the expiry, and a JSON object of permissions. The row has the same,
+    #: but for what people of this server have decided.
+    expires_at = models.DateTimeField(_("expires"), null=True, blank=True)
+    given_json = models.TextField(_("given"), default="{}")
+    #: What people have decided: the expiry that the hub may not put off, and names of permissions and scopes that it may not change.
+    expiry_limit = models.DateTimeField(_("latest expiry"), null=True, blank=True)
+    decided_json = models.TextField(_("decided by people"), default="{}")
     #: A person trusted the key in spite of the hub: what the hub says up to this serial of this epoch, or up to this time in another
     #: epoch, does not count.
     allowed_epoch = models.CharField(max_length=32, blank=True)

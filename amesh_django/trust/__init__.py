@@ -11,6 +11,7 @@ the keys. Each file adds one layer to it, and imports only from files below:
     change      ChangeableList      change(): each change is sealed
     replaced    keys_before()       the keys that a device had before, in the events about it (15)
     hubs        HubRows             what hubs have said about keys, each row under a MAC (14)
+    hub_macs    hub_mac(), entry_mac()  their MACs, and the hash over the words of a hub
     locking     LockableList        while_locked(), replace_seal(): the lock of the seal row
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()

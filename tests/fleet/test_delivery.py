@@ -432,3 +432,24 @@ def test_a_server_cannot_give_us_cookies(other: Peer, clock: Clock) -> None:
     other.behave = lambda message, reply: (reply[0], reply[1], {"Set-Cookie": "a=b; Path=/"})
     delivered(server, clock)
     assert other.messages and posting._poster is not None and not list(posting._poster._client.cookies.jar)
+
+
+def test_a_revision_with_very_many_events_has_the_time_of_a_list(
+    other: Peer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = followed(other, clock)
+    names = [device.identity.device_id for device in laptops(3)]
+    delivered(server, clock)
+    seconds, post = list[float](), posting.post
+
+    def posts(*args: Any, **options: Any) -> Any:
+        seconds.append(options["seconds"])
+        return post(*args, **options)
+
+    monkeypatch.setattr(posting, "post", posts)
+    monkeypatch.setattr(delivery, "MAX_EVENTS", 2)
+    hub().revoke_all(names)
+    delivered(server, clock)
+    hub().reinstate(names[0])
+    delivered(server, clock)
+    assert seconds == [delivery.LIST_SECONDS, posting.TOTAL_SECONDS]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import re
 import time
 from collections.abc import Callable
@@ -17,8 +19,9 @@ from amesh_django import urls
 from amesh_django.fleet import signed_list
 from amesh_django.models import Server
 from amesh_django.test import AmeshClient, EphemeralDevice
+from authmesh.client.signing import NONCE_BYTES, sign_request
 from authmesh.device import LocalDevice
-from authmesh.protocol.encoding import b64decode_any
+from authmesh.protocol.encoding import b64decode_any, b64url_encode
 from authmesh.protocol.fleet.feed import FeedMessage, pull_message
 from authmesh.protocol.fleet.pull import PullQuestion
 from authmesh.protocol.header import parse_authorization
@@ -166,3 +169,25 @@ def test_anyone_may_fetch_the_list_of_a_hub(own: str, amesh_server: LocalDevice,
     assert (again.status_code, again.content, again.headers["ETag"]) == (304, b"", tag)
     assert Client().get(LIST, headers={"If-None-Match": '"other"'}).status_code == 200
     assert Client().head(LIST).content == b"" and Client().post(LIST).status_code == 405
+
+
+@pytest.mark.parametrize("seconds", [-400, 400])
+def test_an_old_or_future_question_is_refused_by_its_signature(own: str, seconds: int) -> None:
+    """The question has no time of its own: that of the signed request counts, and its nonce is good once."""
+    _row, server = add_server()
+    body = json.dumps(PullQuestion(own).to_json()).encode()
+
+    def post(now: float) -> Callable[[], Any]:
+        header = sign_request(
+            server,
+            method="POST",
+            target=PATH,
+            body_hash=hashlib.sha256(body).hexdigest(),
+            now=now,
+            nonce=b64url_encode(os.urandom(NONCE_BYTES)),
+        )
+        return lambda: Client().post(PATH, body, content_type="application/json", headers={"Authorization": header})
+
+    assert post(time.time() + seconds)().status_code == 401
+    good = post(time.time())
+    assert [good().status_code, good().status_code] == [200, 401]

@@ -105,7 +105,9 @@ def test_the_list_says_which_keys_were_replaced(amesh_trust: Trust, amesh_server
     assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
     trusted.purge(gone.identity.device_id)
     trusted.purge(stolen.identity.device_id)
+    trusted.revoke(new.identity.device_id)
     trusted.purge(old.identity.device_id)
+    trusted.reinstate(new.identity.device_id)
     assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
 
 
@@ -127,6 +129,34 @@ def test_the_end_of_a_replaced_key_is_told_from_the_rows(amesh_trust: Trust, ame
     assert suspended[new.identity.device_id].until is not None
 
 
+@pytest.mark.parametrize("order", [0, 1])
+def test_events_about_both_keys_of_a_device_come_in_one_message(
+    hub: TestHub, amesh_trust: Trust, amesh_server: LocalDevice, order: int
+) -> None:
+    """The first of them changes both rows."""
+    old, new = amesh_trust(), EphemeralDevice()
+    assert ask(old, new, amesh_server).status_code == 200
+    keys = [old, new] if order else [new, old]
+    for name, expected in (("suspend", 401), ("lift", 200), ("revoke", 401)):
+        serial = hub.sent + 1
+        assert not hub.say(*[hub.event(name, key, serial) for key in keys]).refused
+        assert status(old) == status(new) == expected
+
+
+def test_a_replaced_key_keeps_its_overlap_if_the_next_one_was_replaced_here(
+    hub: TestHub, amesh_server: LocalDevice
+) -> None:
+    """The next key is still valid until its own overlap ends, so it is the successor that the hub has added."""
+    first, second, third = (EphemeralDevice() for _ in range(3))
+    hub.say(hub.trust(first), hub.trust(second))
+    assert ask(second, third, amesh_server).status_code == 200
+    assert not hub.say(replaced(hub, first, second)).refused
+    assert [status(one) for one in (first, second, third)] == [200] * 3
+    assert (row(first).revoke_reason, row(first).revoked_by) == ("rotated", second.identity.device_id)
+    hub.say(hub.event("revoke", first))
+    assert [status(one) for one in (first, second, third)] == [401] * 3
+
+
 def test_the_keys_that_a_device_had_before_are_named_with_it(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
     """A server that never heard of the rotation knows the device by one of them only. They are not accepted at the hub any more."""
     plain, _itself = add_server()
@@ -136,9 +166,11 @@ def test_the_keys_that_a_device_had_before_are_named_with_it(amesh_trust: Trust,
     for old, new in ((first, purged), (purged, last), (last, newest)):
         assert ask(old, new, amesh_server).status_code == 200
         end_overlap(old)
-    trusted, after = DatabaseAllowList(by="tests"), servers.head().revision
-    names = [one.identity.device_id for one in (newest, last, purged, first)]
+    trusted, names = DatabaseAllowList(by="tests"), [one.identity.device_id for one in (newest, last, purged, first)]
+    trusted.revoke(names[0])  # only then the row of an older key can be purged
     trusted.purge(names[2])
+    trusted.reinstate(names[0])
+    after = servers.head().revision
     end = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     trusted.suspend(names[:1], until=end, reason="holiday")
     trusted.lift(names[:1])
@@ -165,7 +197,9 @@ def test_a_key_that_was_trusted_again_is_none_that_was_replaced(amesh_trust: Tru
         assert ask(old, newer, amesh_server).status_code == 200
         end_overlap(old)
     trusted = DatabaseAllowList(by="tests")
+    trusted.revoke(new.identity.device_id)
     trusted.purge(purged.identity.device_id)
+    trusted.reinstate(new.identity.device_id)
     amesh_trust(purged)
     trusted.reinstate(back.identity.device_id)
     after = servers.head().revision
