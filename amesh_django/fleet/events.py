@@ -161,6 +161,18 @@ def row_of(change: AuditEvent) -> Device | None:
     return row
 
 
+def key_in(change: AuditEvent) -> bytes | None:
+    """Return the public key that a genuine event names because the list never had the device; None if it names none."""
+    found = data_of(change).get("publicKey")
+    return decode_public_key(found) if isinstance(found, str) and change.kind == EventKind.REVOKE else None
+
+
+def of_unknown(change: AuditEvent, key: bytes) -> FeedEvent:
+    """Return the event about a revoked device that the list never had: people revoked it in a list that was changed outside Django."""
+    at = change.at.astimezone(dt.UTC)
+    return FeedEvent(change.revision or 0, "revoke", change.device_id, key_hash(key), at, change.text)
+
+
 def replaced_in(change: AuditEvent) -> list[bytes]:
     """Return the hashes of the keys that a device had before, as a genuine event about it names them."""
     names = data_of(change).get("replaced")

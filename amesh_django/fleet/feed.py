@@ -28,7 +28,7 @@ from authmesh.protocol.fleet.events import EventName, FeedEvent
 from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_IN_MESSAGE, FeedMessage
 
 from . import signed_list
-from .events import LEFT_GROUP, Audience, event, replaced_in, row_of
+from .events import Audience, event, key_in, of_unknown, replaced_in, row_of
 from .rarely import rarely
 from .sealed_rows import sealed_groups, sealed_rows
 from .servers import Head, head
@@ -119,7 +119,7 @@ def from_log(sealed: SealedList, audience: Audience, after: int, until: int) -> 
                 raise Gap
             new = list(_events_of(sealed, audience, list(changes)))
             # Only what was revoked is in the list.
-            if len(new) > MAX_IN_MESSAGE and all(one.event == "revoke" and one.reason != LEFT_GROUP for one in new):
+            if len(new) > MAX_IN_MESSAGE and all(one.event == "revoke" and not one.left for one in new):
                 raise _TooMany
             if found and len(found) + len(new) > MAX_EVENTS:
                 return found, covered
@@ -213,7 +213,10 @@ def _events_of_change(sealed: SealedList, audience: Audience, change: AuditEvent
     if change.kind == EventKind.GROUP and not change.device_id:
         yield from _events_of_group(sealed, audience, change)
         return
-    row = row_of(change)
+    row, key = row_of(change), key_in(change)
+    if key is not None:
+        yield of_unknown(change, key)
+        return
     one = audience.event_of(change, row, lambda: _row_before(sealed, change)) if row is not None else None
     if row is not None and one is not None:
         yield from audience.with_replaced(one, row, replaced_in(change))

@@ -216,6 +216,12 @@ def _of_rows(
         if change is not None and sealed.is_genuine_event(change):
             purged[change.device_id] = data_of(change).get("row")
     there = there or {device.device_id for device in devices}
+    for change in sealed.events(kind=EventKind.REVOKE, data__contains='"publicKey"'):
+        if change is not None and change.device_id not in there and sealed.is_genuine_event(change):
+            key = data_of(change).get("publicKey")
+            if isinstance(key, str):  # of a device that the list never had
+                hashed = key_hash(decode_public_key(key))
+                found[change.device_id] = Revoked(hashed, change.revision or 0, change.at.astimezone(dt.UTC))
     for device_id, texts in purged.items():
         one = _of_texts(texts) if device_id not in there and isinstance(texts, dict) else None
         if one is not None:

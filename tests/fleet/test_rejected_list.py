@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 from django.db.models import QuerySet
+from django.utils import timezone
 
 from amesh_django.fleet import servers, signed_list
 from amesh_django.models import AuditEvent, Device, DeviceGroup, Server
 from amesh_django.server import server_device
+from amesh_django.test import EphemeralDevice
 from amesh_django.trust import current_list
 from authmesh.device.grants import Grant
 from authmesh.protocol.fleet.events import key_hash
+from authmesh.protocol.keys import encode_public_key
 from tests.fleet.servers import add_server, hub, laptops, message, told
 
 pytestmark = pytest.mark.usefixtures("db", "amesh_server")
@@ -81,3 +84,34 @@ def test_what_the_rows_said_is_in_the_log(server: Server, is_lost: bool) -> None
     own = server_device().identity
     listed = signed_list.verify(found.revocations, issuer=own.device_id, issuer_key=own.public_key, now=found.issued_at)
     assert {found.key for found in listed.revoked} == {key_hash(device.identity.public_key) for device in devices[2:]}
+
+
+@pytest.mark.parametrize("is_its_own", [True, False], ids=["its own key", "the key of another device"])
+def test_a_device_that_the_log_does_not_know_is_revoked_at_the_servers(server: Server, is_its_own: bool) -> None:
+    plain, _itself = add_server("https://other.example/amesh/")
+    victim, forged = EphemeralDevice("victim"), EphemeralDevice("forged")
+    name, after = forged.identity.device_id, servers.head().revision
+    key = (forged if is_its_own else victim).identity.public_key
+    QuerySet(Device).bulk_create(
+        [
+            Device(
+                device_id=name,
+                public_key=encode_public_key(key),
+                role="controller",
+                added_at=timezone.now(),
+                revision=1,
+            )
+        ]
+    )
+    current_list().distrust()
+    hub().revoke_all([name], reason="forged with SQL")
+    expected = [("revoke", name)] if is_its_own else []
+    own = server_device().identity
+    for one in (server, plain):
+        found = message(one, after=after, with_list=True)
+        assert told(found) == expected
+        assert [event.key for event in found.events] == [key_hash(key)] * is_its_own
+        listed = signed_list.verify(
+            found.revocations, issuer=own.device_id, issuer_key=own.public_key, now=found.issued_at
+        )
+        assert [revoked.key for revoked in listed.revoked] == [key_hash(key)] * is_its_own
