@@ -7,9 +7,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from amesh_django.decisions import LIFTED
-from amesh_django.decisions.hubs import NOT_SUSPENDED, author, revokes, suspends
+from amesh_django.decisions import suspending
+from amesh_django.decisions.hubs import NOT_SUSPENDED, author, revokes
 from amesh_django.decisions.revoking import keys_of_device, successors
+from amesh_django.decisions.suspending import Suspension, by_hubs, by_person
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
 from amesh_django.states import ROTATED
@@ -24,7 +25,7 @@ from authmesh.protocol.fleet.feed import Refused
 from authmesh.protocol.keys import decode_public_key
 
 from . import trusting
-from .plans import NOTHING, Plan
+from .plans import NOTHING, Plan, Update
 
 #: Longest time for which a key that was replaced at the hub is still valid here, in seconds.
 _MAX_OVERLAP_SECONDS = 3600
@@ -135,6 +136,7 @@ class Applying:
                 by=self.by,
                 may_enroll=self.may_enroll,
                 is_denied=any(revokes(other) for other in self._others.get(b64url_encode(event.key), ())),
+                suspension=self._suspension(event.key, row),
                 limit=controller_limit() + is_replacing,
             )
         until = stored_time(event.until) if event.until is not None else None
@@ -153,6 +155,13 @@ class Applying:
         if event.trusted is None or not self.may_enroll or entry is None or not entry.added:
             return undone
         return trusting.with_rights(undone, event.trusted, row, entry)
+
+    def _suspension(self, key: bytes, row: Device | None) -> dict[str, Any]:
+        """Return the columns of a device that the hub lets in: people and other hubs may have suspended it."""
+        row = row or Device()
+        others = by_hubs(row, self._others.get(b64url_encode(key), ()), self.moment)
+        others.pop(self.by, None)
+        return suspending.columns(row, by_person(row, self.moment), others.values(), self.moment)
 
     def _revoke(self, event: FeedEvent, row: Device, valid: Sequence[Device], entry: HubEntry | None) -> Plan:
         if event.effective_at is not None:
@@ -183,56 +192,40 @@ class Applying:
         return not row.is_revoked and key in self._mine and self._mine[key].added
 
     def _suspend(self, event: FeedEvent, valid: Sequence[Device], until: dt.datetime | None) -> Plan:
-        if until is not None and until <= self.moment:
-            return NOTHING
-        updates = []
+        new = Suspension(until, self.by, storable(event.reason))
+        updates: list[Update] = []
         for row in valid:
-            if row.role != CONTROLLER or row.denied_at is not None:
+            if row.role != CONTROLLER:
                 continue  # not accepted anyway
-            columns = self._suspended(row, until, storable(event.reason))
-            if columns:
-                updates.append((row, EventKind.SUSPEND, columns))
+            others = [*self._suspensions(row, valid), *([new] if new.is_on(self.moment) else ())]
+            self._replace_suspension(row, others, updates)
         return Plan(updates)
 
-    def _suspended(self, row: Device, until: dt.datetime | None, reason: str) -> dict[str, Any]:
-        """Return the columns of a row that change. A suspension by another author is never shortened, and keeps its author."""
-        is_on = row.suspended_at is not None and (row.suspended_until is None or row.suspended_until > self.moment)
-        if is_on and row.suspended_by != self.by:
-            is_longer = row.suspended_until is not None and (until is None or until > row.suspended_until)
-            return {"suspended_until": until} if is_longer else {}
-        columns = {
-            "suspended_at": row.suspended_at if is_on else self.moment,
-            "suspended_until": until,
-            "suspended_by": self.by,
-            "suspend_reason": reason,
-        }
-        return {} if all(getattr(row, name) == value for name, value in columns.items()) else columns
-
     def _lift(self, rows: Sequence[Device]) -> Plan:
-        updates, why = [], ""
+        updates: list[Update] = []
+        is_on = False
         for row in {one.device_id: one for one in rows}.values():
-            if row.suspended_at is None:
-                continue
-            if row.suspended_by != self.by:
-                is_on = row.suspended_until is None or row.suspended_until > self.moment
-                why = "suspended_here" if is_on else why
-                continue
-            other = self._longest([word for word in self._words_of(rows) if suspends(word, self.moment)])
-            if other is None:
-                updates.append((row, EventKind.LIFT, LIFTED))
-            else:
-                columns = {
-                    "suspended_until": other.suspended_until,
-                    "suspended_by": actor(author(other.hub)),
-                    "suspend_reason": other.reason,
-                }
-                updates.append((row, EventKind.SUSPEND, columns))
-        return Plan(updates, why=why)
+            others = self._suspensions(row, rows)
+            is_on = is_on or bool(others) or by_person(row, self.moment) is not None
+            if row.suspended_at is not None:
+                self._replace_suspension(row, others, updates)
+        return Plan(updates, why="suspended_here" if is_on else "")
 
-    @staticmethod
-    def _longest(words: Sequence[HubEntry]) -> HubEntry | None:
-        endless = [word for word in words if word.suspended_until is None]
-        return (endless or sorted(words, key=lambda word: word.suspended_until or word.at))[-1] if words else None
+    def _suspensions(self, row: Device, rows: Sequence[Device]) -> list[Suspension]:
+        """Return the suspensions of a device by other hubs.
+
+        Args:
+            row: one of its keys.
+            rows: all of them.
+        """
+        found = by_hubs(row, self._words_of(rows), self.moment)
+        found.pop(self.by, None)
+        return [*found.values()]
+
+    def _replace_suspension(self, row: Device, others: Sequence[Suspension], updates: list[Update]) -> None:
+        new = suspending.columns(row, by_person(row, self.moment), others, self.moment)
+        if any(getattr(row, name) != value for name, value in new.items()):
+            updates.append((row, suspending.kind_of(new), new))
 
     def _reinstate(self, linked: Sequence[Device]) -> Plan:
         mine = [row for row in linked if row.revoked_by == self.by and row.revoked_at is not None]
@@ -246,7 +239,12 @@ class Applying:
         if self.pending.controllers + more > controller_limit():
             return Plan(why="max_controllers")
         columns: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
-        return Plan([(row, EventKind.REINSTATE, columns) for row in mine])
+        return Plan([(row, EventKind.REINSTATE, {**columns, **self._still_suspended(row, linked)}) for row in mine])
+
+    def _still_suspended(self, row: Device, rows: Sequence[Device]) -> dict[str, Any]:
+        """Return the columns of a device that comes back: another hub may have suspended it meanwhile."""
+        others = by_hubs(row, self._words_of(rows), self.moment).values()
+        return suspending.columns(row, by_person(row, self.moment), others, self.moment)
 
     def _words_of(self, rows: Sequence[Device]) -> list[HubEntry]:
         """Return what other hubs have said about the keys of a device."""
