@@ -15,6 +15,7 @@ from amesh_django.trust.sealing import actor, is_revoked, now, row_values, stora
 from authmesh.protocol.errors import AllowListError
 
 from .hubs import forget_added, note_decision, words_about
+from .revoking import REINSTATED
 from .rows import (
     Decided,
     Deciding,
@@ -141,9 +142,10 @@ class Standing(Deciding):
                 raise WrongState(_("%(device)s is not revoked; nothing was changed.") % {"device": device_id})
             moment = now()
             others = by_hubs(row, words_about(pending, [row]), moment).values()
-            undone = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
             # A hub may have suspended it meanwhile.
-            pending.update(row, EventKind.REINSTATE, **undone, **columns(row, by_person(row, moment), others, moment))
+            pending.update(
+                row, EventKind.REINSTATE, **REINSTATED, **columns(row, by_person(row, moment), others, moment)
+            )
             self._check_limit(pending)
             note_decision(pending, [row])
             return row

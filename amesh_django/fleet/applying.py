@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from amesh_django.decisions import suspending
+from amesh_django.decisions import REINSTATED, suspending
 from amesh_django.decisions.hubs import NOT_SUSPENDED, author, revokes
-from amesh_django.decisions.revoking import keys_of_device, successors
+from amesh_django.decisions.revoking import keys_of_device, predecessors, successors
 from amesh_django.decisions.suspending import Suspension, by_hubs, by_person
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
@@ -126,7 +126,11 @@ class Applying:
         row = self._rows.get(device_id)
         if device_id == self.hub_id:
             return Plan(why="is_the_hub", is_noted=False)
-        if event.event == "trust" or (event.trusted is not None and row is None and self.may_enroll):
+        # A key that was replaced here, and that the hub has revoked, comes back with the new one or not at all.
+        is_replaced = self.may_enroll and row is not None and bool(row.replaced_by) and row.revoked_by == self.by
+        if (event.event == "trust" and not is_replaced) or (
+            event.trusted is not None and row is None and self.may_enroll
+        ):
             is_replacing = (event.serial, device_id) in self._going
             return trusting.plan(
                 event,
@@ -151,7 +155,11 @@ class Applying:
             return self._revoke(event, row, valid, entry)
         if event.event == "suspend":
             return replace(self._suspend(event, valid, until), word=word)
-        undone = replace(self._lift([*linked, *valid]), word=word) if event.event == "lift" else self._reinstate(linked)
+        undone = (
+            replace(self._lift([*linked, *valid]), word=word)
+            if event.event == "lift"
+            else self._reinstate([*linked, *(one for key in linked for one in predecessors(self.pending, key))])
+        )
         if event.trusted is None or not self.may_enroll or entry is None or not entry.added:
             return undone
         return trusting.with_rights(undone, event.trusted, row, entry)
@@ -167,7 +175,11 @@ class Applying:
         if event.effective_at is not None:
             return self._replace(event, row, entry)
         columns = {"revoked_at": self.moment, "revoked_by": self.by, "revoke_reason": storable(event.reason)}
-        return Plan([(one, EventKind.REVOKE, columns) for one in valid])
+        # A key that was replaced and is still valid must not outlive that, nor come back alone, if the hub undoes the revocation.
+        ends = {one.device_id: {"replaced_until": one.revoked_at, "replaced_by": one.revoked_by} for one in valid}
+        return Plan(
+            [(one, EventKind.REVOKE, {**columns, **(ends[one.device_id] if one.revoked_at else {})}) for one in valid]
+        )
 
     def _replace(self, event: FeedEvent, row: Device, entry: HubEntry | None) -> Plan:
         """Plan for a key that was replaced at the hub. If the hub has not added the device, the device replaces its key here itself."""
@@ -228,18 +240,36 @@ class Applying:
             updates.append((row, suspending.kind_of(new), new))
 
     def _reinstate(self, linked: Sequence[Device]) -> Plan:
-        mine = [row for row in linked if row.revoked_by == self.by and row.revoked_at is not None]
+        mine = self._coming_back([*{row.device_id: row for row in linked}.values()])
         if not mine:
             return Plan(why="revoked_here" if is_revoked(row_values(linked[0])) else "")
         other = next((word for word in self._words_of(linked) if revokes(word)), None)
         if other is not None:
             still = {"revoked_by": actor(author(other.hub)), "revoke_reason": other.reason}
             return Plan([(row, EventKind.REVOKE, still) for row in mine])
-        more = sum(row.role == CONTROLLER and row.denied_at is None for row in mine)
+        more = sum(row.role == CONTROLLER and row.denied_at is None and not row.replaced_by for row in mine)
         if self.pending.controllers + more > controller_limit():
             return Plan(why="max_controllers")
-        columns: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
-        return Plan([(row, EventKind.REINSTATE, {**columns, **self._still_suspended(row, linked)}) for row in mine])
+        return Plan([self._reinstated(row, linked) for row in mine])
+
+    def _coming_back(self, linked: Sequence[Device]) -> list[Device]:
+        """Return those keys of a device that this hub has revoked. One that was replaced needs the key that has replaced it."""
+        mine = {row.device_id: row for row in linked if row.revoked_by == self.by and row.revoked_at is not None}
+        valid = {row.device_id for row in linked if not is_revoked(row_values(row))}
+        while gone := [
+            name for name, row in mine.items() if row.replaced_by and row.replaced_by not in valid | {*mine}
+        ]:
+            for name in gone:
+                del mine[name]
+        return list(mine.values())
+
+    def _reinstated(self, row: Device, linked: Sequence[Device]) -> Update:
+        """Return what changes for a key that comes back: one that was replaced only until its end, if that has not come."""
+        columns = {**REINSTATED, **self._still_suspended(row, linked)}
+        if row.replaced_until is None:
+            return row, EventKind.REINSTATE, columns
+        columns |= {"revoked_at": row.replaced_until, "revoked_by": row.replaced_by, "revoke_reason": ROTATED}
+        return row, EventKind.REINSTATE if row.replaced_until > self.moment else EventKind.ROTATE, columns
 
     def _still_suspended(self, row: Device, rows: Sequence[Device]) -> dict[str, Any]:
         """Return the columns of a device that comes back: another hub may have suspended it meanwhile."""

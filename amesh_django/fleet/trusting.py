@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from amesh_django.conf import amesh_settings
-from amesh_django.decisions import on_entry
+from amesh_django.decisions import REINSTATED, on_entry
 from amesh_django.decisions.hubs import NOT_SUSPENDED
 from amesh_django.grantable import check_grantable
 from amesh_django.kinds import EventKind
@@ -66,7 +66,7 @@ def plan(
         return Plan(new=new, why=_waits(new.pending_since), word={"added": True, **NOT_SUSPENDED, **given.word})
     given = rights(found, row, entry, added_at=row.added_at) if has_added else Rights({}, {})
     if is_revoked(row_values(row)):
-        columns: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
+        columns = dict(REINSTATED)
         if has_added:
             columns |= {**given.columns, **suspension, **_entering(row.pending_since)}
         why = _waits(columns.get("pending_since"))

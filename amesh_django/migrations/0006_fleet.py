@@ -159,5 +159,17 @@ class Migration(migrations.Migration):
             name="kept_until",
             field=models.DateTimeField(blank=True, null=True, verbose_name="also suspended until"),
         ),
+        migrations.AddField(
+            model_name="device",
+            name="replaced_by",
+            field=models.CharField(
+                blank=True, db_default="", default="", max_length=32, verbose_name="was replaced by"
+            ),
+        ),
+        migrations.AddField(
+            model_name="device",
+            name="replaced_until",
+            field=models.DateTimeField(blank=True, null=True, verbose_name="was replaced, with an end"),
+        ),
         migrations.RunPython(migrations.RunPython.noop, without_triggers),
     ]

@@ -106,6 +106,9 @@ class Device(models.Model):
     kept_until = models.DateTimeField(_("also suspended until"), null=True, blank=True)
     kept_by = models.CharField(_("also suspended by"), max_length=150, blank=True, default="", db_default="")
     kept_reason = models.TextField(_("reason of that suspension"), blank=True, default="", db_default="")
+    # The end of a key that was replaced, and the key that has replaced it, while a hub has revoked both.
+    replaced_until = models.DateTimeField(_("was replaced, with an end"), null=True, blank=True)
+    replaced_by = models.CharField(_("was replaced by"), max_length=32, blank=True, default="", db_default="")
 
     objects = DeviceQuerySet.as_manager()
 

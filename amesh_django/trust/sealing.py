@@ -61,6 +61,8 @@ COLUMNS = (
     "kept_until",
     "kept_by",
     "kept_reason",
+    "replaced_until",
+    "replaced_by",
 )
 _SECOND_LABEL, _ROW_LABEL = "amesh-device-row-v2", "amesh-device-row-v3"
 _FIRST, _SECOND = len(FIRST_COLUMNS), len(_SECOND_COLUMNS)

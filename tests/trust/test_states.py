@@ -153,6 +153,8 @@ NEW = {
     "kept_until": "added_at",
     "kept_by": "'mallory'",
     "kept_reason": "'no'",
+    "replaced_until": "added_at",
+    "replaced_by": "'mallory'",
 }
 
 
