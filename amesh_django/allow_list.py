@@ -165,7 +165,7 @@ class DatabaseAllowList(Decisions, AllowList):
                 hubs.refuse_revoked(pending, entry.public_key)
             row = self._put(pending, entry)
             if self._attended:
-                hubs.note_decision(pending, [row], trusted=True, lifted=row.suspended_at is None)
+                hubs.note_decision(pending, [row], trusted=True)
             if entry.role == CONTROLLER and pending.controllers > limit:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
 
@@ -238,10 +238,7 @@ class DatabaseAllowList(Decisions, AllowList):
             new = [Device(**self._entered(entry, None)) for entry in coming if entry.public_key not in denied]
             pending.insert(new)
             if even_revoked:
-                rows = [*known.values(), *new]
-                for is_on in (True, False):
-                    found = [row for row in rows if (row.suspended_at is not None) is is_on]
-                    hubs.note_decision(pending, found, trusted=True, lifted=not is_on)
+                hubs.note_decision(pending, [*known.values(), *new], trusted=True)
             if pending.controllers > limit and pending.changed:
                 raise limit_reached(limit, 'AMESH["MAX_CONTROLLERS"]')
             return skipped

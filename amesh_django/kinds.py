@@ -43,6 +43,7 @@ class EventKind(models.TextChoices):
     DELIVERY_FAILED = "delivery_failed", _("delivery failed")
     FEED_REFUSED = "feed_refused", _("message of a hub refused")
     HUB_HELD = "hub_held", _("changes of a hub held back")
+    HUB_FORGOTTEN = "hub_forgotten", _("words of a hub forgotten")
     SERVER = "server", _("server of the fleet changed")
     REFUSAL = "refusal", _("request refused")
 

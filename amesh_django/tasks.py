@@ -19,6 +19,9 @@ __all__ = ["deliver", "sweep"]
 #: Seconds after which a task that no worker has begun is dropped: the sweeper has rung again by then.
 EXPIRES_SECONDS = 60
 
+#: Seconds within which the sweeper leaves a change to the ring of the process that made it.
+PATIENCE_SECONDS = 1.0
+
 
 @shared_task(name="amesh.deliver", ignore_result=True)
 def deliver(pk: int) -> None:
@@ -33,7 +36,7 @@ def deliver(pk: int) -> None:
 @shared_task(name="amesh.sweep", ignore_result=True)
 def sweep() -> None:
     """Ring each server that lacks something. Celery beat runs it every second."""
-    sweeping.sweep(ring=ring)
+    sweeping.sweep(ring=ring, patience=PATIENCE_SECONDS)
 
 
 def ring(pk: int) -> None:

@@ -15,6 +15,7 @@ import pytest
 from amesh_django.test.devices import CHEAP_ARGON2
 from tests.support import databases, services
 from tests.support.cheap_keys import keys_that_cost
+from tests.support.order import long_first
 from tests.verification.wire import wire, wire_server, world  # noqa: F401 -- fixtures
 
 if TYPE_CHECKING:
@@ -133,7 +134,11 @@ def chromium() -> Path:
     return services.chromium_path()
 
 
+@pytest.hookimpl(trylast=True)  # after those that leave tests out
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        items[:] = long_first(items, workers)
     for item in items:
         fixtures = set(getattr(item, "fixturenames", ()))
         parameters = getattr(getattr(item, "callspec", None), "params", {}).values()

@@ -67,6 +67,8 @@ DATABASES: dict[str, dict[str, Any]] = {
         "PORT": os.environ.get("TEST_DB_PORT", ""),
     }
 }
+if os.environ.get("TEST_DB_POOL"):
+    DATABASES["default"]["OPTIONS"] = {"pool": {"min_size": 1, "max_size": int(os.environ["TEST_DB_POOL"])}}
 if os.environ.get("TEST_REDIS_URL"):
     _redis = {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": os.environ["TEST_REDIS_URL"]}
     CACHES = {"default": _redis, "amesh": _redis}

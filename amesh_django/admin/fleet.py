@@ -240,7 +240,12 @@ class HubAdmin(_ReadOnly, HubModelAdmin):
     @admin.display(description=_("may"))
     def shown_may(self, row: Hub) -> str:
         found = _hub(row)
-        return ", ".join(found.permissions) if found is not None and found.permissions else shown.NOTHING
+        if found is None or found.permissions or not found.words:
+            return ", ".join(found.permissions) if found is not None and found.permissions else shown.NOTHING
+        text = gettext(
+            "nothing any more. What it has said still counts, unless a person trusts the key. To remove it, run: %(command)s"
+        )
+        return text % {"command": f"manage.py amesh_hubs forget {clean_line(row.device_id)}"}
 
     @admin.display(description=_("last contact"), ordering="last_contact_at")
     def shown_contact(self, row: Hub) -> SafeString:

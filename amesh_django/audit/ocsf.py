@@ -39,6 +39,7 @@ _CLASSES: Final = {
     "verified": (_API, 2),
     "checkpoint": (_API, 1),
     "archive": (_API, 4),
+    "hub_forgotten": (_API, 4),
 }
 
 

@@ -31,6 +31,7 @@ def check_fleet(
     - ``amesh.W012``: the tasks of amesh share a queue with others.
     - ``amesh.W013``: Celery runs tasks where they are sent, and DEBUG is False.
     - ``amesh.W017``: the servers cannot know the address of this hub.
+    - ``amesh.W022``: servers have acknowledged more changes than the list of this hub has.
     """
     if database() not in (databases or ()) or conf.problems():
         return []
@@ -50,6 +51,14 @@ def _problems(rows: Sequence[Server]) -> Iterator[CheckMessage]:
         )
     yield from _celery_problems()
     head = servers.head()
+    ahead = [row.device_id for row in rows if servers.is_ahead(row, head)]
+    if ahead:
+        yield Warning(
+            f"Servers of this hub have more changes than its allow list ({', '.join(ahead[:5])}): an older list was restored here. They are "
+            "told of nothing, so a device that is revoked now is still accepted there.",
+            hint="Find out why, then run manage.py amesh_integrity --reseal: the servers then get all of it.",
+            id="amesh.W022",
+        )
     dirty = sum(row.enabled and servers.is_dirty(row, head) for row in rows)
     age = sweeping.seconds_since()
     if dirty and (age is None or age > _MAX_AGE_SECONDS):

@@ -11,7 +11,7 @@ from django.core.checks import CheckMessage, Tags, Warning, register
 from django.db import DatabaseError
 
 from amesh_django import conf
-from amesh_django.fleet import freshness, signed_list
+from amesh_django.fleet import following, signed_list
 from amesh_django.trust import current_list
 from amesh_django.trust.database import database
 from authmesh.protocol.errors import AmeshError
@@ -29,7 +29,7 @@ def check_hubs(
     if database() not in (databases or ()) or conf.problems():
         return []
     try:
-        hubs = freshness.follows(current_list().snapshot(), time.time())
+        hubs = following.follows(current_list().snapshot(), time.time())
     except (AmeshError, DatabaseError):  # reported by others, or not migrated
         return []
     found: list[CheckMessage] = []

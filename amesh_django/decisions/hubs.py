@@ -13,9 +13,9 @@ from amesh_django.states import ROTATED
 from amesh_django.trust.chain import Actor
 from amesh_django.trust.change import Change
 from amesh_django.trust.hubs import is_allowed, key_name
-from amesh_django.trust.sealing import now
+from amesh_django.trust.sealing import actor, now
 from authmesh.protocol.display import clean, clean_line
-from authmesh.protocol.errors import AllowListError
+from authmesh.protocol.errors import AllowListError, Run
 from authmesh.protocol.keys import decode_public_key
 
 #: Columns of the word of a hub that does not suspend the device.
@@ -27,7 +27,14 @@ class KeyRevokedByHub(AllowListError):
 
     code = "key_denied"
     default_message = "A hub has revoked the key. Nothing was changed."
-    default_hint = "Find out why. If it is a mistake, undo the revocation at the hub, or pair the device with a person at this server."
+    default_hint = (
+        "Find out why. If it is a mistake, undo the revocation at the hub, or decide here: run ",
+        Run("trust"),
+        " with the line that export-key prints on the device. If the hub is no hub of this server any more, all that it has said is "
+        "removed by ",
+        Run("hubs", "forget HUB"),
+        ".",
+    )
 
 
 def author(device_id: str) -> Actor:
@@ -71,14 +78,25 @@ def revoked_keys(pending: Change, public_keys: Iterable[bytes]) -> set[bytes]:
     return {names[entry.key] for entry in pending.hubs.about(names) if revokes(entry)}
 
 
+def revoking_hub(pending: Change, public_key: bytes) -> str:
+    """Return the device ID of a hub that has revoked a key; an empty text if none has."""
+    if not follows_hubs(pending):
+        return ""
+    return next((entry.hub for entry in pending.hubs.about([key_name(public_key)]) if revokes(entry)), "")
+
+
 def refuse_revoked(pending: Change, public_key: bytes) -> None:
     """Check a key that is about to be trusted with no person who decides it.
 
     Raises:
         KeyRevokedByHub: a hub has revoked it.
     """
-    if revoked_keys(pending, [public_key]):
-        raise KeyRevokedByHub()
+    hub = revoking_hub(pending, public_key)
+    if hub:
+        raise KeyRevokedByHub(
+            _("The hub %(hub)s has revoked the key. Nothing was changed.") % {"hub": clean_line(hub)},
+            hint=KeyRevokedByHub.default_hint,
+        )
 
 
 def note_decision(pending: Change, rows: Sequence[Device], *, trusted: bool = False, lifted: bool = False) -> None:
@@ -87,18 +105,48 @@ def note_decision(pending: Change, rows: Sequence[Device], *, trusted: bool = Fa
     Args:
         pending: the open change.
         rows: the devices that the person has trusted or reinstated, or whose suspension was lifted.
-        trusted: True if the person has trusted them, so that no hub may change what they may do.
-        lifted: True if the suspensions by hubs have ended, too.
+        trusted: True if the person has trusted them, so that no hub may change what they may do. The suspensions of those that are not
+            suspended have ended, too.
+        lifted: True if the suspensions by hubs have ended in any case.
     """
+    if not rows or not follows_hubs(pending):
+        return
     moment, changed = now(), []
-    for entry in words_about(pending, rows):
+    is_lifted = {
+        key_name(decode_public_key(row.public_key)): lifted or (trusted and row.suspended_at is None)
+        for row in _with_replaced(pending, rows)
+    }
+    for entry in pending.hubs.about(set(is_lifted)):
         if entry.event == "revoke" or entry.suspended or entry.added:
             entry.allowed_epoch, entry.allowed_serial, entry.allowed_at = entry.epoch, entry.serial, moment
             entry.added = entry.added and not trusted
-            for name, value in NOT_SUSPENDED.items() if lifted else ():
+            for name, value in NOT_SUSPENDED.items() if is_lifted[entry.key] else ():
                 setattr(entry, name, value)
             changed.append(entry)
     pending.hubs.change(changed)
+
+
+def follow_rotation(pending: Change, before: str, after: str) -> None:
+    """Give what a hub has said, with what people have decided in spite of it, to the key that replaces its key.
+
+    Args:
+        pending: the open change.
+        before: device ID of the old key.
+        after: device ID of the new key, which no hub has had: see :func:`is_known_hub`.
+    """
+    if is_known_hub(pending, before):
+        pending.hubs.move(before, after)
+
+
+def is_known_hub(pending: Change, device_id: str) -> bool:
+    """Return True if a device has ever said anything here as a hub."""
+    return follows_hubs(pending) and pending.hubs.knows(device_id)
+
+
+def authors_of(pending: Change, device_id: str) -> set[str]:
+    """Return the names under which a hub has changed devices: that of its key, and those of the keys which that has replaced."""
+    rows = _with_replaced(pending, pending.select(device_id=device_id))
+    return {actor(author(name)) for name in (device_id, *(row.device_id for row in rows))}
 
 
 def forget_added(pending: Change, row: Device) -> None:
@@ -116,7 +164,10 @@ def _with_replaced(pending: Change, rows: Sequence[Device]) -> list[Device]:
     names = [*found]
     while names:
         more = pending.select(revoked_by__in=names, revoke_reason=ROTATED)
-        names = [row.device_id for row in more if row.device_id not in found]
+        more = [
+            row for row in more if row.device_id not in found and row.revoked_by in names
+        ]  # a collation may ignore case
+        names = [row.device_id for row in more]
         found |= {row.device_id: row for row in more}
     return list(found.values())
 

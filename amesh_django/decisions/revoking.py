@@ -13,7 +13,7 @@ from amesh_django.trust.sealing import actor, is_revoked, now, row_values, stora
 from authmesh.device.allow_list import not_found
 from authmesh.protocol.errors import DeviceNotFound, Run
 
-from .rows import any_row
+from .rows import WrongState, any_row
 
 #: Columns of a device whose revocation is undone.
 REINSTATED: dict[str, Any] = {
@@ -85,6 +85,27 @@ def predecessors(pending: Change, row: Device) -> list[Device]:
         found |= {one.device_id: one for one in more}
         names = {one.device_id for one in more}
     return list(found.values())
+
+
+def check_not_replaced(pending: Change, row: Device) -> None:
+    """Check that the row of a key may be removed.
+
+    Raises:
+        WrongState: it was replaced by one that is trusted. Without its row, revoking the old key would not reach the new one.
+    """
+    trusted = [one for one in successors(pending, row) if not is_revoked(row_values(one))]
+    if trusted:
+        names = {"device": row.device_id, "newer": trusted[-1].device_id}
+        raise WrongState(
+            _("The key of %(device)s was replaced by %(newer)s, which is trusted. Nothing was changed.") % names,
+            hint=(
+                _(
+                    "Its row stays as long as that, so that a revocation of the old key also revokes the new one. If the device is gone, run "
+                ),
+                Run("revoke", trusted[-1].device_id),
+                _(", then purge both."),
+            ),
+        )
 
 
 def _was_replaced(row: Device, newer: Device) -> DeviceNotFound:

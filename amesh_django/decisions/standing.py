@@ -15,7 +15,7 @@ from amesh_django.trust.sealing import actor, is_revoked, now, row_values, stora
 from authmesh.protocol.errors import AllowListError
 
 from .hubs import forget_added, note_decision, words_about
-from .revoking import REINSTATED
+from .revoking import REINSTATED, check_not_replaced
 from .rows import (
     Decided,
     Deciding,
@@ -158,6 +158,7 @@ class Standing(Deciding):
         Raises:
             DeviceNotFound: there is no row with that ID.
             AllowListError: the device is not revoked.
+            WrongState: as for :meth:`purge_all`.
         """
         self.purge_all([device_id])
 
@@ -167,6 +168,7 @@ class Standing(Deciding):
         Raises:
             DeviceNotFound: there is no row with one of these IDs.
             AllowListError: one of the devices is not revoked.
+            WrongState: the key of one was replaced by one that is trusted: a revocation of the old key must reach that.
         """
 
         def work(pending: Change) -> None:
@@ -177,6 +179,7 @@ class Standing(Deciding):
                         _("%(device)s is still trusted; nothing was changed.") % {"device": device_id},
                         hint=_("Revoke the device, then purge it."),
                     )
+                check_not_replaced(pending, row)
                 forget_added(pending, row)
                 pending.delete(row)
 

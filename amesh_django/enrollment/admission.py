@@ -76,8 +76,9 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
         if row is not None and decode_public_key(row.public_key) == request.public_key:
             return known_state(device=device, role=row.role, state=row.state), False
         locked = tokens.check(tokens.find(request.jti), jti=request.jti, now=now, keys=keys)
-        if hubs.revoked_keys(pending, [request.public_key]):
-            raise KeyDenied(detail="revoked by a hub", device_id=device)
+        hub = hubs.revoking_hub(pending, request.public_key)
+        if hub:
+            raise KeyDenied(detail=f"revoked by the hub {hub}", device_id=device)
         if pending.controllers >= limit:
             raise MaxControllers(device_id=device)
         row = _row(pending, request, locked)

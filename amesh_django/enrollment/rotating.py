@@ -91,8 +91,11 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
         return int((before.revoked_at - moment_now).total_seconds())
     if known is not None:
         raise KeyDenied(device_id=old) if known.is_revoked else KeyAlreadyKnown(device_id=old)
-    if hubs.revoked_keys(pending, [request.new_public_key]):
-        raise KeyDenied(device_id=old, detail="revoked by a hub")
+    hub = hubs.revoking_hub(pending, request.new_public_key)
+    if hub:
+        raise KeyDenied(device_id=old, detail=f"revoked by the hub {hub}")
+    if hubs.is_known_hub(pending, new):  # purged since; its words are not those of this device
+        raise KeyAlreadyKnown(device_id=old)
     _check_rate(pending, before, moment_now)
     overlap = amesh_settings().ROTATE_OVERLAP_SECONDS
     pending.update(
@@ -118,6 +121,7 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
         ],
         AuditEvent.Kind.ROTATE,
     )
+    hubs.follow_rotation(pending, old, new)
     logger.info("%s was replaced by %s. The old key is valid for %d s more.", old, new, overlap)
     return overlap
 

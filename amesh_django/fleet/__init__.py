@@ -48,6 +48,8 @@ Each module has one part:
 - :mod:`.rarely`: what the log says once a minute.
 - :mod:`.freshness`: when a server asks its hubs, and what it does if they are silent.
 - :mod:`.pulling`: the question of a server, and the answer of the hub.
+- :mod:`.following`: which devices are hubs, and by which key a hub is known.
+- :mod:`.forgetting`: what a device has said that is no hub any more is removed.
 - :mod:`.receiving`: a message of a hub, from the request to the answer.
 - :mod:`.plans`, :mod:`.applying`, :mod:`.trusting`: what the events of a message change here; :mod:`.rights`: what a hub gives, and what people
   have decided about that.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from amesh_django.decisions import REINSTATED, suspending
-from amesh_django.decisions.hubs import NOT_SUSPENDED, author, revokes
+from amesh_django.decisions.hubs import NOT_SUSPENDED, author, authors_of, revokes
 from amesh_django.decisions.revoking import keys_of_device, predecessors, successors
 from amesh_django.decisions.suspending import Suspension, by_hubs, by_person
 from amesh_django.kinds import EventKind
@@ -20,7 +21,7 @@ from amesh_django.trust.owner import controller_limit
 from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.encoding import b64url_encode
-from authmesh.protocol.fleet.events import FeedEvent
+from authmesh.protocol.fleet.events import LEFT_GROUP, FeedEvent, device_id_of
 from authmesh.protocol.fleet.feed import Refused
 from authmesh.protocol.keys import decode_public_key
 
@@ -85,7 +86,7 @@ class Applying:
         """Apply an event. Return False if it must wait, because the hub has changed as many devices as it may for now."""
         key, device_id = b64url_encode(event.key), device_id_of(event.key)
         entry = self._mine.get(key)
-        if entry is not None and self._is_old(entry, event):
+        if entry is not None and is_old(entry, event, self._epoch):
             return True
         plan = self._plan(event, device_id, entry)
         if plan.updates or plan.new is not None:
@@ -104,12 +105,6 @@ class Applying:
             self._note(event, key, device_id, entry, plan)
         return True
 
-    def _is_old(self, entry: HubEntry, event: FeedEvent) -> bool:
-        if entry.epoch == self._epoch:
-            return event.serial <= entry.serial
-        # Serials of two epochs cannot be compared. What a person decided since does not change for an older word.
-        return entry.allowed_at is not None and stored_time(event.at) <= entry.allowed_at
-
     def _note(self, event: FeedEvent, key: str, device_id: str, entry: HubEntry | None, plan: Plan) -> None:
         found = entry or HubEntry(key=key, device_id=device_id)
         # A signed list names no reasons.
@@ -120,6 +115,14 @@ class Applying:
             setattr(found, name, value)
         self._mine[key] = self._noted[key] = found
 
+    def _is_mine(self, by: str) -> bool:
+        """Return True if the author of a change is this hub, by this key or one that it has replaced."""
+        return by == self.by or (by.startswith("hub am_") and by in self._authors)
+
+    @functools.cached_property
+    def _authors(self) -> set[str]:
+        return authors_of(self.pending, self.hub_id)
+
     # --- one event ---
 
     def _plan(self, event: FeedEvent, device_id: str, entry: HubEntry | None) -> Plan:
@@ -127,7 +130,7 @@ class Applying:
         if device_id == self.hub_id:
             return Plan(why="is_the_hub", is_noted=False)
         # A key that was replaced here, and that the hub has revoked, comes back with the new one or not at all.
-        is_replaced = self.may_enroll and row is not None and bool(row.replaced_by) and row.revoked_by == self.by
+        is_replaced = self.may_enroll and row is not None and bool(row.replaced_by) and self._is_mine(row.revoked_by)
         if (event.event == "trust" and not is_replaced) or (
             event.trusted is not None and row is None and self.may_enroll
         ):
@@ -137,12 +140,14 @@ class Applying:
                 row,
                 entry,
                 pending=self.pending,
-                by=self.by,
+                is_mine=self._is_mine,
                 may_enroll=self.may_enroll,
                 is_denied=any(revokes(other) for other in self._others.get(b64url_encode(event.key), ())),
                 suspension=self._suspension(event.key, row),
                 limit=controller_limit() + is_replacing,
             )
+        if event.left and event.event == "revoke" and (row is None or not self._is_of_hub(row)):
+            return Plan(is_noted=False)
         until = stored_time(event.until) if event.until is not None else None
         word = {"suspend": {"suspended": True, "suspended_until": until}, "lift": NOT_SUSPENDED}.get(event.event, {})
         if row is None:
@@ -151,6 +156,8 @@ class Applying:
         valid = keys_of_device(self.pending, row)
         if any(one.device_id == self.hub_id for one in (*linked, *valid)):
             return Plan(why="is_the_hub", is_noted=False)
+        if event.left and self._is_of_hub(row):
+            return self._revoke(replace(event, effective_at=None, reason=LEFT_GROUP), row, valid, entry)
         if event.event == "revoke":
             return self._revoke(event, row, valid, entry)
         if event.event == "suspend":
@@ -168,8 +175,8 @@ class Applying:
         """Return the columns of a device that the hub lets in: people and other hubs may have suspended it."""
         row = row or Device()
         others = by_hubs(row, self._others.get(b64url_encode(key), ()), self.moment)
-        others.pop(self.by, None)
-        return suspending.columns(row, by_person(row, self.moment), others.values(), self.moment)
+        left = [one for name, one in others.items() if not self._is_mine(name)]
+        return suspending.columns(row, by_person(row, self.moment), left, self.moment)
 
     def _revoke(self, event: FeedEvent, row: Device, valid: Sequence[Device], entry: HubEntry | None) -> Plan:
         if event.effective_at is not None:
@@ -203,6 +210,25 @@ class Applying:
         self._read_more([row])
         return not row.is_revoked and key in self._mine and self._mine[key].added
 
+    def _is_of_hub(self, row: Device) -> bool:
+        """Return True if the hub has added the device, by this key or by one that it has replaced here."""
+        rows = [row]
+        for one in rows:  # grows
+            self._read_more([one])
+            word = self._mine.get(key_name(decode_public_key(one.public_key)))
+            if word is not None and word.added:
+                return True
+            rows += [older for older in self._replaced.get(one.device_id, ()) if older not in rows]
+        return False
+
+    @functools.cached_property
+    def _replaced(self) -> dict[str, list[Device]]:
+        """The rows of the keys that were replaced here, by the device ID of the key that replaced them."""
+        found: dict[str, list[Device]] = {}
+        for row in self.pending.select(revoke_reason=ROTATED):
+            found.setdefault(row.revoked_by, []).append(row)
+        return found
+
     def _suspend(self, event: FeedEvent, valid: Sequence[Device], until: dt.datetime | None) -> Plan:
         new = Suspension(until, self.by, storable(event.reason))
         updates: list[Update] = []
@@ -231,8 +257,7 @@ class Applying:
             rows: all of them.
         """
         found = by_hubs(row, self._words_of(rows), self.moment)
-        found.pop(self.by, None)
-        return [*found.values()]
+        return [one for name, one in found.items() if not self._is_mine(name)]
 
     def _replace_suspension(self, row: Device, others: Sequence[Suspension], updates: list[Update]) -> None:
         new = suspending.columns(row, by_person(row, self.moment), others, self.moment)
@@ -254,7 +279,7 @@ class Applying:
 
     def _coming_back(self, linked: Sequence[Device]) -> list[Device]:
         """Return those keys of a device that this hub has revoked. One that was replaced needs the key that has replaced it."""
-        mine = {row.device_id: row for row in linked if row.revoked_by == self.by and row.revoked_at is not None}
+        mine = {row.device_id: row for row in linked if row.revoked_at is not None and self._is_mine(row.revoked_by)}
         valid = {row.device_id for row in linked if not is_revoked(row_values(row))}
         while gone := [
             name for name, row in mine.items() if row.replaced_by and row.replaced_by not in valid | {*mine}
@@ -289,6 +314,15 @@ class Applying:
             self._read_words(new)
 
 
-def device_id_of(key: bytes) -> str:
-    """Return the device ID of a key with this hash. The one that an event names is for people."""
-    return f"am_{b64url_encode(key)[:16]}"
+def is_old(entry: HubEntry, event: FeedEvent, epoch: str) -> bool:
+    """Return True if an event changes nothing any more, because of the last word of its hub about the key.
+
+    Args:
+        entry: that word.
+        event: the event.
+        epoch: its epoch.
+    """
+    if entry.epoch == epoch:
+        return event.serial <= entry.serial
+    # Serials of two epochs cannot be compared. What a person decided since does not change for an older word.
+    return entry.allowed_at is not None and stored_time(event.at) <= entry.allowed_at

@@ -131,8 +131,11 @@ def _serve(server: Server, lease: Lease, now: Callable[[], float]) -> None:
             report_forged(server)
             return
         end, with_list, has_gone_back = now() + _MAX_SECONDS, False, False
-        while now() < end and (servers.is_dirty(server, servers.head()) or is_silent(server, now())):
-            answered = _send(server, lease, now, with_list=with_list)
+        while now() < end:
+            newest = servers.head()
+            if not servers.is_dirty(server, newest) and not is_silent(server, now()):
+                return
+            answered = _send(server, lease, now, newest, with_list=with_list)
             if answered is None:
                 return
             if not _accept(server, lease, answered, now, with_list=with_list, has_gone_back=has_gone_back):
@@ -161,7 +164,9 @@ def report_forged(server: Server) -> None:
         )
 
 
-def _send(server: Server, lease: Lease, now: Callable[[], float], *, with_list: bool) -> _Answered | None:
+def _send(
+    server: Server, lease: Lease, now: Callable[[], float], newest: servers.Head, *, with_list: bool
+) -> _Answered | None:
     """Send one message, and return the verified answer, or None if the lease ended while the message was made.
 
     Raises:
@@ -174,7 +179,9 @@ def _send(server: Server, lease: Lease, now: Callable[[], float], *, with_list: 
             "This hub does not trust the server any more, so it sends it nothing. Pair the server again, or remove it."
         )
     moment, device = now(), server_device()
-    message = message_for(server, epoch=server.epoch, after=server.acked, now=moment, with_list=with_list)
+    message = message_for(
+        server, epoch=server.epoch, after=server.acked, now=moment, with_list=with_list, newest=newest
+    )
     body = json.dumps(message.to_json(), separators=(",", ":")).encode()
     url, nonce = f"{server.url}{FEED_PATH}", b64url_encode(os.urandom(NONCE_BYTES))
     header = sign_request(

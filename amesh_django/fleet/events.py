@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from amesh_django.kinds import EventKind
 from amesh_django.models import AuditEvent, Device, Server
 from amesh_django.states import ACTIVE, EXPIRED, ROTATED
-from amesh_django.trust.chain import data_of
+from amesh_django.trust.chain import data_of, device_of
 from amesh_django.trust.damage import UNREADABLE
 from amesh_django.trust.groups import Groups
-from amesh_django.trust.revoking import device_of
 from authmesh.protocol.allow_list import CONTROLLER
-from authmesh.protocol.fleet.events import EventName, FeedEvent, Trusted, key_hash
+from authmesh.protocol.encoding import b64url_decode
+from authmesh.protocol.fleet.events import LEFT_GROUP, EventName, FeedEvent, Trusted, device_id_of, key_hash
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.scopes import SCOPES
 
@@ -37,8 +38,6 @@ _LEAVING: frozenset[str] = frozenset({EventKind.GRANT, EventKind.GROUP})
 _PLAIN: dict[str, EventName] = {EventKind.LIFT: "lift", EventKind.REINSTATE: "reinstate"}
 #: Permissions that no server lets a hub grant.
 _NEVER = ("enroll", "revoke", "shell")
-#: Reason of the revocation of a device that a server is no longer told to trust.
-LEFT_GROUP = "left_group"
 
 
 class Audience:
@@ -61,21 +60,26 @@ class Audience:
 
     def _is_told_of(self, row: Device) -> bool:
         """Return True if the server trusts a device as soon as it is not suspended."""
-        is_in = row.role == CONTROLLER and not (row.revoked_at or row.denied_at or row.pending_since)
-        return self.is_enrolling and is_in and self._is_named(row)
+        is_other = row.device_id != self._device_id
+        return self.is_enrolling and is_other and row.revoked_at is None and not self.has_left(row)
+
+    def has_left(self, row: Device) -> bool:
+        """Return True if the server must not accept a device that this hub has added there, even if it is not revoked."""
+        is_in = row.role == CONTROLLER and not (row.denied_at or row.pending_since)
+        return self.is_enrolling and row.device_id != self._device_id and not (is_in and self._is_named(row))
 
     def _is_named(self, row: Device) -> bool:
-        return row.device_id != self._device_id and (ALL in self._names or not self._names.isdisjoint(row.groups))
+        return ALL in self._names or not self._names.isdisjoint(row.groups)
 
-    def event_of(self, change: AuditEvent, before: Callable[[], Device | None]) -> FeedEvent | None:
+    def event_of(self, change: AuditEvent, row: Device, before: Callable[[], Device | None]) -> FeedEvent | None:
         """Return the event that a change of a device is for the server, or None.
 
         Args:
             change: a genuine event of the audit log.
+            row: the row of the device after it.
             before: returns the row of the device before the change, as the audit log has it.
         """
-        row = row_of(change)
-        if row is None or row.device_id == self._device_id:
+        if row.device_id == self._device_id:
             return None
         serial, at, reason = change.revision or 0, change.at, change.text
         if change.kind == EventKind.REVOKE:
@@ -94,8 +98,22 @@ class Audience:
             return self.trust(row, serial, at)
         known = before() if change.kind in _TRUSTING else None
         was_told = self._is_told_of(known) if known is not None else change.kind in _LEAVING
-        is_out = row.revoked_at is None and not self._is_told_of(row)
-        return event("revoke", row, serial, at, LEFT_GROUP) if was_told and is_out else None
+        return self.gone(row, serial, at) if was_told and row.revoked_at is None and self.has_left(row) else None
+
+    def with_replaced(self, one: FeedEvent, row: Device, keys: Sequence[bytes]) -> Iterator[FeedEvent]:
+        """Yield an event about a device, and the same about the keys that it had before: the server may know it by one of them only.
+
+        Args:
+            one: the event.
+            row: the row of the device.
+            keys: hashes of the keys that it had before and that are not accepted any more.
+        """
+        yield one
+        # A server that was told which key replaces which has the newest one, and the others do not come back.
+        if one.event == "reinstate" and self.is_enrolling and row.role == CONTROLLER and self._is_named(row):
+            return
+        for key in keys:
+            yield replace(one, device_id=device_id_of(key), key=key, left=False, trusted=None)
 
     def undone(self, name: EventName, row: Device, serial: int, at: dt.datetime, reason: str) -> FeedEvent:
         """Return the event that ends a suspension or a revocation.
@@ -103,11 +121,15 @@ class Audience:
         What the device may do has perhaps changed meanwhile, which the server was not told, or the server was added meanwhile.
         """
         trusted = self._trusted(row) if self.has(row) else None
-        return event(name, row, serial, at, reason, trusted=trusted)
+        return event(name, row, serial, at, reason, left=self.has_left(row), trusted=trusted)
+
+    def gone(self, row: Device, serial: int, at: dt.datetime) -> FeedEvent:
+        """Return the event about a device that is not in the groups of the server. It has the hash of the key, and nothing else."""
+        return event("revoke", row, serial, at, LEFT_GROUP, left=True)
 
     def replaced(self, row: Device, serial: int, at: dt.datetime) -> FeedEvent | None:
         """Return the event about a key that was replaced, which is revoked from a time on."""
-        if row.role != CONTROLLER or not self._is_named(row):
+        if row.device_id == self._device_id or row.role != CONTROLLER or not self._is_named(row):
             return None
         return event("revoke", row, serial, at, ROTATED, effective_at=row.revoked_at, successor=row.revoked_by)
 
@@ -139,6 +161,12 @@ def row_of(change: AuditEvent) -> Device | None:
     return row
 
 
+def replaced_in(change: AuditEvent) -> list[bytes]:
+    """Return the hashes of the keys that a device had before, as a genuine event about it names them."""
+    names = data_of(change).get("replaced")
+    return [b64url_decode(name) for name in names] if isinstance(names, list) else []
+
+
 def event(
     name: EventName,
     row: Device,
@@ -149,6 +177,7 @@ def event(
     until: dt.datetime | None = None,
     effective_at: dt.datetime | None = None,
     successor: str = "",
+    left: bool = False,
     trusted: Trusted | None = None,
 ) -> FeedEvent:
     """Return an event about a device.
@@ -162,6 +191,7 @@ def event(
         until: end of a suspension.
         effective_at: time from which a key that was replaced is revoked.
         successor: device ID of the key that replaced it.
+        left: True if the device is not in the groups of the server.
         trusted: what the event ``trust`` says.
     """
     return FeedEvent(
@@ -174,6 +204,7 @@ def event(
         until=_utc(until),
         effective_at=_utc(effective_at),
         successor=successor,
+        left=left,
         trusted=trusted,
     )
 

@@ -6,6 +6,8 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 
+from django.utils import timezone
+
 from amesh_django.conf import amesh_settings
 from amesh_django.kinds import EventKind
 from amesh_django.models import AuditEvent, Device, Server
@@ -17,19 +19,24 @@ from amesh_django.trust.chain import is_same, link_after
 from amesh_django.trust.damage import CHUNK_SIZE, each_row
 from amesh_django.trust.groups import Groups
 from amesh_django.trust.places import log_start
+from amesh_django.trust.replaced import keys_before, purged_keys
 from amesh_django.trust.sealing import LogEnd
 from amesh_django.trust.verified import failure, read_groups
+from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.encoding import b64url_decode
 from authmesh.protocol.errors import Run
 from authmesh.protocol.fleet.events import EventName, FeedEvent
-from authmesh.protocol.fleet.feed import MAX_EVENTS, FeedMessage
+from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_IN_MESSAGE, FeedMessage
 
 from . import signed_list
-from .events import Audience, event, row_of
+from .events import Audience, event, replaced_in, row_of
 from .rarely import rarely
 from .servers import Head, head
 
 logger = logging.getLogger("amesh_django.fleet")
 
+#: Events that also concern the keys that a device had before.
+_OF_ALL_KEYS = ("suspend", "lift", "reinstate")
 #: Revisions that are read for one message.
 MAX_REVISIONS = 10 * MAX_EVENTS
 
@@ -38,7 +45,13 @@ class Gap(Exception):
     """The log lacks a revision, so it does not say all that has happened."""
 
 
-def message_for(server: Server, *, epoch: str, after: int, now: float, with_list: bool = False) -> FeedMessage:
+class _TooMany(Gap):
+    """A revision has more events than a server accepts in one message."""
+
+
+def message_for(
+    server: Server, *, epoch: str, after: int, now: float, with_list: bool = False, newest: Head | None = None
+) -> FeedMessage:
     """Return the message with what a server lacks, or with as much of it as fits.
 
     Args:
@@ -47,6 +60,7 @@ def message_for(server: Server, *, epoch: str, after: int, now: float, with_list
         after: serial up to which the server has all events of that epoch.
         now: Unix seconds.
         with_list: True if the server has asked for the signed list.
+        newest: how far the message goes at most. Defaults to :func:`~amesh_django.fleet.servers.head`.
 
     Raises:
         AllowListIntegrityFailure: the list is an older one that was restored, or what the server needs is not in a list that does not
@@ -54,11 +68,14 @@ def message_for(server: Server, *, epoch: str, after: int, now: float, with_list
         AllowListUnavailable: the list cannot be read from the database.
         IdentityMissing, DirectoryError, KeyStoreError: this server cannot sign, or its keys cannot be used.
     """
-    newest, sealed = head(), current_list()
+    newest, sealed = newest or head(), current_list()
     is_known = epoch == newest.epoch
     start = after if is_known else 0
     needs_list = with_list or not is_known or newest.revision - start > MAX_EVENTS
-    audience = Audience(server, _groups(sealed))
+    is_enrolling = server.scope_of_events == Server.ScopeOfEvents.ENROLL
+    audience = Audience(
+        server, _groups(sealed) if is_enrolling else Groups()
+    )  # only what is trusted needs the scopes of groups
     try:
         if not is_known:
             raise Gap
@@ -113,6 +130,8 @@ def from_log(sealed: SealedList, audience: Audience, after: int, until: int) -> 
             if revision != covered + 1:
                 raise Gap
             new = list(_events_of(sealed, audience, list(changes)))
+            if len(new) > MAX_IN_MESSAGE:
+                raise _TooMany
             if found and len(found) + len(new) > MAX_EVENTS:
                 return found, covered
             found += new
@@ -121,8 +140,9 @@ def from_log(sealed: SealedList, audience: Audience, after: int, until: int) -> 
                 return found, covered
         if covered < until:
             raise Gap
-    except Gap:
-        _report_gap(sealed, covered)
+    except Gap as gap:
+        if not isinstance(gap, _TooMany):
+            _report_gap(sealed, covered)
         raise
     return found, until
 
@@ -204,9 +224,10 @@ def _events_of_change(sealed: SealedList, audience: Audience, change: AuditEvent
     if change.kind == EventKind.GROUP and not change.device_id:
         yield from _events_of_group(sealed, audience, change)
         return
-    one = audience.event_of(change, lambda: _row_before(sealed, change))
-    if one is not None:
-        yield one
+    row = row_of(change)
+    one = audience.event_of(change, row, lambda: _row_before(sealed, change)) if row is not None else None
+    if row is not None and one is not None:
+        yield from audience.with_replaced(one, row, replaced_in(change))
 
 
 def _events_of_group(sealed: SealedList, audience: Audience, change: AuditEvent) -> Iterator[FeedEvent]:
@@ -232,7 +253,7 @@ def from_rows(
     sealed: SealedList, audience: Audience, after: int, newest: Head, *, is_known: bool
 ) -> tuple[list[FeedEvent], int]:
     """Return what the signed list does not say, for the devices whose rows were changed after a revision: who is suspended and, for a
-    server that is told so, whom to trust.
+    server that is told so, whom to trust, and who is not in its groups.
 
     Args:
         sealed: the allow list.
@@ -245,14 +266,21 @@ def from_rows(
     Raises:
         AllowListIntegrityFailure: the rows do not match their seal.
     """
-    new_rows = (row for row in _verified_rows(sealed) if row.revision > after)
+    all_rows = _verified_rows(sealed)
+    new_rows = [row for row in all_rows if row.revision > after]
     # What is said about a replaced key counts for its successors, too, until their own event follows.
     rows = sorted(new_rows, key=lambda row: (row.revision, row.revoke_reason != ROTATED))
     undone = _undone(sealed, after) if is_known else {}
+    names = [row.device_id for row in rows if row.suspended_at is not None or row.device_id in undone]
+    before = _keys_before(sealed, all_rows, names)
     found: list[FeedEvent] = []
     covered = after
     for revision, changed in itertools.groupby(rows, key=lambda row: row.revision):
-        new = [one for row in changed if (one := _event_of_row(audience, row, undone.get(row.device_id)))]
+        new: list[FeedEvent] = []
+        for row in changed:
+            one = _event_of_row(sealed, audience, row, undone.get(row.device_id))
+            keys = before.get(row.device_id, ()) if one is not None and one.event in _OF_ALL_KEYS else ()
+            new += audience.with_replaced(one, row, keys) if one is not None else ()
         if revision > newest.revision or (found and len(found) + len(new) > MAX_EVENTS):
             return found, covered
         found += new
@@ -260,16 +288,17 @@ def from_rows(
     return found, newest.revision
 
 
-def _event_of_row(audience: Audience, row: Device, undone: AuditEvent | None) -> FeedEvent | None:
+def _event_of_row(sealed: SealedList, audience: Audience, row: Device, undone: AuditEvent | None) -> FeedEvent | None:
     state = row.state
     is_replaced = row.revoke_reason == ROTATED and row.revoked_by.startswith("am_")
     if state == SUSPENDED and row.suspended_at is not None:
         # A key that was replaced does not come back: nobody would say later that its time is over.
         until = None if is_replaced else row.suspended_until
-        return event("suspend", row, row.revision, row.suspended_at, row.suspend_reason, until=until)
+        left = audience.has_left(row)
+        return event("suspend", row, row.revision, row.suspended_at, row.suspend_reason, until=until, left=left)
     if is_replaced and audience.is_enrolling and row.revoked_at is not None:
         # Also if its time is over: it may not have been when the signed list was made.
-        return audience.replaced(row, row.revision, row.revoked_at)
+        return audience.replaced(row, row.revision, row.revoked_at) or _gone(sealed, audience, row)
     if state == REVOKED:
         return None
     if audience.has(row) and (undone is None or undone.kind != EventKind.LIFT):
@@ -277,7 +306,36 @@ def _event_of_row(audience: Audience, row: Device, undone: AuditEvent | None) ->
     if undone is not None:
         name: EventName = "lift" if undone.kind == EventKind.LIFT else "reinstate"
         return audience.undone(name, row, row.revision, undone.at, "")
-    return None
+    return _gone(sealed, audience, row)
+
+
+def _gone(sealed: SealedList, audience: Audience, row: Device) -> FeedEvent | None:
+    """Return the event about a device that the server may have been told to trust before, and must not trust any more."""
+    if not audience.has_left(row):
+        return None
+    changes = [
+        one for one in sealed.events(device_id=row.device_id) if one is not None and sealed.is_genuine_event(one)
+    ]
+    if row.role != CONTROLLER:  # nearly every target never was a controller
+        rows = [row_of(change) for change in changes]
+        if all(one is None or one.role != CONTROLLER for one in rows):
+            return None
+    at = next((one.at for one in reversed(changes) if one.revision == row.revision), None)
+    return audience.gone(row, row.revision, at or timezone.now())
+
+
+def _keys_before(sealed: SealedList, rows: Sequence[Device], names: Sequence[str]) -> dict[str, list[bytes]]:
+    """Return the hashes of the keys that devices had before and that are not accepted any more, also of those that were purged."""
+    there, replaced = {row.device_id for row in rows}, dict[str, list[Device]]()
+    for row in rows:
+        if row.revoke_reason == ROTATED:
+            replaced.setdefault(row.revoked_by, []).append(row)
+
+    def read(some: Sequence[str]) -> list[Device]:
+        purged = [row for row in purged_keys(sealed, some) if row.device_id not in there]
+        return [row for name in some for row in replaced.get(name, ())] + purged
+
+    return {name: [b64url_decode(key) for key in keys] for name, keys in keys_before(names, read).items()}
 
 
 def _undone(sealed: SealedList, after: int) -> dict[str, AuditEvent]:

@@ -10,7 +10,10 @@ process, and if the newest message of a hub is older than ``AMESH["HUB_FRESH_SEC
     most. A row that was changed outside Django says nothing: neither when the hub was heard, nor where it is.
 4.  A question is asked in a thread of its own, with a connection of its own, because the request may be in a transaction that is rolled
     back, and because nothing else ends a name server that hangs. What arrives late is applied nevertheless.
-5.  If a hub stays silent, ``AMESH["WHEN_STALE"]`` says whether requests are accepted. The hubs come from the sealed list, so deleting rows
+5.  A message of a hub waits for the other hubs, which may have revoked that hub. It does not wait for its own hub, which says itself what is
+    new, and is not rejected if another one stays silent: otherwise two hubs that a server has not heard would keep each other out for ever.
+    A server that asks its hub is a target there, and its question waits for nothing. So nobody waits in a circle.
+6.  If a hub stays silent, ``AMESH["WHEN_STALE"]`` says whether requests are accepted. The hubs come from the sealed list, so deleting rows
     makes no server forget that it follows one.
 """
 
@@ -34,7 +37,6 @@ from amesh_django.kinds import EventKind
 from amesh_django.models import Hub
 from amesh_django.server import server_device
 from amesh_django.spelling import manage_py
-from amesh_django.states import ACTIVE
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.database import reads_for_itself
 from amesh_django.trust.hubs import HubRows
@@ -44,9 +46,9 @@ from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.errors import AllowListUnavailable, AmeshError
 from authmesh.protocol.fleet.errors import TrustIsStale
 
+from .following import follows, is_hub, newest_id
 from .pulling import Followed, pull
 from .rarely import rarely
-from .receiving import is_hub
 
 logger = logging.getLogger("amesh_django.fleet")
 
@@ -61,8 +63,8 @@ _LEASE_SECONDS = 5.0
 #: A message that is further in the future was received with a wrong clock.
 _MAX_SKEW_SECONDS = 60.0
 _POLL_SECONDS = 0.05
-#: Events by which a device becomes a hub.
-_BEGINNINGS = (EventKind.TRUST, EventKind.GRANT, EventKind.APPROVE, EventKind.REINSTATE)
+#: Events by which a device becomes a hub, or the key of one.
+_BEGINNINGS = (EventKind.TRUST, EventKind.GRANT, EventKind.APPROVE, EventKind.REINSTATE, EventKind.ROTATE)
 
 
 class _Hub(NamedTuple):
@@ -100,17 +102,18 @@ class Freshness:
 
     def reset(self) -> None:
         """Begin like a new process."""
-        self._ask_after = float("-inf")
+        #: When each hub may be asked again, and those that were asked to the end: device IDs.
+        self._ask_after, self._has_tried = dict[str, float](), set[str]()
         #: Until when nothing must be looked at, and why requests are refused until then; empty if they are not. Threads replace it.
         self._held = (float("-inf"), "")
-        self._started, self._has_tried = self._clock(), False
+        self._started = self._clock()
 
     def ensure(self, public_key: bytes = b"") -> None:
         """Ask the hubs for changes, if that is due.
 
         Args:
-            public_key: the key of the request. A hub brings what it has to say by itself, and a server that asks its hub is no controller
-                of it: neither waits for anything.
+            public_key: the key of the request. A hub waits only for the other hubs, and a server that asks its hub, which is no controller
+                of it, for nothing.
 
         Raises:
             TrustIsStale: a hub has been silent for too long, and the settings say to refuse.
@@ -130,18 +133,23 @@ class Freshness:
         sealed = current_list()
         known = sealed.snapshot()
         caller = known.by_key.get(public_key)
-        if caller is not None and (caller.role != CONTROLLER or is_hub(caller)):
+        if caller is not None and caller.role != CONTROLLER:
             return
+        speaker = newest_id(known, caller.device_id) if caller is not None and is_hub(caller) else ""
         if is_held:
+            if speaker:
+                return
             raise TrustIsStale(detail=stale)
         if not follows(known, self._clock()):
             self._hold(_LOOK_SECONDS)
             return
         hubs = self._hubs(sealed, known)
-        if self._due(hubs):
-            self._ask(sealed)
+        due = [hub for hub in self._due(hubs) if hub.device.device_id != speaker]
+        if due:
+            self._ask(sealed, {hub.device.device_id for hub in due})
             hubs = self._hubs(sealed, sealed.snapshot())
-        self._judge(sealed, hubs)
+        if not speaker:
+            self._judge(sealed, hubs)
 
     # --- what is known ---
 
@@ -162,17 +170,24 @@ class Freshness:
 
     # --- asking ---
 
-    def _ask(self, sealed: SealedList) -> None:
-        """Ask the hubs that are due, or wait for another thread that does. A hub that did not answer is asked again after a while."""
-        if not self._lock.acquire(0 if self._has_tried else PATIENCE_SECONDS):
+    def _ask(self, sealed: SealedList, names: set[str]) -> None:
+        """Ask hubs, or wait for another thread that does. A hub that did not answer is asked again after a while.
+
+        Args:
+            sealed: the list.
+            names: device IDs of the hubs.
+        """
+        if not self._lock.acquire(0 if names <= self._has_tried else PATIENCE_SECONDS):
             return
         try:
-            if self._monotonic() < self._ask_after:
+            moment = self._monotonic()
+            names = {name for name in names if self._ask_after.get(name, moment) <= moment}
+            if not names:
                 return
-            self._ask_after = self._monotonic() + _RETRY_SECONDS
-            due = self._due(self._hubs(sealed, sealed.snapshot()))
+            self._ask_after.update(dict.fromkeys(names, moment + _RETRY_SECONDS))
+            due = [hub for hub in self._due(self._hubs(sealed, sealed.snapshot())) if hub.device.device_id in names]
             self._run(sealed, lambda: self._ask_each(sealed, due))
-            self._has_tried = True
+            self._has_tried |= names
         finally:
             self._lock.release()
 
@@ -287,23 +302,6 @@ class Freshness:
             if event is not None and sealed.is_genuine_event(event):
                 found = event.at.timestamp()
         return found
-
-
-def follows(known: Snapshot, now: float) -> list[tuple[bytes, KnownDevice]]:
-    """Return the hubs that a list follows: the active controllers with the permission ``revoke`` or ``enroll``, with their keys.
-
-    Args:
-        known: the list.
-        now: Unix seconds.
-    """
-    return [
-        (public_key, device)
-        for public_key, device in [*known.by_key.items()]
-        if device.permissions_json != "{}"
-        and is_hub(device)
-        and device.role == CONTROLLER
-        and device.state(now) == ACTIVE
-    ]
 
 
 def _shown(moment: float | None) -> str:

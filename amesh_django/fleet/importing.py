@@ -11,11 +11,12 @@ from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.hubs import HubRows
 from amesh_django.trust.sealing import actor
 from authmesh.protocol.display import clean_line
-from authmesh.protocol.fleet.errors import NotAHub, TooManyChanges, UnverifiedMessage
+from authmesh.protocol.enrollment_errors import ServerBusy
+from authmesh.protocol.fleet.errors import NotAHub, UnverifiedMessage
 from authmesh.protocol.fleet.feed import FeedMessage
 
 from . import signed_list
-from .freshness import follows
+from .following import newest_id, speakers
 from .receiving import apply_message
 
 
@@ -38,6 +39,8 @@ class Imported(NamedTuple):
 def import_list(jws: str, *, now: float) -> Imported:
     """Revoke the devices of this server whose keys are in the signed list of a hub, and keep the other keys.
 
+    ``HUB_MAX_PER_MINUTE`` is not for that: it holds back a hub whose key was stolen until a person looks, and a person has brought the list.
+
     Args:
         jws: the list.
         now: Unix seconds.
@@ -45,18 +48,20 @@ def import_list(jws: str, *, now: float) -> Imported:
     Raises:
         UnverifiedMessage: the hub did not sign it, it has expired, or it is older than what this server knows. Nothing was changed.
         NotAHub: this server does not follow the hub. Nothing was changed.
-        TooManyChanges: the hub changes more devices than it may in a minute. The rest waits.
+        ServerBusy: the hub sent something newer meanwhile. Nothing is lost.
         AmeshError: as for :func:`~amesh_django.fleet.receiving.apply_message`.
     """
     sealed = current_list()
     issuer = signed_list.issuer_of(jws)
-    found = [one for one in follows(sealed.snapshot(), now) if one[1].device_id == issuer]
+    known = sealed.snapshot()
+    found = [one for one in speakers(known, now) if one[1].device_id == issuer]
     if not found:
         raise NotAHub(
             f"The list is from {clean_line(issuer)[:32]}, which is not a hub of this server. Nothing was changed."
         )
     ((public_key, device),) = found
-    row = _row(sealed, issuer)
+    hub = newest_id(known, issuer)
+    row = _row(sealed, hub)
     newest = (row.list_epoch, row.list_serial)
     listed = signed_list.verify(jws, issuer=issuer, issuer_key=public_key, now=now, newest=newest)
     if row.epoch and listed.epoch != row.epoch and listed.issued_at <= row.issued_at:
@@ -64,7 +69,7 @@ def import_list(jws: str, *, now: float) -> Imported:
             "The list is from before the hub was resealed or restored. Nothing was changed.",
             hint="Export a new one at the hub.",
         )
-    before = _revoked_by(sealed, issuer)
+    before = _revoked_by(sealed, hub)
     is_known = listed.epoch == row.epoch
     message = FeedMessage(
         issuer=issuer,
@@ -80,11 +85,14 @@ def import_list(jws: str, *, now: float) -> Imported:
     )
     # The hub was heard when it signed the list, and not now.
     heard = row.last_contact_at.timestamp() if row.last_contact_at is not None else 0.0
-    apply_message(message, device, now=min(now, max(heard, listed.issued_at)))
-    row = _row(sealed, issuer)
-    if (row.list_epoch, row.list_serial) != (listed.epoch, listed.serial):
-        raise TooManyChanges(hint="Run the command again in a minute.")
-    return Imported(issuer, listed.serial, len(listed.revoked), _revoked_by(sealed, issuer) - before)
+    apply_message(message, device, now=now, heard_at=min(now, max(heard, listed.issued_at)))
+    row = _row(sealed, hub)
+    if row.list_epoch != listed.epoch or row.list_serial < listed.serial:
+        raise ServerBusy(
+            "The hub said something newer while its list was imported, so the list may be applied in part only.",
+            hint="Run the command again.",
+        )
+    return Imported(issuer, listed.serial, len(listed.revoked), _revoked_by(sealed, hub) - before)
 
 
 def _row(sealed: SealedList, device_id: str) -> Hub:

@@ -27,9 +27,9 @@ from authmesh.protocol.errors import AmeshError
 from authmesh.protocol.keys import decode_public_key
 
 from . import servers
-from .receiving import ENROLL, REVOKE
+from .following import ENROLL, REVOKE
 
-State = Literal["up_to_date", "waiting", "silent", "failing", "paused", "untrusted", "changed", "unknown"]
+State = Literal["up_to_date", "waiting", "silent", "failing", "paused", "untrusted", "ahead", "changed", "unknown"]
 #: The states in words, the worst last.
 STATES: Final[Mapping[State, str | Promise]] = {
     "up_to_date": _("up to date"),
@@ -39,6 +39,7 @@ STATES: Final[Mapping[State, str | Promise]] = {
     "failing": _("failing"),
     "untrusted": _("not trusted"),
     "unknown": _("not known"),
+    "ahead": _("ahead"),
     "changed": _("changed outside Django"),
 }
 #: What each state means, and what to do about it. Empty if there is nothing to say.
@@ -54,6 +55,10 @@ MEANING: Final[Mapping[State, str | Promise]] = {
         "This hub does not list it as a target that is trusted, so nothing is sent. Pair it again, or remove it."
     ),
     "unknown": _("The allow list of this hub is rejected, so it is not known what the server lacks."),
+    "ahead": _(
+        "It has more changes than this hub: an older list was restored here. It is told of nothing. Find out why, then run "
+        "amesh_integrity --reseal."
+    ),
     "changed": _(
         "Its row was changed outside Django, so nothing is sent. Find out who did that. Then remove it, and add it again."
     ),
@@ -139,25 +144,27 @@ def _view(row: Server, name: str, now: dt.datetime) -> ServerView:
     try:
         if not servers.is_genuine(row):
             return ServerView(row, name, "changed", None, None, refused)
-        lag = servers.lag(row)
+        lag, head = servers.lag(row), servers.head()
         is_trusted = servers.public_key_of(row.device_id) is not None
     except AmeshError:
         return ServerView(row, name, "unknown", None, None, refused)
-    state, lacks_list = _state(row, lag.revisions > 0, is_trusted, now), row.epoch != servers.head().epoch
-    return ServerView(row, name, state, lag.revisions, lag.seconds, refused, lacks_list)
+    state = _state(row, head, is_trusted, now)
+    return ServerView(row, name, state, lag.revisions, lag.seconds, refused, row.epoch != head.epoch)
 
 
-def _state(row: Server, is_dirty: bool, is_trusted: bool, now: dt.datetime) -> State:
+def _state(row: Server, head: servers.Head, is_trusted: bool, now: dt.datetime) -> State:
     if not row.enabled:
         return "paused"
     if not is_trusted:
         return "untrusted"
+    if servers.is_ahead(row, head):
+        return "ahead"
     if row.attempts or row.last_error:
         return "failing"
     since = max(filter(None, (row.last_ok_at, row.last_sent_at, row.added_at)))
     if (now - since).total_seconds() > SILENT_SECONDS:
         return "silent"
-    return "waiting" if is_dirty else "up_to_date"
+    return "waiting" if servers.is_dirty(row, head) else "up_to_date"
 
 
 HubState = Literal["heard", "silent", "not_heard", "not_allowed", "changed"]
@@ -225,7 +232,9 @@ def hubs(now: dt.datetime | None = None) -> list[HubView]:
     known = {
         device.device_id: device
         for device in list(current_list().snapshot().by_key.values())
-        if device.role == CONTROLLER and device.state(now.timestamp()) == ACTIVE
+        if device.role == CONTROLLER
+        and device.state(now.timestamp()) == ACTIVE
+        and device.standing.revoked_from is None  # a key that was replaced is known by the new one
     }
     rows = {row.device_id: row for row in hub_rows().every()}
     allowed = {name: allowed_of(device) for name, device in known.items() if allowed_of(device)}
@@ -289,9 +298,9 @@ def acknowledged(serial: int) -> tuple[int, int]:
     Args:
         serial: revision of the list with the change.
     """
-    rows = [row for row in servers.every() if row.enabled]
-    epoch = servers.head().epoch
-    return sum(row.epoch == epoch and row.acked >= serial for row in rows), len(rows)
+    rows, head = [row for row in servers.every() if row.enabled], servers.head()
+    done = [row for row in rows if row.epoch == head.epoch and row.acked >= serial and not servers.is_ahead(row, head)]
+    return len(done), len(rows)
 
 
 def words_about(public_key: str) -> list[HubEntry]:

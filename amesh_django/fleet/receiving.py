@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from amesh_django.audit.recording import record
 from amesh_django.conf import amesh_settings
-from amesh_django.decisions import any_row, is_active
 from amesh_django.decisions.hubs import author
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
@@ -20,13 +19,12 @@ from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.change import Change
 from amesh_django.trust.hubs import HubRows, stored_time
 from amesh_django.verification import VerifiedDevice
-from authmesh.protocol.allow_list import CONTROLLER
+from authmesh.protocol.encoding import b64url_encode
 from authmesh.protocol.enrollment import is_server_url
 from authmesh.protocol.enrollment_errors import ServerBusy
 from authmesh.protocol.errors import (
     AllowListBusy,
     AllowListIntegrityFailure,
-    DeviceNotFound,
     DirectoryError,
     KeyStoreError,
     TimestampOutOfRange,
@@ -39,35 +37,30 @@ from authmesh.protocol.fleet.errors import (
     UnverifiedMessage,
     WrongAudience,
 )
-from authmesh.protocol.fleet.events import FeedEvent
-from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_SKEW_SECONDS, Acknowledgement, FeedMessage, Refused
+from authmesh.protocol.fleet.events import FeedEvent, device_id_of
+from authmesh.protocol.fleet.feed import (
+    MAX_EVENTS,
+    MAX_IN_MESSAGE,
+    MAX_SKEW_SECONDS,
+    Acknowledgement,
+    FeedMessage,
+    Refused,
+)
 
 from . import signed_list
-from .applying import Applying, device_id_of
+from .applying import Applying, is_old
+from .following import ENROLL, HubDevice, is_hub, newest_id, newest_row
 from .limits import Minute
 from .rarely import rarely
 
 logger = logging.getLogger("amesh_django.fleet")
 
-#: Sealed permissions of a controller that is a hub.
-REVOKE, ENROLL = "revoke", "enroll"
-#: Words about keys that no device of this server has, of all hubs together.
+#: Words of one hub about keys that no device of this server has. No hub uses up what another one may say.
 MAX_TOMBSTONES = 100_000
-#: Events in one message at most: a revision is never divided, and a revocation may take other keys with it.
-_MAX_IN_MESSAGE = 10 * MAX_EVENTS
 #: Epochs that their column can hold.
 _MAX_PAST = 7
 
 Verdict = Literal["apply", "gap", "list", "older_head", "older_epoch"]
-
-
-class HubDevice(Protocol):
-    """A device of the sealed list: the one that signed a request, or that this server has asked."""
-
-    @property
-    def device_id(self) -> str: ...
-    @property
-    def permissions(self) -> Mapping[str, Any]: ...
 
 
 @dataclass(slots=True)
@@ -107,11 +100,6 @@ class Answer:
     retry_after: int = 0
 
 
-def is_hub(device: HubDevice) -> bool:
-    """Return True if the sealed list lets a device speak as a hub."""
-    return any(device.permissions.get(name) is True for name in (REVOKE, ENROLL))
-
-
 def receive(message: FeedMessage, *, signer: VerifiedDevice, nonce: str, now: float) -> Answer:
     """Apply a message that a hub has sent, and return the signed answer.
 
@@ -140,20 +128,23 @@ def receive(message: FeedMessage, *, signer: VerifiedDevice, nonce: str, now: fl
     return Answer(409 if found.verdict in ("gap", "list") else 200, body)
 
 
-def apply_message(message: FeedMessage, hub: HubDevice, *, now: float) -> Acknowledgement:
+def apply_message(
+    message: FeedMessage, hub: HubDevice, *, now: float, heard_at: float | None = None
+) -> Acknowledgement:
     """Apply a message whose author is known, and return what this server has of the hub's list then.
 
     Args:
         message: the message. The caller has checked that the hub signed it, and for this server.
         hub: the hub, from the sealed list.
         now: Unix seconds.
+        heard_at: when the hub said it, if a person has brought it. The limit of a minute is not for what people do.
 
     Raises:
         FeedRefused: the message is refused. Nothing was changed.
         AllowListError: the allow list does not match its seal, or is busy. Nothing was changed.
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
     """
-    return _receive(message, hub, now).answer
+    return _receive(message, hub, now, heard_at).answer
 
 
 def _check(message: FeedMessage, signer: VerifiedDevice, own: str, now: float) -> None:
@@ -169,25 +160,25 @@ def _check_permission(sealed: SealedList, hub: HubDevice) -> None:
         raise PermissionMissing(device_id=hub.device_id) if known else NotAHub(device_id=hub.device_id)
 
 
-def _receive(message: FeedMessage, hub: HubDevice, now: float) -> Received:
+def _receive(message: FeedMessage, hub: HubDevice, now: float, heard_at: float | None = None) -> Received:
     sealed = current_list()
     sealed.unlock()
     _check_permission(sealed, hub)
     if message.issuer != hub.device_id:
         raise NotAHub(device_id=hub.device_id, detail="iss is another device")
-    if len(message.events) > _MAX_IN_MESSAGE:
+    if len(message.events) > MAX_IN_MESSAGE:
         raise MalformedFeed(device_id=hub.device_id, detail="too many events")
     if not message.events and not message.revocations:
         found = sealed.in_transaction(lambda: _contact(sealed, message, hub, now))
         _report(message, found)
         return found
     listed = _verified_list(sealed, message, hub, now) if message.revocations else None
-    parts = [*_parts([_as_event(one) for one in listed.revoked])] if listed is not None else []
+    parts = _parts(_lacking(sealed, hub, listed)) if listed is not None else ()
     for part in [*parts, message.events]:
         found = sealed.change(
             author(hub.device_id),
             lambda pending, part=part: _apply(  # type: ignore[misc]
-                pending, message, part, hub.device_id, now, listed=listed, is_last=part is message.events
+                pending, message, part, hub.device_id, now, heard_at, listed=listed, is_last=part is message.events
             ),
         )
         if found.verdict != "apply" or found.is_held:
@@ -199,6 +190,20 @@ def _receive(message: FeedMessage, hub: HubDevice, now: float) -> Received:
 def _parts(events: Sequence[FeedEvent]) -> Iterator[Sequence[FeedEvent]]:
     for start in range(0, len(events), MAX_EVENTS):
         yield events[start : start + MAX_EVENTS]
+
+
+def _lacking(sealed: SealedList, hub: HubDevice, listed: signed_list.SignedList) -> list[FeedEvent]:
+    """Return what of a list is not applied yet. A hub that got no answer in time sends all of it again, and every attempt must get further."""
+    rows = HubRows(sealed.using, sealed.all_keys, sealed.log_keys())
+    hub_id, found = newest_id(sealed.snapshot(), hub.device_id), list[FeedEvent]()
+    for part in _parts([_as_event(one) for one in listed.revoked]):
+        words = rows.about(b64url_encode(event.key) for event in part)
+        known = {word.key: word for word in words if word.hub == hub_id}
+        for event in part:
+            word = known.get(b64url_encode(event.key))
+            if word is None or not is_old(word, event, listed.epoch):
+                found.append(event)
+    return found
 
 
 def _as_event(one: signed_list.Revoked) -> FeedEvent:
@@ -238,7 +243,8 @@ def _judge(row: Hub, message: FeedMessage) -> Verdict:
 def _contact(sealed: SealedList, message: FeedMessage, hub: HubDevice, now: float) -> Received:
     """Note a message without events: all up to its end says nothing about devices. The list and its seal are not touched."""
     rows = HubRows(sealed.using, sealed.all_keys, sealed.log_keys())
-    row = rows.lock(hub.device_id)
+    # The key may just have been replaced, so nothing is made for it.
+    row = rows.lock(newest_id(sealed.snapshot(), hub.device_id), make=False)
     verdict = _judge(row, message)
     if verdict == "older_epoch":
         raise OlderEpoch(device_id=hub.device_id)
@@ -254,13 +260,14 @@ def _apply(
     events: Sequence[FeedEvent],
     hub_id: str,
     now: float,
+    heard_at: float | None,
     *,
     listed: signed_list.SignedList | None,
     is_last: bool,
 ) -> Received:
     """Apply events inside a change, with the words of the hub and the number up to which all is applied."""
-    device = _hub_device(pending, hub_id)
-    row = pending.hubs.lock(hub_id)
+    device = newest_row(pending, hub_id)
+    row = pending.hubs.lock(device.device_id)
     verdict = _judge(row, message)
     if verdict == "older_epoch":
         raise OlderEpoch(device_id=hub_id)
@@ -269,7 +276,7 @@ def _apply(
     # Only the locked row tells: one that was changed outside Django counts as new, so it cannot make every list an older one.
     if listed is not None and listed.epoch == row.list_epoch and listed.serial < row.list_serial:
         raise MalformedFeed(device_id=hub_id, detail="the signed list is older than one that this server has accepted")
-    minute = Minute(row, now)
+    minute = Minute(row, now, is_limited=heard_at is None)
     # If a revision has two events about one key, the later one says all.
     last = list({(event.serial, event.key): event for event in events}.values())
     applying = Applying(
@@ -282,7 +289,7 @@ def _apply(
     if waiting is None and is_last:
         if listed is not None:
             row.list_epoch, row.list_serial = listed.epoch, listed.serial
-        _advance(row, message, message.until, now)
+        _advance(row, message, message.until, now, heard_at)
     elif waiting is not None and message.epoch == row.epoch and is_last:
         row.applied = max(row.applied, min(waiting.serial - 1, message.until))
     pending.hubs.save_hub(row)
@@ -293,22 +300,7 @@ def _apply(
     return found
 
 
-def _hub_device(pending: Change, hub_id: str) -> Device:
-    """Return the row of the hub, which may have lost its permission since the request was verified.
-
-    Raises:
-        PermissionMissing: it has.
-    """
-    try:
-        device = any_row(pending, hub_id)
-    except DeviceNotFound:
-        raise PermissionMissing(device_id=hub_id) from None
-    if not is_active(device) or device.role != CONTROLLER or not is_hub(device):
-        raise PermissionMissing(device_id=hub_id)
-    return device
-
-
-def _advance(row: Hub, message: FeedMessage, until: int, now: float) -> None:
+def _advance(row: Hub, message: FeedMessage, until: int, now: float, heard_at: float | None = None) -> None:
     """Note that all up to a serial is applied."""
     if message.epoch != row.epoch:
         row.past = " ".join([one for one in (row.epoch, *row.past.split()) if one][:_MAX_PAST])
@@ -320,7 +312,7 @@ def _advance(row: Hub, message: FeedMessage, until: int, now: float) -> None:
     if message.url and is_server_url(message.url):
         row.url = message.url
     if row.applied >= row.head:  # only then this server knows all that the hub knows
-        row.last_contact_at = stored_time(dt.datetime.fromtimestamp(now, dt.UTC))
+        row.last_contact_at = stored_time(dt.datetime.fromtimestamp(now if heard_at is None else heard_at, dt.UTC))
 
 
 def _received(row: Hub, verdict: Verdict, refused: Iterable[Refused] = ()) -> Received:
@@ -330,7 +322,7 @@ def _received(row: Hub, verdict: Verdict, refused: Iterable[Refused] = ()) -> Re
 
 def _drop_tombstones(rows: HubRows, hub: Hub, count: int) -> int:
     """Remove the oldest words of a hub about unknown keys if there are too many. Return their number."""
-    words = HubEntry.objects.using(rows.using)
+    words = HubEntry.objects.using(rows.using).filter(hub=hub.device_id)
     if not count or words.count() <= MAX_TOMBSTONES:
         return 0
     devices = Device.objects.using(rows.using).values("device_id")

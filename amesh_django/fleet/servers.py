@@ -109,6 +109,19 @@ def is_dirty(server: Server, head: tuple[str, int]) -> bool:
     return bool(epoch) and (server.epoch != epoch or server.acked < revision)
 
 
+def is_ahead(server: Server, head: tuple[str, int]) -> bool:
+    """Return True if a server has acknowledged more than there is: an older list was restored here, and kept its epoch.
+
+    What is changed now has serials that the server knows already, so it is told of nothing until the list is resealed.
+
+    Args:
+        server: its row.
+        head: as :func:`head` returns it.
+    """
+    epoch, revision = head
+    return bool(epoch) and server.epoch == epoch and server.acked > revision
+
+
 def is_genuine(server: Server) -> bool:
     """Return True if amesh wrote the row. Takes constant time for each secret of the seal.
 
@@ -158,6 +171,17 @@ def public_key_of(device_id: str) -> bytes | None:
     return None
 
 
+def changed_after(revision: int, head: Head) -> dt.datetime | None:
+    """Return when the first change after a revision was made, or None if the audit log does not have it.
+
+    Args:
+        revision: revision of the allow list.
+        head: as :func:`head` returns it.
+    """
+    changes = AuditEvent.objects.using(database()).filter(revision__gt=revision, revision__lte=head.revision)
+    return changes.order_by("revision").values_list("at", flat=True).first()
+
+
 def lag(server: Server) -> Lag:
     """Return how far a server is behind.
 
@@ -168,8 +192,7 @@ def lag(server: Server) -> Lag:
     if not is_dirty(server, found):
         return Lag(0, 0.0)
     after = server.acked if server.epoch == found.epoch else 0
-    changes = AuditEvent.objects.using(database()).filter(revision__gt=after, revision__lte=found.revision)
-    oldest = changes.order_by("revision").values_list("at", flat=True).first()
+    oldest = changed_after(after, found)
     since = max(oldest, server.added_at) if oldest is not None else server.added_at
     return Lag(found.revision - after, max(0.0, (timezone.now() - since).total_seconds()))
 

@@ -36,19 +36,20 @@ class Swept:
     forged: int = 0
 
 
-def sweep(*, ring: Callable[[int], object], now: float | None = None) -> Swept:
+def sweep(*, ring: Callable[[int], object], now: float | None = None, patience: float = 0.0) -> Swept:
     """Ring each server that can be reached and lacks changes or a sign of life. Then do what the audit log needs.
 
     Args:
         ring: called with the primary key of each such server.
         now: Unix seconds. Defaults to the current time.
+        patience: seconds within which a change is left to the process that made it, which has rung already.
 
     Raises:
         django.db.Error: the database is down.
     """
     moment = time.time() if now is None else now
     _note(moment)
-    found = _ring_all(ring, moment)
+    found = _ring_all(ring, moment, patience)
     try:
         audit.sweep(moment_of(moment))
     except AmeshError as error:
@@ -67,25 +68,45 @@ def seconds_since(now: float | None = None) -> float | None:
     return max(0.0, (moment - last).total_seconds()) if last is not None else None
 
 
-def _ring_all(ring: Callable[[int], object], now: float) -> Swept:
+def _ring_all(ring: Callable[[int], object], now: float, patience: float) -> Swept:
     rows = Server.objects.using(database())
     rung: list[int] = []
     forged = 0
     try:
         head = servers.head() if rows.exists() else servers.Head("", 0)
         reachable = set(rows.filter(is_reachable(now)).values_list("pk", flat=True))
+        rung_already = _RungAlready(head, now, patience)
         for server in servers.every():
             if not servers.is_genuine(server):
                 report_forged(server)
                 forged += 1
                 continue
             servers.renew(server)
-            is_due = server.pk in reachable and (servers.is_dirty(server, head) or is_silent(server, now))
-            if is_due and _is_rung(ring, server.pk):
+            is_due = (servers.is_dirty(server, head) and server not in rung_already) or is_silent(server, now)
+            if server.pk in reachable and is_due and _is_rung(ring, server.pk):
                 rung.append(server.pk)
     except AmeshError as error:
         _complain("Nothing is carried to the servers", error)
     return Swept(tuple(rung), forged)
+
+
+class _RungAlready:
+    """The servers that lack nothing but what was changed a moment ago: a second ring would only hold up the others."""
+
+    def __init__(self, head: servers.Head, now: float, patience: float) -> None:
+        self._head, self._now, self._patience = head, now, patience
+        self._found: dict[int, bool] = {}
+
+    def __contains__(self, server: Server) -> bool:
+        if not self._patience or server.attempts or server.epoch != self._head.epoch:
+            return False
+        if server.acked not in self._found:
+            self._found[server.acked] = self._is_young(server.acked)
+        return self._found[server.acked]
+
+    def _is_young(self, after: int) -> bool:
+        at = servers.changed_after(after, self._head)
+        return at is not None and 0 <= (moment_of(self._now) - at).total_seconds() < self._patience
 
 
 def _is_rung(ring: Callable[[int], object], pk: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -31,7 +31,7 @@ def plan(
     entry: HubEntry | None,
     *,
     pending: Change,
-    by: str,
+    is_mine: Callable[[str], bool],
     may_enroll: bool,
     is_denied: bool,
     suspension: Mapping[str, Any],
@@ -44,7 +44,7 @@ def plan(
         row: the row with this key, or None.
         entry: what the hub said about the key before, or None.
         pending: the open change.
-        by: the author of what the hub does.
+        is_mine: returns True if an author is this hub.
         may_enroll: True if the hub may add devices.
         is_denied: True if another hub has revoked the key.
         suspension: columns of the suspension, if the device comes in.
@@ -54,7 +54,7 @@ def plan(
     if found is None:
         return NOTHING
     has_added = entry is not None and entry.added
-    why = _refusal(found, row, by, may_enroll=may_enroll, is_denied=is_denied)
+    why = _refusal(found, row, is_mine, may_enroll=may_enroll, is_denied=is_denied)
     if why:
         return Plan(why=why, is_noted=False)
     if row is not None and not is_revoked(row_values(row)) and (not has_added or row.role != CONTROLLER):
@@ -100,14 +100,16 @@ def with_rights(undone: Plan, found: Trusted, row: Device, entry: HubEntry) -> P
     return replace(undone, updates=updates, word={**undone.word, **given.word})
 
 
-def _refusal(found: Trusted, row: Device | None, by: str, *, may_enroll: bool, is_denied: bool) -> str:
+def _refusal(
+    found: Trusted, row: Device | None, is_mine: Callable[[str], bool], *, may_enroll: bool, is_denied: bool
+) -> str:
     if not may_enroll:
         return "permission_missing"
     if not may_grant(found):
         return "may_not_grant"
     if is_denied or (row is not None and row.denied_at is not None):
         return "key_denied"
-    if row is not None and is_revoked(row_values(row)) and row.revoked_by != by:
+    if row is not None and is_revoked(row_values(row)) and not is_mine(row.revoked_by):
         return "revoked_here"
     return ""
 

@@ -29,6 +29,7 @@ _TONES: dict[str, Tone] = {
     "failing": "bad",
     "untrusted": "bad",
     "unknown": "bad",
+    "ahead": "bad",
     "changed": "bad",
 }
 

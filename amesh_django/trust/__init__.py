@@ -9,7 +9,9 @@ the keys. Each file adds one layer to it, and imports only from files below:
     rekeying    RekeyableList       rekey(): another secret of the seal
     revoking    RevocableList       revoke_anyway(), sealed_device(): revoking in a list that is rejected (6)
     change      ChangeableList      change(): each change is sealed
+    replaced    keys_before()       the keys that a device had before, in the events about it (15)
     hubs        HubRows             what hubs have said about keys, each row under a MAC (14)
+    hub_macs    hub_mac(), entry_mac()  their MACs, and the hash over the words of a hub
     locking     LockableList        while_locked(), replace_seal(): the lock of the seal row
     snapshot    VerifiedList        snapshot(): the states of a process (3, 4); verified(): rows that are shown (5)
     verified    Snapshot            the verified rows in memory: build(), catch_up(), matches()
@@ -129,6 +131,10 @@ Theory of operation
     the list. They are written in the transaction of the change, so either both happen or neither. Each row has a MAC, and the row of the
     hub has a masked multiset hash over all of them, as the seal has over the devices. The row of a hub is locked after the seal (7c); a
     message that changes no device locks that row alone. No request reads these rows.
+
+15. The event of a revocation or a suspension, and that which undoes it, names the keys that the device had before and that are not accepted any more.
+    They are read with the change, because the row of such a key is not changed by it, and may be purged later: a server of a hub that
+    was never told of the new key must refuse the old one.
 """
 
 from __future__ import annotations

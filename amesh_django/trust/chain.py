@@ -13,7 +13,7 @@ from django.db import IntegrityError, connections, transaction
 from django.db.models import Max, QuerySet
 from django.utils import timezone
 
-from amesh_django.models import AuditEvent, AuditSeal
+from amesh_django.models import AuditEvent, AuditSeal, Device
 from amesh_django.signals import EVENT_SIGNALS, list_changed
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.multiset import encode_row
@@ -167,6 +167,18 @@ def texts_of(values: Sequence[Any]) -> dict[str, str]:
     """
     texts = zip(COLUMNS, row_texts(values), strict=True)
     return {name: text for name, text in texts if text or name in FIRST_COLUMNS}
+
+
+def device_of(texts: Mapping[str, str]) -> Device:
+    """Return a row from its texts in the audit log, not saved."""
+    device = Device()
+    for name in COLUMNS:
+        field: Any = Device._meta.get_field(name.removesuffix("_id") if name == "user_id" else name)
+        is_null = field.null
+        field = getattr(field, "target_field", field)
+        text = texts.get(name, "")  # columns of later versions are left out if they are empty
+        setattr(device, name, None if not text and is_null else field.to_python(text))
+    return device
 
 
 class ChainedRows(SealedRows):

@@ -15,10 +15,12 @@ from django.db.models import QuerySet
 
 from amesh_django.models import AuditEvent, Device, DeviceGroup
 from amesh_django.spelling import manage_py
+from amesh_django.states import ROTATED
 from authmesh.protocol.errors import AllowListIntegrityFailure
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
+from . import replaced
 from .chain import new_event, texts_of
 from .damage import UNREADABLE, reading
 from .database import insert_rows
@@ -349,6 +351,21 @@ class Change:
     def _group_rows(self) -> QuerySet[DeviceGroup]:
         return QuerySet(DeviceGroup, using=self._sealed.using)
 
+    def _name_replaced(self) -> None:
+        events = [event for event in self._events if event.kind in replaced.KINDS]
+        found = replaced.keys_before((event.device_id for event in events), self._replaced_keys)
+        for event in events:
+            replaced.name_in(self._keyed.keys, event, found.get(event.device_id, ()))
+
+    def _replaced_keys(self, names: Sequence[str]) -> list[Device]:
+        """Return the rows of the keys that were replaced by one of some devices, also of those that were purged since."""
+        found = []
+        for start in range(0, len(names), MAX_KEYS):
+            part = names[start : start + MAX_KEYS]
+            found += self.select(revoked_by__in=part, revoke_reason=ROTATED)
+        purged = replaced.purged_keys(self._sealed, names)
+        return found + [row for row in purged if not self._basis.has_id(row.device_id)]
+
     def write(self) -> None:
         """Append the events to the audit log, and write the new seal.
 
@@ -356,6 +373,7 @@ class Change:
             ConcurrentChange: the seal is not the one that this change began with.
         """
         keys, before = self._keyed.keys, self._before
+        self._name_replaced()
         log_end = self._sealed.append(keys, [*self._sealed.begin(keys, before), *self._events], self._log_end)
         after = self._keyed.make_seal(
             self._keyed.epoch_after(before),

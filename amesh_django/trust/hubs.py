@@ -24,53 +24,17 @@ from django.utils.translation import ngettext
 
 from amesh_django.models import Hub, HubEntry
 from authmesh.protocol.encoding import b64url_encode
-from authmesh.protocol.multiset import MASK_BYTES, MODULUS, encode_row, mask, row_hash
+from authmesh.protocol.multiset import MODULUS
 
 from .damage import each_row
+from .hub_macs import ENTRY_COLUMNS, HUB_COLUMNS, entry_mac, hub_mac, set_total, term, total_of
 from .keys import SealKeys
-from .sealing import BATCH_SIZE, row_texts
+from .sealing import BATCH_SIZE
 
 _Row = TypeVar("_Row", Hub, HubEntry)
 
 logger = logging.getLogger("amesh_django.fleet")
 
-#: Columns under the MAC of a hub, in the order in which they are hashed.
-_HUB_COLUMNS = (
-    "device_id",
-    "url",
-    "epoch",
-    "applied",
-    "head",
-    "past",
-    "issued_at",
-    "list_epoch",
-    "list_serial",
-    "last_contact_at",
-    "entries",
-    "digest",
-    "mask",
-)
-#: Columns under the MAC of a word, in the order in which they are hashed.
-_ENTRY_COLUMNS = (
-    "hub",
-    "key",
-    "device_id",
-    "epoch",
-    "serial",
-    "event",
-    "at",
-    "reason",
-    "suspended",
-    "suspended_until",
-    "added",
-    "expires_at",
-    "given_json",
-    "expiry_limit",
-    "decided_json",
-    "allowed_epoch",
-    "allowed_serial",
-    "allowed_at",
-)
 #: Keys that one query looks up.
 _MAX_KEYS = 500
 _EARLIEST, _LATEST = dt.datetime(1971, 1, 1, tzinfo=dt.UTC), dt.datetime(9990, 1, 1, tzinfo=dt.UTC)
@@ -124,15 +88,18 @@ class HubRows:
         """Return True if amesh wrote the row."""
         return self._keys_of(hub) is not None
 
-    def lock(self, device_id: str) -> Hub:
-        """Return the row of a hub, locked for the rest of the transaction. It is made if there is none.
+    def lock(self, device_id: str, *, make: bool = True) -> Hub:
+        """Return the row of a hub, locked for the rest of the transaction.
 
-        A row that was changed outside Django is returned as if it were new: the hub then sends all its revocations again.
+        If there is none, it is made, unless *make* is False: then the result is not saved. A row that was changed outside Django is
+        returned as if it were new: the hub then sends all its revocations again.
         """
         rows = Hub.objects.using(self.using).filter(device_id=device_id)
         if not connections[self.using].features.has_select_for_update:
             rows.update(lease_by=F("lease_by"))  # a write is what locks an SQLite database
         found = self._locked(device_id)
+        if found is None and not make:
+            return self._empty(Hub(device_id=device_id))
         if found is None:
             try:
                 with transaction.atomic(using=self.using):
@@ -156,8 +123,8 @@ class HubRows:
 
     def save_hub(self, hub: Hub) -> None:
         """Write the row of a hub that was locked, without its lease."""
-        hub.mac = _hub_mac(hub, self._writing(hub))
-        hub.save(using=self.using, update_fields=[*_HUB_COLUMNS[1:], "mac", "minute_at", "minute_count"])
+        hub.mac = hub_mac(hub, self._writing(hub))
+        hub.save(using=self.using, update_fields=[*HUB_COLUMNS[1:], "mac", "minute_at", "minute_count"])
 
     # --- words ---
 
@@ -192,36 +159,36 @@ class HubRows:
             entries: its words, each key once; those that were read with :meth:`about` replace what was read.
         """
         keys = self._writing(hub)
-        total = _total(keys, hub)
+        total = total_of(keys, hub)
         for entry in entries:
             entry.pk, entry.hub = None, hub.device_id
-            entry.mac = _entry_mac(entry, keys)
+            entry.mac = entry_mac(entry, keys)
             before = self._read.get((entry.hub, entry.key))
             if before is None:  # if a row was changed outside Django, it is replaced, and its term stays in the hash
                 hub.entries += 1
             else:
-                total -= _term(keys, before)
-            total += _term(keys, entry.mac)
+                total -= term(keys, before)
+            total += term(keys, entry.mac)
             self._read[entry.hub, entry.key] = entry.mac
         has_target = connections[self.using].features.supports_update_conflicts_with_target
         HubEntry.objects.using(self.using).bulk_create(
             entries,
             batch_size=BATCH_SIZE,
             update_conflicts=True,
-            update_fields=[*_ENTRY_COLUMNS[2:], "mac"],
+            update_fields=[*ENTRY_COLUMNS[2:], "mac"],
             unique_fields=["hub", "key"] if has_target else None,
         )
-        _set_total(keys, hub, total)
+        set_total(keys, hub, total)
 
     def remove(self, hub: Hub, entries: Sequence[HubEntry]) -> None:
         """Remove words of a hub that were read. The row of the hub is not saved."""
         keys = self._writing(hub)
-        total = _total(keys, hub) - sum(_term(keys, entry.mac) for entry in entries)
+        total = total_of(keys, hub) - sum(term(keys, entry.mac) for entry in entries)
         for start in range(0, len(entries), _MAX_KEYS):
             pks = [entry.pk for entry in entries[start : start + _MAX_KEYS]]
             HubEntry.objects.using(self.using).filter(pk__in=pks).delete()
         hub.entries -= len(entries)
-        _set_total(keys, hub, total)
+        set_total(keys, hub, total)
 
     def change(self, entries: Sequence[HubEntry]) -> None:
         """Write words that were read with :meth:`about`, of whichever hubs, with the rows of these hubs."""
@@ -232,6 +199,46 @@ class HubRows:
             hub = self.lock(device_id)
             self.put(hub, by_hub[device_id])
             self.save_hub(hub)
+
+    def knows(self, device_id: str) -> bool:
+        """Return True if there is a row of a hub, or a word of one, with a device ID."""
+        rows, words = Hub.objects.using(self.using), HubEntry.objects.using(self.using)
+        return rows.filter(device_id=device_id).exists() or words.filter(hub=device_id).exists()
+
+    def move(self, before: str, after: str) -> None:
+        """Give the row and the words of a hub to the key that replaces its key.
+
+        Rows that amesh did not write stay where they are, and the hash of the hub does not fit afterwards if it did not before.
+
+        Args:
+            before: device ID of the hub.
+            after: device ID of the new key, with which there are neither rows nor words.
+        """
+        hub = self._locked(before)
+        keys = self._keys_of(hub) if hub is not None else None
+        difference, words = 0, HubEntry.objects.using(self.using).filter(hub=before)
+        genuine = ((entry, self._keys_of(entry)) for entry in _readable(words.order_by("id")))
+        moved = ((entry, its_keys) for entry, its_keys in genuine if its_keys is not None)
+        while part := list(itertools.islice(moved, _MAX_KEYS)):
+            # Removed and written again, because an UPDATE with a value for each row is ten times slower.
+            HubEntry.objects.using(self.using).filter(pk__in=[entry.pk for entry, _keys in part]).delete()
+            for entry, its_keys in part:
+                old_mac, entry.pk, entry.hub = entry.mac, None, after
+                entry.mac = entry_mac(entry, its_keys)
+                difference += term(its_keys, entry.mac) - term(its_keys, old_mac)
+            HubEntry.objects.using(self.using).bulk_create([entry for entry, _keys in part], BATCH_SIZE)
+        if hub is not None and keys is not None:
+            hub.device_id = after
+            set_total(keys, hub, total_of(keys, hub) + difference)
+            hub.mac = hub_mac(hub, keys)
+            hub.save(using=self.using, update_fields=["device_id", "digest", "mask", "mac"])
+
+    def forget(self, device_id: str) -> int:
+        """Remove the row and the words of a hub. Return the number of words."""
+        self._locked(device_id)
+        count, _of_model = HubEntry.objects.using(self.using).filter(hub=device_id).delete()
+        Hub.objects.using(self.using).filter(device_id=device_id).delete()
+        return count
 
     def oldest_without_device(self, hub: Hub, count: int, devices: Any) -> list[HubEntry]:
         """Return the oldest words of a hub about keys that no device of the list has.
@@ -258,13 +265,13 @@ class HubRows:
                 found.setdefault(entry.hub, []).append(text % {"device": entry.device_id, "event": entry.event})
                 continue
             counts[entry.hub] = counts.get(entry.hub, 0) + 1
-            totals[entry.hub] = totals.get(entry.hub, 0) + _term(keys, entry.mac)
+            totals[entry.hub] = totals.get(entry.hub, 0) + term(keys, entry.mac)
         for name in sorted({*counts, *hubs}):
             hub = hubs.get(name)
             keys = self._keys_of(hub) if hub is not None else None
             if hub is None or keys is None:
                 found.setdefault(name, []).append(_("the row of the hub was changed or removed outside Django."))
-            elif _total(keys, hub) != totals.get(name, 0) % MODULUS:
+            elif total_of(keys, hub) != totals.get(name, 0) % MODULUS:
                 missing = hub.entries - counts.get(name, 0)
                 text = ngettext(
                     "%(count)d row with what the hub said about a device is missing.",
@@ -288,8 +295,8 @@ class HubRows:
         rows = HubEntry.objects.using(self.using)
         for entry in list(self._all()):
             if self._keys_of(entry) is not None:
-                entry.mac = _entry_mac(entry, self._keys)
-                totals[entry.hub] = totals.get(entry.hub, 0) + _term(self._keys, entry.mac)
+                entry.mac = entry_mac(entry, self._keys)
+                totals[entry.hub] = totals.get(entry.hub, 0) + term(self._keys, entry.mac)
                 counts[entry.hub] = counts.get(entry.hub, 0) + 1
                 good.append(entry)
             elif accept:
@@ -314,8 +321,8 @@ class HubRows:
             self._write(hub, totals[name])
 
     def _write(self, hub: Hub, total: int) -> None:
-        _set_total(self._keys, hub, total)
-        hub.mac = _hub_mac(hub, self._keys)
+        set_total(self._keys, hub, total)
+        hub.mac = hub_mac(hub, self._keys)
         hub.save(using=self.using)
 
     def _all(self) -> Iterator[HubEntry]:
@@ -340,14 +347,14 @@ class HubRows:
     def _keys_of(self, row: Hub | HubEntry) -> SealKeys | None:
         """Return the keys with which amesh wrote a row, or None if it did not. Takes constant time for each."""
         mac = str(row.mac).encode("utf-8", "replace")
-        make = _hub_mac if isinstance(row, Hub) else _entry_mac
+        make = hub_mac if isinstance(row, Hub) else entry_mac
         return next((keys for keys in self._all_keys if hmac.compare_digest(make(row, keys).encode(), mac)), None)
 
     def _empty(self, hub: Hub) -> Hub:
         """Return the row of a hub that has said nothing yet, with its MAC."""
         self._of_hub.pop(hub.device_id, None)
-        _set_total(self._keys, hub, 0)
-        hub.mac = _hub_mac(hub, self._keys)
+        set_total(self._keys, hub, 0)
+        hub.mac = hub_mac(hub, self._keys)
         return hub
 
 
@@ -355,30 +362,3 @@ def _readable(rows: QuerySet[_Row]) -> Iterator[_Row]:
     """Yield rows. One that cannot be read has no MAC, so that it is taken for a forged one."""
     for pk, row in each_row(rows):
         yield row if row is not None else rows.model(pk=pk)
-
-
-def _hub_mac(hub: Any, keys: SealKeys) -> str:
-    return _mac("amesh-hub-v1", [getattr(hub, name) for name in _HUB_COLUMNS], keys)
-
-
-def _entry_mac(entry: Any, keys: SealKeys) -> str:
-    return _mac("amesh-hub-entry-v1", [getattr(entry, name) for name in _ENTRY_COLUMNS], keys)
-
-
-def _mac(label: str, values: Sequence[Any], keys: SealKeys) -> str:
-    return hmac.digest(keys.feed, encode_row(label, keys.owner, *row_texts(values)), "sha256").hex()
-
-
-def _term(keys: SealKeys, mac: str) -> int:
-    """Return the term of a word in the hash of its hub."""
-    return row_hash(keys.feed, encode_row("amesh-hub-digest-v1", keys.owner, mac))
-
-
-def _total(keys: SealKeys, hub: Hub) -> int:
-    """Return the sum of all terms that the genuine row of a hub holds, without its mask."""
-    return (int(hub.digest, 16) - mask(keys.feed, bytes.fromhex(hub.mask))) % MODULUS
-
-
-def _set_total(keys: SealKeys, hub: Hub, total: int) -> None:
-    r = secrets.token_bytes(MASK_BYTES)
-    hub.mask, hub.digest = r.hex(), f"{(total + mask(keys.feed, r)) % MODULUS:064x}"

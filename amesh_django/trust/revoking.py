@@ -17,12 +17,13 @@ from authmesh.device.allow_list import not_found
 from authmesh.protocol.errors import AllowListIntegrityFailure, KeyStoreError
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
-from .chain import data_of, new_event, texts_of
+from .chain import data_of, device_of, new_event, texts_of
 from .change import ChangeableList
 from .damage import UNREADABLE, each_row
 from .database import insert_rows
 from .marks import is_older, is_other
 from .places import log_start
+from .replaced import keys_before, name_in, purged_keys
 from .sealing import (
     BATCH_SIZE,
     COLUMNS,
@@ -140,9 +141,9 @@ class RevocableList(ChangeableList):
                 names = [named]
                 for name in names:  # grows
                     if name not in done:
-                        newer = self._successors(name)
+                        newer, before = self._successors(name), self._replaced_by(name)
                         done[name], is_good = self._revoke_anyway(name, reason, by, known)
-                        names += [*newer, *self._replaced_by(name)]
+                        names += [*newer, *(row.device_id for row in before if not is_revoked(row_values(row)))]
             return [done[name] for name in device_ids], is_good
 
         result = self._retried(work)
@@ -157,8 +158,8 @@ class RevocableList(ChangeableList):
         )
         return [newer.device_id] if newer is not None and not is_revoked(row_values(newer)) else []
 
-    def _replaced_by(self, device_id: str) -> list[str]:
-        """Return the devices whose keys a device has replaced and that are still valid, as they were sealed or as they are now."""
+    def _replaced_by(self, device_id: str) -> list[Device]:
+        """Return the devices whose keys a device has replaced, as they were sealed or as they are now, also those that were purged."""
         kinds = (AuditEvent.Kind.REVOKE, AuditEvent.Kind.ROTATE)
         events = [
             event
@@ -168,17 +169,22 @@ class RevocableList(ChangeableList):
         rows = Device.objects.using(self.using).filter(
             revoked_by=device_id, revoke_reason=ROTATED, revoked_at__gt=now()
         )
-        found = {row.device_id: None for _pk, row in each_row(rows.only("device_id")) if row is not None}
+        found = {row.device_id: row for _pk, row in each_row(rows) if row is not None}
         archived = [row for event in events for row in data_of(event).get("rows", {}).items()]
         names = {event.device_id for event in events} | {
             name for name, row in archived if row["revoked_by"] == device_id
         }
-        for name in names - {*found, device_id, ""}:
-            sealed = self.sealed_device(name)
+        purged = {row.device_id: row for row in purged_keys(self, [device_id])}
+        for name in {*names, *purged} - {*found, device_id, ""}:
+            sealed = self.sealed_device(name) or purged.get(name)
             if sealed is not None and (sealed.revoked_by, sealed.revoke_reason) == (device_id, ROTATED):
-                if not is_revoked(row_values(sealed)):
-                    found[name] = None
-        return list(found)
+                found[name] = sealed
+        return list(found.values())
+
+    def _keys_before(self, device_id: str) -> list[str]:
+        """Return the hashes of the keys that a device has replaced and that are not accepted any more, as the audit log has them."""
+        found = keys_before([device_id], lambda names: [row for name in names for row in self._replaced_by(name)])
+        return found.get(device_id, [])
 
     def _revoke_anyway(self, device_id: str, reason: str, by: str, known: SealRow | None) -> tuple[Device, bool]:
         before = self._lock_seal()
@@ -222,6 +228,7 @@ class RevocableList(ChangeableList):
             text=reason,
             data={**({"row": texts_of(row_values(device))} if sealed is not None else {}), **lost},
         )
+        name_in(keyed.keys, event, self._keys_before(device_id))
         log_end = self.extend(keyed.keys, [event], before.log_end if before is not None else LogEnd())
         self.note_revocations_on_commit(keyed.keys, [event])
         return device, before is not None and self._reseal_one(before, log_end, revision, total, controllers, is_old)
@@ -300,15 +307,3 @@ def read_damaged(rows: QuerySet[Device], device_id: str) -> Device:
     """Return a row that was made outside Django. If it cannot be read, only its device ID is known."""
     found = next((row for _pk, row in each_row(rows.filter(device_id=device_id))), None)
     return found or Device(device_id=device_id, added_at=now())
-
-
-def device_of(texts: Mapping[str, str]) -> Device:
-    """Return a row from its texts in the audit log, not saved."""
-    device = Device()
-    for name in COLUMNS:
-        field: Any = Device._meta.get_field(name.removesuffix("_id") if name == "user_id" else name)
-        is_null = field.null
-        field = getattr(field, "target_field", field)
-        text = texts.get(name, "")  # columns of later versions are left out if they are empty
-        setattr(device, name, None if not text and is_null else field.to_python(text))
-    return device

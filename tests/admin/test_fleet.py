@@ -9,6 +9,7 @@ from django.contrib.admin.models import LogEntry
 from django.test import Client
 
 from amesh_django import lifecycle
+from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.fleet import servers
 from amesh_django.models import AllowListSeal, Device, Hub, Server
 from amesh_django.test.devices import EphemeralDevice
@@ -111,6 +112,9 @@ def test_a_hub_and_its_words(amesh_server: LocalDevice, boss: Client, amesh_trus
     assert hub.id in page and "May: revoke" in page
     answer = boss.get(page_of(Device.objects.get(device_id=laptop.identity.device_id)))
     assert f"The hub {hub.id} revoked it" in text_of(answer) and b"lost <it>" not in answer.content
+    DatabaseAllowList(by="boss").revoke(hub.id)
+    page = text_of(boss.get(f"{HUBS}{Hub.objects.get().pk}/change/"))
+    assert f"manage.py amesh_hubs forget {hub.id}" in page
     Hub.objects.update(applied=9)
     assert "changed outside Django" in text_of(boss.get(HUBS))
 

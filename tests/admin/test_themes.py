@@ -145,6 +145,7 @@ def fleet() -> dict[str, str]:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("site", EVERY_PAGE, indirect=True)
 def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser: Browser, tmp_path: Path) -> None:
     looking = Looking(browser, site, tmp_path)

@@ -61,7 +61,7 @@ def _hub(world: World, name: str) -> Site:
     world.postgres.execute(f"CREATE DATABASE {name}")
     database = world.postgres.django(name)
     databases.migrate(database)
-    return Site(name, world.folder, database, broker=world.redis.url)
+    return Site(name, world.folder, {**database, "POOL": "10"}, broker=world.redis.url)  # as relay_project has it
 
 
 def _devices(count: int) -> list[EphemeralDevice]:

@@ -147,6 +147,21 @@ def test_a_key_that_is_replaced_and_still_accepted_is_not_purged(
         devices.purge(entry(1).device_id)
 
 
+def test_a_key_whose_successor_is_trusted_is_not_purged(devices: DatabaseAllowList, amesh_server: LocalDevice) -> None:
+    """A revocation of the old key, such as one of a hub that knows no other, must reach the new ones."""
+    names = [entry(number).device_id for number in (1, 2, 3)]
+    for number in (1, 2, 3):
+        devices.add(entry(number))
+    for old, new in ((2, 3), (1, 2)):
+        rotate(old, new, seconds=-1)
+    for name in names[:2]:
+        code, text = run("purge", name, "--yes")
+        assert code == 1 and f"was replaced by {names[2]}, which is trusted" in " ".join(text.split())
+        assert f"revoke {names[2]}" in text
+    devices.revoke(names[2])
+    assert run("purge", *names, "--yes")[0] == 0 and not Device.objects.exists() and devices.verify().ok
+
+
 def test_many_devices_are_purged_in_one_change(devices: DatabaseAllowList, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["one", "two", "three"]
     entries = [EphemeralDevice(name).entry() for name in names]

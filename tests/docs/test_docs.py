@@ -70,6 +70,7 @@ def new_project(stage: Stage, machine: str = "server") -> None:
     stage.execute(machine, "django-admin startproject mysite .")
 
 
+@pytest.mark.long
 @pytest.mark.unversioned  # the integration guide plays the same commands in a project of its own
 def test_the_readme(tmp_path: Path) -> None:
     with Stage(tmp_path) as stage:
@@ -78,17 +79,19 @@ def test_the_readme(tmp_path: Path) -> None:
             stage.play(block)
 
 
+@pytest.mark.long
 @pytest.mark.unversioned  # the other guide plays its first five sections too
 def test_the_guide(tmp_path: Path, redis: services.Redis) -> None:
-    with Stage(tmp_path, {"6379": redis.port}) as stage:
+    with Stage(tmp_path, {"6379": redis.port}, forked=True) as stage:
         new_project(stage)
         new_project(stage, "api")
         for block in blocks(ROOT / "docs" / "guide.md"):
             stage.play(block)
 
 
+@pytest.mark.long
 def test_the_integration_guide(tmp_path: Path) -> None:
-    with Stage(tmp_path) as stage:
+    with Stage(tmp_path, forked=True) as stage:
         new_project(stage)
         new_project(stage, "desk")
         for block in blocks(ROOT / "docs" / "guide.md"):

@@ -6,6 +6,7 @@ import json
 import logging
 from collections.abc import Callable
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from django.db import OperationalError, connection
@@ -16,12 +17,15 @@ from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.checks import check_hubs
 from amesh_django.fleet import freshness, posting, rarely, signed_list
+from amesh_django.fleet.following import follows
 from amesh_django.models import Hub
 from amesh_django.test import AmeshAPIClient, AmeshClient, EphemeralDevice
+from amesh_django.trust import current_list
 from authmesh.device import LocalDevice
 from authmesh.protocol.check import CHECK_PATH
 from authmesh.protocol.fleet.pull import PullQuestion, sign_answer
 from authmesh.protocol.header import parse_authorization
+from tests.enrollment.test_rotation import ask
 from tests.fleet.hubs import TestHub, status
 
 Trust = Callable[..., EphemeralDevice]
@@ -45,7 +49,7 @@ class Line:
         self.answered: tuple[bytes, str] | None = None
 
     def post(self, url: str, body: bytes, *, headers: dict[str, str], **options: Any) -> posting.Answer:
-        assert url == "https://hub.example/amesh/feed/pull"
+        assert url == f"{self.hub.url}feed/pull"
         self.asked.append(PullQuestion.from_json(json.loads(body)))
         if self.is_down:
             raise posting.NoAnswer("Nobody answers.")
@@ -195,6 +199,75 @@ def test_a_hub_that_was_never_heard_has_some_time(
     assert status(device) == 200
     clock.ahead += 301
     assert status(device) == 503
+
+
+@pytest.mark.parametrize("is_heard", [True, False])
+def test_a_hub_that_replaces_its_key_is_not_silent(
+    amesh_server: LocalDevice, db: None, clock: Clock, amesh_trust: Trust, settings: Any, is_heard: bool
+) -> None:
+    """Neither with the new key, which may have sent nothing yet, nor with the old one, which is valid in the overlap and silent."""
+    settings.AMESH = {**settings.AMESH, "WHEN_STALE": "refuse"}
+    device, hub = amesh_trust(), TestHub(amesh_server.identity.device_id).trusted("revoke")
+    if is_heard:
+        hub.greet()
+    old, hub.device = hub.device, EphemeralDevice("hub")
+    assert ask(old, hub.device, amesh_server).status_code == 200
+    lifecycle.reset()
+    assert status(device) == 200
+    clock.ahead += 301
+    assert status(device) == 503
+    hub.greet() if not is_heard else hub.say()
+    clock.ahead -= 300
+    lifecycle.reset()
+    assert status(device) == status(old) == 200 and follows(current_list().snapshot(), 0) == [
+        (hub.device.identity.public_key, ANY)
+    ]
+
+
+@pytest.fixture
+def lines(hub: TestHub, line: Line, monkeypatch: pytest.MonkeyPatch) -> tuple[Line, Line]:
+    """The lines to two hubs, of which the second one is new."""
+    second = Line(TestHub(hub.server).trusted("revoke"))
+    second.hub.url = "https://second.example/amesh/"
+    second.hub.greet()
+
+    def post(url: str, body: bytes, **options: Any) -> posting.Answer:
+        return (second if url.startswith(second.hub.url) else line).post(url, body, **options)
+
+    monkeypatch.setattr(posting, "post", post)
+    return line, second
+
+
+def test_a_hub_waits_for_what_the_others_say_of_it(lines: tuple[Line, Line], clock: Clock, amesh_trust: Trust) -> None:
+    """Otherwise a hub that was revoked by another one could still change what it likes at a server that was away."""
+    (line, second), device = lines, amesh_trust()
+    hub = line.hub
+    begin_anew(clock)
+    second.events = [second.hub.event("revoke", hub.device)]
+    assert hub.post(hub.message(hub.event("revoke", device))).status_code == 401
+    assert len(second.asked) == 1 and not line.asked
+    assert status(device) == 200
+
+
+def test_two_silent_hubs_do_not_keep_each_other_out(
+    lines: tuple[Line, Line], clock: Clock, amesh_trust: Trust, settings: Any
+) -> None:
+    settings.AMESH = {**settings.AMESH, "WHEN_STALE": "refuse"}
+    (line, second), device = lines, amesh_trust()
+    line.is_down = second.is_down = True
+    begin_anew(clock)
+    clock.ahead += 301
+    assert line.hub.say(line.hub.event("revoke", EphemeralDevice())).applied == 1
+    assert (len(line.asked), len(second.asked)) == (0, 1)
+    assert status(device) == 503 and second.hub.say().applied == 0
+    assert (len(line.asked), len(second.asked)) == (
+        1,
+        1,
+    )  # that the other hub was asked holds back no question to this one
+    clock.ahead -= 300
+    lifecycle.reset()
+    line.is_down = second.is_down = False
+    assert status(device) == 200
 
 
 FORGERIES: dict[str, Callable[[Line], None]] = {

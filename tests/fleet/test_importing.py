@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.fleet import signed_list
 from amesh_django.models import AuditEvent, Hub, HubEntry
@@ -75,3 +76,23 @@ def test_import(amesh_server: LocalDevice, amesh_trust: Trust, tmp_path: Path) -
     done = call("revocations", "--import", str(tmp_path / "missing"))
     assert done.code == 1 and "missing" in done.err
     assert status(good) == 200 and Hub.objects.get().list_serial == 8
+
+
+def test_a_list_with_more_than_the_limit_of_a_minute_is_imported_at_once(
+    amesh_server: LocalDevice, amesh_trust: Trust, tmp_path: Path, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The limit holds back a hub until a person looks, and a person has brought the list. The hub has its own limit as before."""
+    settings.AMESH = {**settings.AMESH, "HUB_MAX_PER_MINUTE": 2}
+    lifecycle.reset()
+    lost, more = [amesh_trust() for _ in range(5)], [amesh_trust() for _ in range(3)]
+    hub = TestHub(amesh_server.identity.device_id).trusted("revoke")
+    file = tmp_path / "list.jwt"
+    file.write_text(hub.list(lost, iat=int(time.time()) - 3600))
+    done = call("revocations", "--import", str(file), "--json")
+    assert done.code == 0 and json.loads(done.out)["revoked"] == 5, done.err
+    assert [status(one) for one in lost] == [401] * 5 and "CRITICAL" not in caplog.text
+    heard = Hub.objects.get().last_contact_at
+    assert heard is None or time.time() - heard.timestamp() > 3500  # the hub was not heard now
+    hub.greet(lost, head=1, until=0, after=0)
+    assert hub.post(hub.message(*[hub.event("revoke", one, 2) for one in more])).status_code == 429
+    assert [status(one) for one in more].count(401) == 2

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db.models import QuerySet
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.fleet import signed_list
+from amesh_django.fleet import feed, servers, signed_list
+from amesh_django.models import Device
 from amesh_django.test import EphemeralDevice
 from amesh_django.trust import current_list
 from authmesh.device import LocalDevice
@@ -103,7 +105,9 @@ def test_the_list_says_which_keys_were_replaced(amesh_trust: Trust, amesh_server
     assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
     trusted.purge(gone.identity.device_id)
     trusted.purge(stolen.identity.device_id)
+    trusted.revoke(new.identity.device_id)
     trusted.purge(old.identity.device_id)
+    trusted.reinstate(new.identity.device_id)
     assert listed(old, gone, stolen) == [new.identity.device_id, "", ""]
 
 
@@ -190,3 +194,85 @@ def test_two_hubs_and_both_keys(hub: TestHub, amesh_trust: Trust, amesh_server: 
     assert row(old).revoked_by == row(new).revoked_by == other.by and status(new) == 401
     other.say(other.event("reinstate", new))
     assert status(old) == status(new) == 200 and row(old).revoked_by == new.identity.device_id
+
+
+def test_the_keys_that_a_device_had_before_are_named_with_it(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    """A server that never heard of the rotation knows the device by one of them only. They are not accepted at the hub any more."""
+    plain, _itself = add_server()
+    enrolled, _other = add_server("https://other.example/amesh/", scope_of_events="enroll", groups=["*"])
+    first, purged, last, newest = (EphemeralDevice() for _ in range(4))
+    amesh_trust(first)
+    for old, new in ((first, purged), (purged, last), (last, newest)):
+        assert ask(old, new, amesh_server).status_code == 200
+        end_overlap(old)
+    trusted, names = DatabaseAllowList(by="tests"), [one.identity.device_id for one in (newest, last, purged, first)]
+    trusted.revoke(names[0])  # only then the row of an older key can be purged
+    trusted.purge(names[2])
+    trusted.reinstate(names[0])
+    after = servers.head().revision
+    end = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+    trusted.suspend(names[:1], until=end, reason="holiday")
+    trusted.lift(names[:1])
+    trusted.revoke(names[0], reason="stolen")
+    trusted.reinstate(names[0])
+    found = message(plain, after=after)
+    words = ("suspend", "lift", "revoke", "reinstate")
+    assert told(found) == [(word, name) for word in words for name in names]
+    suspended, revoked = found.events[:4], found.events[8:12]
+    assert {one.until for one in suspended} == {suspended[0].until} and suspended[0].until is not None
+    assert {(one.serial, one.reason) for one in revoked} == {(revoked[0].serial, "stolen")}
+    assert [one.key for one in revoked] == [key_hash(one.identity.public_key) for one in (newest, last, purged, first)]
+    # Such a server was told which key replaces which, so the replaced ones do not come back.
+    assert told(message(enrolled, after=after))[-5:] == [*[("revoke", name) for name in names], ("reinstate", names[0])]
+    trusted.suspend(names[:1])
+    found = message(plain, epoch="", after=0)
+    assert sorted(told(found)) == sorted(("suspend", name) for name in names)
+
+
+def test_a_key_that_was_trusted_again_is_none_that_was_replaced(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    plain, _itself = add_server()
+    back, purged, new = amesh_trust(), EphemeralDevice(), EphemeralDevice()
+    for old, newer in ((back, purged), (purged, new)):
+        assert ask(old, newer, amesh_server).status_code == 200
+        end_overlap(old)
+    trusted = DatabaseAllowList(by="tests")
+    trusted.revoke(new.identity.device_id)
+    trusted.purge(purged.identity.device_id)
+    trusted.reinstate(new.identity.device_id)
+    amesh_trust(purged)
+    trusted.reinstate(back.identity.device_id)
+    after = servers.head().revision
+    trusted.revoke(new.identity.device_id)
+    assert told(message(plain, after=after)) == [("revoke", new.identity.device_id)]
+
+
+def test_keys_that_are_too_many_for_a_message_are_in_the_list(
+    amesh_trust: Trust, amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, _itself = add_server()
+    old, new = amesh_trust(), EphemeralDevice()
+    assert ask(old, new, amesh_server).status_code == 200
+    end_overlap(old)
+    after = servers.head().revision
+    monkeypatch.setattr(feed, "MAX_IN_MESSAGE", 1)
+    DatabaseAllowList(by="tests").revoke(new.identity.device_id)
+    found = message(plain, after=after)
+    assert found.revocations and found.until == found.head
+
+
+def test_a_revocation_in_a_damaged_list_names_them_too(
+    amesh_trust: Trust, amesh_server: LocalDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain, _itself = add_server()
+    first, second, last = amesh_trust(), EphemeralDevice(), EphemeralDevice()
+    other = amesh_trust(EphemeralDevice())
+    for old, new in ((first, second), (second, last)):
+        assert ask(old, new, amesh_server).status_code == 200
+        end_overlap(old)
+    after = servers.head().revision
+    QuerySet(Device).filter(device_id=other.identity.device_id).update(friendly_name="changed with SQL")
+    QuerySet(Device).filter(device_id=first.identity.device_id).delete()
+    current_list().distrust()
+    names = [one.identity.device_id for one in (last, second, first)]
+    DatabaseAllowList(by="tests").revoke(names[0], reason="stolen")
+    assert told(message(plain, after=after)) == [("revoke", name) for name in names]

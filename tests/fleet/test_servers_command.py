@@ -8,10 +8,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.test import Client
 from django.utils import timezone
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.checks import check_fleet
 from amesh_django.fleet import overview, servers
 from amesh_django.models import Server
 from amesh_django.test.devices import EphemeralDevice
@@ -110,6 +112,28 @@ def test_each_state_is_shown_with_what_to_do(api: EphemeralDevice) -> None:
     assert call("servers", "resume", URL).code == 0 and state() == "waiting"
     DatabaseAllowList().revoke(id_of(api))
     assert state() == "untrusted"
+
+
+def test_a_server_that_has_more_than_its_hub_does_not_look_healthy(
+    api: EphemeralDevice, amesh_trust: Callable[..., EphemeralDevice], admin_client: Client
+) -> None:
+    """The list of the hub was restored, and nobody has noticed. The server is told of nothing, and has confirmed nothing."""
+    call("servers", "add", "api", "--url", URL)
+    newest = servers.head()
+    Server.objects.update(epoch=newest.epoch, acked=newest.revision + 5, last_ok_at=timezone.now())
+    (shown,) = listed()
+    assert (shown["state"], shown["lag"]) == ("ahead", 0)
+    text = call("servers").out
+    assert "[ahead]" in text and "amesh_integrity --reseal" in text
+    page = admin_client.get("/admin/amesh/server/").content.decode()
+    assert '<span class="amesh-state amesh-revoked">ahead</span>' in page
+    (found,) = (one for one in check_fleet(None, databases=["default"]) if one.id == "amesh.W022")
+    assert id_of(api) in found.msg
+    amesh_trust(EphemeralDevice("phone"))
+    assert "0 of 1 servers" in call("revoke", "phone", "--yes").out
+    Server.objects.update(acked=servers.head().revision)
+    assert listed()[0]["state"] == "up_to_date"
+    assert "amesh.W022" not in [one.id for one in check_fleet(None, databases=["default"])]
 
 
 def test_removing_asks_first(api: EphemeralDevice) -> None:

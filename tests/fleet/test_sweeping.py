@@ -122,6 +122,25 @@ def test_one_ring_that_fails_does_not_drop_the_others(ringing: Any, clock: Clock
     assert len(sweeping.sweep(ring=fails_first, now=clock()).rung) == 1 and set(rung) == pks
 
 
+def test_what_was_just_rung_is_not_rung_again(clock: Clock) -> None:
+    first, _device = add_server()
+    second, _other = add_server("https://second.example/amesh/")
+    up_to_date(first, second)
+
+    def rung(later: float) -> set[int]:
+        now = time.time() + later
+        Server.objects.update(last_sent_at=sweeping.moment_of(now))
+        return set(sweeping.sweep(ring=lambda pk: None, now=now, patience=1.0).rung)
+
+    laptops(1)
+    assert rung(0.1) == set() and rung(1.2) == {first.pk, second.pk}
+    Server.objects.filter(pk=first.pk).update(attempts=1)  # it was tried, in vain
+    assert rung(0.1) == {first.pk}
+    up_to_date(first)
+    laptops(1)
+    assert rung(-5) == {first.pk, second.pk}  # a host with a wrong clock
+
+
 def test_a_hub_without_servers_pays_one_query(ringing: Any, django_assert_num_queries: Any) -> None:
     ringing(lambda pk: pytest.fail("rung"))
     with django_assert_num_queries(1):

@@ -15,7 +15,7 @@ from amesh_django.fleet import delivery, sweeping
 def test_the_tasks_have_stable_names_and_one_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[Any] = []
     monkeypatch.setattr(delivery, "deliver", done.append)
-    monkeypatch.setattr(sweeping, "sweep", lambda *, ring: done.append(ring))
+    monkeypatch.setattr(sweeping, "sweep", lambda *, ring, patience: done.append(ring))
     assert (tasks.deliver.name, tasks.sweep.name) == ("amesh.deliver", "amesh.sweep")
     tasks.deliver(7)
     tasks.sweep()

@@ -121,6 +121,7 @@ def test_the_words_count_without_the_row_of_the_hub(hub: TestHub) -> None:
     gone = EphemeralDevice()
     hub.say(hub.event("revoke", gone))
     sql("DELETE FROM amesh_hub")
+    assert [word["event"] for word in DatabaseHome("person").hub_words(gone.identity.public_key)] == ["revoke"]
     assert DatabaseAllowList(by="import").add_all([gone.entry()]) and not Device.objects.filter(
         device_id=gone.identity.device_id
     )
@@ -204,6 +205,18 @@ def test_the_oldest_words_about_unknown_keys_go_first(
     left = {entry.device_id for entry in HubEntry.objects.all()}
     assert left == {one.identity.device_id for one in (known, *unknown[2:])}
     assert "2 of the oldest words" in caplog.text and not DatabaseAllowList().verify().hubs
+
+
+def test_no_hub_uses_up_what_another_one_may_say(hub: TestHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receiving, "MAX_TOMBSTONES", 3)
+    hub.say(*[hub.event("revoke", EphemeralDevice()) for _ in range(3)])
+    other, lost = TestHub(hub.server).trusted("revoke"), EphemeralDevice()
+    other.greet()
+    other.say(other.event("revoke", lost))
+    assert HubEntry.objects.filter(hub=other.id).count() == 1 and HubEntry.objects.count() == 4
+    assert DatabaseAllowList(by="import").add_all([lost.entry()])  # skipped
+    hub.say(hub.event("revoke", EphemeralDevice()))
+    assert HubEntry.objects.filter(hub=hub.id).count() == 3 and not DatabaseAllowList().verify().hubs
 
 
 def test_another_secret_of_the_seal(hub: TestHub, amesh_trust: Trust, secrets: Secrets) -> None:
@@ -322,3 +335,43 @@ def test_a_list_in_another_database_with_atomic_requests(
         hub.say(hub.event("revoke", device), hub.event("revoke", EphemeralDevice()))
         assert status(device) == 401 and Hub.objects.db_manager("other").get().entries == 2
         assert not DatabaseAllowList().verify().hubs
+
+
+def test_a_list_that_comes_again_goes_on_where_it_ended(
+    hub: TestHub, amesh_trust: Trust, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hub that got no answer in time sends all of it again. What was applied is skipped: nothing is written, recorded, or counted twice."""
+    devices = [amesh_trust() for _ in range(6)]
+    unknown = [EphemeralDevice() for _ in range(3)]
+    settings.AMESH = {**settings.AMESH, "HUB_MAX_PER_MINUTE": len(devices)}
+    lifecycle.reset()
+    monkeypatch.setattr(receiving, "MAX_EVENTS", 2)
+    apply, sizes = receiving._apply, list[int]()
+
+    def applies(pending: Any, message: Any, events: Any, *args: Any, **options: Any) -> Any:
+        if len(sizes) == ends_at:
+            raise MemoryError  # the process is killed
+        sizes.append(len(events))
+        return apply(pending, message, events, *args, **options)
+
+    monkeypatch.setattr(receiving, "_apply", applies)
+    hub.epoch = "f" * 32
+    message = hub.message(revocations=hub.list([*devices, *unknown]), after=0, head=1, until=1)
+    ends_at = 2
+    with pytest.raises(MemoryError):
+        hub.post(message)
+    assert sizes == [2, 2] and [status(one) for one in devices] == [401] * 4 + [200] * 2
+    sizes, ends_at = [], 99
+    assert hub.post(message).status_code == 200
+    assert sizes == [2, 2, 1, 0] and [status(one) for one in devices] == [401] * 6
+    assert AuditEvent.objects.filter(kind="revoke", actor=hub.by).count() == 6
+    assert (Hub.objects.get().minute_count, HubEntry.objects.count()) == (6, 9)
+    sizes = []
+    assert hub.post(message).status_code == 200 and sizes == [0]
+    # A word that was changed outside Django does not count, and its key is revoked again.
+    back = row(devices[5])
+    DatabaseAllowList(by="person").reinstate(back.device_id)
+    sql("UPDATE amesh_hubentry SET serial = 9, allowed_serial = NULL WHERE device_id = %s", back.device_id)
+    Hub.objects.update(minute_at=None)
+    sizes = []
+    assert hub.post(message).status_code == 200 and sizes == [1, 0] and status(devices[5]) == 401

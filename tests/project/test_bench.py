@@ -19,6 +19,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Section], dic
     return sections, json.loads(path.read_text("utf-8"))
 
 
+@pytest.mark.long
 @pytest.mark.unversioned  # the benchmark is a tool of this checkout
 @pytest.mark.process
 def test_every_section_runs_and_reports(report: tuple[list[Section], dict[str, Any]]) -> None:
@@ -33,6 +34,7 @@ def test_every_section_runs_and_reports(report: tuple[list[Section], dict[str, A
     assert document["machine"]["packages"]["django"]
 
 
+@pytest.mark.long
 @pytest.mark.unversioned  # the benchmark is a tool of this checkout
 @pytest.mark.process
 def test_one_read_and_one_round_trip_are_counted(report: tuple[list[Section], dict[str, Any]]) -> None:

@@ -23,27 +23,30 @@ from relay_project.demo.play import Play
 from relay_project.demo.programs import Programs
 from relay_project.demo.stage import DemoError, Stage
 from relay_project.management.commands import amesh_demo
-from tests.keystore.tpms import running_swtpm
+from tests.keystore.tpms import Swtpm, running_swtpm
+from tests.support.forked_python import ForkedPython
 from tests.support.services import HOST, ROOT
 
 pytestmark = pytest.mark.process
 
 SECONDS = 240
-#: How many there are, and how many more where it is said where the keys are to live.
-CHECKS, OF_BACKEND = 63, 4
+#: How many there are if it is said where the keys are to live.
+CHECKS = 67
 
 
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[Demo]:
-    started = Demo(tmp_path)
-    yield started
-    started.close()
+    with ForkedPython(tmp_path) as programs:
+        started = Demo(tmp_path, programs)
+        yield started
+        started.close()
 
 
 class Demo:
-    """`manage.py amesh_demo` as a process, with environment variables that it must ignore."""
+    """`manage.py amesh_demo` as a process, with environment variables that it must ignore. The fork server runs its programs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, programs: ForkedPython) -> None:
+        self.programs = programs
         self.temporary = folder / "tmp"
         self.temporary.mkdir()
         self.log = folder / "output.txt"
@@ -62,7 +65,8 @@ class Demo:
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str, before: str = "pass") -> None:
-        code = f"import sys; {before}; from manage import main; sys.argv = ['manage.py', 'amesh_demo', *sys.argv[1:]]; main()"
+        python = str(self.programs.folder / "python")
+        code = f"import sys; sys.executable = {python!r}; {before}; from manage import main; sys.argv = ['manage.py', 'amesh_demo', *sys.argv[1:]]; main()"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-W", "error", "-c", code, *options],
@@ -105,12 +109,24 @@ class Demo:
             self.process.wait(SECONDS)
 
 
-@pytest.mark.unversioned  # the same checks pass in test_all_keys_in_a_tpm
-def test_the_main_job_and_a_server_that_is_kept(demo: Demo) -> None:
-    demo.start("--keep")
+@pytest.fixture
+def swtpm() -> Iterator[Swtpm]:
+    with running_swtpm() as found:
+        yield found
+
+
+@pytest.mark.long
+def test_the_main_job_with_all_keys_in_a_tpm_and_a_server_that_is_kept(demo: Demo, swtpm: Swtpm) -> None:
+    """A server and commands use one TPM at the same time."""
+    demo.environment |= swtpm.environ
+    demo.start("--keep", "--backend", "tpm2")
     printed = demo.until("amesh fetch")
     assert printed.count("✓") == CHECKS and "✗" not in printed, printed
     for line in (
+        *(
+            rf"✓ the key of {name} is in the chosen key store +tpm2\n"
+            for name in ("server", "laptop", "stranger", "edge")
+        ),
         r"✓ \d{6} is typed on the server +This may be an attack",
         r"✓ the server trusts no device",
         r"✓ \d{6} is typed on the server +Verified",
@@ -139,7 +155,7 @@ def test_the_main_job_and_a_server_that_is_kept(demo: Demo) -> None:
         assert re.search(line, printed), line
 
     admin, password = re.findall(r"^  (?:admin|password) +(\S+)$", printed, re.MULTILINE)
-    folder = next(demo.temporary.iterdir())
+    folder = next(demo.temporary.glob("amesh-demo-*"))
     assert folder.stat().st_mode & 0o777 == 0o700
     assert password not in "".join(path.read_bytes().decode("latin-1") for path in folder.rglob("*") if path.is_file())
     browser = Browser()
@@ -153,24 +169,11 @@ def test_the_main_job_and_a_server_that_is_kept(demo: Demo) -> None:
 
     assert demo.end(signal.SIGINT) == 0
     assert f"All {CHECKS} checks passed." in demo.printed()
+    assert swtpm.loaded() == []
     assert demo.nothing_is_left()
 
 
-def test_all_keys_in_a_tpm(demo: Demo) -> None:
-    """All keys are in one TPM, which a server and commands use at the same time."""
-    with running_swtpm() as swtpm:
-        demo.environment |= swtpm.environ
-        demo.start("--backend", "tpm2")
-        assert demo.end() == 0, demo.printed()
-        printed = demo.printed()
-        for name in ("server", "laptop", "stranger", "edge"):
-            assert re.search(rf"✓ the key of {name} is in the chosen key store +tpm2\n", printed), printed
-        assert f"All {CHECKS + OF_BACKEND} checks passed." in printed
-        assert swtpm.loaded() == []
-    assert demo.nothing_is_left()
-
-
-@pytest.mark.unversioned  # the other tests run the demo to its end
+@pytest.mark.unversioned  # the other test runs the demo to its end
 def test_without_a_tpm_the_demo_says_why(demo: Demo) -> None:
     demo.environment["AMESH_TPM_TCTI"] = "device:/dev/no-tpm"
     demo.start("--backend", "tpm2")
@@ -187,13 +190,14 @@ def test_whose_tpm_the_demo_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "AMESH_TPM_TCTI" not in Programs(tmp_path, stage).environment("laptop")
 
 
-@pytest.mark.unversioned  # the other tests run the demo to its end
+@pytest.mark.long
+@pytest.mark.unversioned  # the other test runs the demo to its end
 @pytest.mark.parametrize(
     ("until", "sent", "code"),
-    [("manage.py runserver", signal.SIGINT, 130), ("amesh_integrity --reseal", signal.SIGTERM, 143)],
+    [("manage.py runserver", signal.SIGINT, 130), ("south rejects the laptop", signal.SIGTERM, 143)],
 )
 def test_ended_in_the_middle_it_leaves_nothing(demo: Demo, until: str, sent: signal.Signals, code: int) -> None:
-    """Without gunicorn, so that the demo also runs with runserver."""
+    """Without gunicorn, so that the demo also runs with runserver; and with keys in files, for almost all of it."""
     demo.start(before="sys.modules['gunicorn'] = None")
     demo.until(until)
     assert demo.end(sent) == code

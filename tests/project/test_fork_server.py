@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.support import databases, fork_server
-from tests.support.services import ROOT
+from tests.support.forked_python import ForkedPython
+from tests.support.services import ROOT, until
 from tests.support.terminal import terminal
 
 pytestmark = [pytest.mark.process, pytest.mark.unversioned]
@@ -114,3 +116,39 @@ def test_a_fork_that_takes_too_long_is_killed(env: dict[str, str], tmp_path: Pat
         assert os.read(reader, 1) == b""  # as soon as no process has it open
     finally:
         os.close(reader)
+
+
+@pytest.mark.parametrize("words", [["exit", "7"], ["raise"], ["kill"]])
+def test_a_program_that_a_shell_starts(words: list[str], env: dict[str, str], tmp_path: Path) -> None:
+    """In a folder of its own, which has a module that the program imports."""
+    (tmp_path / "near.py").touch()
+    (tmp_path / "shown.py").write_text(f"import near\n{PROGRAM}")
+    ended = []
+    with ForkedPython(tmp_path) as programs:
+        for python in (sys.executable, "python"):
+            path = f"{programs.folder}{os.pathsep}{env['PATH']}"
+            command = ["bash", "-c", f"exec {python} shown.py {' '.join(words)}"]
+            done = subprocess.run(
+                command, env={**env, "PATH": path}, input="größer\n", capture_output=True, text=True, cwd=tmp_path
+            )
+            assert "on stderr" in done.stderr
+            ended.append((done.returncode, done.stdout))
+    assert ended[0] == ended[1]
+
+
+def test_signals_for_a_program_that_a_shell_starts(env: dict[str, str], tmp_path: Path) -> None:
+    """It gets the signals, and is killed with the program that stands for it."""
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, sys, time\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit(9))\n"
+        "print(os.getpid(), flush=True)\ntime.sleep(300)"
+    )
+    with ForkedPython(tmp_path) as programs:
+        for sent, code in ((signal.SIGTERM, 9), (signal.SIGINT, -signal.SIGINT), (signal.SIGKILL, -signal.SIGKILL)):
+            argv = [programs.folder / "python", tmp_path / "slow.py"]
+            with subprocess.Popen(argv, env=env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+                assert process.stdout
+                pid = int(process.stdout.readline())
+                assert pid != process.pid
+                process.send_signal(sent)
+                assert process.wait() == code
+            until(lambda pid=pid: not Path(f"/proc/{pid}").exists())

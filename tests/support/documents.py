@@ -18,6 +18,7 @@ from django.test import override_settings
 from tests.support import hosts, services
 from tests.support.databases import as_default
 from tests.support.documents_pairing import play_pairing
+from tests.support.forked_python import BIN, ForkedPython
 from tests.support.services import ROOT
 from tests.support.terminal import Terminal, terminal
 
@@ -26,7 +27,6 @@ PLANS = [ROOT / "docs" / name for name in ("design.md", "protocol.md")]
 DOCUMENTS = [ROOT / name for name in ("README.md", "SECURITY.md", "CHANGELOG.md", "CONTRIBUTING.md")] + [
     path for path in sorted((ROOT / "docs").glob("*.md")) if path not in PLANS
 ]
-BIN = Path(sys.executable).parent
 
 _FENCE = re.compile(r"^ *```(\w*)$")
 _MARKER = re.compile(r"^ *<!-- ([a-z ]+?)(?:: (.*))? -->$")
@@ -118,9 +118,14 @@ class Stage:
     """Plays a document: writes its files, runs its commands in order, and compares their output.
 
     Each port in the document is replaced by a free one. Device IDs and keys are learned when they first appear.
+
+    Args:
+        folder: the folder for all files.
+        ports: the real ports of those that the document names, if they are not free ones.
+        forked: run Python programs with the fork server, which takes less time than starting Python for each of them.
     """
 
-    def __init__(self, folder: Path, ports: Mapping[str, int] | None = None) -> None:
+    def __init__(self, folder: Path, ports: Mapping[str, int] | None = None, *, forked: bool = False) -> None:
         self._folder = folder
         self._ports: dict[str, int] = dict(ports or {})
         self._known: dict[str, str] = {}
@@ -131,6 +136,9 @@ class Stage:
         self._output = ""
         self._listening: Block | None = None
         self._programs = folder / "programs"
+        self._path = [str(self._programs), str(BIN), os.environ["PATH"]]
+        if forked:
+            self._path.insert(1, str(self._stack.enter_context(ForkedPython(folder)).folder))
 
     def __enter__(self) -> Stage:
         return self
@@ -263,8 +271,7 @@ class Stage:
     def _environment(self, machine: Machine) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not _is_ours(name)}
         kept["AMESH_TPM_TCTI"] = "none"  # the documents show a machine without a TPM
-        path = f"{self._programs}{os.pathsep}{BIN}{os.pathsep}{os.environ['PATH']}"
-        return {**kept, "PATH": path, "HOME": str(machine.home)}
+        return {**kept, "PATH": os.pathsep.join(self._path), "HOME": str(machine.home)}
 
     def _start_hosts(self) -> None:
         """Start the process in which `ssh HOST amesh …` runs, and wait for it."""

@@ -45,13 +45,19 @@ IMPORTED = (
     "authmesh.client",
     "authmesh.commands.app",
     "authmesh.pairing.ceremony",
+    "authmesh.protocol.fleet.feed",
+    "django.contrib.admin",
+    "django.contrib.auth.checks",
     "django.core.management",
+    "django.db.backends.sqlite3.creation",
     "django.db.backends.sqlite3.introspection",
+    "django.db.migrations.autodetector",
     "django.forms",
     "django.http",
+    "jwt",
     "limits.aio.storage",
     "psycopg",
-    "rest_framework.compat",
+    "rest_framework.response",
     "twisted.internet.posixbase",
     "twisted.web.http",
 )
@@ -80,6 +86,10 @@ class Process:
                 with suppress(BrokenPipeError):
                     pipe.close()
         self.wait()
+
+    def fileno(self) -> int:
+        """Return a file descriptor that is readable after the end of the program, until someone waited for it."""
+        return self._status.fileno()
 
     def poll(self) -> int | None:
         """Return the exit code, or None while the program runs."""
@@ -168,17 +178,19 @@ def start(
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
     terminal: bool = False,
+    cwd: Path = ROOT,
 ) -> Process:
-    """Start ``python -m MODULE`` or ``python FILE`` in the folder of the repository, in a session of its own.
+    """Start ``python -m MODULE`` or ``python FILE`` in a session of its own.
 
     Args:
         stdin, stdout, stderr: open files, which stay open, or `subprocess.PIPE` or `subprocess.DEVNULL`.
         terminal: make the terminal on stderr the controlling one.
+        cwd: the folder in which the program runs. Defaults to the folder of the repository.
     """
     assert serves(argv), argv
     words = [os.fspath(word) for word in argv]
     key = (os.getpid(), *sorted(item for item in env.items() if item[0].startswith(AT_START)))
-    command = json.dumps([words[1:], dict(env), terminal]).encode()
+    command = json.dumps([words[1:], dict(env), terminal, str(cwd)]).encode()
     sys.audit("subprocess.Popen", words[0], words, None, env)  # the mark `process` is needed here too
     with ExitStack() as stack:
         opened = [_open(file, mode, stack) for file, mode in ((stdin, "w"), (stdout, "r"), (stderr, "r"))]
@@ -239,13 +251,14 @@ def _next_command(control: socket.socket) -> list[str] | None:
         if not os.fork():
             control.close()
             *streams, status = files
-            words, env, terminal = json.loads(data)
+            words, env, terminal, cwd = json.loads(data)
             process = os.fork()
             if process:
                 _wait(process, socket.socket(fileno=status), streams)
             os.setsid()
             os.environ.clear()
             os.environ.update(env)
+            os.chdir(cwd)
             for number, file in enumerate(streams):
                 os.dup2(file, number)
             os.closerange(3, max(files) + 1)
@@ -288,6 +301,7 @@ def main() -> None:
     words = _next_command(socket.socket(fileno=int(sys.argv[1])))
     if words is None:
         return
+    sys.path[0] = os.getcwd() if words[0] == "-m" else str(Path(words[0]).resolve().parent)
     if words[0] == "-m":
         sys.argv = words[1:]
         runpy.run_module(words[1], run_name="__main__", alter_sys=True)

@@ -11,7 +11,11 @@ import pytest
 
 from tests.support import databases, services
 
-pytestmark = [pytest.mark.process, pytest.mark.unversioned]  # no version changes the order of the steps
+pytestmark = [
+    pytest.mark.process,
+    pytest.mark.long,
+    pytest.mark.unversioned,
+]  # no version changes the order of the steps
 
 
 @pytest.mark.parametrize("kind", ["file", "database"])

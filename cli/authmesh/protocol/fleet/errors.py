@@ -57,14 +57,6 @@ class OlderEpoch(FeedRefused):
     default_hint = ("At the hub, run ", Run("integrity", "--reseal"), ".")
 
 
-class TooManyChanges(FeedRefused):
-    """A hub changes more devices in a minute than the server allows."""
-
-    code = "too_many_changes"
-    status = 429
-    default_message = "The hub changes more devices in a minute than this server allows. The rest is applied later."
-
-
 class TrustIsStale(RequestError):
     """A hub has been silent for so long that the settings of the server reject all requests."""
 
