@@ -19,7 +19,18 @@ from authmesh.protocol.errors import AllowListError, AllowListIntegrityFailure, 
 from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
-from .decisions import LIFTED, Decisions, any_row, hubs, is_active, on_entry, revoke_keys, unrevoked_row, update_if_new
+from .decisions import (
+    LIFTED,
+    REINSTATED,
+    Decisions,
+    any_row,
+    hubs,
+    is_active,
+    on_entry,
+    revoke_keys,
+    unrevoked_row,
+    update_if_new,
+)
 from .models import AuditEvent, Device
 from .trust import SealedList, current_list
 from .trust.change import MAX_KEYS, Change
@@ -42,10 +53,7 @@ logger = logging.getLogger("amesh_django.allow_list")
 
 #: Columns of a device that is trusted again after it was revoked. What else was decided about it before is not decided again.
 _TRUSTED_AGAIN: dict[str, Any] = {
-    "revoked_at": None,
-    "revoked_by": "",
-    "revoke_reason": "",
-    "user_id": None,
+    **REINSTATED,
     **LIFTED,
     "expires_at": None,
     "groups_json": "",

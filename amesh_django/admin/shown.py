@@ -85,6 +85,9 @@ def details(device: Device) -> str:
         )
     if device.suspended_until is not None:
         found.append(_("Suspended until %(until)s.") % {"until": full_time(device.suspended_until)})
+    if device.kept_until is not None:
+        named = {"until": full_time(device.kept_until), "by": clean_line(device.kept_by) or NOTHING}
+        found.append(_("Also suspended until %(until)s by %(by)s.") % named)
     if device.expires_at is not None:
         found.append(_("The key expires %(at)s.") % {"at": full_time(device.expires_at)})
     if device.pending_since is not None:

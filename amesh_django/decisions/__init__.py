@@ -6,13 +6,15 @@
 from authmesh.device.grants import Grant
 
 from .grants import Grants, GroupNotFound, is_group_name
-from .revoking import revoke_keys
+from .revoking import REINSTATED, revoke_keys
 from .rows import Decided, WrongState, any_row, is_active, on_entry, unrevoked_row, update_if_new
-from .standing import LIFTED, MAX_ROWS, Standing
+from .standing import MAX_ROWS, Standing
+from .suspending import LIFTED
 
 __all__ = [
     "LIFTED",
     "MAX_ROWS",
+    "REINSTATED",
     "Decided",
     "Decisions",
     "Grant",

@@ -42,6 +42,11 @@ def author(device_id: str) -> Actor:
     return Actor(f"hub {device_id}", "hub")
 
 
+def is_author(by: str) -> bool:
+    """Return True if a hub is the author of a change, as the row of a device has it."""
+    return by.startswith("hub am_")
+
+
 def revokes(entry: HubEntry) -> bool:
     """Return True if a hub has revoked the key, and no person trusted it in spite of that."""
     return entry.event == "revoke" and not is_allowed(entry)
@@ -56,6 +61,13 @@ def follows_hubs(pending: Change) -> bool:
     """Return True if any hub has said anything here, so that its words must be read."""
     # The words count also if the row of the hub was removed outside Django.
     return any(model.objects.using(pending.hubs.using).exists() for model in (Hub, HubEntry))
+
+
+def words_about(pending: Change, rows: Sequence[Device]) -> list[HubEntry]:
+    """Return what hubs have said about devices, also by keys that they have replaced."""
+    if not rows or not follows_hubs(pending):
+        return []
+    return pending.hubs.about(key_name(decode_public_key(row.public_key)) for row in _with_replaced(pending, rows))
 
 
 def revoked_keys(pending: Change, public_keys: Iterable[bytes]) -> set[bytes]:

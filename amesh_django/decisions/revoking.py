@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.utils.translation import gettext as _
 
 from amesh_django.models import AuditEvent, Device
@@ -12,6 +14,16 @@ from authmesh.device.allow_list import not_found
 from authmesh.protocol.errors import DeviceNotFound, Run
 
 from .rows import WrongState, any_row
+
+#: Columns of a device whose revocation is undone.
+REINSTATED: dict[str, Any] = {
+    "revoked_at": None,
+    "revoked_by": "",
+    "revoke_reason": "",
+    "replaced_until": None,
+    "replaced_by": "",
+    "user_id": None,
+}
 
 
 def revoke_keys(pending: Change, device_id: str, reason: str, by: str) -> tuple[dict[str, Device], list[str]]:
@@ -54,13 +66,24 @@ def keys_of_device(pending: Change, row: Device) -> list[Device]:
 
 
 def successors(pending: Change, row: Device) -> list[Device]:
-    """Return the keys that have replaced a key, one after the other."""
+    """Return the keys that have replaced a key, one after the other, also if a hub has revoked them."""
     found: dict[str, Device] = {}
-    while row.revoke_reason == ROTATED and row.revoked_by not in found:
-        newer = pending.find(device_id=row.revoked_by)
+    while (name := row.replaced_by or (row.revoked_by if row.revoke_reason == ROTATED else "")) and name not in found:
+        newer = pending.find(device_id=name)
         if newer is None:
             break
         found[newer.device_id] = row = newer
+    return list(found.values())
+
+
+def predecessors(pending: Change, row: Device) -> list[Device]:
+    """Return the keys that a key has replaced, if a hub has revoked them with it."""
+    found: dict[str, Device] = {}
+    names = {row.device_id}
+    while names:
+        more = [one for one in pending.select(replaced_by__in=names) if one.device_id not in found]
+        found |= {one.device_id: one for one in more}
+        names = {one.device_id for one in more}
     return list(found.values())
 
 

@@ -50,12 +50,15 @@ class Deciding:
     def _sealed(self) -> SealedList: ...
 
     def _decide(
-        self, kind: str, device_ids: Sequence[str], columns: Callable[[Change, Device], Mapping[str, Any]]
+        self,
+        kind: str | Callable[[Mapping[str, Any]], str],
+        device_ids: Sequence[str],
+        columns: Callable[[Change, Device], Mapping[str, Any]],
     ) -> Decided:
         """Change devices in one step.
 
         Args:
-            kind: what the audit log calls it.
+            kind: what the audit log calls it, or a function that returns that for the new columns.
             device_ids: ``am_…``
             columns: returns the columns of a row as they must be.
         """
@@ -64,7 +67,8 @@ class Deciding:
             rows, changed = [], set()
             for device_id in device_ids:
                 row = unrevoked_row(pending, device_id)
-                if update_if_new(pending, row, kind, columns(pending, row)):
+                new = columns(pending, row)
+                if update_if_new(pending, row, kind if isinstance(kind, str) else kind(new), new):
                     changed.add(device_id)
                 rows.append(row)
             self._check_limit(pending)

@@ -14,8 +14,8 @@ from amesh_django.trust.change import Change
 from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
 from authmesh.protocol.errors import AllowListError
 
-from .hubs import forget_added, note_decision
-from .revoking import check_not_replaced
+from .hubs import forget_added, note_decision, words_about
+from .revoking import REINSTATED, check_not_replaced
 from .rows import (
     Decided,
     Deciding,
@@ -27,11 +27,10 @@ from .rows import (
     milliseconds,
     update_if_new,
 )
+from .suspending import LIFTED, Suspension, by_hubs, by_person, columns, kind_of
 
 #: Maximum number of devices in one change of many.
 MAX_ROWS = 1000
-#: Columns of a device that is not suspended.
-LIFTED: dict[str, Any] = {"suspended_at": None, "suspended_until": None, "suspended_by": "", "suspend_reason": ""}
 _APPROVED: dict[str, Any] = {"pending_since": None, "denied_at": None, "denied_by": "", "deny_reason": ""}
 
 
@@ -87,11 +86,7 @@ class Standing(Deciding):
             InvalidInput: *until* is not in the future.
         """
         check_future(until)
-        columns = {
-            "suspended_until": milliseconds(until),
-            "suspended_by": actor(self._by),
-            "suspend_reason": storable(reason),
-        }
+        own = Suspension(milliseconds(until), actor(self._by), storable(reason))
 
         def work(pending: Change, row: Device) -> dict[str, Any]:
             check_controller(row)
@@ -100,26 +95,37 @@ class Standing(Deciding):
                     _("%(device)s was denied, so it is not accepted anyway; nothing was changed.")
                     % {"device": row.device_id}
                 )
+            words, moment = words_about(pending, [row]), now()
             for one in pending.replaced_by(row.device_id):
-                pending.update(one, EventKind.SUSPEND, **columns, suspended_at=now())
-            return {**columns, "suspended_at": row.suspended_at or now()}
+                others = by_hubs(one, words, moment).values()
+                update_if_new(pending, one, EventKind.SUSPEND, columns(one, own, others, moment))
+            return columns(row, own, by_hubs(row, words, moment).values(), moment)
 
         return self._decide(EventKind.SUSPEND, device_ids, work)
 
     def lift(self, device_ids: Sequence[str]) -> Decided:
-        """End the suspension of devices.
+        """End the suspension of devices by a person of this server; if there is none, those by hubs.
+
+        A device that a person has suspended, and a hub, too, stays suspended by the hub: to lift that in spite of the hub is another
+        decision.
 
         Raises:
             DeviceNotFound: there is no such device, or it is revoked.
         """
 
         def work(pending: Change, row: Device) -> dict[str, Any]:
-            for one in pending.replaced_by(row.device_id):
-                pending.update(one, EventKind.LIFT, **LIFTED)
-            note_decision(pending, [row], lifted=True)
-            return LIFTED
+            rows, moment = [row, *pending.replaced_by(row.device_id)], now()
+            new = dict.fromkeys((one.device_id for one in rows), LIFTED)
+            if any(by_person(one, moment) for one in rows):
+                words = words_about(pending, [row])
+                new = {one.device_id: columns(one, None, by_hubs(one, words, moment).values(), moment) for one in rows}
+            else:
+                note_decision(pending, [row], lifted=True)
+            for one in rows[1:]:
+                update_if_new(pending, one, kind_of(new[one.device_id]), new[one.device_id])
+            return new[row.device_id]
 
-        return self._decide(EventKind.LIFT, device_ids, work)
+        return self._decide(kind_of, device_ids, work)
 
     def reinstate(self, device_id: str) -> Device:
         """Undo the revocation of a device, with its permissions, scopes, and groups. It no longer acts as its Django user.
@@ -134,7 +140,12 @@ class Standing(Deciding):
             row = any_row(pending, device_id)
             if not is_revoked(row_values(row)):
                 raise WrongState(_("%(device)s is not revoked; nothing was changed.") % {"device": device_id})
-            pending.update(row, EventKind.REINSTATE, revoked_at=None, revoked_by="", revoke_reason="", user_id=None)
+            moment = now()
+            others = by_hubs(row, words_about(pending, [row]), moment).values()
+            # A hub may have suspended it meanwhile.
+            pending.update(
+                row, EventKind.REINSTATE, **REINSTATED, **columns(row, by_person(row, moment), others, moment)
+            )
             self._check_limit(pending)
             note_decision(pending, [row])
             return row

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from amesh_django.decisions import LIFTED
-from amesh_django.decisions.hubs import NOT_SUSPENDED, author, authors_of, revokes, suspends
-from amesh_django.decisions.revoking import keys_of_device, successors
+from amesh_django.decisions import REINSTATED, suspending
+from amesh_django.decisions.hubs import NOT_SUSPENDED, author, authors_of, revokes
+from amesh_django.decisions.revoking import keys_of_device, predecessors, successors
+from amesh_django.decisions.suspending import Suspension, by_hubs, by_person
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
 from amesh_django.states import ROTATED
@@ -25,7 +26,7 @@ from authmesh.protocol.fleet.feed import Refused
 from authmesh.protocol.keys import decode_public_key
 
 from . import trusting
-from .plans import NOTHING, Plan
+from .plans import NOTHING, Plan, Update
 
 #: Longest time for which a key that was replaced at the hub is still valid here, in seconds.
 _MAX_OVERLAP_SECONDS = 3600
@@ -128,7 +129,11 @@ class Applying:
         row = self._rows.get(device_id)
         if device_id == self.hub_id:
             return Plan(why="is_the_hub", is_noted=False)
-        if event.event == "trust" or (event.trusted is not None and row is None and self.may_enroll):
+        # A key that was replaced here, and that the hub has revoked, comes back with the new one or not at all.
+        is_replaced = self.may_enroll and row is not None and bool(row.replaced_by) and self._is_mine(row.revoked_by)
+        if (event.event == "trust" and not is_replaced) or (
+            event.trusted is not None and row is None and self.may_enroll
+        ):
             is_replacing = (event.serial, device_id) in self._going
             return trusting.plan(
                 event,
@@ -138,6 +143,7 @@ class Applying:
                 is_mine=self._is_mine,
                 may_enroll=self.may_enroll,
                 is_denied=any(revokes(other) for other in self._others.get(b64url_encode(event.key), ())),
+                suspension=self._suspension(event.key, row),
                 limit=controller_limit() + is_replacing,
             )
         if event.left and event.event == "revoke" and (row is None or not self._is_of_hub(row)):
@@ -156,16 +162,31 @@ class Applying:
             return self._revoke(event, row, valid, entry)
         if event.event == "suspend":
             return replace(self._suspend(event, valid, until), word=word)
-        undone = replace(self._lift([*linked, *valid]), word=word) if event.event == "lift" else self._reinstate(linked)
+        undone = (
+            replace(self._lift([*linked, *valid]), word=word)
+            if event.event == "lift"
+            else self._reinstate([*linked, *(one for key in linked for one in predecessors(self.pending, key))])
+        )
         if event.trusted is None or not self.may_enroll or entry is None or not entry.added:
             return undone
         return trusting.with_rights(undone, event.trusted, row, entry)
+
+    def _suspension(self, key: bytes, row: Device | None) -> dict[str, Any]:
+        """Return the columns of a device that the hub lets in: people and other hubs may have suspended it."""
+        row = row or Device()
+        others = by_hubs(row, self._others.get(b64url_encode(key), ()), self.moment)
+        left = [one for name, one in others.items() if not self._is_mine(name)]
+        return suspending.columns(row, by_person(row, self.moment), left, self.moment)
 
     def _revoke(self, event: FeedEvent, row: Device, valid: Sequence[Device], entry: HubEntry | None) -> Plan:
         if event.effective_at is not None:
             return self._replace(event, row, entry)
         columns = {"revoked_at": self.moment, "revoked_by": self.by, "revoke_reason": storable(event.reason)}
-        return Plan([(one, EventKind.REVOKE, columns) for one in valid])
+        # A key that was replaced and is still valid must not outlive that, nor come back alone, if the hub undoes the revocation.
+        ends = {one.device_id: {"replaced_until": one.revoked_at, "replaced_by": one.revoked_by} for one in valid}
+        return Plan(
+            [(one, EventKind.REVOKE, {**columns, **(ends[one.device_id] if one.revoked_at else {})}) for one in valid]
+        )
 
     def _replace(self, event: FeedEvent, row: Device, entry: HubEntry | None) -> Plan:
         """Plan for a key that was replaced at the hub. If the hub has not added the device, the device replaces its key here itself."""
@@ -209,70 +230,76 @@ class Applying:
         return found
 
     def _suspend(self, event: FeedEvent, valid: Sequence[Device], until: dt.datetime | None) -> Plan:
-        if until is not None and until <= self.moment:
-            return NOTHING
-        updates = []
+        new = Suspension(until, self.by, storable(event.reason))
+        updates: list[Update] = []
         for row in valid:
-            if row.role != CONTROLLER or row.denied_at is not None:
+            if row.role != CONTROLLER:
                 continue  # not accepted anyway
-            columns = self._suspended(row, until, storable(event.reason))
-            if columns:
-                updates.append((row, EventKind.SUSPEND, columns))
+            others = [*self._suspensions(row, valid), *([new] if new.is_on(self.moment) else ())]
+            self._replace_suspension(row, others, updates)
         return Plan(updates)
 
-    def _suspended(self, row: Device, until: dt.datetime | None, reason: str) -> dict[str, Any]:
-        """Return the columns of a row that change. A suspension by another author is never shortened, and keeps its author."""
-        is_on = row.suspended_at is not None and (row.suspended_until is None or row.suspended_until > self.moment)
-        if is_on and not self._is_mine(row.suspended_by):
-            is_longer = row.suspended_until is not None and (until is None or until > row.suspended_until)
-            return {"suspended_until": until} if is_longer else {}
-        columns = {
-            "suspended_at": row.suspended_at if is_on else self.moment,
-            "suspended_until": until,
-            "suspended_by": self.by,
-            "suspend_reason": reason,
-        }
-        return {} if all(getattr(row, name) == value for name, value in columns.items()) else columns
-
     def _lift(self, rows: Sequence[Device]) -> Plan:
-        updates, why = [], ""
+        updates: list[Update] = []
+        is_on = False
         for row in {one.device_id: one for one in rows}.values():
-            if row.suspended_at is None:
-                continue
-            if not self._is_mine(row.suspended_by):
-                is_on = row.suspended_until is None or row.suspended_until > self.moment
-                why = "suspended_here" if is_on else why
-                continue
-            other = self._longest([word for word in self._words_of(rows) if suspends(word, self.moment)])
-            if other is None:
-                updates.append((row, EventKind.LIFT, LIFTED))
-            else:
-                columns = {
-                    "suspended_until": other.suspended_until,
-                    "suspended_by": actor(author(other.hub)),
-                    "suspend_reason": other.reason,
-                }
-                updates.append((row, EventKind.SUSPEND, columns))
-        return Plan(updates, why=why)
+            others = self._suspensions(row, rows)
+            is_on = is_on or bool(others) or by_person(row, self.moment) is not None
+            if row.suspended_at is not None:
+                self._replace_suspension(row, others, updates)
+        return Plan(updates, why="suspended_here" if is_on else "")
 
-    @staticmethod
-    def _longest(words: Sequence[HubEntry]) -> HubEntry | None:
-        endless = [word for word in words if word.suspended_until is None]
-        return (endless or sorted(words, key=lambda word: word.suspended_until or word.at))[-1] if words else None
+    def _suspensions(self, row: Device, rows: Sequence[Device]) -> list[Suspension]:
+        """Return the suspensions of a device by other hubs.
+
+        Args:
+            row: one of its keys.
+            rows: all of them.
+        """
+        found = by_hubs(row, self._words_of(rows), self.moment)
+        return [one for name, one in found.items() if not self._is_mine(name)]
+
+    def _replace_suspension(self, row: Device, others: Sequence[Suspension], updates: list[Update]) -> None:
+        new = suspending.columns(row, by_person(row, self.moment), others, self.moment)
+        if any(getattr(row, name) != value for name, value in new.items()):
+            updates.append((row, suspending.kind_of(new), new))
 
     def _reinstate(self, linked: Sequence[Device]) -> Plan:
-        mine = [row for row in linked if row.revoked_at is not None and self._is_mine(row.revoked_by)]
+        mine = self._coming_back([*{row.device_id: row for row in linked}.values()])
         if not mine:
             return Plan(why="revoked_here" if is_revoked(row_values(linked[0])) else "")
         other = next((word for word in self._words_of(linked) if revokes(word)), None)
         if other is not None:
             still = {"revoked_by": actor(author(other.hub)), "revoke_reason": other.reason}
             return Plan([(row, EventKind.REVOKE, still) for row in mine])
-        more = sum(row.role == CONTROLLER and row.denied_at is None for row in mine)
+        more = sum(row.role == CONTROLLER and row.denied_at is None and not row.replaced_by for row in mine)
         if self.pending.controllers + more > controller_limit():
             return Plan(why="max_controllers")
-        columns: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
-        return Plan([(row, EventKind.REINSTATE, columns) for row in mine])
+        return Plan([self._reinstated(row, linked) for row in mine])
+
+    def _coming_back(self, linked: Sequence[Device]) -> list[Device]:
+        """Return those keys of a device that this hub has revoked. One that was replaced needs the key that has replaced it."""
+        mine = {row.device_id: row for row in linked if row.revoked_at is not None and self._is_mine(row.revoked_by)}
+        valid = {row.device_id for row in linked if not is_revoked(row_values(row))}
+        while gone := [
+            name for name, row in mine.items() if row.replaced_by and row.replaced_by not in valid | {*mine}
+        ]:
+            for name in gone:
+                del mine[name]
+        return list(mine.values())
+
+    def _reinstated(self, row: Device, linked: Sequence[Device]) -> Update:
+        """Return what changes for a key that comes back: one that was replaced only until its end, if that has not come."""
+        columns = {**REINSTATED, **self._still_suspended(row, linked)}
+        if row.replaced_until is None:
+            return row, EventKind.REINSTATE, columns
+        columns |= {"revoked_at": row.replaced_until, "revoked_by": row.replaced_by, "revoke_reason": ROTATED}
+        return row, EventKind.REINSTATE if row.replaced_until > self.moment else EventKind.ROTATE, columns
+
+    def _still_suspended(self, row: Device, rows: Sequence[Device]) -> dict[str, Any]:
+        """Return the columns of a device that comes back: another hub may have suspended it meanwhile."""
+        others = by_hubs(row, self._words_of(rows), self.moment).values()
+        return suspending.columns(row, by_person(row, self.moment), others, self.moment)
 
     def _words_of(self, rows: Sequence[Device]) -> list[HubEntry]:
         """Return what other hubs have said about the keys of a device."""

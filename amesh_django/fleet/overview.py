@@ -323,7 +323,10 @@ def described_word(entry: HubEntry, moment: str) -> str:
         moment: its time, in words.
     """
     if entry.event in ("revoke", "suspend"):
-        return described(entry, moment)
+        said = described(entry, moment)
+        if entry.event == "suspend" or not entry.suspended:
+            return said
+        return str(_("%(text)s It has also suspended it.") % {"text": said})
     text = {
         "trust": _("The hub %(hub)s let it in %(moment)s."),
         "lift": _("The hub %(hub)s lifted its suspension %(moment)s."),

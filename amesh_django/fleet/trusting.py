@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from amesh_django.conf import amesh_settings
-from amesh_django.decisions import LIFTED, on_entry
+from amesh_django.decisions import REINSTATED, on_entry
 from amesh_django.decisions.hubs import NOT_SUSPENDED
 from amesh_django.grantable import check_grantable
 from amesh_django.kinds import EventKind
@@ -34,6 +34,7 @@ def plan(
     is_mine: Callable[[str], bool],
     may_enroll: bool,
     is_denied: bool,
+    suspension: Mapping[str, Any],
     limit: int,
 ) -> Plan:
     """Return what an event ``trust`` changes.
@@ -46,6 +47,7 @@ def plan(
         is_mine: returns True if an author is this hub.
         may_enroll: True if the hub may add devices.
         is_denied: True if another hub has revoked the key.
+        suspension: columns of the suspension, if the device comes in.
         limit: maximum number of controllers.
     """
     found = event.trusted
@@ -60,14 +62,13 @@ def plan(
     if (row is None or is_revoked(row_values(row))) and pending.controllers >= limit:
         return Plan(why="max_controllers", is_noted=False)
     if row is None:
-        new, given = _new(found)
+        new, given = _new(found, suspension)
         return Plan(new=new, why=_waits(new.pending_since), word={"added": True, **NOT_SUSPENDED, **given.word})
     given = rights(found, row, entry, added_at=row.added_at) if has_added else Rights({}, {})
     if is_revoked(row_values(row)):
-        columns: dict[str, Any] = {"revoked_at": None, "revoked_by": "", "revoke_reason": "", "user_id": None}
+        columns = dict(REINSTATED)
         if has_added:
-            columns |= {**given.columns, **_entering(row.pending_since)}
-            columns |= LIFTED if is_mine(row.suspended_by) else {}
+            columns |= {**given.columns, **suspension, **_entering(row.pending_since)}
         why = _waits(columns.get("pending_since"))
         word = {**given.word, **(NOT_SUSPENDED if has_added else {})}
         return Plan([(row, EventKind.TRUST, columns)], why=why, word=word)
@@ -146,7 +147,7 @@ def _is_allowed(scope: str, allowed: Collection[str]) -> bool:
     )
 
 
-def _new(found: Trusted) -> tuple[Device, Rights]:
+def _new(found: Trusted, suspension: Mapping[str, Any]) -> tuple[Device, Rights]:
     moment = now()
     given = rights(found, None, None, added_at=moment)
     new = Device(
@@ -156,6 +157,7 @@ def _new(found: Trusted) -> tuple[Device, Rights]:
         added_at=moment,
         added_by=Device.AddedBy.MANUAL,
         **given.columns,
+        **suspension,
         **_entering(None),
     )
     return new, given

@@ -197,8 +197,11 @@ def _decided(row: Device) -> str:
     if moment is None:
         return ""
     until = f" until {when(_time(row.suspended_until))}" if state == SUSPENDED and row.suspended_until else ""
+    also = ""
+    if state == SUSPENDED and row.kept_until is not None:
+        also = f"; also by {clean(row.kept_by)} until {when(_time(row.kept_until))}"
     whom = f" by {clean(by)}" if by else ""
-    return f"{when(_time(moment))}{whom}{until}{f': {clean(why)}' if why else ''}"
+    return f"{when(_time(moment))}{whom}{until}{f': {clean(why)}' if why else ''}{also}"
 
 
 def as_model_time(moment: dt.datetime) -> dt.datetime:

@@ -28,6 +28,12 @@ def _now_accepted(device: Listed) -> str:
     return "is accepted now" if device.state == ACTIVE else f"is {device.state}"
 
 
+def _lifted(device: Listed) -> str:
+    if device.state != SUSPENDED:
+        return _now_accepted(device)
+    return f"is still suspended ({device.decided}): to lift that in spite of the hub, run the command again"
+
+
 def approve(context: Context, *, devices: Sequence[str], yes: bool) -> None:
     """Accept devices that wait for approval, or that were denied."""
     chosen = choose(context, devices, (PENDING, DENIED, EXPIRED, SUSPENDED, ACTIVE), "device in the list")
@@ -63,7 +69,7 @@ def suspend(context: Context, *, devices: Sequence[str], until: str | None, reas
 def lift(context: Context, *, devices: Sequence[str]) -> None:
     """End the suspension of devices."""
     chosen = choose(context, devices, (ACTIVE, PENDING, EXPIRED, SUSPENDED), "device in the list")
-    report(context, _list(context).lift([device.entry.device_id for device in chosen]), _now_accepted)
+    report(context, _list(context).lift([device.entry.device_id for device in chosen]), _lifted)
 
 
 def reinstate(context: Context, *, device: str, yes: bool) -> None:

@@ -102,6 +102,13 @@ class Device(models.Model):
     groups_json = models.TextField(
         _("groups"), blank=True, default="", db_default="", help_text=_("JSON list of names; empty for none.")
     )
+    # The suspension by a person of this server, while that of a hub lasts longer. It always has an end.
+    kept_until = models.DateTimeField(_("also suspended until"), null=True, blank=True)
+    kept_by = models.CharField(_("also suspended by"), max_length=150, blank=True, default="", db_default="")
+    kept_reason = models.TextField(_("reason of that suspension"), blank=True, default="", db_default="")
+    # The end of a key that was replaced, and the key that has replaced it, while a hub has revoked both.
+    replaced_until = models.DateTimeField(_("was replaced, with an end"), null=True, blank=True)
+    replaced_by = models.CharField(_("was replaced by"), max_length=32, blank=True, default="", db_default="")
 
     objects = DeviceQuerySet.as_manager()
 

@@ -40,9 +40,8 @@ FIRST_COLUMNS = (
     "revoke_reason",
     "revision",
 )
-#: All sealed columns. A row in which those after the first are empty is hashed without them, as in version 0.1. To append a column,
-#: give the encoding of the other rows a new label.
-COLUMNS = (
+#: Sealed columns of rows with a state. A row in which those after the first are empty is hashed without them, as in version 0.1.
+_SECOND_COLUMNS = (
     *FIRST_COLUMNS,
     "pending_since",
     "denied_at",
@@ -55,8 +54,11 @@ COLUMNS = (
     "expires_at",
     "groups_json",
 )
-_ROW_LABEL = "amesh-device-row-v2"
-_FIRST = len(FIRST_COLUMNS)
+#: All sealed columns. A row in which those after the second are empty is hashed without them. To append a column, give the encoding of
+#: the other rows a new label.
+COLUMNS = (*_SECOND_COLUMNS, "kept_until", "kept_by", "kept_reason", "replaced_until", "replaced_by")
+_SECOND_LABEL, _ROW_LABEL = "amesh-device-row-v2", "amesh-device-row-v3"
+_FIRST, _SECOND = len(FIRST_COLUMNS), len(_SECOND_COLUMNS)
 _DENIED_AT = COLUMNS.index("denied_at")
 #: Members of the seal row that its HMAC binds after those of version 0.1, by the label of the form that has them. The first form is
 #: used in which all members that are set are.
@@ -250,8 +252,10 @@ class SealedRows:
 
         A null and an empty text hash alike. No column allows both.
         """
-        if any(values[_FIRST:]):
+        if any(values[_SECOND:]):
             return row_hash(self.keys.hash, encode_row(_ROW_LABEL, *row_texts(values)))
+        if any(values[_FIRST:_SECOND]):
+            return row_hash(self.keys.hash, encode_row(_SECOND_LABEL, *row_texts(values[:_SECOND])))
         return row_hash(self.keys.hash, encode_row(*row_texts(values[:_FIRST])))
 
     def make_seal(

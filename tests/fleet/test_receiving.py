@@ -109,10 +109,11 @@ def test_what_people_here_decided_is_theirs(
         answer = hub.say(hub.event("reinstate", revoked), hub.event("lift", suspended))
     assert answer.refused == [(1, "revoked_here"), (2, "suspended_here")] and answer.applied == 2
     assert row(revoked).revoked_by == "person" and row(suspended).suspended_by == "person"
-    # A longer suspension of the hub counts, but stays that of the person: the hub cannot lift it.
+    # A longer suspension by the hub counts beside that of the person, which the hub cannot lift.
     hub.say(hub.event("suspend", suspended))
-    assert row(suspended).suspended_until is None and row(suspended).suspended_by == "person"
+    assert row(suspended).suspended_until is None and row(suspended).suspended_by == hub.by
     assert hub.say(hub.event("lift", suspended)).refused == [(4, "suspended_here")]
+    assert row(suspended).suspended_until is not None and row(suspended).suspended_by == "person"
     hub.say(hub.event("revoke", revoked))
     assert row(revoked).revoked_by == "person"  # and a word that only confirms changes nothing
     assert AuditEvent.objects.filter(kind="feed_refused", actor=hub.by).count() == 1

@@ -157,6 +157,59 @@ def test_a_replaced_key_keeps_its_overlap_if_the_next_one_was_replaced_here(
     assert [status(one) for one in (first, second, third)] == [401] * 3
 
 
+@pytest.mark.parametrize("is_over", [False, True], ids=["in the overlap", "after it"])
+@pytest.mark.parametrize("undo", ["reinstate", "trust"])
+@pytest.mark.parametrize("by_old", [True, False], ids=["old key", "new key"])
+def test_a_device_comes_back_whole(
+    hub: TestHub, amesh_server: LocalDevice, by_old: bool, undo: str, is_over: bool
+) -> None:
+    """With both keys as they were: the old one until its end, and not if that has come."""
+    old, new = EphemeralDevice(), EphemeralDevice()
+    hub.say(hub.trust(old))
+    assert ask(old, new, amesh_server).status_code == 200
+    end, key = row(old).revoked_at, old if by_old else new
+    hub.say(hub.event("revoke", key, reason="lost"))
+    assert status(old) == status(new) == 401 and row(old).revoked_by == row(new).revoked_by == hub.by
+    if is_over:
+        end = row(old).added_at
+        current_list().change(
+            "tests",
+            lambda pending: pending.update(pending.select(device_id=old.identity.device_id)[0], replaced_until=end),
+        )
+    if undo == "trust" and not by_old:
+        undo = "reinstate"  # the hub has not added the new key
+    hub.say(hub.trust(old) if undo == "trust" else hub.event("reinstate", key))
+    assert (status(new), status(old)) == (200, 401 if is_over else 200)
+    found = row(old)
+    assert (found.revoked_at, found.revoked_by, found.revoke_reason) == (end, new.identity.device_id, "rotated")
+    assert found.replaced_by == "" and found.replaced_until is None
+
+
+def test_an_old_key_does_not_come_back_without_the_new_one(
+    hub: TestHub, amesh_trust: Trust, amesh_server: LocalDevice
+) -> None:
+    old, new, people = amesh_trust(), EphemeralDevice(), DatabaseAllowList(by="person")
+    assert ask(old, new, amesh_server).status_code == 200
+    hub.say(hub.event("revoke", old))
+    people.reinstate(new.identity.device_id)
+    people.revoke(new.identity.device_id)
+    answer = hub.say(hub.event("reinstate", old))
+    assert [why for _serial, why in answer.refused] == ["revoked_here"] and status(old) == status(new) == 401
+
+
+def test_two_hubs_and_both_keys(hub: TestHub, amesh_trust: Trust, amesh_server: LocalDevice) -> None:
+    old, new = amesh_trust(), EphemeralDevice()
+    other = TestHub(amesh_server.identity.device_id).trusted("revoke")
+    other.greet()
+    assert ask(old, new, amesh_server).status_code == 200
+    hub.say(hub.event("revoke", old))
+    other.say(other.event("revoke", new))
+    hub.say(hub.event("reinstate", old))
+    assert row(old).revoked_by == row(new).revoked_by == other.by and status(new) == 401
+    other.say(other.event("reinstate", new))
+    assert status(old) == status(new) == 200 and row(old).revoked_by == new.identity.device_id
+
+
 def test_the_keys_that_a_device_had_before_are_named_with_it(amesh_trust: Trust, amesh_server: LocalDevice) -> None:
     """A server that never heard of the rotation knows the device by one of them only. They are not accepted at the hub any more."""
     plain, _itself = add_server()

@@ -150,6 +150,11 @@ NEW = {
     "suspend_reason": "'no'",
     "expires_at": "added_at",
     "groups_json": "'[\"admins\"]'",
+    "kept_until": "added_at",
+    "kept_by": "'mallory'",
+    "kept_reason": "'no'",
+    "replaced_until": "added_at",
+    "replaced_by": "'mallory'",
 }
 
 
