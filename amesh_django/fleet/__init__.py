@@ -42,6 +42,7 @@ Each module has one part:
 - :mod:`.posting`: one POST within three seconds, whatever the other end does.
 - :mod:`.feed`: the message for a server.
 - :mod:`.events`: which events a change of the list is for a server.
+- :mod:`.sealed_rows`: devices and groups as they were sealed, also in a list that is rejected.
 - :mod:`.servers`: the servers of this hub.
 - :mod:`.overview`: what people and programs are shown about them.
 - :mod:`.signed_list`: all keys that a hub has revoked, as one signed text.

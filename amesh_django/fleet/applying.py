@@ -20,7 +20,7 @@ from amesh_django.trust.owner import controller_limit
 from amesh_django.trust.sealing import actor, is_revoked, now, row_values, storable
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.encoding import b64url_encode
-from authmesh.protocol.fleet.events import FeedEvent, device_id_of
+from authmesh.protocol.fleet.events import LEFT_GROUP, FeedEvent, device_id_of
 from authmesh.protocol.fleet.feed import Refused
 from authmesh.protocol.keys import decode_public_key
 
@@ -140,6 +140,8 @@ class Applying:
                 is_denied=any(revokes(other) for other in self._others.get(b64url_encode(event.key), ())),
                 limit=controller_limit() + is_replacing,
             )
+        if event.left and event.event == "revoke" and (row is None or not self._is_of_hub(row)):
+            return Plan(is_noted=False)
         until = stored_time(event.until) if event.until is not None else None
         word = {"suspend": {"suspended": True, "suspended_until": until}, "lift": NOT_SUSPENDED}.get(event.event, {})
         if row is None:
@@ -148,6 +150,8 @@ class Applying:
         valid = keys_of_device(self.pending, row)
         if any(one.device_id == self.hub_id for one in (*linked, *valid)):
             return Plan(why="is_the_hub", is_noted=False)
+        if event.left and self._is_of_hub(row):
+            return self._revoke(replace(event, effective_at=None, reason=LEFT_GROUP), row, valid, entry)
         if event.event == "revoke":
             return self._revoke(event, row, valid, entry)
         if event.event == "suspend":
@@ -184,6 +188,25 @@ class Applying:
         key = key_name(decode_public_key(row.public_key))
         self._read_more([row])
         return not is_revoked(row_values(row)) and key in self._mine and self._mine[key].added
+
+    def _is_of_hub(self, row: Device) -> bool:
+        """Return True if the hub has added the device, by this key or by one that it has replaced here."""
+        rows = [row]
+        for one in rows:  # grows
+            self._read_more([one])
+            word = self._mine.get(key_name(decode_public_key(one.public_key)))
+            if word is not None and word.added:
+                return True
+            rows += [older for older in self._replaced.get(one.device_id, ()) if older not in rows]
+        return False
+
+    @functools.cached_property
+    def _replaced(self) -> dict[str, list[Device]]:
+        """The rows of the keys that were replaced here, by the device ID of the key that replaced them."""
+        found: dict[str, list[Device]] = {}
+        for row in self.pending.select(revoke_reason=ROTATED):
+            found.setdefault(row.revoked_by, []).append(row)
+        return found
 
     def _suspend(self, event: FeedEvent, valid: Sequence[Device], until: dt.datetime | None) -> Plan:
         if until is not None and until <= self.moment:

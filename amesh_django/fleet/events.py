@@ -14,7 +14,7 @@ from amesh_django.trust.damage import UNREADABLE
 from amesh_django.trust.groups import Groups
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.encoding import b64url_decode
-from authmesh.protocol.fleet.events import EventName, FeedEvent, Trusted, device_id_of, key_hash
+from authmesh.protocol.fleet.events import LEFT_GROUP, EventName, FeedEvent, Trusted, device_id_of, key_hash
 from authmesh.protocol.keys import decode_public_key
 from authmesh.protocol.scopes import SCOPES
 
@@ -38,8 +38,6 @@ _LEAVING: frozenset[str] = frozenset({EventKind.GRANT, EventKind.GROUP})
 _PLAIN: dict[str, EventName] = {EventKind.LIFT: "lift", EventKind.REINSTATE: "reinstate"}
 #: Permissions that no server lets a hub grant.
 _NEVER = ("enroll", "revoke", "shell")
-#: Reason of the revocation of a device that a server is no longer told to trust.
-LEFT_GROUP = "left_group"
 
 
 class Audience:
@@ -62,11 +60,16 @@ class Audience:
 
     def _is_told_of(self, row: Device) -> bool:
         """Return True if the server trusts a device as soon as it is not suspended."""
-        is_in = row.role == CONTROLLER and not (row.revoked_at or row.denied_at or row.pending_since)
-        return self.is_enrolling and is_in and self._is_named(row)
+        is_other = row.device_id != self._device_id
+        return self.is_enrolling and is_other and row.revoked_at is None and not self.has_left(row)
+
+    def has_left(self, row: Device) -> bool:
+        """Return True if the server must not accept a device that this hub has added there, even if it is not revoked."""
+        is_in = row.role == CONTROLLER and not (row.denied_at or row.pending_since)
+        return self.is_enrolling and row.device_id != self._device_id and not (is_in and self._is_named(row))
 
     def _is_named(self, row: Device) -> bool:
-        return row.device_id != self._device_id and (ALL in self._names or not self._names.isdisjoint(row.groups))
+        return ALL in self._names or not self._names.isdisjoint(row.groups)
 
     def event_of(self, change: AuditEvent, row: Device, before: Callable[[], Device | None]) -> FeedEvent | None:
         """Return the event that a change of a device is for the server, or None.
@@ -95,8 +98,7 @@ class Audience:
             return self.trust(row, serial, at)
         known = before() if change.kind in _TRUSTING else None
         was_told = self._is_told_of(known) if known is not None else change.kind in _LEAVING
-        is_out = row.revoked_at is None and not self._is_told_of(row)
-        return event("revoke", row, serial, at, LEFT_GROUP) if was_told and is_out else None
+        return self.gone(row, serial, at) if was_told and row.revoked_at is None and self.has_left(row) else None
 
     def with_replaced(self, one: FeedEvent, row: Device, keys: Sequence[bytes]) -> Iterator[FeedEvent]:
         """Yield an event about a device, and the same about the keys that it had before: the server may know it by one of them only.
@@ -111,7 +113,7 @@ class Audience:
         if one.event == "reinstate" and self.is_enrolling and row.role == CONTROLLER and self._is_named(row):
             return
         for key in keys:
-            yield replace(one, device_id=device_id_of(key), key=key, trusted=None)
+            yield replace(one, device_id=device_id_of(key), key=key, left=False, trusted=None)
 
     def undone(self, name: EventName, row: Device, serial: int, at: dt.datetime, reason: str) -> FeedEvent:
         """Return the event that ends a suspension or a revocation.
@@ -119,11 +121,15 @@ class Audience:
         What the device may do has perhaps changed meanwhile, which the server was not told, or the server was added meanwhile.
         """
         trusted = self._trusted(row) if self.has(row) else None
-        return event(name, row, serial, at, reason, trusted=trusted)
+        return event(name, row, serial, at, reason, left=self.has_left(row), trusted=trusted)
+
+    def gone(self, row: Device, serial: int, at: dt.datetime) -> FeedEvent:
+        """Return the event about a device that is not in the groups of the server. It has the hash of the key, and nothing else."""
+        return event("revoke", row, serial, at, LEFT_GROUP, left=True)
 
     def replaced(self, row: Device, serial: int, at: dt.datetime) -> FeedEvent | None:
         """Return the event about a key that was replaced, which is revoked from a time on."""
-        if row.role != CONTROLLER or not self._is_named(row):
+        if row.device_id == self._device_id or row.role != CONTROLLER or not self._is_named(row):
             return None
         return event("revoke", row, serial, at, ROTATED, effective_at=row.revoked_at, successor=row.revoked_by)
 
@@ -155,6 +161,18 @@ def row_of(change: AuditEvent) -> Device | None:
     return row
 
 
+def key_in(change: AuditEvent) -> bytes | None:
+    """Return the public key that a genuine event names because the list never had the device; None if it names none."""
+    found = data_of(change).get("publicKey")
+    return decode_public_key(found) if isinstance(found, str) and change.kind == EventKind.REVOKE else None
+
+
+def of_unknown(change: AuditEvent, key: bytes) -> FeedEvent:
+    """Return the event about a revoked device that the list never had: people revoked it in a list that was changed outside Django."""
+    at = change.at.astimezone(dt.UTC)
+    return FeedEvent(change.revision or 0, "revoke", change.device_id, key_hash(key), at, change.text)
+
+
 def replaced_in(change: AuditEvent) -> list[bytes]:
     """Return the hashes of the keys that a device had before, as a genuine event about it names them."""
     names = data_of(change).get("replaced")
@@ -171,6 +189,7 @@ def event(
     until: dt.datetime | None = None,
     effective_at: dt.datetime | None = None,
     successor: str = "",
+    left: bool = False,
     trusted: Trusted | None = None,
 ) -> FeedEvent:
     """Return an event about a device.
@@ -184,6 +203,7 @@ def event(
         until: end of a suspension.
         effective_at: time from which a key that was replaced is revoked.
         successor: device ID of the key that replaced it.
+        left: True if the device is not in the groups of the server.
         trusted: what the event ``trust`` says.
     """
     return FeedEvent(
@@ -196,6 +216,7 @@ def event(
         until=_utc(until),
         effective_at=_utc(effective_at),
         successor=successor,
+        left=left,
         trusted=trusted,
     )
 

@@ -6,6 +6,8 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 
+from django.utils import timezone
+
 from amesh_django.conf import amesh_settings
 from amesh_django.kinds import EventKind
 from amesh_django.models import AuditEvent, Device, Server
@@ -14,20 +16,21 @@ from amesh_django.spelling import manage_py
 from amesh_django.states import REVOKED, ROTATED, SUSPENDED
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.chain import is_same, link_after
-from amesh_django.trust.damage import CHUNK_SIZE, each_row
+from amesh_django.trust.damage import each_row
 from amesh_django.trust.groups import Groups
 from amesh_django.trust.places import log_start
 from amesh_django.trust.replaced import keys_before, purged_keys
 from amesh_django.trust.sealing import LogEnd
-from amesh_django.trust.verified import failure, read_groups
+from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.encoding import b64url_decode
 from authmesh.protocol.errors import Run
 from authmesh.protocol.fleet.events import EventName, FeedEvent
 from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_IN_MESSAGE, FeedMessage
 
 from . import signed_list
-from .events import LEFT_GROUP, Audience, event, replaced_in, row_of
+from .events import Audience, event, key_in, of_unknown, replaced_in, row_of
 from .rarely import rarely
+from .sealed_rows import sealed_groups, sealed_rows
 from .servers import Head, head
 
 logger = logging.getLogger("amesh_django.fleet")
@@ -60,8 +63,7 @@ def message_for(
         newest: how far the message goes at most. Defaults to :func:`~amesh_django.fleet.servers.head`.
 
     Raises:
-        AllowListIntegrityFailure: the list is an older one that was restored, or what the server needs is not in a list that does not
-            match its seal.
+        AllowListIntegrityFailure: the seal is missing or forged, or the list is an older one that was restored.
         AllowListUnavailable: the list cannot be read from the database.
         IdentityMissing, DirectoryError, KeyStoreError: this server cannot sign, or its keys cannot be used.
     """
@@ -69,10 +71,9 @@ def message_for(
     is_known = epoch == newest.epoch
     start = after if is_known else 0
     needs_list = with_list or not is_known or newest.revision - start > MAX_EVENTS
+    # Only what is trusted needs the scopes of groups.
     is_enrolling = server.scope_of_events == Server.ScopeOfEvents.ENROLL
-    audience = Audience(
-        server, _groups(sealed) if is_enrolling else Groups()
-    )  # only what is trusted needs the scopes of groups
+    audience = Audience(server, sealed_groups(sealed) if is_enrolling else Groups())
     try:
         if not is_known:
             raise Gap
@@ -92,16 +93,6 @@ def message_for(
         until=until,
         revocations=signed_list.build(now) if needs_list else "",
     )
-
-
-def _groups(sealed: SealedList) -> Groups:
-    """Return the groups, verified. The seal binds them apart from the rows, so this works in a list whose rows do not match it."""
-    row = sealed.read_seal()
-    if row is None:
-        return Groups()
-    if not sealed.is_genuine(row):
-        raise failure("seal_mismatch")
-    return read_groups(sealed, row)
 
 
 # --- from the audit log ---
@@ -128,7 +119,7 @@ def from_log(sealed: SealedList, audience: Audience, after: int, until: int) -> 
                 raise Gap
             new = list(_events_of(sealed, audience, list(changes)))
             # Only what was revoked is in the list.
-            if len(new) > MAX_IN_MESSAGE and all(one.event == "revoke" and one.reason != LEFT_GROUP for one in new):
+            if len(new) > MAX_IN_MESSAGE and all(one.event == "revoke" and not one.left for one in new):
                 raise _TooMany
             if found and len(found) + len(new) > MAX_EVENTS:
                 return found, covered
@@ -222,7 +213,10 @@ def _events_of_change(sealed: SealedList, audience: Audience, change: AuditEvent
     if change.kind == EventKind.GROUP and not change.device_id:
         yield from _events_of_group(sealed, audience, change)
         return
-    row = row_of(change)
+    row, key = row_of(change), key_in(change)
+    if key is not None:
+        yield of_unknown(change, key)
+        return
     one = audience.event_of(change, row, lambda: _row_before(sealed, change)) if row is not None else None
     if row is not None and one is not None:
         yield from audience.with_replaced(one, row, replaced_in(change))
@@ -232,9 +226,11 @@ def _events_of_group(sealed: SealedList, audience: Audience, change: AuditEvent)
     """Yield what follows from other scopes of a group: each member has other scopes than before."""
     if not audience.is_enrolling:
         return
-    for row in _verified_rows(sealed):
+    rows, is_sure = sealed_rows(sealed)
+    for row in rows:
         if change.subject in row.groups and audience.has(row):
-            yield audience.trust(row, change.revision or 0, change.at)
+            tell = audience.trust if is_sure else audience.gone
+            yield tell(row, change.revision or 0, change.at)
 
 
 def _row_before(sealed: SealedList, change: AuditEvent) -> Device | None:
@@ -251,7 +247,7 @@ def from_rows(
     sealed: SealedList, audience: Audience, after: int, newest: Head, *, is_known: bool
 ) -> tuple[list[FeedEvent], int]:
     """Return what the signed list does not say, for the devices whose rows were changed after a revision: who is suspended and, for a
-    server that is told so, whom to trust.
+    server that is told so, whom to trust, and who is not in its groups.
 
     Args:
         sealed: the allow list.
@@ -261,14 +257,16 @@ def from_rows(
         is_known: True if the server knows this epoch, so that it can be told what was lifted or reinstated after the revision. What an
             older epoch says about that may have been overtaken.
 
+    If neither the rows nor the audit log are what was sealed, it says nothing that lets a device in.
+
     Raises:
-        AllowListIntegrityFailure: the rows do not match their seal.
+        AllowListIntegrityFailure: the seal is missing or forged.
     """
-    all_rows = _verified_rows(sealed)
+    all_rows, is_sure = sealed_rows(sealed)
     new_rows = [row for row in all_rows if row.revision > after]
     # What is said about a replaced key counts for its successors, too, until their own event follows.
     rows = sorted(new_rows, key=lambda row: (row.revision, row.revoke_reason != ROTATED))
-    undone = _undone(sealed, after) if is_known else {}
+    undone = _undone(sealed, after) if is_known and is_sure else {}
     names = [row.device_id for row in rows if row.suspended_at is not None or row.device_id in undone]
     before = _keys_before(sealed, all_rows, names)
     found: list[FeedEvent] = []
@@ -276,7 +274,9 @@ def from_rows(
     for revision, changed in itertools.groupby(rows, key=lambda row: row.revision):
         new: list[FeedEvent] = []
         for row in changed:
-            one = _event_of_row(audience, row, undone.get(row.device_id))
+            one = _event_of_row(sealed, audience, row, undone.get(row.device_id))
+            if one is not None and one.event == "trust" and not is_sure:
+                continue
             keys = before.get(row.device_id, ()) if one is not None and one.event in _OF_ALL_KEYS else ()
             new += audience.with_replaced(one, row, keys) if one is not None else ()
         if revision > newest.revision or (found and len(found) + len(new) > MAX_EVENTS):
@@ -286,16 +286,17 @@ def from_rows(
     return found, newest.revision
 
 
-def _event_of_row(audience: Audience, row: Device, undone: AuditEvent | None) -> FeedEvent | None:
+def _event_of_row(sealed: SealedList, audience: Audience, row: Device, undone: AuditEvent | None) -> FeedEvent | None:
     state = row.state
     is_replaced = row.revoke_reason == ROTATED and row.revoked_by.startswith("am_")
     if state == SUSPENDED and row.suspended_at is not None:
         # A key that was replaced does not come back: nobody would say later that its time is over.
         until = None if is_replaced else row.suspended_until
-        return event("suspend", row, row.revision, row.suspended_at, row.suspend_reason, until=until)
+        left = audience.has_left(row)
+        return event("suspend", row, row.revision, row.suspended_at, row.suspend_reason, until=until, left=left)
     if is_replaced and audience.is_enrolling and row.revoked_at is not None:
         # Also if its time is over: it may not have been when the signed list was made.
-        return audience.replaced(row, row.revision, row.revoked_at)
+        return audience.replaced(row, row.revision, row.revoked_at) or _gone(sealed, audience, row)
     if state == REVOKED:
         return None
     if audience.has(row) and (undone is None or undone.kind != EventKind.LIFT):
@@ -303,7 +304,22 @@ def _event_of_row(audience: Audience, row: Device, undone: AuditEvent | None) ->
     if undone is not None:
         name: EventName = "lift" if undone.kind == EventKind.LIFT else "reinstate"
         return audience.undone(name, row, row.revision, undone.at, "")
-    return None
+    return _gone(sealed, audience, row)
+
+
+def _gone(sealed: SealedList, audience: Audience, row: Device) -> FeedEvent | None:
+    """Return the event about a device that the server may have been told to trust before, and must not trust any more."""
+    if not audience.has_left(row):
+        return None
+    changes = [
+        one for one in sealed.events(device_id=row.device_id) if one is not None and sealed.is_genuine_event(one)
+    ]
+    if row.role != CONTROLLER:  # nearly every target never was a controller
+        rows = [row_of(change) for change in changes]
+        if all(one is None or one.role != CONTROLLER for one in rows):
+            return None
+    at = next((one.at for one in reversed(changes) if one.revision == row.revision), None)
+    return audience.gone(row, row.revision, at or timezone.now())
 
 
 def _keys_before(sealed: SealedList, rows: Sequence[Device], names: Sequence[str]) -> dict[str, list[bytes]]:
@@ -325,11 +341,3 @@ def _undone(sealed: SealedList, after: int) -> dict[str, AuditEvent]:
     kinds = (EventKind.LIFT, EventKind.REINSTATE)
     events = sealed.events(revision__gt=after, kind__in=kinds)
     return {change.device_id: change for change in events if change is not None and sealed.is_genuine_event(change)}
-
-
-def _verified_rows(sealed: SealedList) -> Sequence[Device]:
-    rows = Device.objects.using(sealed.using).order_by()
-    return sealed.verified(
-        lambda: list(rows.iterator(chunk_size=CHUNK_SIZE)),
-        lambda known, devices: len(devices) == len(known.by_key),
-    )

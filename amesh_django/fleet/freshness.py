@@ -317,7 +317,8 @@ class _Lease:
     def take(self, now: float) -> bool:
         """Return True if nobody else asks now."""
         moment, until = _stored(now), _stored(now + _LEASE_SECONDS)
-        is_free = Q(lease_until=None) | Q(lease_until__lte=moment) | Q(lease_until__gt=until)
+        # One that ends much later was written by a host with a wrong clock. One that was taken a moment ago ends a little later than this would.
+        is_free = Q(lease_until=None) | Q(lease_until__lte=moment) | Q(lease_until__gt=_stored(now + _MAX_SKEW_SECONDS))
         # Read first: the UPDATE would wait for a process that is just applying what it was told.
         if not self._rows.filter(is_free).exists():
             return False

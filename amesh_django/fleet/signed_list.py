@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Final, NamedTuple
 
 try:
@@ -187,7 +187,7 @@ def _sealed(sealed: SealedList, now: float) -> tuple[SealRow, Callable[[], Itera
         if row is None or not row.epoch:
             raise NothingToSign() from None
         # A device can be revoked in such a list, too. What its rows were is in the audit log.
-        return row, lambda: _with_successors(dict(_of_devices(sealed.sealed_devices(), now)))
+        return row, lambda: _of_rows(sealed, sealed.sealed_devices(), now)
     if known.row is None or not known.row.epoch:
         raise NothingToSign()
     return known.row, lambda: _of_list(sealed, known, now)
@@ -196,12 +196,32 @@ def _sealed(sealed: SealedList, now: float) -> tuple[SealRow, Callable[[], Itera
 def _of_list(sealed: SealedList, known: Snapshot, now: float) -> Iterator[Revoked]:
     rows = Device.objects.using(sealed.using).filter(revoked_at__isnull=False).order_by()
     devices = sealed.verified(lambda: list(rows.iterator()), _has_all_revoked)
+    return _of_rows(sealed, devices, now, {device.device_id for device in known.by_key.values()})
+
+
+def _of_rows(
+    sealed: SealedList, devices: Sequence[Device], now: float, there: Collection[str] = ()
+) -> Iterator[Revoked]:
+    """Yield the revoked keys of devices, and of those that were purged.
+
+    Args:
+        sealed: the allow list.
+        devices: the devices.
+        now: Unix seconds.
+        there: device IDs of all devices. Defaults to those of *devices*.
+    """
     found = dict(_of_devices(devices, now))
     purged = {}
     for change in sealed.events(kind=EventKind.PURGE):
         if change is not None and sealed.is_genuine_event(change):
             purged[change.device_id] = data_of(change).get("row")
-    there = {device.device_id for device in known.by_key.values()} if purged else set[str]()
+    there = there or {device.device_id for device in devices}
+    for change in sealed.events(kind=EventKind.REVOKE, data__contains='"publicKey"'):
+        if change is not None and change.device_id not in there and sealed.is_genuine_event(change):
+            key = data_of(change).get("publicKey")
+            if isinstance(key, str):  # of a device that the list never had
+                hashed = key_hash(decode_public_key(key))
+                found[change.device_id] = Revoked(hashed, change.revision or 0, change.at.astimezone(dt.UTC))
     for device_id, texts in purged.items():
         one = _of_texts(texts) if device_id not in there and isinstance(texts, dict) else None
         if one is not None:

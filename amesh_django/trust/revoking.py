@@ -15,6 +15,7 @@ from amesh_django.models import AuditEvent, Device
 from amesh_django.states import ROTATED
 from authmesh.device.allow_list import not_found
 from authmesh.protocol.errors import AllowListIntegrityFailure, KeyStoreError
+from authmesh.protocol.keys import decode_public_key, device_id
 from authmesh.protocol.multiset import MASK_BYTES, MODULUS
 
 from .chain import data_of, device_of, new_event, texts_of
@@ -226,7 +227,7 @@ class RevocableList(ChangeableList):
             device_id=device_id,
             subject=device.friendly_name,
             text=reason,
-            data={**({"row": texts_of(row_values(device))} if sealed is not None else {}), **lost},
+            data={**({"row": texts_of(row_values(device))} if sealed is not None else _key_of(device)), **lost},
         )
         name_in(keyed.keys, event, self._keys_before(device_id))
         log_end = self.extend(keyed.keys, [event], before.log_end if before is not None else LogEnd())
@@ -301,6 +302,18 @@ class RevocableList(ChangeableList):
         if not is_old:
             self.remember_on_commit(after)
         return is_good
+
+
+def _key_of(device: Device) -> dict[str, str]:
+    """Return the public key in a row that the audit log does not have, for the servers of a hub; nothing if it is not that of the device.
+
+    Otherwise a row with the name of one device and the key of another could make people revoke that one.
+    """
+    try:
+        is_its_own = device_id(decode_public_key(device.public_key)) == device.device_id
+    except UNREADABLE:
+        return {}
+    return {"publicKey": device.public_key} if is_its_own else {}
 
 
 def read_damaged(rows: QuerySet[Device], device_id: str) -> Device:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ import httpx
 
 from amesh_django.test.devices import EphemeralDevice
 from authmesh.client.httpx_auth import AmeshAuth
-from tests.support import databases, services
+from tests.support import databases, fork_server, services
 
 #: Printed before the JSON value of :meth:`Site.python`, so that warnings do not get in its way.
 _MARK = "--- value ---"
@@ -45,6 +46,8 @@ class Site:
         self.device = EphemeralDevice(name)
         self.directory = folder / name
         self.device.write(self.directory, max_controllers=100_000)
+        self._scripts = folder / f"{name}-scripts"
+        self._scripts.mkdir(parents=True)
         self.port = services.free_port()
         self.url = f"http://{services.HOST}:{self.port}/amesh/"
         self.env = {
@@ -79,7 +82,9 @@ class Site:
             "trusted, result = DatabaseAllowList(by='operator'), None\n"
             f"{code}\nprint({_MARK!r}); print(json.dumps(result))"
         )
-        return json.loads(services.run([sys.executable, "-c", script], env={**self.env, **env}).rpartition(_MARK)[2])
+        path = self._scripts / f"{uuid.uuid4()}.py"  # a file, so that the fork server can run it
+        path.write_text(script)
+        return json.loads(services.run([sys.executable, str(path)], env={**self.env, **env}).rpartition(_MARK)[2])
 
     def trust(self, device: EphemeralDevice, role: str = "controller", **permissions: bool) -> None:
         """Trust a device, as pairing does."""
@@ -125,14 +130,12 @@ class Program:
         self._argv = argv
         self._env = {**os.environ, "PYTHONUNBUFFERED": "1", **env}
         self._log = log
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: fork_server.Process | None = None
 
     def __enter__(self) -> Program:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._argv, cwd=services.ROOT, env=self._env, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True,
-            )  # fmt: skip
+            file = log.fileno()
+            self._process = fork_server.start(self._argv, env=self._env, stdout=file, stderr=file)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -146,7 +149,7 @@ class Program:
         self._process = None
 
     @property
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self) -> fork_server.Process:
         assert self._process is not None, "the program was not started"
         return self._process
 

@@ -95,6 +95,7 @@ def stopped(server: services.Server) -> Iterator[None]:
         os.killpg(server.process.pid, signal.SIGCONT)
 
 
+@pytest.mark.unversioned  # Celery and the broker are the same on both pairs; test_tasks.py runs the tasks
 def test_the_worker_delivers_and_a_broker_that_hangs_or_is_down_holds_nobody_up(
     site: Site, other: Peer, redis_server: services.Redis
 ) -> None:
@@ -122,6 +123,21 @@ def test_the_worker_delivers_and_a_broker_that_hangs_or_is_down_holds_nobody_up(
     assert other.told() == [("revoke", name) for name in names]
 
 
+@pytest.mark.unversioned  # Celery and the broker are the same on both pairs; test_tasks.py runs the tasks
+def test_a_broker_that_is_flushed_loses_nothing(site: Site, other: Peer, redis_server: services.Redis) -> None:
+    """The ring is gone before a worker took it: the sweeper, which beat rings, finds the server."""
+    name = laptop()
+    settle(other)
+    redis_server.flush()
+    site.python(f"from tests import celery_app; trusted.revoke_all([{name!r}])")
+    assert redis_server.command("LLEN", "amesh") == ":1"
+    redis_server.flush()
+    with site.worker(), site.beat():
+        until(lambda: acknowledged(other))
+    assert other.told() == [("revoke", name)]
+
+
+@pytest.mark.unversioned  # Celery is the same on both pairs; test_delivery.py has what a lease of a dead process means
 @pytest.mark.parametrize("when", ["during", "after"])
 def test_a_worker_that_is_killed_loses_nothing(when: str, site: Site, other: Peer) -> None:
     """While the server handles the POST, and after the server has applied it but before the answer arrives."""

@@ -166,9 +166,11 @@ def test_the_keys_that_a_device_had_before_are_named_with_it(amesh_trust: Trust,
     for old, new in ((first, purged), (purged, last), (last, newest)):
         assert ask(old, new, amesh_server).status_code == 200
         end_overlap(old)
-    trusted, after = DatabaseAllowList(by="tests"), servers.head().revision
-    names = [one.identity.device_id for one in (newest, last, purged, first)]
+    trusted, names = DatabaseAllowList(by="tests"), [one.identity.device_id for one in (newest, last, purged, first)]
+    trusted.revoke(names[0])  # only then the row of an older key can be purged
     trusted.purge(names[2])
+    trusted.reinstate(names[0])
+    after = servers.head().revision
     end = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
     trusted.suspend(names[:1], until=end, reason="holiday")
     trusted.lift(names[:1])
@@ -195,7 +197,9 @@ def test_a_key_that_was_trusted_again_is_none_that_was_replaced(amesh_trust: Tru
         assert ask(old, newer, amesh_server).status_code == 200
         end_overlap(old)
     trusted = DatabaseAllowList(by="tests")
+    trusted.revoke(new.identity.device_id)
     trusted.purge(purged.identity.device_id)
+    trusted.reinstate(new.identity.device_id)
     amesh_trust(purged)
     trusted.reinstate(back.identity.device_id)
     after = servers.head().revision

@@ -329,6 +329,7 @@ for attempt in range(600):
     enrolled(tmp_path / "t", laptop)
 
 
+@pytest.mark.unversioned  # it is about `amesh` and the relay, and Django has no part in it
 def test_a_client_with_an_invalid_token(laptop: Side, tmp_path: Path) -> None:
     token = laptop.token()
     forged = token[:-6] + "AAAAAA"
@@ -387,7 +388,8 @@ def asks(server: services.Server, laptop: Side, path: str = "/middleware/sync") 
     return httpx.get(server.url + path, auth=AmeshAuth(device), timeout=60).status_code
 
 
-@pytest.mark.parametrize("kind", ["gunicorn", "runserver", "uvicorn"])
+# As in wire.py, runserver is one of those that one pair is enough for: the handler is the same as under gunicorn.
+@pytest.mark.parametrize("kind", ["gunicorn", pytest.param("runserver", marks=pytest.mark.unversioned), "uvicorn"])
 def test_a_django_server_is_enrolled_by_its_first_request(
     laptop: Side, tmp_path: Path, sqlite_database: dict[str, str], kind: str
 ) -> None:

@@ -25,6 +25,8 @@ MAX_SERIAL: Final = (1 << 53) - 1
 MAX_TEXT: Final = 500
 #: Levels of a permission's value at most: each part of the server that reads or seals the row must be able to follow them.
 MAX_DEPTH: Final = 16
+#: Reason of the revocation of a device that a server is no longer told to trust.
+LEFT_GROUP: Final = "left_group"
 _HASH_BYTES = 32
 _DEVICE_ID = re.compile(r"am_[A-Za-z0-9_-]{16}")
 _EPOCH = re.compile(r"[!-~]{0,32}")
@@ -63,6 +65,8 @@ class FeedEvent:
         until: end of a suspension; None for no end.
         effective_at: a key that was replaced is revoked from this time on (event ``revoke``); None for at once.
         successor: device ID of the key that replaced it; empty if none did.
+        left: True if the server is not told to trust the device any more: what the hub has added there is revoked, whatever the event is. For
+            any other device, ``revoke`` means nothing then, and another event what it always means.
         trusted: what the event ``trust`` says; ``lift`` and ``reinstate`` say it, too, if the server is to trust the device. None for
             any other.
     """
@@ -76,6 +80,7 @@ class FeedEvent:
     until: dt.datetime | None = None
     effective_at: dt.datetime | None = None
     successor: str = ""
+    left: bool = False
     trusted: Trusted | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -92,6 +97,8 @@ class FeedEvent:
             found["until"] = format_time(self.until)
         if self.effective_at is not None:
             found |= {"effectiveAt": format_time(self.effective_at), "successor": self.successor}
+        if self.left:
+            found["left"] = True
         if self.trusted is not None:
             found["publicKey"] = encode_public_key(self.trusted.public_key)
             found["name"] = self.trusted.name[:MAX_TEXT]
@@ -132,6 +139,7 @@ class FeedEvent:
             until=until,
             effective_at=effective_at,
             successor=successor,
+            left=value.get("left") is True,
             trusted=trusted,
         )
 
