@@ -28,7 +28,7 @@ VERSION: Final = 1
 MAX_SKEW_SECONDS: Final = 60
 #: Events in one message, and how far a server may lag before it gets the whole list instead.
 MAX_EVENTS: Final = 1000
-#: Events that a server accepts in one message: a revision is never divided, and a revocation may take other keys with it.
+#: Revocations of one revision, which a hub never divides, beyond which it sends the signed list instead: that is shorter.
 MAX_IN_MESSAGE: Final = 10 * MAX_EVENTS
 #: Largest message, in bytes: one with a list of 100,000 revocations fits.
 MAX_MESSAGE_BYTES: Final = 16 * 1024 * 1024
