@@ -20,8 +20,7 @@ from authmesh.protocol.keys import decode_public_key, encode_public_key
 from authmesh.protocol.seal import canonical_json
 
 from .decisions import (
-    LIFTED,
-    REINSTATED,
+    TRUSTED_AGAIN,
     Decisions,
     any_row,
     hubs,
@@ -50,14 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["DatabaseAllowList"]
 
 logger = logging.getLogger("amesh_django.allow_list")
-
-#: Columns of a device that is trusted again after it was revoked. What else was decided about it before is not decided again.
-_TRUSTED_AGAIN: dict[str, Any] = {
-    **REINSTATED,
-    **LIFTED,
-    "expires_at": None,
-    "groups_json": "",
-}
 
 
 class DeviceDenied(AllowListError):
@@ -195,7 +186,7 @@ class DatabaseAllowList(Decisions, AllowList):
         """Return the columns of a device that is added, or is refreshed if it has a row."""
         columns = _columns(entry)
         if row is not None and row.is_revoked:
-            columns.update(_TRUSTED_AGAIN)
+            columns.update(TRUSTED_AGAIN)
         if row is None or row.is_revoked or row.role != entry.role:
             columns.update(on_entry(entry.role, approved=self._approved))
         return columns

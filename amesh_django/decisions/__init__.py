@@ -8,13 +8,12 @@ from authmesh.device.grants import Grant
 from .grants import Grants, GroupNotFound, is_group_name
 from .revoking import REINSTATED, revoke_keys
 from .rows import Decided, WrongState, any_row, is_active, on_entry, unrevoked_row, update_if_new
-from .standing import MAX_ROWS, Standing
-from .suspending import LIFTED
+from .standing import MAX_ROWS, TRUSTED_AGAIN, Standing
 
 __all__ = [
-    "LIFTED",
     "MAX_ROWS",
     "REINSTATED",
+    "TRUSTED_AGAIN",
     "Decided",
     "Decisions",
     "Grant",

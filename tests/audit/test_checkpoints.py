@@ -207,7 +207,7 @@ def test_an_auditor_checks_them_with_the_public_key_only(tmp_path: Path) -> None
     assert "was not signed by this server" in check(entry(1).public_key).stderr
     kept = events.read_text()
     events.write_text(kept.replace(AuditEvent.objects.get(seq=1).link, "0" * 64, 1))
-    assert "the log was written anew" in check(own).stderr
+    assert "the log was written again" in check(own).stderr
     events.write_text(kept)
     lines.write_text(call_out.replace('"revision": 1', '"revision": 2', 1))
     assert "was not signed by this server" in check(own).stderr
