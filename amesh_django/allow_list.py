@@ -27,6 +27,7 @@ from .decisions import (
     is_active,
     on_entry,
     revoke_keys,
+    suspend_beforehand,
     unrevoked_row,
     update_if_new,
 )
@@ -168,6 +169,7 @@ class DatabaseAllowList(Decisions, AllowList):
             raise _denied(row)
         if row is None or decode_public_key(row.public_key) != entry.public_key:
             row = Device(**self._entered(entry, None))
+            suspend_beforehand(pending, [] if self._attended else [row])
             pending.insert([row])
         else:
             self._refresh(pending, row, entry)
@@ -227,6 +229,7 @@ class DatabaseAllowList(Decisions, AllowList):
             coming = [entry for name, entry in unique.items() if name not in known]
             skipped += [entry for entry in coming if entry.public_key in denied]
             new = [Device(**self._entered(entry, None)) for entry in coming if entry.public_key not in denied]
+            suspend_beforehand(pending, [] if even_revoked else new)
             pending.insert(new)
             if even_revoked:
                 hubs.note_decision(pending, [*known.values(), *new], trusted=True)

@@ -9,6 +9,7 @@ from .grants import Grants, GroupNotFound, is_group_name
 from .revoking import REINSTATED, revoke_keys
 from .rows import Decided, WrongState, any_row, is_active, on_entry, unrevoked_row, update_if_new
 from .standing import MAX_ROWS, TRUSTED_AGAIN, Standing
+from .suspending import suspend_beforehand
 
 __all__ = [
     "MAX_ROWS",
@@ -24,6 +25,7 @@ __all__ = [
     "is_group_name",
     "on_entry",
     "revoke_keys",
+    "suspend_beforehand",
     "unrevoked_row",
     "update_if_new",
 ]

@@ -47,9 +47,18 @@ def is_author(by: str) -> bool:
     return by.startswith("hub am_")
 
 
+#: What the word of a hub has instead of ``revoke`` if only this key ended there, because another one has replaced it.
+REPLACED = "replace"
+
+
 def revokes(entry: HubEntry) -> bool:
-    """Return True if a hub has revoked the key, and no person trusted it in spite of that."""
+    """Return True if a hub has revoked the device, and no person trusted it in spite of that."""
     return entry.event == "revoke" and not is_allowed(entry)
+
+
+def keeps_out(entry: HubEntry) -> bool:
+    """Return True if a hub has revoked or replaced this key, and no person trusted it in spite of that."""
+    return revokes(entry) or (entry.event == REPLACED and not is_allowed(entry))
 
 
 def suspends(entry: HubEntry, moment: dt.datetime) -> bool:
@@ -67,7 +76,7 @@ def words_about(pending: Change, rows: Sequence[Device]) -> list[HubEntry]:
     """Return what hubs have said about devices, also by keys that they have replaced."""
     if not rows or not follows_hubs(pending):
         return []
-    return pending.hubs.about(key_name(decode_public_key(row.public_key)) for row in _with_replaced(pending, rows))
+    return pending.hubs.about(key_name(decode_public_key(row.public_key)) for row in with_replaced(pending, rows))
 
 
 def revoked_keys(pending: Change, public_keys: Iterable[bytes]) -> set[bytes]:
@@ -75,14 +84,14 @@ def revoked_keys(pending: Change, public_keys: Iterable[bytes]) -> set[bytes]:
     if not follows_hubs(pending):
         return set()
     names = {key_name(key): key for key in public_keys}
-    return {names[entry.key] for entry in pending.hubs.about(names) if revokes(entry)}
+    return {names[entry.key] for entry in pending.hubs.about(names) if keeps_out(entry)}
 
 
 def revoking_hub(pending: Change, public_key: bytes) -> str:
     """Return the device ID of a hub that has revoked a key; an empty text if none has."""
     if not follows_hubs(pending):
         return ""
-    return next((entry.hub for entry in pending.hubs.about([key_name(public_key)]) if revokes(entry)), "")
+    return next((entry.hub for entry in pending.hubs.about([key_name(public_key)]) if keeps_out(entry)), "")
 
 
 def refuse_revoked(pending: Change, public_key: bytes) -> None:
@@ -114,15 +123,14 @@ def note_decision(pending: Change, rows: Sequence[Device], *, trusted: bool = Fa
     moment, changed = now(), []
     is_lifted = {
         key_name(decode_public_key(row.public_key)): lifted or (trusted and row.suspended_at is None)
-        for row in _with_replaced(pending, rows)
+        for row in with_replaced(pending, rows)
     }
     for entry in pending.hubs.about(set(is_lifted)):
-        if entry.event == "revoke" or entry.suspended or entry.added:
-            entry.allowed_epoch, entry.allowed_serial, entry.allowed_at = entry.epoch, entry.serial, moment
-            entry.added = entry.added and not trusted
-            for name, value in NOT_SUSPENDED.items() if is_lifted[entry.key] else ():
-                setattr(entry, name, value)
-            changed.append(entry)
+        entry.allowed_epoch, entry.allowed_serial, entry.allowed_at = entry.epoch, entry.serial, moment
+        entry.added = entry.added and not trusted
+        for name, value in NOT_SUSPENDED.items() if is_lifted[entry.key] else ():
+            setattr(entry, name, value)
+        changed.append(entry)
     pending.hubs.change(changed)
 
 
@@ -145,7 +153,7 @@ def is_known_hub(pending: Change, device_id: str) -> bool:
 
 def authors_of(pending: Change, device_id: str) -> set[str]:
     """Return the names under which a hub has changed devices: that of its key, and those of the keys which that has replaced."""
-    rows = _with_replaced(pending, pending.select(device_id=device_id))
+    rows = with_replaced(pending, pending.select(device_id=device_id))
     return {actor(author(name)) for name in (device_id, *(row.device_id for row in rows))}
 
 
@@ -158,15 +166,14 @@ def forget_added(pending: Change, row: Device) -> None:
         pending.hubs.change(entries)
 
 
-def _with_replaced(pending: Change, rows: Sequence[Device]) -> list[Device]:
+def with_replaced(pending: Change, rows: Sequence[Device]) -> list[Device]:
     """Return rows, and those of the keys that they have replaced: a hub may know the device by one of these."""
     found = {row.device_id: row for row in rows}
     names = [*found]
     while names:
-        more = pending.select(revoked_by__in=names, revoke_reason=ROTATED)
-        more = [
-            row for row in more if row.device_id not in found and row.revoked_by in names
-        ]  # a collation may ignore case
+        more = [*pending.select(revoked_by__in=names, revoke_reason=ROTATED), *pending.select(replaced_by__in=names)]
+        # A collation may ignore case.
+        more = [row for row in more if row.device_id not in found and {row.revoked_by, row.replaced_by} & {*names}]
         names = [row.device_id for row in more]
         found |= {row.device_id: row for row in more}
     return list(found.values())
@@ -180,6 +187,6 @@ def described(entry: HubEntry, moment: str) -> str:
         moment: its time, in words.
     """
     text = _("The hub %(hub)s revoked it %(moment)s") % {"hub": clean_line(entry.hub), "moment": moment}
-    if entry.event != "revoke":
+    if entry.event not in ("revoke", REPLACED):
         text = _("The hub %(hub)s suspended it %(moment)s") % {"hub": clean_line(entry.hub), "moment": moment}
     return f"{text}: {clean(entry.reason)}." if entry.reason else f"{text}."

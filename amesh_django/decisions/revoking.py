@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from typing import Any
 
 from django.utils.translation import gettext as _
@@ -13,6 +14,7 @@ from amesh_django.trust.sealing import actor, is_revoked, now, row_values, stora
 from authmesh.device.allow_list import not_found
 from authmesh.protocol.errors import DeviceNotFound, Run
 
+from .hubs import is_author
 from .rows import WrongState, any_row
 
 #: Columns of a device whose revocation is undone.
@@ -39,23 +41,41 @@ def revoke_keys(pending: Change, device_id: str, reason: str, by: str) -> tuple[
         all rows that were revoked, by device ID, and the device IDs of the keys that had replaced this one.
 
     Raises:
-        DeviceNotFound: the list does not have the device, or it is revoked.
+        DeviceNotFound: the list does not have the device, or a person has revoked it.
     """
     moment = now()
     row = any_row(pending, device_id)
     later = [one for one in successors(pending, row) if not is_revoked(row_values(one))]
-    if is_revoked(row_values(row)):
-        raise _was_replaced(row, later[-1]) if later else not_found(device_id)
-    found = {one.device_id: one for one in keys_of_device(pending, row)}
+    if is_revoked(row_values(row)) and later:
+        raise _was_replaced(row, later[-1])
+    found = {one.device_id: one for one in keys_of_device(pending, row) or _of_hubs(pending, row)}
+    if not found:
+        raise not_found(device_id)
     for one in found.values():
-        pending.update(
-            one,
-            AuditEvent.Kind.REVOKE,
-            revoked_at=moment,
-            revoked_by=actor(by),
-            revoke_reason=storable(reason),
-        )
+        columns = {"revoked_at": one.revoked_at if is_revoked(row_values(one)) else moment, "revoked_by": actor(by)}
+        pending.update(one, AuditEvent.Kind.REVOKE, **in_overlap(one), **columns, revoke_reason=storable(reason))
     return found, [one.device_id for one in later]
+
+
+def in_overlap(row: Device) -> dict[str, Any]:
+    """Return the columns that keep what a revocation overwrites in the row of a key that was replaced and is still valid: its end, and the
+    key that has replaced it. It must not outlive that, nor come back alone, and revoking it must reach the other one."""
+    if row.revoke_reason != ROTATED or is_revoked(row_values(row)):
+        return {}
+    return {"replaced_until": row.revoked_at, "replaced_by": row.revoked_by}
+
+
+def overlap_again(row: Device, moment: dt.datetime) -> dict[str, Any]:
+    """Return the columns of a key that was revoked in its overlap, as they were before; none if that has ended, or there was none."""
+    if row.replaced_until is None or row.replaced_until <= moment:
+        return {}
+    return {"revoked_at": row.replaced_until, "revoked_by": row.replaced_by, "revoke_reason": ROTATED}
+
+
+def _of_hubs(pending: Change, row: Device) -> list[Device]:
+    """Return the keys of a device that a hub has revoked: a person who revokes it, too, keeps the hub from undoing that."""
+    keys = {one.device_id: one for one in (row, *successors(pending, row), *predecessors(pending, row))}
+    return [one for one in keys.values() if is_revoked(row_values(one)) and is_author(one.revoked_by)]
 
 
 def keys_of_device(pending: Change, row: Device) -> list[Device]:

@@ -15,7 +15,7 @@ from amesh_django.trust.sealing import actor, is_revoked, now, row_values, stora
 from authmesh.protocol.errors import AllowListError
 
 from .hubs import forget_added, note_decision, words_about
-from .revoking import REINSTATED, check_not_replaced
+from .revoking import REINSTATED, check_not_replaced, overlap_again
 from .rows import (
     Decided,
     Deciding,
@@ -144,10 +144,9 @@ class Standing(Deciding):
                 raise WrongState(_("%(device)s is not revoked; nothing was changed.") % {"device": device_id})
             moment = now()
             others = by_hubs(row, words_about(pending, [row]), moment).values()
-            # A hub may have suspended it meanwhile.
-            pending.update(
-                row, EventKind.REINSTATE, **REINSTATED, **columns(row, by_person(row, moment), others, moment)
-            )
+            # A hub may have suspended it meanwhile. A key that was replaced comes back only until its end, if that has not come.
+            new = {**REINSTATED, **overlap_again(row, moment), **columns(row, by_person(row, moment), others, moment)}
+            pending.update(row, EventKind.REINSTATE, **new)
             self._check_limit(pending)
             note_decision(pending, [row])
             return row

@@ -7,14 +7,17 @@ the person beside it. The words of the hubs have theirs (docs/fleet.md §6).
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, HubEntry
-from amesh_django.trust.sealing import actor
+from amesh_django.trust.change import Change
+from amesh_django.trust.hubs import key_name
+from amesh_django.trust.sealing import actor, now
+from authmesh.protocol.keys import decode_public_key
 
-from .hubs import author, is_author, suspends
+from .hubs import author, follows_hubs, is_author, suspends
 
 #: Columns of a device that is not suspended.
 LIFTED: dict[str, Any] = {
@@ -105,6 +108,26 @@ def columns(row: Device, own: Suspension | None, others: Iterable[Suspension], m
         "kept_by": kept.by if kept is not None else "",
         "kept_reason": kept.reason if kept is not None else "",
     }
+
+
+def suspend_beforehand(pending: Change, rows: Sequence[Device]) -> None:
+    """Suspend devices that come in with no person who decides, if hubs have suspended their keys before.
+
+    Args:
+        pending: the open change.
+        rows: the devices, not inserted yet.
+    """
+    if not rows or not follows_hubs(pending):
+        return
+    words: dict[str, list[HubEntry]] = {}
+    keys = [key_name(decode_public_key(row.public_key)) for row in rows]
+    for word in pending.hubs.about(keys):
+        words.setdefault(word.key, []).append(word)
+    moment = now()
+    for key, row in zip(keys, rows, strict=True):
+        found = by_hubs(row, words.get(key, ()), moment).values()
+        for name, value in columns(row, by_person(row, moment), found, moment).items() if found else ():
+            setattr(row, name, value)
 
 
 def kind_of(new: Mapping[str, Any]) -> str:

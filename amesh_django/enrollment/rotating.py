@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from amesh_django.conf import amesh_settings
-from amesh_django.decisions import hubs, on_entry
+from amesh_django.decisions import hubs, on_entry, suspend_beforehand
 from amesh_django.models import AuditEvent, Device
 from amesh_django.server import server_device
 from amesh_django.states import ACTIVE, REVOKED, ROTATED
@@ -105,22 +105,19 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
         revoked_by=new,
         revoke_reason=ROTATED,
     )
-    pending.insert(
-        [
-            Device(
-                device_id=new,
-                public_key=encode_public_key(request.new_public_key),
-                friendly_name=before.friendly_name,
-                role=before.role,
-                permissions_json=before.permissions_json,
-                added_by=before.added_by,
-                user_id=before.user_id,
-                groups_json=before.groups_json,
-                **_entering(before),
-            )
-        ],
-        AuditEvent.Kind.ROTATE,
+    row = Device(
+        device_id=new,
+        public_key=encode_public_key(request.new_public_key),
+        friendly_name=before.friendly_name,
+        role=before.role,
+        permissions_json=before.permissions_json,
+        added_by=before.added_by,
+        user_id=before.user_id,
+        groups_json=before.groups_json,
+        **_entering(before),
     )
+    suspend_beforehand(pending, [row])
+    pending.insert([row], AuditEvent.Kind.ROTATE)
     hubs.follow_rotation(pending, old, new)
     logger.info("%s was replaced by %s. The old key is valid for %d s more.", old, new, overlap)
     return overlap

@@ -9,8 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from amesh_django.decisions import REINSTATED, suspending
-from amesh_django.decisions.hubs import NOT_SUSPENDED, author, authors_of, revokes
-from amesh_django.decisions.revoking import keys_of_device, predecessors, successors
+from amesh_django.decisions.hubs import NOT_SUSPENDED, REPLACED, author, authors_of, keeps_out, revokes, with_replaced
+from amesh_django.decisions.revoking import in_overlap, keys_of_device, predecessors, successors
 from amesh_django.decisions.suspending import Suspension, by_hubs, by_person
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, Hub, HubEntry
@@ -67,7 +67,11 @@ class Applying:
         self._read_words(self._read)
         #: Serial and device ID of what the message lets in, and of the keys that are replaced by it.
         self._coming = {(event.serial, device_id_of(event.key)) for event in events if event.trusted is not None}
-        self._going = {(event.serial, event.successor) for event in events if event.effective_at is not None}
+        self._going = {
+            (event.serial, event.successor): device_id_of(event.key)
+            for event in events
+            if event.effective_at is not None
+        }
         self._noted: dict[str, HubEntry] = {}
 
     def _read_words(self, keys: Iterable[str]) -> None:
@@ -110,7 +114,8 @@ class Applying:
         # A signed list names no reasons.
         found.reason = storable(event.reason) or (found.reason if found.event == event.event else "")
         found.at = stored_time(event.at)
-        found.epoch, found.serial, found.event = self._epoch, event.serial, event.event
+        found.epoch, found.serial = self._epoch, event.serial
+        found.event = event.event if event.effective_at is None else REPLACED
         for name, value in plan.word.items():
             setattr(found, name, value)
         self._mine[key] = self._noted[key] = found
@@ -132,20 +137,9 @@ class Applying:
         # A key that was replaced here, and that the hub has revoked, comes back with the new one or not at all.
         is_replaced = self.may_enroll and row is not None and bool(row.replaced_by) and self._is_mine(row.revoked_by)
         if (event.event == "trust" and not is_replaced) or (
-            event.trusted is not None and row is None and self.may_enroll
+            event.trusted is not None and self.may_enroll and (row is None or self._has_left(event, row))
         ):
-            is_replacing = (event.serial, device_id) in self._going
-            return trusting.plan(
-                event,
-                row,
-                entry,
-                pending=self.pending,
-                is_mine=self._is_mine,
-                may_enroll=self.may_enroll,
-                is_denied=any(revokes(other) for other in self._others.get(b64url_encode(event.key), ())),
-                suspension=self._suspension(event.key, row),
-                limit=controller_limit() + is_replacing,
-            )
+            return self._trust(event, row, entry)
         if event.left and event.event == "revoke" and (row is None or not self._is_of_hub(row)):
             return Plan(is_noted=False)
         until = stored_time(event.until) if event.until is not None else None
@@ -171,10 +165,41 @@ class Applying:
             return undone
         return trusting.with_rights(undone, event.trusted, row, entry)
 
-    def _suspension(self, key: bytes, row: Device | None) -> dict[str, Any]:
+    def _has_left(self, event: FeedEvent, row: Device) -> bool:
+        """Return True if a device left the groups of this server while it was suspended, and is in one of them again."""
+        return event.event == "lift" and row.revoke_reason == LEFT_GROUP and self._is_mine(row.revoked_by)
+
+    def _trust(self, event: FeedEvent, row: Device | None, entry: HubEntry | None) -> Plan:
+        name = device_id_of(event.key)
+        older = self._older(event.serial, name) if row is None else None
+        words = self._words_of([one for one in (row, older) if one is not None])
+        if row is None:
+            words += self._others.get(b64url_encode(event.key), ())
+        return trusting.plan(
+            event,
+            row,
+            entry,
+            older,
+            self._mine.get(key_name(decode_public_key(older.public_key))) if older is not None else None,
+            pending=self.pending,
+            is_mine=self._is_mine,
+            may_enroll=self.may_enroll,
+            is_denied=any(map(revokes if row is not None or older is not None else keeps_out, words)),
+            suspension=self._suspension(row or older or Device(), words),
+            limit=controller_limit() + ((event.serial, name) in self._going),
+        )
+
+    def _older(self, serial: int, name: str) -> Device | None:
+        """Return the row of the key that a new one replaces at the hub: what was decided here about the one holds for the other."""
+        before = self._rows.get(self._going.get((serial, name), ""))
+        if before is not None:
+            return before
+        replaced = self._replaced.get(name, ())
+        return self._rows.get(replaced[0].device_id, replaced[0]) if replaced else None
+
+    def _suspension(self, row: Device, words: Sequence[HubEntry]) -> dict[str, Any]:
         """Return the columns of a device that the hub lets in: people and other hubs may have suspended it."""
-        row = row or Device()
-        others = by_hubs(row, self._others.get(b64url_encode(key), ()), self.moment)
+        others = by_hubs(row, words, self.moment)
         left = [one for name, one in others.items() if not self._is_mine(name)]
         return suspending.columns(row, by_person(row, self.moment), left, self.moment)
 
@@ -182,11 +207,7 @@ class Applying:
         if event.effective_at is not None:
             return self._replace(event, row, entry)
         columns = {"revoked_at": self.moment, "revoked_by": self.by, "revoke_reason": storable(event.reason)}
-        # A key that was replaced and is still valid must not outlive that, nor come back alone, if the hub undoes the revocation.
-        ends = {one.device_id: {"replaced_until": one.revoked_at, "replaced_by": one.revoked_by} for one in valid}
-        return Plan(
-            [(one, EventKind.REVOKE, {**columns, **(ends[one.device_id] if one.revoked_at else {})}) for one in valid]
-        )
+        return Plan([(one, EventKind.REVOKE, {**columns, **in_overlap(one)}) for one in valid])
 
     def _replace(self, event: FeedEvent, row: Device, entry: HubEntry | None) -> Plan:
         """Plan for a key that was replaced at the hub. If the hub has not added the device, the device replaces its key here itself."""
@@ -302,7 +323,8 @@ class Applying:
         return suspending.columns(row, by_person(row, self.moment), others, self.moment)
 
     def _words_of(self, rows: Sequence[Device]) -> list[HubEntry]:
-        """Return what other hubs have said about the keys of a device."""
+        """Return what other hubs have said about the keys of a device, also about those that these have replaced."""
+        rows = with_replaced(self.pending, rows)
         self._read_more(rows)
         keys = dict.fromkeys(key_name(decode_public_key(row.public_key)) for row in rows)
         return [word for key in keys for word in self._others.get(key, ())]

@@ -178,6 +178,11 @@ def _send(
         raise Failed(
             "This hub does not trust the server any more, so it sends it nothing. Pair the server again, or remove it."
         )
+    # To make a message with the whole list may take longer than a lease lives. It would be made again and again, and never be sent.
+    is_far = with_list or server.epoch != newest.epoch or newest.revision - server.acked > MAX_EVENTS
+    if is_far and not lease.renew(LIST_SECONDS):
+        _report_lost(server)
+        return None
     moment, device = now(), server_device()
     message = message_for(
         server, epoch=server.epoch, after=server.acked, now=moment, with_list=with_list, newest=newest
@@ -195,6 +200,7 @@ def _send(
     is_large = message.revocations or len(message.events) > MAX_EVENTS
     seconds = LIST_SECONDS if is_large else posting.TOTAL_SECONDS
     if not lease.renew(seconds - posting.TOTAL_SECONDS):
+        _report_lost(server)
         return None
     headers = {"Authorization": header, "Content-Type": "application/json"}
     try:
@@ -231,6 +237,15 @@ def _refusal(status: int, value: Any) -> str:
     code = value.get("error") if isinstance(value, dict) else None
     word = f" {code}" if isinstance(code, str) and re.fullmatch(r"[a-z0-9_]{1,64}", code) else ""
     return f"The server answered {status}{word}. {_HINTS.get(status, '')}".rstrip()
+
+
+def _report_lost(server: Server) -> None:
+    """Log that a message took so long that another process may be sending it now."""
+    if rarely(f"lease {server.pk}"):
+        logger.warning(
+            "The message for the server %s was not sent, because it took too long to make. Another process may have sent it.",
+            server.device_id,
+        )
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

@@ -6,6 +6,7 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 
+from django.db.models import Max
 from django.utils import timezone
 
 from amesh_django.conf import amesh_settings
@@ -166,10 +167,23 @@ def _walk(sealed: SealedList, after: int) -> Iterator[AuditEvent]:
 
 
 def _end_of(sealed: SealedList, revision: int) -> LogEnd:
-    """Return the place of the last event of a revision, or of an earlier one; where the log begins if there is none."""
-    changes = AuditEvent.objects.using(sealed.using).filter(revision__lte=revision, seq__isnull=False)
-    found = changes.order_by("-seq").values_list("seq", "link").first()
-    return LogEnd(found[0] or 0, found[1]) if found is not None else log_start(sealed)
+    """Return the place of the last event of a revision, or of an earlier one; where the log begins if there is none.
+
+    Raises:
+        Gap: the event with that place is another one than amesh wrote there, so that what follows might not be all.
+    """
+    rows, start = AuditEvent.objects.using(sealed.using), log_start(sealed)
+    number = rows.filter(revision__lte=revision, seq__gt=start.seq).aggregate(found=Max("seq"))["found"]
+    if number is None:
+        return start
+    links = rows.filter(seq=number - 1).values_list("link", flat=True) if number > start.seq + 1 else [start.link]
+    places = [LogEnd(number - 1, link) for link in links]
+    for _pk, found in each_row(rows.filter(seq=number)):
+        if found is None or found.revision is None or found.revision > revision:
+            continue
+        if any(_is_after(sealed, place, found) for place in places):
+            return LogEnd(number, found.link)
+    raise Gap
 
 
 def _is_after(sealed: SealedList, last: LogEnd, event: AuditEvent) -> bool:

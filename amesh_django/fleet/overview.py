@@ -14,7 +14,7 @@ from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
 from amesh_django.conf import amesh_settings
-from amesh_django.decisions.hubs import described
+from amesh_django.decisions.hubs import REPLACED, described
 from amesh_django.models import Device, Hub, HubEntry, Server
 from amesh_django.states import ACTIVE
 from amesh_django.trust import current_list
@@ -329,6 +329,7 @@ def described_word(entry: HubEntry, moment: str) -> str:
         return str(_("%(text)s It has also suspended it.") % {"text": said})
     text = {
         "trust": _("The hub %(hub)s let it in %(moment)s."),
+        REPLACED: _("The hub %(hub)s replaced the key %(moment)s."),
         "lift": _("The hub %(hub)s lifted its suspension %(moment)s."),
     }.get(entry.event, _("The hub %(hub)s undid its revocation %(moment)s."))
     return str(text) % {"hub": clean_line(entry.hub), "moment": moment}

@@ -318,7 +318,7 @@ def _report(message: FeedMessage, found: Received) -> None:
         limit = amesh_settings().HUB_MAX_PER_MINUTE
         logger.critical(
             "The hub %s has changed %d devices in this minute, which is the limit (AMESH['HUB_MAX_PER_MINUTE']). The rest waits. If nobody "
-            "means to change so many, take its permissions away: manage.py amesh_grant %s --no-permission revoke",
+            "means to change so many, take its permissions away: manage.py amesh_grant %s --permission revoke --permission enroll --remove",
             hub,
             limit,
             hub,

@@ -13,6 +13,7 @@ from amesh_django.decisions.hubs import NOT_SUSPENDED
 from amesh_django.grantable import check_grantable
 from amesh_django.kinds import EventKind
 from amesh_django.models import Device, HubEntry
+from amesh_django.states import ROTATED
 from amesh_django.trust.change import Change
 from amesh_django.trust.sealing import is_revoked, now, row_values
 from authmesh.protocol.allow_list import CONTROLLER
@@ -29,6 +30,8 @@ def plan(
     event: FeedEvent,
     row: Device | None,
     entry: HubEntry | None,
+    older: Device | None,
+    older_entry: HubEntry | None,
     *,
     pending: Change,
     is_mine: Callable[[str], bool],
@@ -43,6 +46,8 @@ def plan(
         event: the event.
         row: the row with this key, or None.
         entry: what the hub said about the key before, or None.
+        older: the row of the key that a new one replaces, or None.
+        older_entry: what the hub said about that one, or None.
         pending: the open change.
         is_mine: returns True if an author is this hub.
         may_enroll: True if the hub may add devices.
@@ -55,6 +60,8 @@ def plan(
         return NOTHING
     has_added = entry is not None and entry.added
     why = _refusal(found, row, is_mine, may_enroll=may_enroll, is_denied=is_denied)
+    if not why and row is None and older is not None:
+        why = _refusal_of_new_key(device_id(found.public_key), older, older_entry, is_mine)
     if why:
         return Plan(why=why, is_noted=False)
     if row is not None and not is_revoked(row_values(row)) and (not has_added or row.role != CONTROLLER):
@@ -62,7 +69,7 @@ def plan(
     if (row is None or is_revoked(row_values(row))) and pending.controllers >= limit:
         return Plan(why="max_controllers", is_noted=False)
     if row is None:
-        new, given = _new(found, suspension)
+        new, given = _new(found, suspension, older, older_entry)
         return Plan(new=new, why=_waits(new.pending_since), word={"added": True, **NOT_SUSPENDED, **given.word})
     given = rights(found, row, entry, added_at=row.added_at) if has_added else Rights({}, {})
     if is_revoked(row_values(row)):
@@ -114,6 +121,16 @@ def _refusal(
     return ""
 
 
+def _refusal_of_new_key(name: str, older: Device, older_entry: HubEntry | None, is_mine: Callable[[str], bool]) -> str:
+    """Return why a key does not come in that replaces another one at the hub: the device is denied or revoked here, or is not the hub's."""
+    if older.denied_at is not None:
+        return "key_denied"
+    is_replaced = older.revoke_reason == ROTATED and older.revoked_by == name
+    if is_revoked(row_values(older)) and not is_replaced and not is_mine(older.revoked_by):
+        return "revoked_here"
+    return "" if older_entry is not None and older_entry.added else "known_here"
+
+
 def may_grant(found: Trusted) -> bool:
     """Return True if a hub may give a device what an event says, by ``HUB_MAY_GRANT``, and this project knows all of it.
 
@@ -147,9 +164,11 @@ def _is_allowed(scope: str, allowed: Collection[str]) -> bool:
     )
 
 
-def _new(found: Trusted, suspension: Mapping[str, Any]) -> tuple[Device, Rights]:
+def _new(
+    found: Trusted, suspension: Mapping[str, Any], older: Device | None, older_entry: HubEntry | None
+) -> tuple[Device, Rights]:
     moment = now()
-    given = rights(found, None, None, added_at=moment)
+    given = rights(found, older, older_entry, added_at=moment)
     new = Device(
         device_id=device_id(found.public_key),
         public_key=encode_public_key(found.public_key),
@@ -158,7 +177,7 @@ def _new(found: Trusted, suspension: Mapping[str, Any]) -> tuple[Device, Rights]
         added_by=Device.AddedBy.MANUAL,
         **given.columns,
         **suspension,
-        **_entering(None),
+        **_entering(older.pending_since if older is not None else None),
     )
     return new, given
 

@@ -30,7 +30,7 @@ from .verified import known_device
 
 Row = tuple[Any, ...]
 
-#: Rows that the event of a reseal stores. If more of them differ from the log, it has only their digest.
+#: Rows that one event of a reseal stores. If more of them differ from the log, the reseal has several events.
 MAX_RESEALED = 1000
 
 
@@ -229,16 +229,15 @@ class SealedList(RekeyableList):
             total += keyed.hash_row(values)
             count += 1
             controllers += is_counted_controller(values)
-        data = {"devices": count, "digest": _digest(rows, groups), **_resealed(rows, self.sealed_rows(genuine)), **lost}
-        event = new_event(
-            keyed.keys,
-            AuditEvent.Kind.RESEAL,
-            revision=revision,
-            by=by,
-            text=f"the seal of the list was {lost['seal']}" if lost else "",
-            data=data,
-        )
-        log_end = self.extend(keyed.keys, [event], genuine.log_end if genuine is not None else LogEnd())
+        first, *more = _resealed(rows, self.sealed_rows(genuine))
+        text = f"the seal of the list was {lost['seal']}" if lost else ""
+        about = {"devices": count, "digest": _digest(rows, groups), **lost}
+        parts = [(text, {**about, **first}), *(("more of its devices", part) for part in more)]
+        events = [
+            new_event(keyed.keys, AuditEvent.Kind.RESEAL, revision=revision, by=by, text=text, data=data)
+            for text, data in parts
+        ]
+        log_end = self.extend(keyed.keys, events, genuine.log_end if genuine is not None else LogEnd())
         after = keyed.make_seal(
             self._epoch_after(genuine),
             log_end,
@@ -281,7 +280,7 @@ def _nothing_named(sealed: Sealed) -> str:
     if not sealed.is_complete:
         return _(
             "The audit log does not have all rows as they were sealed, so not every difference can be named: the list is older than the "
-            "log, or many devices were resealed at once. Check each device."
+            "log. Check each device."
         )
     return _(
         "No difference can be named: each row is as its newest event in the audit log has it. Events may have been removed, so check "
@@ -289,14 +288,17 @@ def _nothing_named(sealed: Sealed) -> str:
     )
 
 
-def _resealed(rows: list[Row], sealed: Sealed) -> dict[str, Any]:
-    """Return what the event of a reseal stores: the rows that differ from the log, and what was removed; None for too many."""
+def _resealed(rows: list[Row], sealed: Sealed) -> list[dict[str, Any]]:
+    """Return what the events of a reseal store: the rows that differ from the log, and what was removed. The log has all rows then."""
     known = dict(sealed.rows)
     found = [texts_of(values) for values in rows]
-    changed = {row["device_id"]: row for row in found if row != known.pop(row["device_id"], None)}
-    if len(changed) + len(known) > MAX_RESEALED:
-        return {"rows": None, "removed": None}
-    return {"rows": changed, "removed": [*known]}
+    changed = [row for row in found if row != known.pop(row["device_id"], None)]
+    starts = range(0, len(changed) or 1, MAX_RESEALED)
+    parts = [{row["device_id"]: row for row in changed[start : start + MAX_RESEALED]} for start in starts]
+    return [
+        {"rows": part, "removed": [] if number else [*known], "complete": number == len(parts) - 1}
+        for number, part in enumerate(parts)
+    ]
 
 
 def _shown(row: dict[str, str]) -> dict[str, str]:

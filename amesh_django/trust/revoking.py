@@ -54,7 +54,7 @@ class Sealed:
     """The rows as they were sealed according to the audit log.
 
     Attributes:
-        is_complete: False if the log does not have all rows: those before it was begun, and those before a reseal of many.
+        is_complete: False if the log does not have all rows: those before it was begun, until they are resealed.
         rows: device ID → column → text.
         forged: number of events that amesh did not write.
     """

@@ -453,3 +453,22 @@ def test_a_revision_with_very_many_events_has_the_time_of_a_list(
     hub().reinstate(names[0])
     delivered(server, clock)
     assert seconds == [delivery.LIST_SECONDS, posting.TOTAL_SECONDS]
+
+
+def test_a_message_that_takes_long_to_make_is_sent_nevertheless(
+    other: Peer, clock: Clock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise another process would take the lease each time, and make it again."""
+    server, make = follow(other), delivery.message_for
+
+    def slow(*args: Any, **options: Any) -> FeedMessage:
+        clock.now += 7
+        Server.objects.filter(pk=server.pk, lease_until__lte=moment_of(clock())).update(lease_by="another process")
+        return make(*args, **options)
+
+    monkeypatch.setattr(delivery, "message_for", slow)
+    delivery.deliver(server.pk, now=clock)
+    assert len(other.messages) == 1 and other.messages[0].revocations
+    hub().revoke_all([device.identity.device_id for device in laptops(1)])
+    delivery.deliver(server.pk, now=clock)
+    assert len(other.messages) == 1 and "took too long to make" in caplog.text

@@ -302,3 +302,14 @@ def test_a_revocation_in_a_damaged_list_is_carried_on() -> None:
     hub().revoke_all([two])
     assert told(message(server, after=after)) == [("revoke", two)]
     assert servers.public_key_of(itself.identity.device_id) == itself.identity.public_key
+
+
+def test_an_event_that_was_moved_into_an_older_revision_is_a_gap() -> None:
+    server, _device = add_server()
+    ids = [device.identity.device_id for device in laptops(2)]
+    after = servers.head().revision
+    hub().revoke_all(ids, reason="lost")
+    first = AuditEvent.objects.filter(revision=after + 1).order_by("seq").first()
+    assert first is not None
+    QuerySet(AuditEvent).filter(pk=first.pk).update(revision=after)
+    assert message(server, after=after).revocations

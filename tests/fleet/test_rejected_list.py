@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from django.db.models import QuerySet
 from django.utils import timezone
 
-from amesh_django.fleet import servers, signed_list
+from amesh_django.fleet import delivery, servers, signed_list
 from amesh_django.models import AuditEvent, Device, DeviceGroup, Server
 from amesh_django.server import server_device
 from amesh_django.test import EphemeralDevice
-from amesh_django.trust import current_list
+from amesh_django.trust import current_list, integrity
 from authmesh.device.grants import Grant
+from authmesh.protocol.encoding import b64url_decode
 from authmesh.protocol.fleet.events import key_hash
 from authmesh.protocol.keys import encode_public_key
-from tests.fleet.servers import add_server, hub, laptops, message, told
+from tests.fleet.peers import Clock, Peer
+from tests.fleet.servers import add_server, follow, hub, laptops, message, told
 
 pytestmark = pytest.mark.usefixtures("db", "amesh_server")
 IN_SHOP = Grant(groups=frozenset({"shop"}))
@@ -115,3 +119,25 @@ def test_a_device_that_the_log_does_not_know_is_revoked_at_the_servers(server: S
             found.revocations, issuer=own.device_id, issuer_key=own.public_key, now=found.issued_at
         )
         assert [revoked.key for revoked in listed.revoked] == [key_hash(key)] * is_its_own
+
+
+def test_a_list_that_is_rejected_after_a_large_reseal_still_goes_out(
+    monkeypatch: pytest.MonkeyPatch, other: Peer, clock: Clock
+) -> None:
+    """The log has all rows then, in several events."""
+    monkeypatch.setattr(integrity, "MAX_RESEALED", 1)
+    server = follow(other)
+    one, two, three = (device.identity.device_id for device in laptops(3))
+    hub().revoke_all([three], reason="lost")
+    QuerySet(Device).update(friendly_name="resealed")
+    hub().reseal(by="alice")
+    delivery.deliver(server.pk, now=clock)
+    assert Server.objects.get().acked == servers.head().revision
+    QuerySet(Device).filter(device_id=two).update(friendly_name="changed with SQL")
+    current_list().distrust()
+    hub().revoke_all([one], reason="lost")
+    delivery.deliver(server.pk, now=clock)
+    row = Server.objects.get()
+    assert (row.acked, row.last_error) == (servers.head().revision, "")
+    claims = json.loads(b64url_decode(message(server, epoch="", after=0).revocations.split(".")[1]))
+    assert len(claims["revoked"]) == 2
