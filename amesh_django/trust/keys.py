@@ -114,18 +114,21 @@ def all_seal_keys(device: LocalDevice | None = None) -> tuple[SealKeys, ...]:
     global _keys, _failure
     if device is not None:
         return tuple(_derive(*secret) for secret in _seal_secrets(device))
-    if _keys is None:
-        with _keys_lock:
-            if _failure is not None and time.monotonic() < _failure[0]:
-                raise copy.copy(_failure[1])
-            if _keys is None:
-                try:
-                    secrets = _seal_secrets()
-                except KeyStoreError as error:
-                    _failure = (time.monotonic() + _PAUSE_SECONDS, error)
-                    raise
-                _keys = tuple(_derive(*secret) for secret in secrets)
-    return _keys
+    found = _keys  # another thread may forget them at any time
+    if found is not None:
+        return found
+    with _keys_lock:
+        if _failure is not None and time.monotonic() < _failure[0]:
+            raise copy.copy(_failure[1])
+        found = _keys
+        if found is None:
+            try:
+                secrets = _seal_secrets()
+            except KeyStoreError as error:
+                _failure = (time.monotonic() + _PAUSE_SECONDS, error)
+                raise
+            _keys = found = tuple(_derive(*secret) for secret in secrets)
+    return found
 
 
 def _derive(secret: bytes, owner: str) -> SealKeys:
