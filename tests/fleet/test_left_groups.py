@@ -66,7 +66,7 @@ def test_who_has_left_the_groups_of_a_server_is_named_after_a_list(settings: obj
     }
     assert [event.device_id for event in message(other, epoch="", after=0).events if event.left] == [waiting]
     assert told(message(plain, epoch="", after=0)) == [("suspend", away)]
-    # Without a gap, whoever comes back is not of its groups, either.
+    # Without a gap, a device that comes back is not of its groups, either.
     assert [(event.event, event.left) for event in message(server, after=after).events if event.device_id == back] == [
         ("revoke", False),
         ("reinstate", True),
