@@ -69,6 +69,8 @@ class AmeshSettings:
         HUB_MAX_STALE_SECONDS: that age from which WHEN_STALE decides.
         WHEN_STALE: ``allow`` accepts requests although a hub has been silent for so long, ``refuse`` rejects them (503
             ``trust_is_stale``).
+        ADMIN_BASE: dotted path of the class that the model admins are derived from, such as ``unfold.admin.ModelAdmin``. Defaults to
+            that of Django.
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
     """
 
@@ -100,6 +102,7 @@ class AmeshSettings:
     HUB_FRESH_SECONDS: int = 90
     HUB_MAX_STALE_SECONDS: int = 300
     WHEN_STALE: str = "allow"
+    ADMIN_BASE: str | None = None
     RELAY: Mapping[str, Any] | None = None
 
     @property
@@ -144,6 +147,7 @@ class AmeshDict(TypedDict, total=False):
     HUB_FRESH_SECONDS: int
     HUB_MAX_STALE_SECONDS: int
     WHEN_STALE: str
+    ADMIN_BASE: str | None
     RELAY: Mapping[str, Any] | None
 
 

@@ -8,8 +8,7 @@ from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
@@ -19,18 +18,18 @@ from django.views.decorators.csrf import csrf_protect
 
 from amesh_django.fleet import overview, servers
 from amesh_django.models import Hub, Server
-from amesh_django.trust.chain import Actor
 from amesh_django.trust.database import database
 from authmesh.protocol.display import clean, clean_line
 
 from . import shown
+from .base import Pages, base_class
 from .trouble import CHANGE_ERRORS, explain
 
 if TYPE_CHECKING:
     ServerModelAdmin = admin.ModelAdmin[Server]
     HubModelAdmin = admin.ModelAdmin[Hub]
 else:
-    ServerModelAdmin = HubModelAdmin = admin.ModelAdmin
+    ServerModelAdmin = HubModelAdmin = base_class()
 
 _GOOD: Final = ("up_to_date", "heard")
 _NEUTRAL: Final = ("waiting", "not_heard")
@@ -68,7 +67,7 @@ class _ReadOnly:
 
 
 @admin.register(Server)
-class ServerAdmin(_ReadOnly, ServerModelAdmin):
+class ServerAdmin(_ReadOnly, Pages, ServerModelAdmin):
     """The servers of this hub. ``amesh.manage_server``, in addition to viewing, allows to pause, resume, and retry."""
 
     list_display = ("shown_name", "shown_state", "shown_lag", "shown_answer")
@@ -107,7 +106,7 @@ class ServerAdmin(_ReadOnly, ServerModelAdmin):
         if isinstance(row, Server) and self.has_manage_permission(request):
             view = _view(row)
             names = {"paused": ["resume"], "changed": []}.get(view.state, ["pause", "retry"])
-            context["amesh_actions"] = [(_ACTIONS[name][0], self._page(name, row.pk)) for name in names]
+            context["amesh_actions"] = [(_ACTIONS[name][0], self.page(name, row.pk)) for name in names]
         return super().render_change_form(request, context, *args, **kwargs)
 
     @method_decorator(csrf_protect)
@@ -122,27 +121,15 @@ class ServerAdmin(_ReadOnly, ServerModelAdmin):
         if request.method == "POST":
             does = {"pause": servers.pause, "resume": servers.resume, "retry": servers.retry}[action]
             try:
-                does(row.device_id, by=Actor(request.user.get_username(), "user"))
+                does(row.device_id, by=self.actor(request))
             except (*CHANGE_ERRORS, servers.ServerNotFound) as error:
                 self.message_user(request, explain(error, self.admin_site.name), messages.ERROR)
             else:
                 self.log_change(request, row, f"{label}.")
                 self.message_user(request, done, messages.SUCCESS)
-            return HttpResponseRedirect(self._page("change", row.pk))
-        request.current_app = self.admin_site.name
-        context = {
-            **self.admin_site.each_context(request),
-            "title": f"{label}: {self.shown_name(row)}",
-            "opts": self.opts,
-            "original": row,
-            "question": question,
-            "label": label,
-            "state": self.shown_state(row),
-        }
-        return TemplateResponse(request, "admin/amesh/server/confirm.html", context)
-
-    def _page(self, name: str, *args: Any) -> str:
-        return reverse(f"admin:amesh_server_{name}", args=args, current_app=self.admin_site.name)
+            return HttpResponseRedirect(self.page("change", row.pk))
+        context = {"original": row, "question": question, "label": label, "state": self.shown_state(row)}
+        return self.answer(request, "server/confirm.html", f"{label}: {self.shown_name(row)}", context)
 
     @admin.display(description=_("server"), ordering="url")
     def shown_name(self, row: Server) -> str:

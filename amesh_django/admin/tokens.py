@@ -14,8 +14,7 @@ from django.core.exceptions import PermissionDenied
 from django.db import transaction
 from django.db.models import F, Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
@@ -35,6 +34,7 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError
 
 from . import shown
+from .base import Pages, base_class
 from .selecting import verified
 from .token_form import TokenForm
 from .trouble import CHANGE_ERRORS, explain, verify_shown
@@ -42,7 +42,7 @@ from .trouble import CHANGE_ERRORS, explain, verify_shown
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[EnrollmentToken]
 else:
-    ModelAdmin = admin.ModelAdmin
+    ModelAdmin = base_class()
 
 _STATES = {
     "open": (_("open"), "amesh-trusted"),
@@ -87,7 +87,7 @@ class TokenList(ChangeList):
 
 
 @admin.register(EnrollmentToken)
-class TokenAdmin(ModelAdmin):
+class TokenAdmin(Pages, ModelAdmin):
     """The enrollment tokens.
 
     Permissions: ``amesh.view_enrollmenttoken`` to view them, ``amesh.add_enrollmenttoken`` to make one, and
@@ -263,8 +263,8 @@ class TokenAdmin(ModelAdmin):
                 return self._made(request, self._make(request, form))
         except CHANGE_ERRORS as error:
             self.message_user(request, explain(error, self.admin_site.name), messages.ERROR)
-            return HttpResponseRedirect(self._page("changelist"))
-        return self._answer(request, "form.html", gettext("Make an enrollment token"), {"form": form})
+            return HttpResponseRedirect(self.page("changelist"))
+        return self.answer(request, "enrollmenttoken/form.html", gettext("Make an enrollment token"), {"form": form})
 
     def _make(self, request: HttpRequest, form: TokenForm) -> NewToken:
         given, days = form.cleaned_data, form.cleaned_data["device_days"]
@@ -286,8 +286,11 @@ class TokenAdmin(ModelAdmin):
 
     @sensitive_variables("made")
     def _made(self, request: HttpRequest, made: NewToken) -> HttpResponse:
-        response = self._answer(
-            request, "made.html", gettext("The enrollment token was made"), {"original": made.row, "token": made.text}
+        response = self.answer(
+            request,
+            "enrollmenttoken/made.html",
+            gettext("The enrollment token was made"),
+            {"original": made.row, "token": made.text},
         )
         response["Referrer-Policy"] = "no-referrer"
         return response
@@ -304,7 +307,9 @@ class TokenAdmin(ModelAdmin):
             raise Http404
         if request.method != "POST":
             title = gettext("Withdraw %(name)s") % {"name": clean_line(token.name)}
-            return self._answer(request, "withdraw.html", title, {"original": token, "state": self.shown_state(token)})
+            return self.answer(
+                request, "enrollmenttoken/withdraw.html", title, {"original": token, "state": self.shown_state(token)}
+            )
         try:
             tokens.withdraw(token.jti, by=request.user.get_username())
         except CHANGE_ERRORS as error:
@@ -313,15 +318,7 @@ class TokenAdmin(ModelAdmin):
             self.log_change(request, token, gettext("Withdrawn."))
             text = _("The token was withdrawn. No further machine can enroll with it; those that have stay trusted.")
             self.message_user(request, text, messages.SUCCESS)
-        return HttpResponseRedirect(self._page("change", token.pk))
-
-    def _page(self, name: str, *args: Any) -> str:
-        return reverse(f"admin:amesh_enrollmenttoken_{name}", args=args, current_app=self.admin_site.name)
-
-    def _answer(self, request: HttpRequest, template: str, title: str, context: dict[str, Any]) -> HttpResponse:
-        request.current_app = self.admin_site.name
-        everywhere = {**self.admin_site.each_context(request), "title": title, "opts": self.opts}
-        return TemplateResponse(request, f"admin/amesh/enrollmenttoken/{template}", {**everywhere, **context})
+        return HttpResponseRedirect(self.page("change", token.pk))
 
 
 def _state(token: EnrollmentToken) -> str | None:

@@ -1,4 +1,8 @@
-"""The tables: devices, their groups and the seal; the audit log; enrollment tokens; and what hubs and servers know of each other."""
+"""The tables.
+
+Devices, their groups and the seal; the audit log; enrollment tokens; pairings that people began in the admin; counted requests; and what
+hubs and servers know of each other.
+"""
 
 from .audit import AuditEvent, AuditSeal
 from .devices import (
@@ -11,7 +15,9 @@ from .devices import (
     SealedQuerySet,
 )
 from .fleet import Hub, HubEntry, Server, Sweep
+from .pairing import PairingSession
 from .tokens import EnrollmentToken
+from .usage import RequestCount
 
 __all__ = [
     "AllowListSeal",
@@ -24,6 +30,8 @@ __all__ = [
     "EnrollmentToken",
     "Hub",
     "HubEntry",
+    "PairingSession",
+    "RequestCount",
     "SealedModelError",
     "SealedQuerySet",
     "Server",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -45,6 +45,7 @@ class AuditEvent(models.Model):
         verbose_name_plural = _("audit log")
         ordering: ClassVar[list[str]] = ["-id"]
         default_permissions = ("view",)
+        permissions: ClassVar[list[tuple[str, Any]]] = [("export_auditevent", "Can export and verify audit log")]
 
     def __str__(self) -> str:
         return f"{clean_line(str(self.get_kind_display()))} {clean_line(self.device_id)}".rstrip()

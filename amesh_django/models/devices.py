@@ -109,6 +109,10 @@ class Device(models.Model):
     # The end of a key that was replaced, and the key that has replaced it, while a hub has revoked both.
     replaced_until = models.DateTimeField(_("was replaced, with an end"), null=True, blank=True)
     replaced_by = models.CharField(_("was replaced by"), max_length=32, blank=True, default="", db_default="")
+    #: What people note about the device, for other people.
+    note = models.TextField(_("note"), blank=True, default="", db_default="")
+    #: When a person asked the device to replace its key. The device is told with the answers to its requests.
+    rotation_requested_at = models.DateTimeField(_("asked to replace its key"), null=True, blank=True)
 
     objects = DeviceQuerySet.as_manager()
 
@@ -122,6 +126,10 @@ class Device(models.Model):
             ("revoke_device", "Can revoke device"),
             ("approve_device", "Can approve and deny device"),
             ("suspend_device", "Can suspend and lift device"),
+            ("reinstate_device", "Can reinstate device"),
+            ("grant_device", "Can grant permissions, scopes and groups to device"),
+            ("enroll_device", "Can add device by hand"),
+            ("pair_device", "Can pair device"),
         ]
 
     save = asave = delete = adelete = _refuse
@@ -240,10 +248,14 @@ class AllowListSeal(models.Model):
 
 
 class DeviceActivity(models.Model):
-    """The time of the last accepted request of a device. Requests change it, so it is not sealed and has its own table."""
+    """The last accepted request of a device. Requests change it, so it is not sealed and has its own table."""
 
     device = models.OneToOneField(Device, primary_key=True, on_delete=models.CASCADE, related_name="activity")
     last_seen_at = models.DateTimeField(_("last seen"))
+    address = models.CharField(_("address"), max_length=45, blank=True, default="", db_default="")
+    #: The route of the view, such as ``orders/<int:pk>/``: a path may hold something secret.
+    route = models.CharField(_("path"), max_length=200, blank=True, default="", db_default="")
+    client = models.CharField(_("client"), max_length=100, blank=True, default="", db_default="")
 
     class Meta:
         verbose_name = _("activity")

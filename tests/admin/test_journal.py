@@ -62,7 +62,7 @@ def test_a_device_without_a_history_and_one_with_a_long_one(
     device = trust()
     AuditEvent.objects.all().delete()
     assert "The audit log has no event about this device" in text_of(root.get(page_of(device)))
-    monkeypatch.setattr("amesh_django.admin.history.MAX_LINES", 3)
+    monkeypatch.setattr("amesh_django.admin.devices.history.MAX_LINES", 3)
     for number in range(4):
         DatabaseAllowList().set_permissions(device.device_id, {"n": number})
     page = root.get(page_of(device))

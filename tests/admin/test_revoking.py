@@ -10,7 +10,7 @@ from django.contrib.admin.models import LogEntry
 from django.db import DatabaseError
 from django.test import Client
 
-from amesh_django.admin import revoking
+from amesh_django.admin.devices import revoking
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AuditEvent, Device
 from authmesh.protocol.errors import AllowListBusy

@@ -227,7 +227,7 @@ def test_a_bug_is_not_hidden_while_the_list_is_good(
     trust: Trust, root: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trust()
-    monkeypatch.setattr("amesh_django.admin.devices.verify_shown", lambda devices: int("bug"))
+    monkeypatch.setattr("amesh_django.admin.devices.admin.verify_shown", lambda devices: int("bug"))
     with pytest.raises(ValueError, match="bug"):
         root.get(LIST)
 

@@ -13,7 +13,7 @@ import pytest
 from django.utils import timezone
 
 from amesh_django import lifecycle
-from amesh_django.admin.history import history
+from amesh_django.admin.devices.history import history
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.audit import archiving, placing
 from amesh_django.audit.recording import record

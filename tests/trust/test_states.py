@@ -155,6 +155,8 @@ NEW = {
     "kept_reason": "'no'",
     "replaced_until": "added_at",
     "replaced_by": "'mallory'",
+    "note": "'no'",
+    "rotation_requested_at": "added_at",
 }
 
 

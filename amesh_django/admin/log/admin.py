@@ -21,13 +21,14 @@ from amesh_django.trust.damage import each_row
 from amesh_django.trust.database import database
 from authmesh.protocol.display import clean, clean_line
 
-from . import shown
-from .history import is_genuine, kind_of, sealed_or_none
+from .. import shown
+from ..base import base_class
+from ..genuine import is_genuine, kind_of, sealed_or_none
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[AuditEvent]
 else:
-    ModelAdmin = admin.ModelAdmin
+    ModelAdmin = base_class()
 
 
 class EventList(ChangeList):

@@ -10,23 +10,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.contrib.auth import get_user_model
-from django.core.exceptions import ImproperlyConfigured, ValidationError
+from django.core.exceptions import ValidationError
 from django.db.models import Q
 from django.utils.text import capfirst
 from django.utils.translation import gettext as _
 
-from amesh_django.audit.reading import UNREADABLE_KIND, readable
+from amesh_django.audit.reading import readable
 from amesh_django.models import AuditEvent, Device
 from amesh_django.models.names import names_in
-from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.chain import data_of
 from amesh_django.trust.damage import UNREADABLE, each_row
 from amesh_django.trust.database import database
 from amesh_django.trust.sealing import COLUMNS
 from authmesh.protocol.display import clean, clean_line
-from authmesh.protocol.errors import AmeshError
 
-from . import shown
+from .. import shown
+from ..genuine import is_genuine, kind_of, sealed_or_none
 
 #: Maximum number of changes that a page shows.
 MAX_LINES = 50
@@ -62,32 +61,6 @@ class Change:
     action: str
     genuine: bool | None
     differences: list[Difference]
-
-
-def sealed_or_none() -> SealedList | None:
-    """Return the list whose keys verify the MACs of the audit log, or None if the keys are not available."""
-    try:
-        sealed = current_list()
-        sealed.unlock()
-    except (AmeshError, ImproperlyConfigured):
-        return None
-    return sealed
-
-
-def is_genuine(sealed: SealedList | None, event: AuditEvent) -> bool | None:
-    """Return True if amesh wrote an event, False if its MAC is wrong, None if it cannot be verified.
-
-    Args:
-        sealed: from :func:`sealed_or_none`.
-        event: an event of the audit log.
-    """
-    return None if sealed is None else sealed.is_genuine_event(event)
-
-
-def kind_of(event: AuditEvent) -> str:
-    """Return what happened, in words."""
-    is_damaged = event.kind == UNREADABLE_KIND
-    return _("damaged: cannot be read") if is_damaged else shown.choice(event.get_kind_display())
 
 
 def history(device_id: str) -> tuple[list[Change], bool]:

@@ -27,18 +27,17 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
 from amesh_django.states import ACTIVE
 from amesh_django.trust import current_list
-from amesh_django.trust.chain import Actor
 from amesh_django.trust.database import database
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
 
-from . import fleet, mapping, shown
-from .damaged import readable
+from .. import fleet, mapping, shown
+from ..damaged import readable
+from ..selecting import differing, without_other_names
+from ..trouble import CHANGE_ERRORS, explain, trouble, verify_complete, verify_shown
 from .filters import LastSeenFilter, RoleFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
-from .selecting import differing, without_other_names
-from .trouble import CHANGE_ERRORS, explain, trouble, verify_complete, verify_shown
 
 _ROLES = {
     CONTROLLER: _("controller: it may authenticate to this server"),
@@ -297,7 +296,7 @@ class DeviceAdmin(RevokingAdmin):
         """Return the address of all events of a device, or an empty text if the user may not view the audit log."""
         if not request.user.has_perm("amesh.view_auditevent"):
             return ""
-        page = reverse("admin:amesh_auditevent_changelist", current_app=self.admin_site.name)
+        page = self.page("changelist", model="auditevent")
         return f"{page}?{urlencode({'q': device.device_id})}"
 
     # --- mapping to a user -------------------------------------------------------------------------------------------
@@ -350,9 +349,7 @@ class DeviceAdmin(RevokingAdmin):
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """Lead to the history on the page of the device. Django's own history has only the changes that were made in the admin."""
-        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_change"
-        page = reverse(name, args=[quote(object_id)], current_app=self.admin_site.name)
-        return HttpResponseRedirect(f"{page}#amesh-history")
+        return HttpResponseRedirect(f"{self.page('change', quote(object_id))}#amesh-history")
 
     @readable
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
@@ -382,4 +379,4 @@ class DeviceAdmin(RevokingAdmin):
         """Map the device to the user. No other field is saved."""
         if "user" in form.changed_data:
             current_list().snapshot()  # also detects an older list that was restored, unlike the change
-            DatabaseAllowList(by=Actor(request.user.get_username(), "user")).map_user(obj.device_id, obj.user)
+            DatabaseAllowList(by=self.actor(request)).map_user(obj.device_id, obj.user)

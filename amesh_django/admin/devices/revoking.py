@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from django import forms
 from django.contrib import admin, messages
@@ -12,27 +12,26 @@ from django.contrib.auth import get_permission_codename
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
-from django.template.response import TemplateResponse
-from django.urls import URLPattern, path, reverse
+from django.urls import URLPattern, path
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
 from amesh_django.spelling import manage_py
-from amesh_django.trust.chain import Actor
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import DeviceNotFound, Run
 
-from . import shown
-from .damaged import readable
-from .fleet import under_way
-from .trouble import CHANGE_ERRORS, explain, html_of, verify_complete, verify_shown
+from .. import shown
+from ..base import Pages, base_class
+from ..damaged import readable
+from ..fleet import under_way
+from ..trouble import CHANGE_ERRORS, explain, html_of, verify_complete, verify_shown
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Device]
 else:
-    ModelAdmin = admin.ModelAdmin
+    ModelAdmin = base_class()
 
 #: Maximum number of devices that are revoked at once: each is shown in full, and is a separate change of the list.
 MAX_DEVICES = 200
@@ -82,7 +81,7 @@ def _listed(devices: Sequence[Device]) -> str:
     return ", ".join(names) + (gettext(" and %(count)d more") % {"count": more} if more else "")
 
 
-class RevokingAdmin(ModelAdmin):
+class RevokingAdmin(Pages, ModelAdmin):
     """The part of :class:`.DeviceAdmin` that revokes devices."""
 
     def has_revoke_permission(self, request: HttpRequest, obj: Device | None = None) -> bool:
@@ -122,12 +121,8 @@ class RevokingAdmin(ModelAdmin):
             done = {device.pk for device in (*outcome.revoked, *outcome.skipped)}
             return self._ask(request, [device for device in devices if device.pk not in done], form)
         if len(devices) == 1:
-            return self._to("change", devices[0].pk)
-        return self._to("changelist")
-
-    def _to(self, page: str, *args: Any) -> HttpResponse:
-        name = f"admin:{self.opts.app_label}_{self.opts.model_name}_{page}"
-        return HttpResponseRedirect(reverse(name, args=args, current_app=self.admin_site.name))
+            return HttpResponseRedirect(self.page("change", devices[0].pk))
+        return HttpResponseRedirect(self.page("changelist"))
 
     def _ask(
         self, request: HttpRequest, devices: Sequence[Device], form: ReasonForm, *, too_many: bool = False
@@ -143,24 +138,20 @@ class RevokingAdmin(ModelAdmin):
                 % {"max": MAX_DEVICES, "command": manage_py(Run("revoke"))},
                 messages.ERROR,
             )
-            return self._to("changelist")
+            return HttpResponseRedirect(self.page("changelist"))
         if not trusted:
             if devices:
                 message = gettext("Already revoked: %(devices)s. Nothing was changed.") % {"devices": _listed(devices)}
             else:
                 message = gettext("No such device is in the allow list. Select other devices.")
             self.message_user(request, message, messages.WARNING)
-            return self._to("changelist")
-        request.current_app = self.admin_site.name
+            return HttpResponseRedirect(self.page("changelist"))
         if len(trusted) == 1:
             title = gettext("Revoke %(device)s") % {"device": trusted[0]}
         else:
             title = ngettext("Revoke %(count)d device", "Revoke %(count)d devices", len(trusted))
             title %= {"count": len(trusted)}
         context = {
-            **self.admin_site.each_context(request),
-            "title": title,
-            "opts": self.opts,
             "form": form,
             "trusted": trusted,
             "names": ",".join(device.device_id for device in trusted),
@@ -169,13 +160,13 @@ class RevokingAdmin(ModelAdmin):
             if len(devices) == 1
             else None,  # this name, because unfold shows it in its breadcrumbs
         }
-        return TemplateResponse(request, "admin/amesh/device/revoke.html", context)
+        return self.answer(request, "device/revoke.html", title, context)
 
     def _revoke(self, request: HttpRequest, devices: Sequence[Device], reason: str) -> _Outcome:
         """Revoke one device after the other. If one fails, those before it stay revoked."""
         outcome = _Outcome()
         try:
-            allow_list = DatabaseAllowList(by=Actor(request.user.get_username(), "user"))
+            allow_list = DatabaseAllowList(by=self.actor(request))
             for device in devices:
                 try:
                     allow_list.revoke(device.device_id, reason=reason)

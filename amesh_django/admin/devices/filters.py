@@ -16,8 +16,8 @@ from django.utils.translation import gettext_lazy as _
 from amesh_django.models import Device
 from amesh_django.states import ACTIVE, DENIED, EXPIRED, PENDING, REVOKED, ROTATED, SUSPENDED, State
 
-from . import shown
-from .selecting import chosen
+from .. import shown
+from ..selecting import chosen
 
 # Every public key starts with one of few characters: a short word must not find keys.
 _MIN_KEY_PREFIX = 6
