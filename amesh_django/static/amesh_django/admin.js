@@ -26,8 +26,15 @@
   }
 
   function start() {
+    addButtons(document);
+    document.addEventListener("amesh:shown", function (event) {
+      addButtons(event.target); // a part of the page that was replaced
+    });
+  }
+
+  function addButtons(part) {
     if (navigator.clipboard) {
-      document.querySelectorAll("[data-amesh-copy]").forEach(addButton);
+      part.querySelectorAll("[data-amesh-copy]").forEach(addButton);
     }
   }
 
