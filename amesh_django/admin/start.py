@@ -192,11 +192,11 @@ def _seal() -> str:
     if row is None:
         return _("There is no allow list yet. The first device that is trusted makes it.")
     text = ngettext(
-        "The allow list matches its seal: %(count)d device, revision %(revision)d. Checked now.",
-        "The allow list matches its seal: %(count)d devices, revision %(revision)d. Checked now.",
+        "The allow list matches its seal: %(count)d device. Checked now.",
+        "The allow list matches its seal: %(count)d devices. Checked now.",
         row.count,
     )
-    return text % {"count": row.count, "revision": row.revision}
+    return text % {"count": row.count}
 
 
 def _servers(found: Start, site: str, now: dt.datetime) -> None:
