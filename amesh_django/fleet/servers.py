@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from django.db import IntegrityError, transaction
+from django.db.models import BigIntegerField, Case, F, OuterRef, Subquery, When
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -212,32 +213,29 @@ def lag(server: Server) -> Lag:
 
 
 def lags(rows: Sequence[Server], head: Head, now: dt.datetime) -> list[Lag]:
-    """Return how far each server is behind. Takes two queries at most.
+    """Return how far each server is behind. Takes one query.
 
     Args:
         rows: the servers.
         head: as :func:`head` returns it.
         now: the time.
     """
-    behind = {
-        row.pk: row.acked if row.epoch == head.epoch else 0 for row in rows if is_dirty(row, head)
-    }  # → the revision that each has acknowledged
-    next_changes = AuditEvent.objects.using(database()).filter(revision__in={after + 1 for after in behind.values()})
-    times: dict[int | None, dt.datetime | None] = {}
+    behind = {row.pk for row in rows if is_dirty(row, head)}
+    oldest: dict[int, dt.datetime | None] = {}
     if behind:
-        times.update(next_changes.order_by("-id").values_list("revision", "at"))
-    if any(after + 1 not in times for after in behind.values()):  # these events were archived
-        earliest = changed_after(min(behind.values()), head)
-        times = {after + 1: times.get(after + 1, earliest) for after in behind.values()}
-    found = []
-    for row in rows:
-        if row.pk not in behind:
-            found.append(Lag(0, 0.0))
-            continue
-        oldest = times[behind[row.pk] + 1]
-        since = max(oldest, row.added_at) if oldest is not None else row.added_at
-        found.append(Lag(head.revision - behind[row.pk], max(0.0, (now - since).total_seconds())))
-    return found
+        # One row for each server: a revision may hold many events.
+        changes = AuditEvent.objects.filter(revision__gt=OuterRef("after"), revision__lte=head.revision)
+        after = Case(When(epoch=head.epoch, then=F("acked")), default=0, output_field=BigIntegerField())
+        found = Server.objects.using(database()).filter(pk__in=behind).order_by().annotate(after=after)
+        first = Subquery(changes.order_by("revision").values("at")[:1])
+        oldest = dict(found.annotate(oldest=first).values_list("pk", "oldest"))
+    return [_lag(row, oldest.get(row.pk), head, now) if row.pk in behind else Lag(0, 0.0) for row in rows]
+
+
+def _lag(row: Server, oldest: dt.datetime | None, head: Head, now: dt.datetime) -> Lag:
+    since = max(oldest, row.added_at) if oldest is not None else row.added_at
+    after = row.acked if row.epoch == head.epoch else 0
+    return Lag(head.revision - after, max(0.0, (now - since).total_seconds()))
 
 
 def add(

@@ -107,6 +107,10 @@ class Migration(migrations.Migration):
             name="rotation_requested_at",
             field=models.DateTimeField(blank=True, null=True, verbose_name="asked to replace its key"),
         ),
+        migrations.AddIndex(
+            model_name="device",
+            index=models.Index(fields=["-added_at", "-id"], name="amesh_newest_first"),
+        ),
         migrations.RunPython(migrations.RunPython.noop, without_triggers),
         migrations.AddField(
             model_name="deviceactivity",

@@ -80,9 +80,8 @@ class DeviceAdmin(RevokingAdmin):
         "shown_user",
     )
     list_display_links = ("shown_name",)
-    list_filter = (StateFilter, RoleFilter, "added_by", UserFilter, LastSeenFilter, ExpiryFilter)
+    list_filter = (StateFilter, RoleFilter, "added_by", UserFilter, LastSeenFilter, ExpiryFilter, "added_at")
     list_per_page = 50
-    date_hierarchy = "added_at"
     ordering = ("-added_at", "-id")
     actions = ("revoke_selected",)
     search_help_text = _("Name, device ID, public key or username")
