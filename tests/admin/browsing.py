@@ -143,3 +143,24 @@ def open_page(browser: Browser, site: Site, scheme: Any = "light", screen: str =
         page.wait_for_url("/admin/", timeout=10_000)
         site.session = context.storage_state()
     return page
+
+
+def press_to(page: Page, label: str) -> None:
+    """Press Tab until the control with a label has the focus. Part of the label is enough."""
+    for _ in range(200):
+        page.keyboard.press("Tab")
+        if label in page.evaluate(_FOCUSED):
+            return
+    raise AssertionError(f"The keyboard does not reach {label!r}.")
+
+
+#: JavaScript: the label of the control that has the focus.
+_FOCUSED = """() => {
+  const one = document.activeElement;
+  return [...(one.labels || [])].map(label => label.innerText).join(" ") || one.innerText || "";
+}"""
+
+
+def fits(page: Page) -> bool:
+    """Return True if nothing sticks out at the side."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth"))
