@@ -39,7 +39,7 @@ class Pages:
 
     #: Numbers beside the filters would count all rows once for each choice.
     show_facets = ShowFacets.NEVER
-    object_history_template = "admin/amesh/object_history.html"
+    object_history_template: Any = "admin/amesh/object_history.html"
 
     if TYPE_CHECKING:
         admin_site: AdminSite
