@@ -30,6 +30,7 @@ CONTRACTS = {
     "package",
     "relay",
     "trust",
+    "usage",
 }
 
 #: What a device must run without: Django, and what needs it.
