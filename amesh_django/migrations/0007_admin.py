@@ -125,6 +125,14 @@ class Migration(migrations.Migration):
             model_name="device",
             index=models.Index(fields=["-added_at", "-id"], name="amesh_newest_first"),
         ),
+        migrations.AddIndex(
+            model_name="device",
+            index=models.Index(
+                condition=models.Q(("pending_since__isnull", False)),
+                fields=["pending_since", "id"],
+                name="amesh_waiting",
+            ),
+        ),
         migrations.RunPython(migrations.RunPython.noop, without_triggers),
         migrations.AddField(
             model_name="deviceactivity",
