@@ -31,6 +31,7 @@ class AmeshConfig(AppConfig):
         from .audit import refusals
         from .fleet import bell, freshness
         from .pairing import hosting
+        from .usage import counting
         from .verification import activity, hooks
 
         if apps.is_installed("drf_spectacular"):
@@ -41,6 +42,8 @@ class AmeshConfig(AppConfig):
         request_finished.connect(activity.flush_after_request, dispatch_uid="amesh_last_seen")
         request_refused.connect(refusals.on_refused, dispatch_uid="amesh_audit")
         request_finished.connect(refusals.flush_after_request, dispatch_uid="amesh_audit")
+        request_finished.connect(counting.flush_after_request, dispatch_uid="amesh_usage")
+        counting.connect()
         list_changed.connect(bell.on_list_changed, dispatch_uid="amesh_bell")
         bell.connect(_ring)
         hosting.connect(_pair)

@@ -45,6 +45,7 @@ class AmeshSettings:
             only devices that have all of them.
         EXEMPT: paths that the middleware does not protect, each with all paths below it, although PROTECT covers them.
         LAST_SEEN_SECONDS: minimum time between two writes of "last seen" of a device, per process; 0 turns them off.
+        COUNT_REQUESTS: True counts signed requests by device, for the pages of the admin.
         MAX_CONTROLLERS: maximum number of trusted controllers. Defaults to ``maxControllers`` of the identity.
         PROXY_STRIPPED_PREFIX: prefix that a proxy strips from the path before the request reaches this server: ``/api`` if a
             client signs ``/api/x`` and ``/x`` arrives.
@@ -88,6 +89,7 @@ class AmeshSettings:
     PROTECT: Sequence[Protected] = ("/",)
     EXEMPT: Sequence[str] = ()
     LAST_SEEN_SECONDS: int = 60
+    COUNT_REQUESTS: bool = True
     MAX_CONTROLLERS: int | None = None
     PROXY_STRIPPED_PREFIX: str = ""
     PROXY_ADDED_PREFIX: str = ""
@@ -135,6 +137,7 @@ class AmeshDict(TypedDict, total=False):
     PROTECT: Sequence[Protected]
     EXEMPT: Sequence[str]
     LAST_SEEN_SECONDS: int
+    COUNT_REQUESTS: bool
     MAX_CONTROLLERS: int | None
     PROXY_STRIPPED_PREFIX: str
     PROXY_ADDED_PREFIX: str

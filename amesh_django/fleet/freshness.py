@@ -22,15 +22,12 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import os
-import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections
-from django.db.models import Q
-from django.utils import timezone
 
 from amesh_django.conf import amesh_settings
 from amesh_django.kinds import EventKind
@@ -47,7 +44,8 @@ from authmesh.protocol.errors import AllowListUnavailable, AmeshError
 from authmesh.protocol.fleet.errors import TrustIsStale
 
 from .following import follows, is_hub, newest_id
-from .pulling import Followed, pull
+from .leases import HubLease
+from .pulling import Followed, HubIsAway, pull
 from .rarely import rarely
 
 logger = logging.getLogger("amesh_django.fleet")
@@ -56,10 +54,10 @@ logger = logging.getLogger("amesh_django.fleet")
 PATIENCE_SECONDS = 1.0
 #: Seconds after which the rows of the hubs are looked at again, at the latest.
 _LOOK_SECONDS = 60.0
-#: Seconds after which a hub that did not answer is asked again.
-_RETRY_SECONDS = 10.0
-#: Life of the lease of the process that asks. It ends by itself if the process is killed.
-_LEASE_SECONDS = 5.0
+#: Seconds after which a hub is asked again. One that cannot be reached is asked again after ten times as long as it took to find that
+#: out, within these limits: a connection that is refused costs nothing, and the hub may be back at any moment.
+_MIN_RETRY_SECONDS, _RETRY_SECONDS = 1.0, 10.0
+_RETRY_FACTOR = 10
 #: A message that is further in the future was received with a wrong clock.
 _MAX_SKEW_SECONDS = 60.0
 _POLL_SECONDS = 0.05
@@ -85,6 +83,18 @@ class _Hub(NamedTuple):
         """Unix seconds of its newest message; None if it has sent none."""
         moment = self.row.last_contact_at if self.row is not None else None
         return moment.timestamp() if moment is not None else None
+
+
+class StaleHub(NamedTuple):
+    """A hub that has been silent for longer than ``AMESH["HUB_MAX_STALE_SECONDS"]``.
+
+    Attributes:
+        device_id: the hub.
+        heard: when it was heard last, or became a hub, in words.
+    """
+
+    device_id: str
+    heard: str
 
 
 class Freshness:
@@ -227,7 +237,7 @@ class Freshness:
         if row is None or not row.url:
             return  # it has never said where it is
         try:
-            lease = _Lease(sealed.using, row.pk)
+            lease = HubLease(sealed.using, row.pk)
             if not lease.take(self._clock()):
                 self._wait_for(sealed, hub)
                 return
@@ -248,7 +258,14 @@ class Freshness:
             logger.error("The hub %s could not be asked for changes: %s", hub.device.device_id, type(error).__name__)
 
     def _pull(self, hub: _Hub, row: Hub) -> None:
-        pull(Followed(hub.device, hub.public_key, row.url, row.epoch, row.applied), now=self._clock())
+        started = self._monotonic()
+        try:
+            pull(Followed(hub.device, hub.public_key, row.url, row.epoch, row.applied), now=self._clock())
+        except HubIsAway:
+            now = self._monotonic()
+            pause = min(max(_RETRY_FACTOR * (now - started), _MIN_RETRY_SECONDS), _RETRY_SECONDS)
+            self._ask_after[hub.device.device_id] = now + pause
+            raise
 
     def _wait_for(self, sealed: SealedList, hub: _Hub) -> None:
         """Wait until the process that has the lease is done."""
@@ -272,26 +289,38 @@ class Freshness:
             seconds = settings.HUB_FRESH_SECONDS - max(ages, default=0.0)
             self._hold(min(max(seconds, 1.0), _LOOK_SECONDS))
             return
-        for hub in due:
-            since = self._silent_since(sealed, hub)
-            if since is not None and 0 <= now - since < settings.HUB_MAX_STALE_SECONDS:
-                continue
-            heard = _shown(since)
+        for one in self._stale(sealed, due):
             if settings.WHEN_STALE == "refuse":
-                stale = f"the hub {hub.device.device_id} was heard last at {heard}"
+                stale = f"the hub {one.device_id} was heard last at {one.heard}"
                 self._hold(1.0, stale)
                 raise TrustIsStale(detail=stale)
-            if rarely(f"stale {hub.device.device_id}"):
+            if rarely(f"stale {one.device_id}"):
                 logger.warning(
                     "trust_is_stale: the hub %s was heard last at %s. Requests are accepted, because AMESH['WHEN_STALE'] is 'allow'.",
-                    hub.device.device_id,
-                    heard,
+                    one.device_id,
+                    one.heard,
                 )
         self._hold(1.0)
 
     def _hold(self, seconds: float, stale: str = "") -> None:
         """Let what was found hold for a while: nothing is looked at before."""
         self._held = (self._monotonic() + seconds, stale)
+
+    def stale(self) -> list[StaleHub]:
+        """Return the hubs that have been silent for too long. Nobody is asked.
+
+        Raises:
+            AmeshError: the list cannot be read, as for :meth:`~amesh_django.trust.SealedList.snapshot`.
+        """
+        sealed = current_list()
+        return list(self._stale(sealed, self._hubs(sealed, sealed.snapshot())))
+
+    def _stale(self, sealed: SealedList, hubs: Iterable[_Hub]) -> Iterator[StaleHub]:
+        now, limit = self._clock(), amesh_settings().HUB_MAX_STALE_SECONDS
+        for hub in hubs:
+            since = self._silent_since(sealed, hub)
+            if since is None or not 0 <= now - since < limit:
+                yield StaleHub(hub.device.device_id, _shown(since))
 
     def _silent_since(self, sealed: SealedList, hub: _Hub) -> float | None:
         """Return the time of its newest message. For one that has sent none: when it became a hub. None if nothing says that."""
@@ -308,34 +337,9 @@ def _shown(moment: float | None) -> str:
     return dt.datetime.fromtimestamp(moment, dt.UTC).isoformat(timespec="seconds") if moment is not None else "no time"
 
 
-class _Lease:
-    """The lease of a hub: who has it asks. It is taken by one UPDATE with a condition, which every database has."""
-
-    def __init__(self, using: str, pk: int) -> None:
-        self._rows, self._name = Hub.objects.using(using).filter(pk=pk), secrets.token_hex(16)
-
-    def take(self, now: float) -> bool:
-        """Return True if nobody else asks now."""
-        moment, until = _stored(now), _stored(now + _LEASE_SECONDS)
-        # One that ends much later was written by a host with a wrong clock. One that was taken a moment ago ends a little later than this would.
-        is_free = Q(lease_until=None) | Q(lease_until__lte=moment) | Q(lease_until__gt=_stored(now + _MAX_SKEW_SECONDS))
-        # Read first: the UPDATE would wait for a process that is just applying what it was told.
-        if not self._rows.filter(is_free).exists():
-            return False
-        return bool(self._rows.filter(is_free).update(lease_until=until, lease_by=self._name))
-
-    def release(self) -> None:
-        """Give it back."""
-        self._rows.filter(lease_by=self._name).update(lease_until=None, lease_by="")
-
-
-def _stored(now: float) -> dt.datetime:
-    moment = dt.datetime.fromtimestamp(now, dt.UTC)
-    return moment if timezone.is_aware(timezone.now()) else timezone.make_naive(moment)
-
-
 _freshness = Freshness()
 ensure_fresh = _freshness.ensure
+stale_hubs = _freshness.stale
 
 
 def reset() -> None:

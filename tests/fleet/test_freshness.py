@@ -18,6 +18,7 @@ from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.checks import check_hubs
 from amesh_django.fleet import freshness, posting, rarely, signed_list
 from amesh_django.fleet.following import follows
+from amesh_django.management import doctor
 from amesh_django.models import Hub
 from amesh_django.test import AmeshAPIClient, AmeshClient, EphemeralDevice
 from amesh_django.trust import current_list
@@ -95,6 +96,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
+def doctor_on_hubs() -> list[tuple[str, str]]:
+    """Return what ``amesh_doctor`` says about hubs: status and message."""
+    return [(found.status, found.message) for found in doctor.hubs()]
+
+
 def begin_anew(clock: Clock) -> None:
     """Let the processes of the server begin anew, a second after the newest message of the hub."""
     clock.ahead += 1
@@ -150,14 +156,58 @@ def test_a_hub_that_is_away_with_allow(hub: TestHub, line: Line, clock: Clock, a
     begin_anew(clock)
     assert status(device) == status(device) == 200 and len(line.asked) == 1
     assert "trust_is_stale" not in caplog.text and "Nobody answers" in caplog.text
+    assert doctor_on_hubs() == [("ok", ANY)]
+    heard = Hub.objects.get().last_contact_at.isoformat(timespec="seconds")
     clock.ahead += 301
     assert status(device) == status(device) == 200 and len(line.asked) == 2
     assert caplog.text.count("trust_is_stale") == 1 and "is 'allow'" in caplog.text
-    clock.ahead += 5
-    assert status(device) == 200 and len(line.asked) == 2  # asked again after ten seconds, not at each request
-    clock.ahead += 6
+    assert doctor_on_hubs() == [
+        ("ok", ANY),
+        (
+            "warning",
+            f"The hub {hub.id} was heard last at {heard}. A device that was revoked there may still be accepted, "
+            "because AMESH['WHEN_STALE'] is 'allow'.",
+        ),
+    ]
+    clock.ahead += 0.5
+    assert status(device) == 200 and len(line.asked) == 2  # not asked at each request
+    clock.ahead += 0.6
     line.is_down, line.events = False, [hub.event("revoke", device)]
     assert status(device) == 401 and len(line.asked) == 3
+    assert doctor_on_hubs() == [("ok", ANY)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answer", "pause"),
+    [(0, None, 1), (0.5, None, 5), (9, None, 10), (0, (503, "down"), 1), (0, (403, "not_following"), 10)],
+)
+def test_a_hub_that_is_away_is_asked_again_soon(
+    hub: TestHub,
+    line: Line,
+    clock: Clock,
+    amesh_trust: Trust,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    answer: tuple[int, str] | None,
+    pause: float,
+) -> None:
+    """The less a question costs, the sooner. A hub that refuses is there, and will refuse again."""
+    device, asked = amesh_trust(), list[float]()
+
+    def post(url: str, body: bytes, **options: Any) -> posting.Answer:
+        asked.append(clock.ahead)
+        clock.ahead += seconds
+        if answer is None:
+            raise posting.NoAnswer("Nobody answers.")
+        return posting.Answer(answer[0], {}, json.dumps({"error": answer[1]}).encode())
+
+    monkeypatch.setattr(posting, "post", post)
+    begin_anew(clock)
+    assert status(device) == 200
+    clock.ahead += pause - 0.1
+    assert status(device) == 200 and len(asked) == 1
+    clock.ahead += 1
+    assert status(device) == 200 and len(asked) == 2
 
 
 def test_a_hub_that_is_away_with_refuse(
@@ -196,9 +246,11 @@ def test_a_hub_that_was_never_heard_has_some_time(
     device = amesh_trust()
     TestHub(amesh_server.identity.device_id).trusted("revoke")
     lifecycle.reset()
-    assert status(device) == 200
+    assert status(device) == 200 and len(doctor_on_hubs()) == 1
     clock.ahead += 301
     assert status(device) == 503
+    ((_ok, _nothing), (bad, text)) = doctor_on_hubs()
+    assert bad == "problem" and "All signed requests are rejected" in text
 
 
 @pytest.mark.parametrize("is_heard", [True, False])

@@ -31,6 +31,7 @@ CONTRACTS = {
     "pairing",
     "relay",
     "trust",
+    "usage",
 }
 
 #: What a device must run without: Django, and what needs it.
