@@ -8,7 +8,7 @@ process, and if the newest message of a hub is older than ``AMESH["HUB_FRESH_SEC
 2.  After that, one thread looks at the rows of the hubs: another process, or a message of the hub, may have brought it up to date.
 3.  If not, it asks under a lease in the row of the hub, so that of all processes and hosts one asks. The request waits for a second at
     most. A row that was changed outside Django says nothing: neither when the hub was heard, nor where it is.
-4.  A question is asked in a thread of its own, with a connection of its own, because the request may be in a transaction that is rolled
+4.  Each hub is asked in a thread of its own, with a connection of its own, because one that hangs must not hold back the others, because the request may be in a transaction that is rolled
     back, and because nothing else ends a name server that hangs. What arrives late is applied nevertheless.
 5.  A message of a hub waits for the other hubs, which may have revoked that hub. It does not wait for its own hub, which says itself what is
     new, and is not rejected if another one stays silent: otherwise two hubs that a server has not heard would keep each other out for ever.
@@ -25,6 +25,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections
@@ -196,41 +197,41 @@ class Freshness:
                 return
             self._ask_after.update(dict.fromkeys(names, moment + _RETRY_SECONDS))
             due = [hub for hub in self._due(self._hubs(sealed, sealed.snapshot())) if hub.device.device_id in names]
-            self._run(sealed, lambda: self._ask_each(sealed, due))
+            self._run(sealed, [partial(self._ask_safely, sealed, hub) for hub in due])
             self._has_tried |= names
         finally:
             self._lock.release()
 
-    def _run(self, sealed: SealedList, work: Callable[[], object]) -> None:
-        """Run *work* in a thread of its own, and wait for it a second. In a test case, which no other connection sees, run it here."""
+    def _run(self, sealed: SealedList, works: Sequence[Callable[[], None]]) -> None:
+        """Run each work in a thread of its own, and wait for all a second. In a test case, which no other connection sees, run them here."""
         try:
             server_device()  # unlocking the key may take a second, which is not the hub's
         except AmeshError as error:
             logger.error("The hubs cannot be asked for changes: %s", error.text(manage_py))
             return
         if reads_for_itself(connections[sealed.using]):
-            work()
+            for work in works:
+                work()
             return
-        done = threading.Event()
 
-        def run() -> None:
+        def run(work: Callable[[], None]) -> None:
             try:
                 work()
-            except Exception:
-                logger.exception("The hubs could not be asked for changes.")
             finally:
                 connections.close_all()
-                done.set()
 
-        threading.Thread(target=run, name="amesh-pull", daemon=True).start()
-        done.wait(PATIENCE_SECONDS)
+        threads = [threading.Thread(target=run, args=(work,), name="amesh-pull", daemon=True) for work in works]
+        end = time.monotonic() + PATIENCE_SECONDS
+        for thread in threads:
+            thread.start()
+        for thread in threads:  # a hub that hangs must not use up the second of the others
+            thread.join(max(0.0, end - time.monotonic()))
 
-    def _ask_each(self, sealed: SealedList, hubs: Sequence[_Hub]) -> None:
-        for hub in hubs:
-            try:
-                self._ask_one(sealed, hub)
-            except Exception:  # whatever one hub says, the others are asked
-                logger.exception("The hub %s could not be asked for changes.", hub.device.device_id)
+    def _ask_safely(self, sealed: SealedList, hub: _Hub) -> None:
+        try:
+            self._ask_one(sealed, hub)
+        except Exception:  # whatever one hub says, the others are asked
+            logger.exception("The hub %s could not be asked for changes.", hub.device.device_id)
 
     def _ask_one(self, sealed: SealedList, hub: _Hub) -> None:
         row = hub.row
