@@ -7,7 +7,7 @@ process, and if the newest message of a hub is older than ``AMESH["HUB_FRESH_SEC
     memory a minute.
 2.  After that, one thread looks at the rows of the hubs: another process, or a message of the hub, may have brought it up to date.
 3.  If not, it asks under a lease in the row of the hub, so that of all processes and hosts one asks. The request waits for a second at
-    most. A row that was changed outside Django says nothing: neither when the hub was heard, nor where it is.
+    most, and so do those of other threads, unless the hub did not answer the last question, either. A row that was changed outside Django says nothing: neither when the hub was heard, nor where it is.
 4.  Each hub is asked in a thread of its own, with a connection of its own, because one that hangs must not hold back the others, because the request may be in a transaction that is rolled
     back, and because nothing else ends a name server that hangs. What arrives late is applied nevertheless.
 5.  A message of a hub waits for the other hubs, which may have revoked that hub. It does not wait for its own hub, which says itself what is
@@ -113,8 +113,8 @@ class Freshness:
 
     def reset(self) -> None:
         """Begin like a new process."""
-        #: When each hub may be asked again, and those that were asked to the end: device IDs.
-        self._ask_after, self._has_tried = dict[str, float](), set[str]()
+        #: When each hub may be asked again, and those that did not answer the last question: device IDs. Threads replace the latter.
+        self._ask_after, self._silent = dict[str, float](), frozenset[str]()
         #: Until when nothing must be looked at, and why requests are refused until then; empty if they are not. Threads replace it.
         self._held = (float("-inf"), "")
         self._started = self._clock()
@@ -157,8 +157,12 @@ class Freshness:
         hubs = self._hubs(sealed, known)
         due = [hub for hub in self._due(hubs) if hub.device.device_id != speaker]
         if due:
-            self._ask(sealed, {hub.device.device_id for hub in due})
+            asked = {hub.device.device_id for hub in due}
+            self._ask(sealed, asked)
             hubs = self._hubs(sealed, sealed.snapshot())
+            self._silent = self._silent - asked | {
+                name for hub in self._due(hubs) if (name := hub.device.device_id) in asked
+            }
         if not speaker:
             self._judge(sealed, hubs)
 
@@ -182,13 +186,19 @@ class Freshness:
     # --- asking ---
 
     def _ask(self, sealed: SealedList, names: set[str]) -> None:
-        """Ask hubs, or wait for another thread that does. A hub that did not answer is asked again after a while.
+        """Ask hubs, or wait for another thread that does, unless they did not answer the last question, either.
 
         Args:
             sealed: the list.
             names: device IDs of the hubs.
         """
-        if not self._lock.acquire(0 if names <= self._has_tried else PATIENCE_SECONDS):
+        try:
+            server_device()  # unlocking the key may take a second, which is not the hub's, and all threads wait for that
+        except AmeshError as error:
+            if rarely("unlock"):
+                logger.error("The hubs cannot be asked for changes: %s", error.text(manage_py))
+            return
+        if not self._lock.acquire(0 if names <= self._silent else PATIENCE_SECONDS):
             return
         try:
             moment = self._monotonic()
@@ -198,17 +208,11 @@ class Freshness:
             self._ask_after.update(dict.fromkeys(names, moment + _RETRY_SECONDS))
             due = [hub for hub in self._due(self._hubs(sealed, sealed.snapshot())) if hub.device.device_id in names]
             self._run(sealed, [partial(self._ask_safely, sealed, hub) for hub in due])
-            self._has_tried |= names
         finally:
             self._lock.release()
 
     def _run(self, sealed: SealedList, works: Sequence[Callable[[], None]]) -> None:
         """Run each work in a thread of its own, and wait for all a second. In a test case, which no other connection sees, run them here."""
-        try:
-            server_device()  # unlocking the key may take a second, which is not the hub's
-        except AmeshError as error:
-            logger.error("The hubs cannot be asked for changes: %s", error.text(manage_py))
-            return
         if reads_for_itself(connections[sealed.using]):
             for work in works:
                 work()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillRuns
 from typing import Any
 
 import pytest
+from django.db import connections
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.fleet import posting, rarely
+from amesh_django.fleet import freshness, posting, rarely
 from amesh_django.test import EphemeralDevice
 from authmesh.device import LocalDevice
 from tests.fleet.hubs import TestHub, status
@@ -51,6 +54,20 @@ def lost(lines: list[Line]) -> EphemeralDevice:
     return device
 
 
+@pytest.fixture
+def request_in_thread() -> Iterator[Callable[[EphemeralDevice], Any]]:
+    """A function that sends a request in a thread of its own, and returns its status as a future."""
+
+    def ask(device: EphemeralDevice) -> int:
+        try:
+            return status(device)
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(4) as pool:
+        yield lambda device: pool.submit(ask, device)
+
+
 def test_a_hub_that_hangs_does_not_hold_back_the_others(lines: list[Line], clock: Clock, lost: EphemeralDevice) -> None:
     ended = threading.Event()
     lines[0].rewrite = lambda body, signature: (body, signature) if ended.wait(30) else (b"", "")
@@ -59,3 +76,57 @@ def test_a_hub_that_hangs_does_not_hold_back_the_others(lines: list[Line], clock
         assert status(lost) == 401
     finally:
         ended.set()
+
+
+def test_all_requests_wait_for_the_answer(
+    lines: list[Line], clock: Clock, lost: EphemeralDevice, request_in_thread: Any
+) -> None:
+    """Also for that to a later question of the process."""
+    events, lines[1].events = lines[1].events, []
+    begin_anew(clock)
+    assert status(lost) == 200
+    asked, go = threading.Event(), threading.Event()
+
+    def hold(body: bytes, signature: str) -> tuple[bytes, str]:
+        asked.set()
+        go.wait(30)
+        return body, signature
+
+    lines[1].events, lines[1].rewrite = events, hold
+    clock.ahead += 91
+    first = request_in_thread(lost)
+    assert asked.wait(30)
+    second = request_in_thread(lost)
+    with pytest.raises(StillRuns):
+        second.result(0.2)
+    go.set()
+    assert (first.result(), second.result()) == (401, 401)
+
+
+def test_a_key_that_is_unlocked_slowly(
+    lines: list[Line], clock: Clock, lost: EphemeralDevice, request_in_thread: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second that a request waits begins with the question."""
+    monkeypatch.setattr(freshness, "PATIENCE_SECONDS", 0.3)
+    lock, has_begun, unlocked, device = (
+        threading.Lock(),
+        threading.Event(),
+        threading.Event(),
+        freshness.server_device(),
+    )
+
+    def unlock() -> LocalDevice:
+        with lock:
+            has_begun.set()
+            unlocked.wait(30)
+        return device
+
+    monkeypatch.setattr(freshness, "server_device", unlock)
+    begin_anew(clock)
+    first = request_in_thread(lost)
+    assert has_begun.wait(30)
+    second = request_in_thread(lost)
+    with pytest.raises(StillRuns):
+        second.result(0.6)
+    unlocked.set()
+    assert (first.result(), second.result()) == (401, 401)
