@@ -9,16 +9,24 @@ from concurrent.futures import TimeoutError as StillRuns
 from typing import Any
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
+from psycopg import IsolationLevel
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.fleet import freshness, posting, rarely
-from amesh_django.test import EphemeralDevice
+from amesh_django.test import AmeshAPIClient, EphemeralDevice
 from authmesh.device import LocalDevice
 from tests.fleet.hubs import TestHub, status
 from tests.fleet.test_freshness import Clock, Line, begin_anew
 
 pytestmark = pytest.mark.slow
+
+
+def wait_for_answers() -> None:
+    """Wait for what arrives late, and is applied nevertheless."""
+    for thread in threading.enumerate():
+        if thread.name == "amesh-pull":
+            thread.join(30)
 
 
 @pytest.fixture
@@ -35,9 +43,7 @@ def lines(default_database: Any, amesh_server: LocalDevice, monkeypatch: pytest.
     monkeypatch.setattr(posting, "post", post)
     rarely.reset()
     yield found
-    for thread in threading.enumerate():  # an answer that arrives late is applied
-        if thread.name == "amesh-pull":
-            thread.join(30)
+    wait_for_answers()
 
 
 @pytest.fixture
@@ -130,3 +136,47 @@ def test_a_key_that_is_unlocked_slowly(
         second.result(0.6)
     unlocked.set()
     assert (first.result(), second.result()) == (401, 401)
+
+
+def in_transactions(monkeypatch: pytest.MonkeyPatch, *, strictly: bool = True) -> bool:
+    """Let each view run in a transaction. Return True if that locks the database from its begin.
+
+    Args:
+        monkeypatch: restores the settings.
+        strictly: True for transactions that lock as early, or see as little, as the database allows.
+    """
+    is_sqlite, options = connection.vendor == "sqlite", dict[str, Any]()
+    if strictly:
+        options = (
+            {"transaction_mode": "IMMEDIATE"} if is_sqlite else {"isolation_level": IsolationLevel.REPEATABLE_READ}
+        )
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
+    connection.close()
+    return strictly and is_sqlite
+
+
+@pytest.mark.parametrize("strictly", [False, True])
+def test_a_view_in_a_transaction(
+    lines: list[Line], clock: Clock, lost: EphemeralDevice, monkeypatch: pytest.MonkeyPatch, strictly: bool
+) -> None:
+    """A project with ATOMIC_REQUESTS. If the transaction of the request keeps the hub from being asked, the request is rejected."""
+    is_locked = in_transactions(monkeypatch, strictly=strictly)
+    begin_anew(clock)
+    assert AmeshAPIClient(lost).get("/drf").status_code == (503 if is_locked else 401)
+    wait_for_answers()
+    assert AmeshAPIClient(lost).get("/drf").status_code == 401
+
+
+def test_a_hub_that_is_away_rejects_one_request_in_a_transaction_at_most(
+    lines: list[Line], clock: Clock, lost: EphemeralDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a hub answers is known after that."""
+    lines[0].is_down = lines[1].is_down = True
+    is_locked = in_transactions(monkeypatch)
+    begin_anew(clock)
+    assert AmeshAPIClient(lost).get("/drf").status_code == (503 if is_locked else 200)
+    for _ in range(2):
+        wait_for_answers()
+        clock.ahead += 11
+        assert AmeshAPIClient(lost).get("/drf").status_code == 200

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.checks import check_hubs
-from amesh_django.fleet import freshness, posting, rarely, signed_list
+from amesh_django.fleet import freshness, posting, rarely, signed_list, silence
 from amesh_django.fleet.following import follows
 from amesh_django.management import doctor
 from amesh_django.models import Hub
@@ -421,6 +421,6 @@ def test_a_database_that_fails_while_the_hubs_are_looked_up(
     def fail(rows: Any) -> Any:
         raise OperationalError("gone")
 
-    monkeypatch.setattr(freshness.HubRows, "every", fail)
+    monkeypatch.setattr(silence.HubRows, "every", fail)
     response = AmeshClient(device).get(CHECK_PATH)
     assert (response.status_code, response.json()["error"]) == (503, "allow_list_unavailable")
