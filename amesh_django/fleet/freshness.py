@@ -235,8 +235,13 @@ class Freshness:
             lease = HubLease(sealed.using, row.pk)
             is_taken = lease.take(self._clock())
             self._begun[hub.device.device_id].set()
+            end = time.monotonic() + PATIENCE_SECONDS
+            while (
+                not is_taken and time.monotonic() < end
+            ):  # another process asks; if it was killed, its lease ends by itself
+                time.sleep(_POLL_SECONDS)
+                is_taken = lease.take(self._clock())
             if not is_taken:
-                self._wait_for(sealed, hub)
                 return
             try:
                 now = [one for one in self._hubs(sealed, sealed.snapshot()) if one.public_key == hub.public_key]
@@ -264,13 +269,6 @@ class Freshness:
             pause = min(max(_RETRY_FACTOR * (now - started), _MIN_RETRY_SECONDS), _RETRY_SECONDS)
             self._ask_after[hub.device.device_id] = now + pause
             raise
-
-    def _wait_for(self, sealed: SealedList, hub: FollowedHub) -> None:
-        """Wait until the process that has the lease is done."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        rows = Hub.objects.using(sealed.using).filter(device_id=hub.device.device_id)
-        while time.monotonic() < end and rows.exclude(lease_until=None).exists():
-            time.sleep(_POLL_SECONDS)
 
     # --- judging ---
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillRuns
@@ -10,14 +12,20 @@ from typing import Any
 
 import pytest
 from django.db import connection, connections
+from django.utils import timezone
 from psycopg import IsolationLevel
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.fleet import freshness, posting, rarely
+from amesh_django.fleet.receiving import apply_message
+from amesh_django.fleet.silence import followed_hubs
+from amesh_django.models import Hub
 from amesh_django.test import AmeshAPIClient, EphemeralDevice
+from amesh_django.trust import current, current_list
 from authmesh.device import LocalDevice
 from tests.fleet.hubs import TestHub, status
 from tests.fleet.test_freshness import Clock, Line, begin_anew
+from tests.support.services import until
 
 pytestmark = pytest.mark.slow
 
@@ -180,3 +188,36 @@ def test_a_hub_that_is_away_rejects_one_request_in_a_transaction_at_most(
         wait_for_answers()
         clock.ahead += 11
         assert AmeshAPIClient(lost).get("/drf").status_code == 200
+
+
+def test_a_transaction_that_began_before_another_process_asked(
+    lines: list[Line], clock: Clock, lost: EphemeralDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may not see what the other process has applied, but the request must not be judged by that."""
+    in_transactions(monkeypatch, strictly=connection.vendor != "sqlite")
+    begin_anew(clock)
+    (hub,) = [
+        one
+        for one in followed_hubs(current_list(), current_list().snapshot(), 0)
+        if one.device.device_id == lines[1].hub.id
+    ]
+    row = Hub.objects.filter(device_id=lines[1].hub.id)
+    row.update(lease_until=timezone.now() + dt.timedelta(seconds=clock.ahead + 5), lease_by="another process")
+    ours = dict(current._lists)
+
+    def ask() -> int:
+        try:
+            return AmeshAPIClient(lost).get("/drf").status_code
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(ask)
+        until(lambda: lines[0].asked and Hub.objects.get(device_id=lines[0].hub.id).lease_until is None)
+        current._lists.clear()
+        apply_message(lines[1].hub.message(*lines[1].events), hub.device, now=time.time() + clock.ahead)
+        current._lists.clear()
+        current._lists.update(ours)
+        row.update(lease_until=None, lease_by="")
+        assert answer.result() == 401
+    assert not lines[1].asked
