@@ -4,7 +4,7 @@ A hub tells its servers of changes by itself. A server that was away has missed 
 process, and if the newest message of a hub is older than ``AMESH["HUB_FRESH_SECONDS"]``.
 
 1.  A process remembers until when it need not look. So a request costs one comparison, and a server without hubs one look at the list in
-    memory a minute.
+    memory a minute. A machine that slept, or a VM that was paused, looks at once.
 2.  After that, one thread looks at the rows of the hubs: another process, or a message of the hub, may have brought it up to date.
 3.  If not, it asks under a lease in the row of the hub, so that of all processes and hosts one asks. The request waits for a second at
     most, and so do those of other threads, unless the hub did not answer the last question, either. A row that was changed outside Django
@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections
 
@@ -68,6 +69,14 @@ _UNLOCK = (
 )
 
 
+class _Until(NamedTuple):
+    """A moment by two clocks. It has come if one of them says so: only one goes on while the machine sleeps, or its VM is paused, and only
+    the other one is never set back."""
+
+    monotonic: float
+    clock: float
+
+
 class Freshness:
     """What a process knows of the freshness of its list.
 
@@ -84,11 +93,11 @@ class Freshness:
     def reset(self) -> None:
         """Begin like a new process."""
         #: When each hub may be asked again, and those that did not answer the last question: device IDs. Threads replace the latter.
-        self._ask_after, self._silent = dict[str, float](), frozenset[str]()
+        self._ask_after, self._silent = dict[str, _Until](), frozenset[str]()
         #: Whether the newest question to each hub has begun, which needs a write in the database: device ID → event.
         self._begun = dict[str, threading.Event]()
         #: Until when nothing must be looked at, and why requests are refused until then; empty if they are not. Threads replace it.
-        self._held = (float("-inf"), "")
+        self._held = (_Until(float("-inf"), float("-inf")), "")
         self._started = self._clock()
 
     def ensure(self, public_key: bytes = b"") -> None:
@@ -110,7 +119,7 @@ class Freshness:
 
     def _ensure(self, public_key: bytes) -> None:
         until, stale = self._held
-        is_held = self._monotonic() < until
+        is_held = self._is_before(until)
         if is_held and not stale:
             return
         sealed = current_list()
@@ -188,14 +197,14 @@ class Freshness:
         if not self._lock.acquire(0 if names <= self._silent else PATIENCE_SECONDS):
             return
         try:
-            moment = self._monotonic()
-            names = {name for name in names if self._ask_after.get(name, moment) <= moment}
+            names = {name for name in names if not (name in self._ask_after and self._is_before(self._ask_after[name]))}
             if not names:
                 return
-            self._ask_after.update(dict.fromkeys(names, moment + _RETRY_SECONDS))
+            self._ask_after.update(dict.fromkeys(names, self._in(_RETRY_SECONDS)))
             due = [hub for hub in self._due(self._hubs(sealed, sealed.snapshot())) if hub.device.device_id in names]
-            self._begun.update({hub.device.device_id: threading.Event() for hub in due})
-            self._run(sealed, [partial(self._ask_safely, sealed, hub) for hub in due])
+            begun = {hub.device.device_id: threading.Event() for hub in due}
+            self._begun.update(begun)
+            self._run(sealed, [partial(self._ask_safely, sealed, hub, begun[hub.device.device_id]) for hub in due])
         finally:
             self._lock.release()
 
@@ -219,22 +228,22 @@ class Freshness:
         for thread in threads:  # a hub that hangs must not use up the second of the others
             thread.join(max(0.0, end - time.monotonic()))
 
-    def _ask_safely(self, sealed: SealedList, hub: FollowedHub) -> None:
+    def _ask_safely(self, sealed: SealedList, hub: FollowedHub, begun: threading.Event) -> None:
         try:
-            self._ask_one(sealed, hub)
+            self._ask_one(sealed, hub, begun)
         except Exception:  # whatever one hub says, the others are asked
             logger.exception("The hub %s could not be asked for changes.", hub.device.device_id)
         finally:
-            self._begun[hub.device.device_id].set()
+            begun.set()
 
-    def _ask_one(self, sealed: SealedList, hub: FollowedHub) -> None:
+    def _ask_one(self, sealed: SealedList, hub: FollowedHub, begun: threading.Event) -> None:
         row = hub.row
         if row is None or not row.url:
             return  # it has never said where it is
         try:
             lease = HubLease(sealed.using, row.pk)
             is_taken = lease.take(self._clock())
-            self._begun[hub.device.device_id].set()
+            begun.set()
             end = time.monotonic() + PATIENCE_SECONDS
             while (
                 not is_taken and time.monotonic() < end
@@ -265,9 +274,8 @@ class Freshness:
         try:
             pull(Followed(hub.device, hub.public_key, row.url, row.epoch, row.applied), now=self._clock())
         except HubIsAway:
-            now = self._monotonic()
-            pause = min(max(_RETRY_FACTOR * (now - started), _MIN_RETRY_SECONDS), _RETRY_SECONDS)
-            self._ask_after[hub.device.device_id] = now + pause
+            pause = min(max(_RETRY_FACTOR * (self._monotonic() - started), _MIN_RETRY_SECONDS), _RETRY_SECONDS)
+            self._ask_after[hub.device.device_id] = self._in(pause)
             raise
 
     # --- judging ---
@@ -300,7 +308,16 @@ class Freshness:
 
     def _hold(self, seconds: float, stale: str = "") -> None:
         """Let what was found hold for a while: nothing is looked at before."""
-        self._held = (self._monotonic() + seconds, stale)
+        self._held = (self._in(seconds), stale)
+
+    # --- time ---
+
+    def _in(self, seconds: float) -> _Until:
+        """Return the moment after some seconds."""
+        return _Until(self._monotonic() + seconds, self._clock() + seconds)
+
+    def _is_before(self, until: _Until) -> bool:
+        return self._monotonic() < until.monotonic and self._clock() < until.clock
 
     def stale(self) -> list[StaleHub]:
         """Return the hubs that have been silent for too long. Nobody is asked.
