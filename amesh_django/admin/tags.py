@@ -10,6 +10,7 @@ from amesh_django.models import Device
 from authmesh.protocol.display import clean_line
 
 from . import shown
+from .start import start
 from .trouble import trouble
 
 register = template.Library()
@@ -35,3 +36,11 @@ def amesh_device_card(device: Device) -> dict[str, Any]:
         "user": clean_line(device.user.get_username()) if device.user is not None else "",
         "details": shown.details(device),
     }
+
+
+@register.inclusion_tag("admin/amesh/start.html", takes_context=True)
+def amesh_start(context: Any) -> dict[str, Any]:
+    """Show the start page of amesh to the person who is logged in: what each may view."""
+    request = context["request"]
+    site = request.resolver_match.namespace if request.resolver_match is not None else "admin"
+    return {"start": start(request, site)}

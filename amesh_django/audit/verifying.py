@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,6 +20,8 @@ from amesh_django.trust.sealing import LogEnd, SealRow
 from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError
 
+#: Events after which the progress is told.
+_STEP = 1000
 #: Age in seconds from which an event without a place is a fault: nobody places events.
 MAX_UNSEALED_SECONDS = 3600
 
@@ -70,7 +72,13 @@ class _Found(Exception):
         self.fault = fault
 
 
-def verify(sealed: SealedList, now: dt.datetime, after: int = 0, begin: LogEnd | None = None) -> Verified:
+def verify(
+    sealed: SealedList,
+    now: dt.datetime,
+    after: int = 0,
+    begin: LogEnd | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> Verified:
     """Verify every event. Changes of the list wait only while the newest events are verified, unless there is a fault.
 
     Args:
@@ -78,19 +86,20 @@ def verify(sealed: SealedList, now: dt.datetime, after: int = 0, begin: LogEnd |
         now: the time, as Django's ``timezone.now`` returns it.
         after: number of an event to begin after, because a fault up to it is known.
         begin: place of a checkpoint to begin after. Events up to it are not verified.
+        progress: called now and then with the number of events that were verified.
 
     Raises:
         AllowListBusy: the list could not be locked.
         IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
     """
     sealed.unlock()
-    walk = _Walk(sealed, after, begin)
+    walk = _Walk(sealed, after, begin, progress)
     end = sealed.read_end()
     if end is not None and end[1]:
         try:
             walk.follow(end[0].seq)
         except _Found:  # perhaps the log was rekeyed meanwhile: look again, with nobody writing
-            walk = _Walk(sealed, after, begin)
+            walk = _Walk(sealed, after, begin, progress)
     fault = None
     try:
         sealed.while_locked(walk.finish)
@@ -104,8 +113,11 @@ def verify(sealed: SealedList, now: dt.datetime, after: int = 0, begin: LogEnd |
 class _Walk:
     """A walk along the chain. Its methods raise :class:`_Found` at the first fault."""
 
-    def __init__(self, sealed: SealedList, after: int, begin: LogEnd | None) -> None:
+    def __init__(
+        self, sealed: SealedList, after: int, begin: LogEnd | None, progress: Callable[[int], None] | None
+    ) -> None:
         self._sealed = sealed
+        self._progress = progress
         self._start = log_start(sealed)
         self._last = max(begin or LogEnd(), self._start)
         #: False if the event before the first one is gone, so that its link is not known.
@@ -206,6 +218,8 @@ class _Walk:
         self._last = LogEnd(seq, good.link)
         self._is_anchored = True
         self.count += 1
+        if self._progress is not None and not self.count % _STEP:
+            self._progress(self.count)
 
     def _is_next(self, event: AuditEvent) -> bool:
         """Return True if amesh wrote the event, after the last one."""

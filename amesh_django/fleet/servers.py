@@ -6,13 +6,14 @@ import datetime as dt
 import hmac
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from ipaddress import ip_address
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from django.db import IntegrityError, transaction
+from django.db.models import BigIntegerField, Case, F, OuterRef, Subquery, When
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
@@ -171,6 +172,26 @@ def public_key_of(device_id: str) -> bytes | None:
     return None
 
 
+def trusted(device_ids: Iterable[str]) -> set[str]:
+    """Return those device IDs that the allow list has as targets that are trusted, as :func:`public_key_of` says it.
+
+    Raises:
+        AllowListUnavailable: the list cannot be read from the database.
+        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
+    """
+    wanted = set(device_ids)
+    try:
+        known = [*current_list().snapshot().by_key.values()]
+    except AllowListIntegrityFailure:
+        return {device_id for device_id in wanted if public_key_of(device_id) is not None}
+    now = timezone.now().timestamp()
+    return {
+        device.device_id
+        for device in known
+        if device.device_id in wanted and device.role == TARGET and device.state(now) == ACTIVE
+    }
+
+
 def changed_after(revision: int, head: Head) -> dt.datetime | None:
     """Return when the first change after a revision was made, or None if the audit log does not have it.
 
@@ -188,13 +209,33 @@ def lag(server: Server) -> Lag:
     Raises:
         AmeshError: as for :func:`head`.
     """
-    found = head()
-    if not is_dirty(server, found):
-        return Lag(0, 0.0)
-    after = server.acked if server.epoch == found.epoch else 0
-    oldest = changed_after(after, found)
-    since = max(oldest, server.added_at) if oldest is not None else server.added_at
-    return Lag(found.revision - after, max(0.0, (timezone.now() - since).total_seconds()))
+    return lags([server], head(), timezone.now())[0]
+
+
+def lags(rows: Sequence[Server], head: Head, now: dt.datetime) -> list[Lag]:
+    """Return how far each server is behind. Takes one query.
+
+    Args:
+        rows: the servers.
+        head: as :func:`head` returns it.
+        now: the time.
+    """
+    behind = {row.pk for row in rows if is_dirty(row, head)}
+    oldest: dict[int, dt.datetime | None] = {}
+    if behind:
+        # One row for each server: a revision may hold many events.
+        changes = AuditEvent.objects.filter(revision__gt=OuterRef("after"), revision__lte=head.revision)
+        after = Case(When(epoch=head.epoch, then=F("acked")), default=0, output_field=BigIntegerField())
+        found = Server.objects.using(database()).filter(pk__in=behind).order_by().annotate(after=after)
+        first = Subquery(changes.order_by("revision").values("at")[:1])
+        oldest = dict(found.annotate(oldest=first).values_list("pk", "oldest"))
+    return [_lag(row, oldest.get(row.pk), head, now) if row.pk in behind else Lag(0, 0.0) for row in rows]
+
+
+def _lag(row: Server, oldest: dt.datetime | None, head: Head, now: dt.datetime) -> Lag:
+    since = max(oldest, row.added_at) if oldest is not None else row.added_at
+    after = row.acked if row.epoch == head.epoch else 0
+    return Lag(head.revision - after, max(0.0, (now - since).total_seconds()))
 
 
 def add(

@@ -4,6 +4,8 @@ from typing import Any
 
 from django.db import migrations, models
 
+from amesh_django.kinds import event_kinds
+
 
 def without_triggers(apps: Any, schema_editor: Any) -> None:
     """Remove the triggers: SQLite cannot remake a table that a trigger names. ``migrate`` creates them again when it ends."""
@@ -77,6 +79,18 @@ class Migration(migrations.Migration):
                 "verbose_name_plural": "audit log",
             },
         ),
+        migrations.AlterField(
+            model_name="auditevent",
+            name="kind",
+            field=models.CharField(choices=event_kinds, max_length=32, verbose_name="event"),
+        ),
+        *(
+            migrations.AddIndex(
+                model_name="auditevent",
+                index=models.Index(fields=[*columns, "at", "id"], name=f"amesh_events_by_{name}"),
+            )
+            for name, columns in {"time": [], "kind": ["kind"], "actor": ["actor"], "device": ["device_id"]}.items()
+        ),
         migrations.AlterModelOptions(
             name="device",
             options={
@@ -106,6 +120,10 @@ class Migration(migrations.Migration):
             model_name="device",
             name="rotation_requested_at",
             field=models.DateTimeField(blank=True, null=True, verbose_name="asked to replace its key"),
+        ),
+        migrations.AddIndex(
+            model_name="device",
+            index=models.Index(fields=["-added_at", "-id"], name="amesh_newest_first"),
         ),
         migrations.RunPython(migrations.RunPython.noop, without_triggers),
         migrations.AddField(

@@ -121,6 +121,7 @@ class Device(models.Model):
         verbose_name_plural = _("devices")
         ordering: ClassVar[list[str]] = ["added_at", "id"]
         base_manager_name = "objects"
+        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["-added_at", "-id"], name="amesh_newest_first")]
         default_permissions = ("view", "change")
         permissions: ClassVar[list[tuple[str, Any]]] = [
             ("revoke_device", "Can revoke device"),

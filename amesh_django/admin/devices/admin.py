@@ -35,7 +35,7 @@ from .. import fleet, mapping, shown
 from ..damaged import readable
 from ..selecting import differing, without_other_names
 from ..trouble import CHANGE_ERRORS, explain, trouble, verify_complete, verify_shown
-from .filters import LastSeenFilter, RoleFilter, StateFilter, UserFilter, search
+from .filters import ExpiryFilter, LastSeenFilter, RoleFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
 
@@ -80,9 +80,8 @@ class DeviceAdmin(RevokingAdmin):
         "shown_user",
     )
     list_display_links = ("shown_name",)
-    list_filter = (StateFilter, RoleFilter, "added_by", UserFilter, LastSeenFilter)
+    list_filter = (StateFilter, RoleFilter, "added_by", UserFilter, LastSeenFilter, ExpiryFilter, "added_at")
     list_per_page = 50
-    date_hierarchy = "added_at"
     ordering = ("-added_at", "-id")
     actions = ("revoke_selected",)
     search_help_text = _("Name, device ID, public key or username")

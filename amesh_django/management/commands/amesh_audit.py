@@ -8,9 +8,8 @@ from argparse import ArgumentParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from amesh_django.audit import checkpoints, placing, reading, settings, sweeping, verifying
+from amesh_django.audit import checkpoints, placing, reading, settings, sweeping, verifications
 from amesh_django.audit.ocsf import as_ocsf
-from amesh_django.audit.recording import record
 from amesh_django.audit.verifying import AuditLogFault
 from amesh_django.kinds import EventKind
 from amesh_django.management import archives
@@ -166,9 +165,7 @@ def _verify(context: Context, after: int, from_checkpoint: bool, answer: dict[st
     elif from_checkpoint:
         context.console.say("There is no valid checkpoint, so the whole log is verified.")
     begin = checkpoint.end if checkpoint is not None else None
-    found = verifying.verify(current_list(), timezone.now(), after, begin)
-    about = found.fault.text if found.fault is not None else ""
-    record(AuditEvent.Kind.VERIFIED, by=context.home.actor, text=about, data={"events": found.events})
+    found = verifications.verify_and_record(context.home.actor, after=after, begin=begin)
     console, fault = context.console, found.fault
     console.result(
         {
