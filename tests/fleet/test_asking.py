@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import threading
 import time
@@ -11,6 +12,7 @@ from concurrent.futures import TimeoutError as StillRuns
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection, connections
 from django.utils import timezone
 from psycopg import IsolationLevel
@@ -20,11 +22,13 @@ from amesh_django.fleet import freshness, posting, rarely
 from amesh_django.fleet.receiving import apply_message
 from amesh_django.fleet.silence import followed_hubs
 from amesh_django.models import Hub
-from amesh_django.test import AmeshAPIClient, EphemeralDevice
+from amesh_django.test import AmeshAPIClient, AmeshAsyncClient, EphemeralDevice
 from amesh_django.trust import current, current_list
 from authmesh.device import LocalDevice
 from tests.fleet.hubs import TestHub, status
 from tests.fleet.test_freshness import Clock, Line, begin_anew
+from tests.fleet.test_words import other_database
+from tests.support.databases import as_default
 from tests.support.services import until
 
 pytestmark = pytest.mark.slow
@@ -182,6 +186,8 @@ def test_a_hub_that_is_away_rejects_one_request_in_a_transaction_at_most(
     """Whether a hub answers is known after that."""
     lines[0].is_down = lines[1].is_down = True
     is_locked = in_transactions(monkeypatch)
+    if is_locked:
+        monkeypatch.setattr(freshness, "PATIENCE_SECONDS", 0.2)
     begin_anew(clock)
     assert AmeshAPIClient(lost).get("/drf").status_code == (503 if is_locked else 200)
     for _ in range(2):
@@ -221,3 +227,43 @@ def test_a_transaction_that_began_before_another_process_asked(
         row.update(lease_until=None, lease_by="")
         assert answer.result() == 401
     assert not lines[1].asked
+
+
+@pytest.mark.parametrize("protected", ["middleware", "decorator"])
+def test_an_async_view(lines: list[Line], clock: Clock, lost: EphemeralDevice, settings: Any, protected: str) -> None:
+    path = {"middleware": "/middleware/async", "decorator": "/decorator/async"}[protected]
+    if protected == "middleware":
+        settings.MIDDLEWARE = [*settings.MIDDLEWARE, "amesh_django.middleware.AmeshMiddleware"]
+        settings.AMESH = {**settings.AMESH, "PROTECT": ["/middleware/"]}
+    begin_anew(clock)
+
+    def forget() -> None:  # the thread outlives the test, and its database does not
+        connections["default"].close()
+        del connections["default"]
+
+    async def ask() -> list[int]:
+        try:
+            client = AmeshAsyncClient(lost)
+            return [(await client.get(path)).status_code for _ in range(2)]
+        finally:
+            await sync_to_async(forget)()
+
+    assert asyncio.run(ask()) == [401, 401]
+
+
+def test_a_list_in_another_database(
+    default_database: dict[str, str], amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:", "ATOMIC_REQUESTS": True}
+    with as_default(empty), other_database(default_database):
+        line = Line(TestHub(amesh_server.identity.device_id).trusted("revoke"))
+        line.hub.url = "https://hub.example/amesh/"
+        line.hub.greet()
+        monkeypatch.setattr(posting, "post", line.post)
+        device = EphemeralDevice("lost")
+        DatabaseAllowList(by="person").add(device.entry())
+        line.events = [line.hub.event("revoke", device)]
+        begin_anew(Clock(monkeypatch))
+        assert AmeshAPIClient(device).get("/drf").status_code == 401
+        assert len(line.asked) == 1
+        wait_for_answers()
