@@ -6,7 +6,8 @@
 - :mod:`.log` has the model admin of the audit log; :mod:`.genuine` says whether amesh wrote an event.
 - :mod:`.fleet` has the model admins of servers and hubs, and says which servers know a change.
 - :mod:`.base` is the base of all model admins; :mod:`.selecting` verifies the rows that a search found.
-- :mod:`.trouble` turns errors, and a list that cannot be verified, into texts for people; :mod:`.shown` does that with values.
+- :mod:`.trouble` turns errors, and a list that cannot be verified, into texts for people; :mod:`.shown` does that with values;
+  :mod:`.charts` draws numbers.
 - :mod:`.damaged` shows what can be shown if a row was changed so that it cannot be read.
 - :mod:`.tags` has the template tags.
 """

@@ -38,6 +38,13 @@ def amesh_device_card(device: Device) -> dict[str, Any]:
     }
 
 
+@register.inclusion_tag("admin/amesh/device/links.html", takes_context=True)
+def amesh_device_links(context: Any) -> dict[str, Any]:
+    """Show the links above the list of devices that the person who is logged in may follow."""
+    request = context["request"]
+    return {"request": request, "may_enroll": request.user.has_perm("amesh.enroll_device")}
+
+
 @register.inclusion_tag("admin/amesh/start.html", takes_context=True)
 def amesh_start(context: Any) -> dict[str, Any]:
     """Show the start page of amesh to the person who is logged in: what each may view."""

@@ -17,7 +17,7 @@ from amesh_django.conf import AmeshSettings, amesh_settings
 from amesh_django.signals import request_accepted, request_refused
 from amesh_django.spelling import manage_py
 from authmesh.protocol.allow_list import TARGET
-from authmesh.protocol.check import EXPIRES_HEADER, EXPIRES_SOON_SECONDS
+from authmesh.protocol.check import EXPIRES_HEADER, EXPIRES_SOON_SECONDS, ROTATE_HEADER, ROTATE_REQUESTED
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, ScopeMissing, Unauthorized
@@ -201,7 +201,8 @@ def error_response(error: RequestError) -> JsonResponse:
 def mark(request: HttpRequest, response: Any) -> Any:
     """Complete the response to an accepted request, for the middleware and the decorator, and return it.
 
-    Caches must keep it for this device only. In the last 30 days of its key, the device is told when that expires.
+    Caches must keep it for this device only. In the last 30 days of its key, the device is told when that expires. It is also told if a
+    person asked it to replace its key.
 
     Args:
         request: the request, with ``request.amesh``.
@@ -212,6 +213,8 @@ def mark(request: HttpRequest, response: Any) -> Any:
     end = device.expires_at if device is not None else None
     if end is not None and end - time.time() <= EXPIRES_SOON_SECONDS:
         response.headers[EXPIRES_HEADER] = format_time(dt.datetime.fromtimestamp(end, dt.UTC))
+    if device is not None and device.rotation_requested:
+        response.headers[ROTATE_HEADER] = ROTATE_REQUESTED
     return response
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.fleet import servers
-from amesh_django.models import AuditEvent, Device, Hub, Server
-from amesh_django.test import EphemeralDevice
-from tests.admin.browsing import SCREENS, Site, aside, open_page, running
+from amesh_django.models import AuditEvent, Device
+from tests.admin.browsing import SCREENS, Site, aside, fleet, open_page, running
 from tests.admin.people import JOURNAL, LIST, REVOKE
 from tests.support import databases
 
@@ -124,25 +121,6 @@ class Looking:
         if wrong:
             page.screenshot(path=self.folder / f"{kind}-{name}.png", full_page=True)
             self.wrong += [f"{kind} {name}: {one}" for one in wrong]
-
-
-def fleet() -> dict[str, str]:
-    """Add a server that fails and a hub, and return their pages."""
-    edge = EphemeralDevice("edge with a name that is quite long")
-    DatabaseAllowList(by="operator").add(edge.entry("target"))
-    row = servers.add(edge.identity.device_id, "https://edge.example/a/rather/long/path/amesh/", by="alice")
-    refused = [{"serial": 1, "device": edge.identity.device_id, "event": "trust", "why": "max_controllers", "at": ""}]
-    Server.objects.update(
-        attempts=3, last_error=f"The server answered 403 {'x' * 60}.", refused_json=json.dumps(refused)
-    )
-    Hub.objects.create(device_id=edge.identity.device_id, url="https://hub.example/amesh/")
-    return {
-        "servers": "/admin/amesh/server/",
-        "server": f"/admin/amesh/server/{row.pk}/change/",
-        "pause": f"/admin/amesh/server/{row.pk}/pause/",
-        "hubs": "/admin/amesh/hub/",
-        "hub": f"/admin/amesh/hub/{Hub.objects.get().pk}/change/",
-    }
 
 
 @pytest.mark.long

@@ -22,7 +22,7 @@ from amesh_django.trust.database import database
 from authmesh.protocol.display import clean, clean_line
 
 from .. import shown
-from ..base import base_class
+from ..base import Pages, base_class
 from ..genuine import is_genuine, kind_of, sealed_or_none
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class EventList(ChangeList):
 
 
 @admin.register(AuditEvent)
-class EventAdmin(ModelAdmin):
+class EventAdmin(Pages, ModelAdmin):
     """The audit log: a list, and a page for each event. The page of a device shows what its changes changed."""
 
     list_display = ("shown_at", "shown_kind", "shown_device", "shown_by", "genuine")
