@@ -30,6 +30,7 @@ class AmeshConfig(AppConfig):
         )
         from .audit import refusals
         from .fleet import bell, freshness
+        from .pairing import hosting
         from .usage import counting
         from .verification import activity, hooks
 
@@ -45,6 +46,7 @@ class AmeshConfig(AppConfig):
         counting.connect()
         list_changed.connect(bell.on_list_changed, dispatch_uid="amesh_bell")
         bell.connect(_ring)
+        hosting.connect(_pair)
         metrics.connect()
         hooks.connect(freshness.ensure_fresh)
         setting_changed.connect(lifecycle.after_setting_changed, dispatch_uid="amesh_settings")
@@ -56,3 +58,10 @@ def _ring(pk: int) -> None:
         from . import tasks
 
         tasks.ring(pk)
+
+
+def _pair(pk: int) -> None:
+    """Ask a worker of Celery to run a pairing. May raise."""
+    from . import tasks
+
+    tasks.send_pairing(pk)
