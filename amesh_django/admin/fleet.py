@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
@@ -53,6 +55,28 @@ _ACTIONS: Final = {
 }
 
 
+class ServerList(ChangeList):
+    """A page of servers: all are looked at at once."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list = list(self.result_list)
+        with suppress(*CHANGE_ERRORS):  # the banner says why
+            for found in overview.view(self.result_list):
+                found.server.__dict__["_amesh_view"] = found
+
+
+class HubList(ChangeList):
+    """A page of hubs: all are looked at at once."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        super().get_results(request)
+        self.result_list = list(self.result_list)
+        known = _hubs()
+        for row in self.result_list:
+            row.__dict__["_amesh_view"] = known.get(row.device_id)
+
+
 class _ReadOnly:
     """A model that people only look at."""
 
@@ -70,10 +94,10 @@ class _ReadOnly:
 class ServerAdmin(_ReadOnly, Pages, ServerModelAdmin):
     """The servers of this hub. ``amesh.manage_server``, in addition to viewing, allows to pause, resume, and retry."""
 
-    list_display = ("shown_name", "shown_state", "shown_lag", "shown_answer")
+    list_display = ("shown_name", "shown_state", "shown_lag", "shown_answer", "shown_attempts")
     fields = (
-        *("shown_name", "shown_id", "shown_state", "shown_url", "shown_told", "shown_lag", "shown_answer"),
-        *("shown_attempt", "shown_error", "shown_refused", "shown_added"),
+        *("shown_name", "shown_id", "shown_state", "shown_url", "shown_told", "shown_lag", "shown_cursor"),
+        *("shown_answer", "shown_attempt", "shown_attempts", "shown_error", "shown_refused", "shown_added"),
     )
     readonly_fields = fields
     search_fields = ("url", "device_id")
@@ -83,6 +107,9 @@ class ServerAdmin(_ReadOnly, Pages, ServerModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Server]:
         """Return the servers of the database that is written to: a replica may lag behind."""
         return Server.objects.using(database()).order_by("url", "id")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return ServerList
 
     def get_urls(self) -> list[URLPattern]:
         view = self.admin_site.admin_view(self.change_state_view)
@@ -138,7 +165,7 @@ class ServerAdmin(_ReadOnly, Pages, ServerModelAdmin):
     @admin.display(description=_("state"))
     def shown_state(self, row: Server) -> SafeString:
         state = _view(row).state
-        return _pill(overview.STATES[state], state)
+        return pill(overview.STATES[state], state)
 
     @admin.display(description=_("device ID"))
     def shown_id(self, row: Server) -> SafeString:
@@ -156,7 +183,7 @@ class ServerAdmin(_ReadOnly, Pages, ServerModelAdmin):
 
     @admin.display(description=_("lacks"))
     def shown_lag(self, row: Server) -> SafeString:
-        return shown.labeled(_("lacks"), _lag(_view(row)))
+        return shown.labeled(_("lacks"), lag_of(_view(row)))
 
     @admin.display(description=_("last answer"), ordering="last_ok_at")
     def shown_answer(self, row: Server) -> SafeString:
@@ -165,6 +192,18 @@ class ServerAdmin(_ReadOnly, Pages, ServerModelAdmin):
     @admin.display(description=_("last attempt"))
     def shown_attempt(self, row: Server) -> str:
         return shown.full_time(row.last_sent_at)
+
+    @admin.display(description=_("confirmed up to"))
+    def shown_cursor(self, row: Server) -> str:
+        """Return the newest change that the server has confirmed; nothing if it knows another list."""
+        view = _view(row)
+        if view.state in ("changed", "unknown"):
+            return gettext("not known")
+        return gettext("none yet") if view.lacks_list else gettext("revision %(number)d") % {"number": row.acked}
+
+    @admin.display(description=_("failed attempts"))
+    def shown_attempts(self, row: Server) -> SafeString:
+        return shown.labeled(_("failed attempts"), str(row.attempts))
 
     @admin.display(description=_("last error"))
     def shown_error(self, row: Server) -> SafeString:
@@ -191,7 +230,7 @@ class ServerAdmin(_ReadOnly, Pages, ServerModelAdmin):
 
 
 @admin.register(Hub)
-class HubAdmin(_ReadOnly, HubModelAdmin):
+class HubAdmin(_ReadOnly, Pages, HubModelAdmin):
     """The hubs that this server follows."""
 
     list_display = ("shown_name", "shown_state", "shown_contact", "shown_applied")
@@ -202,6 +241,9 @@ class HubAdmin(_ReadOnly, HubModelAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Hub]:
         """Return the hubs of the database that is written to: a replica may lag behind."""
         return Hub.objects.using(database()).order_by("device_id")
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        return HubList
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         return super().changelist_view(request, {"title": gettext("Hubs"), **(extra_context or {})})
@@ -218,7 +260,7 @@ class HubAdmin(_ReadOnly, HubModelAdmin):
     @admin.display(description=_("state"))
     def shown_state(self, row: Hub) -> SafeString:
         found = _hub(row)
-        return _pill(overview.HUB_STATES[found.state], found.state) if found is not None else _pill(_("not known"), "")
+        return pill(overview.HUB_STATES[found.state], found.state) if found is not None else pill(_("not known"), "")
 
     @admin.display(description=_("address"))
     def shown_url(self, row: Hub) -> SafeString:
@@ -255,16 +297,20 @@ def _view(row: Server) -> overview.ServerView:
 
 def _hub(row: Hub) -> overview.HubView | None:
     if "_amesh_view" not in row.__dict__:
-        try:
-            known = {one.device_id: one for one in overview.hubs()}
-        except CHANGE_ERRORS:  # the banner says why
-            known = {}
-        row.__dict__["_amesh_view"] = known.get(row.device_id)
+        row.__dict__["_amesh_view"] = _hubs().get(row.device_id)
     found: overview.HubView | None = row.__dict__["_amesh_view"]
     return found
 
 
-def _lag(view: overview.ServerView) -> str:
+def _hubs() -> dict[str, overview.HubView]:
+    try:
+        return {one.device_id: one for one in overview.hubs()}
+    except CHANGE_ERRORS:  # the banner says why
+        return {}
+
+
+def lag_of(view: overview.ServerView) -> str:
+    """Return what a server lacks, in words."""
     if view.revisions is None:
         return gettext("not known")
     if not view.revisions:
@@ -282,7 +328,8 @@ def _breaking(text: str) -> SafeString:
     return format_html('<span class="amesh-breaking">{}</span>', text)
 
 
-def _pill(word: Any, state: str) -> SafeString:
+def pill(word: Any, state: str) -> SafeString:
+    """Return the state of a server or hub as HTML: a word and a color."""
     color = "amesh-trusted" if state in _GOOD else "" if state in _NEUTRAL else "amesh-revoked"
     return format_html('<span class="amesh-state {}">{}</span>', color, word)
 

@@ -18,6 +18,9 @@ from authmesh.protocol.errors import AmeshError
 
 #: Maximum number of rows that differ in one query. If there are more, the list is rejected anyway, and the page says so.
 _MAX_DIFFERING = 500
+# Number of devices up to which a filter compares each of them. If there are more, it compares their number; what is shown is compared
+# in any case.
+_MAX_COMPARED = 10_000
 
 
 def chosen(
@@ -34,8 +37,11 @@ def chosen(
     found = _snapshot()
     if found is None:
         return queryset.filter(condition)
-    stored = set(Device.objects.using(queryset.db).filter(condition).values_list("pk", flat=True))
-    verified = {known.pk for known in list(found.by_key.values()) if is_so(known)}
+    verified = {known.pk for known in [*found.by_key.values()] if is_so(known)}
+    rows = Device.objects.using(queryset.db).filter(condition)
+    if len(verified) > _MAX_COMPARED and rows.count() == len(verified):
+        return queryset.filter(condition)
+    stored = set(rows.values_list("pk", flat=True))
     wrong, missing = _noted(request, stored - verified), _noted(request, verified - stored)
     return (
         queryset.filter((condition & ~Q(pk__in=wrong)) | Q(pk__in=missing))

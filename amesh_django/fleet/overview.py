@@ -121,7 +121,7 @@ def every(now: dt.datetime | None = None) -> list[ServerView]:
 
 
 def view(rows: Iterable[Server], now: dt.datetime | None = None) -> list[ServerView]:
-    """Return servers as they are shown.
+    """Return servers as they are shown. The number of queries is the same for one server and for many.
 
     Args:
         rows: their rows.
@@ -136,20 +136,31 @@ def view(rows: Iterable[Server], now: dt.datetime | None = None) -> list[ServerV
     now = now or timezone.now()
     ids = [row.device_id for row in found]
     names = dict(Device.objects.using(database()).filter(device_id__in=ids).values_list("device_id", "friendly_name"))
-    return [_view(row, names.get(row.device_id) or row.device_id, now) for row in found]
-
-
-def _view(row: Server, name: str, now: dt.datetime) -> ServerView:
-    refused = refused_events(row)
     try:
-        if not servers.is_genuine(row):
-            return ServerView(row, name, "changed", None, None, refused)
-        lag, head = servers.lag(row), servers.head()
-        is_trusted = servers.public_key_of(row.device_id) is not None
+        is_genuine = {row.device_id: servers.is_genuine(row) for row in found}
+        head = servers.head()
+        trusted = servers.trusted(ids)
+        lags = servers.lags(found, head, now)
     except AmeshError:
-        return ServerView(row, name, "unknown", None, None, refused)
-    state = _state(row, head, is_trusted, now)
-    return ServerView(row, name, state, lag.revisions, lag.seconds, refused, row.epoch != head.epoch)
+        return [_unknown(row, names.get(row.device_id) or row.device_id) for row in found]
+    return [
+        ServerView(
+            row,
+            names.get(row.device_id) or row.device_id,
+            _state(row, head, row.device_id in trusted, now),
+            lag.revisions,
+            lag.seconds,
+            refused_events(row),
+            row.epoch != head.epoch,
+        )
+        if is_genuine[row.device_id]
+        else _unknown(row, names.get(row.device_id) or row.device_id, "changed")
+        for row, lag in zip(found, lags, strict=True)
+    ]
+
+
+def _unknown(row: Server, name: str, state: State = "unknown") -> ServerView:
+    return ServerView(row, name, state, None, None, refused_events(row))
 
 
 def _state(row: Server, head: servers.Head, is_trusted: bool, now: dt.datetime) -> State:

@@ -87,6 +87,10 @@ class NoAnswer(AmeshError):
     default_hint = "Check that the hub runs and that this server can reach it."
 
 
+class HubIsAway(NoAnswer):
+    """Nothing answered, or a proxy said that the hub is down. It may be back at any moment."""
+
+
 class Followed(NamedTuple):
     """A hub that can be asked.
 
@@ -191,10 +195,10 @@ def _post(url: str, body: bytes, device: Signer) -> tuple[bytes, str, str]:
     try:
         found = posting.post(url, body, headers=headers, seconds=_TOTAL_SECONDS, max_bytes=MAX_MESSAGE_BYTES)
     except posting.NoAnswer as error:
-        raise NoAnswer(str(error)) from None
+        raise HubIsAway(str(error)) from None
     if found.status != 200:
-        code = _code(found.body)
-        raise NoAnswer(f"The hub answered {found.status}{f' ({code})' if code else ''}.")
+        code, kind = _code(found.body), HubIsAway if found.status >= 500 else NoAnswer
+        raise kind(f"The hub answered {found.status}{f' ({code})' if code else ''}.")
     return found.body, found.headers.get(SIGNATURE_HEADER.lower(), ""), nonce
 
 

@@ -15,6 +15,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.urls import NoReverseMatch, reverse
 
 from amesh_django import checks, conf
+from amesh_django.fleet import freshness
 from amesh_django.models import Device, Hub, HubEntry
 from amesh_django.relay import conf as relay_conf
 from amesh_django.trust import current_list
@@ -23,10 +24,16 @@ from amesh_django.verification.eviction import eviction, forgets, forgetting
 from amesh_django.verification.nonces import CacheNonceStore
 from authmesh.commands.doctor.command import Further
 from authmesh.commands.doctor.findings import Finding, Status
-from authmesh.protocol.errors import NonceStoreUnavailable
+from authmesh.protocol.errors import AmeshError, NonceStoreUnavailable
 
 #: System checks about settings, identity and permissions, which other checks of doctor report.
 _REPORTED_OTHERWISE = frozenset({"amesh.E001", "amesh.E002", "amesh.E003", "amesh.W003", "amesh.W004"})
+
+#: What follows if a hub has been silent for too long: ``WHEN_STALE`` → in words, and how bad that is.
+_EFFECTS: dict[str, tuple[str, Status]] = {
+    "allow": ("A device that was revoked there may still be accepted", "warning"),
+    "refuse": ("All signed requests are rejected", "problem"),
+}
 
 
 def settings() -> Iterator[Finding]:
@@ -123,6 +130,26 @@ def hub_words() -> Iterator[Finding]:
         yield Finding("hubs", "ok", "What hubs have said is as amesh wrote it.")
 
 
+def silent_hubs() -> Iterator[Finding]:
+    """Examine whether this server has heard its hubs. A list that is rejected is reported by another check."""
+    when_stale = conf.amesh_settings().WHEN_STALE
+    effect, status = _EFFECTS[when_stale]
+    try:
+        silent = freshness.stale_hubs()
+    except AmeshError:
+        return
+    for one in silent:
+        message = f"The hub {one.device_id} was heard last at {one.heard}. {effect}, because AMESH['WHEN_STALE'] is '{when_stale}'."
+        hint = "Check that the hub runs, and that this server and the hub reach each other: manage.py amesh_hubs."
+        yield Finding("hubs", status, message, hint)
+
+
+def hubs() -> Iterator[Finding]:
+    """Examine what this server has from its hubs."""
+    yield from hub_words()
+    yield from silent_hubs()
+
+
 def check_address() -> Iterator[Finding]:
     """Examine whether this project has the check address that ``doctor URL`` queries."""
     try:
@@ -143,6 +170,6 @@ FURTHER = (
     Further("system-checks", "database", system_checks),
     Further("migrations", "database", migrations),
     Further("nonce-cache", "", nonce_cache),
-    Further("hubs", "database", hub_words),
+    Further("hubs", "database", hubs),
     Further("check-address", "", check_address),
 )

@@ -13,7 +13,7 @@ import httpx
 from authmesh.client import AmeshAuth
 from authmesh.device import LocalDevice
 
-from .programs import Programs
+from .programs import Programs, Server
 from .stage import DemoError, Stage
 
 #: The servers that follow the hub.
@@ -39,6 +39,7 @@ class Hub:
         self._hub_id = hub_id
         self._init = init
         self._urls: dict[str, str] = {}
+        self._servers: dict[str, Server] = {}
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -49,7 +50,8 @@ class Hub:
         with ExitStack() as stack, ThreadPoolExecutor(len(FOLLOWERS)) as pool:
             list(pool.map(lambda name: self._prepare(name, line), FOLLOWERS))
             for name in FOLLOWERS:
-                self._urls[name] = stack.enter_context(run.server(name)).url
+                self._servers[name] = stack.enter_context(run.server(name))
+                self._urls[name] = self._servers[name].url
             for name in FOLLOWERS:
                 self._pair(name)
             listed = run.manage("amesh_servers")
@@ -70,6 +72,10 @@ class Hub:
         for name, future in found.items():
             stage_word = f"{(future.result() - start) * 1000:.0f} ms after the form was sent"
             self._stage.check(f"{name} rejects the laptop", True, stage_word)
+
+    def leave(self, name: str) -> None:
+        """Stop a server, so that it falls behind."""
+        self._servers[name].stop()
 
     def _prepare(self, name: str, line: str) -> None:
         run = self._run

@@ -17,7 +17,8 @@ from authmesh.protocol.display import clean_line
 
 from .browser import Browser
 from .fleet import Fleet
-from .hub import Hub
+from .hub import FOLLOWERS, Hub
+from .living import Living
 from .meeting import Meeting
 from .programs import Programs, Server
 from .stage import Stage
@@ -28,8 +29,9 @@ LAPTOP, CHANGED = "laptop", "laptop of the boss"
 #: The name of the server that enrols itself.
 EDGE = "edge"
 _EDIT = "UPDATE amesh_device SET friendly_name = 'laptop of the boss' WHERE friendly_name = 'laptop'"
-#: Changes one event of the audit log.
-_REWRITE = "UPDATE amesh_auditevent SET actor = 'nobody' WHERE seq = 2"
+#: Changes one event of the audit log, and undoes that.
+_REWRITE = "UPDATE amesh_auditevent SET actor = actor || ' or nobody' WHERE seq = 2"
+_RESTORE = "UPDATE amesh_auditevent SET actor = replace(actor, ' or nobody', '') WHERE seq = 2"
 _LOGGER = " amesh_django.verification: "
 
 
@@ -92,9 +94,11 @@ class Play:
             hub = Hub(self._stage, self._run, self._device(LAPTOP), self._id["server"], self._where)
             with hub.followed():
                 self._revoked(requests, server, hub)
-            self._audited()
-            if afterwards is not None:
-                afterwards(server.url)
+                self._audited()
+                if afterwards is not None:
+                    hub.leave(FOLLOWERS[-1])
+                    with Living(self._run, server, self._device).alive():
+                        afterwards(server.url)
 
     @property
     def _where(self) -> list[str]:
@@ -187,6 +191,9 @@ class Play:
         report = self._run.manage("amesh_audit", "--verify", fails=True)
         stage.output(report)
         stage.check("amesh_audit names the event that was edited", "changed 2" in report, "changed 2")
+        self._sql(_RESTORE)
+        report = self._run.manage("amesh_audit", "--verify")
+        stage.check("without the edit, it verifies the log again", "as amesh wrote it" in report, "exit code 0")
 
 
 class Requests:

@@ -60,25 +60,29 @@ def marked(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 class Texts(HTMLParser):
-    """Collects the texts of a page that people read or hear."""
+    """Collects the texts of a page that people read or hear, but for those that are in English in any language: the system checks."""
 
     def __init__(self) -> None:
         super().__init__()
         self.found: list[str] = []
         self._hidden = 0
+        self._english = 0
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._hidden += tag in ("script", "style", "code")
         values = dict(attrs)
+        if tag == "ul" and (self._english or values.get("lang") == "en"):
+            self._english += 1
+        self._hidden += tag in ("script", "style", "code")
         self.found += [value for name, value in attrs if name in READ and value]
         if tag == "input" and values.get("type") in ("submit", "button", "reset"):
             self.found.append(values.get("value") or "")
 
     def handle_endtag(self, tag: str) -> None:
         self._hidden -= tag in ("script", "style", "code")
+        self._english -= tag == "ul" and self._english > 0
 
     def handle_data(self, data: str) -> None:
-        if not self._hidden:
+        if not self._hidden and not self._english:
             self.found.append(data)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.backends.openssl import backend
 
-from tests.bench import fleet, keys, listing, pairing, relay, sending, serving, verifying
+from tests.bench import fleet, keys, listing, pages, pairing, relay, sending, serving, verifying
 from tests.bench.figures import Section, write_json
 from tests.bench.world import SCALES, World, running_world
 from tests.support.services import ROOT
@@ -30,6 +30,7 @@ SECTIONS: dict[str, Callable[[World, Callable[[str], None]], Section]] = {
     "relay": relay.measure,
     "keys": keys.measure,
     "fleet": fleet.measure,
+    "pages": pages.measure,
 }
 PACKAGES = (
     "celery",

@@ -88,13 +88,7 @@ class Site:
 
     def trust(self, device: EphemeralDevice, role: str = "controller", **permissions: bool) -> None:
         """Trust a device, as pairing does."""
-        public_key = device.identity.public_key.hex()
-        self.python(
-            "from authmesh.protocol.allow_list import DeviceEntry\nfrom authmesh.protocol.keys import device_id\n"
-            f"key = bytes.fromhex({public_key!r})\n"
-            f"trusted.add(DeviceEntry(device_id(key), key, {device.identity.friendly_name!r}, "
-            f"'2026-01-01T00:00:00.000Z', 'handshake', {role!r}, {permissions!r}))"
-        )
+        self.python(trusting(device, role, **permissions))
 
     def answer(self, device: EphemeralDevice, path: str = "check") -> httpx.Response:
         """Return the answer to a signed request of a device."""
@@ -121,6 +115,16 @@ class Site:
         return self.program(
             "celery", "-A", "tests.celery_app", "beat", "-s", str(self.directory / "beat"), "-l", "INFO"
         )
+
+
+def trusting(device: EphemeralDevice, role: str = "controller", **permissions: bool) -> str:
+    """Return code for :meth:`Site.python` that trusts a device, as pairing does."""
+    return (
+        "from authmesh.protocol.allow_list import DeviceEntry\nfrom authmesh.protocol.keys import device_id\n"
+        f"key = bytes.fromhex({device.identity.public_key.hex()!r})\n"
+        f"trusted.add(DeviceEntry(device_id(key), key, {device.identity.friendly_name!r}, "
+        f"'2026-01-01T00:00:00.000Z', 'handshake', {role!r}, {permissions!r}))\n"
+    )
 
 
 class Program:

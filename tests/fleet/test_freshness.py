@@ -16,8 +16,9 @@ from django.test.utils import CaptureQueriesContext
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.checks import check_hubs
-from amesh_django.fleet import freshness, posting, rarely, signed_list
+from amesh_django.fleet import freshness, posting, rarely, signed_list, silence
 from amesh_django.fleet.following import follows
+from amesh_django.management import doctor
 from amesh_django.models import Hub
 from amesh_django.test import AmeshAPIClient, AmeshClient, EphemeralDevice
 from amesh_django.trust import current_list
@@ -63,14 +64,19 @@ class Line:
 
 
 class Clock:
-    """The clock of the server, which is set by hand: seconds ahead of ours."""
+    """The clock of the server, which is set by hand.
+
+    Attributes:
+        ahead: seconds ahead of ours.
+        slept: those of them in which the machine slept, and one of its clocks stood still.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ahead = 0.0
+        self.ahead = self.slept = 0.0
         freshly = freshness._freshness
         real, steady = freshly._clock, freshly._monotonic
         monkeypatch.setattr(freshly, "_clock", lambda: real() + self.ahead)
-        monkeypatch.setattr(freshly, "_monotonic", lambda: steady() + self.ahead)
+        monkeypatch.setattr(freshly, "_monotonic", lambda: steady() + self.ahead - self.slept)
 
 
 @pytest.fixture
@@ -95,6 +101,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
+def doctor_on_hubs() -> list[tuple[str, str]]:
+    """Return what ``amesh_doctor`` says about hubs: status and message."""
+    return [(found.status, found.message) for found in doctor.hubs()]
+
+
 def begin_anew(clock: Clock) -> None:
     """Let the processes of the server begin anew, a second after the newest message of the hub."""
     clock.ahead += 1
@@ -113,6 +124,20 @@ def test_the_first_request_of_a_process_asks(hub: TestHub, line: Line, clock: Cl
     assert status(good) == 200 and len(line.asked) == 1
     clock.ahead += 2
     assert status(good) == 200 and len(line.asked) == 2
+
+
+def test_a_machine_that_slept_asks(hub: TestHub, line: Line, clock: Clock, amesh_trust: Trust) -> None:
+    """Also just after its last question. A clock that is set back makes the pause no longer."""
+    lost = amesh_trust()
+    begin_anew(clock)
+    assert status(lost) == 200 and len(line.asked) == 1
+    clock.ahead += 3600
+    clock.slept += 3600
+    line.events = [hub.event("revoke", lost)]
+    assert status(lost) == 401 and len(line.asked) == 2
+    clock.ahead -= 1800
+    clock.slept -= 1800 + 3600  # the steady clock shows an hour more
+    assert status(lost) == 401 and len(line.asked) == 3
 
 
 def test_a_server_that_hears_its_hub_does_not_ask(hub: TestHub, line: Line, clock: Clock, amesh_trust: Trust) -> None:
@@ -150,14 +175,58 @@ def test_a_hub_that_is_away_with_allow(hub: TestHub, line: Line, clock: Clock, a
     begin_anew(clock)
     assert status(device) == status(device) == 200 and len(line.asked) == 1
     assert "trust_is_stale" not in caplog.text and "Nobody answers" in caplog.text
+    assert doctor_on_hubs() == [("ok", ANY)]
+    heard = Hub.objects.get().last_contact_at.isoformat(timespec="seconds")
     clock.ahead += 301
     assert status(device) == status(device) == 200 and len(line.asked) == 2
     assert caplog.text.count("trust_is_stale") == 1 and "is 'allow'" in caplog.text
-    clock.ahead += 5
-    assert status(device) == 200 and len(line.asked) == 2  # asked again after ten seconds, not at each request
-    clock.ahead += 6
+    assert doctor_on_hubs() == [
+        ("ok", ANY),
+        (
+            "warning",
+            f"The hub {hub.id} was heard last at {heard}. A device that was revoked there may still be accepted, "
+            "because AMESH['WHEN_STALE'] is 'allow'.",
+        ),
+    ]
+    clock.ahead += 0.5
+    assert status(device) == 200 and len(line.asked) == 2  # not asked at each request
+    clock.ahead += 0.6
     line.is_down, line.events = False, [hub.event("revoke", device)]
     assert status(device) == 401 and len(line.asked) == 3
+    assert doctor_on_hubs() == [("ok", ANY)]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "answer", "pause"),
+    [(0, None, 1), (0.5, None, 5), (9, None, 10), (0, (503, "down"), 1), (0, (403, "not_following"), 10)],
+)
+def test_a_hub_that_is_away_is_asked_again_soon(
+    hub: TestHub,
+    line: Line,
+    clock: Clock,
+    amesh_trust: Trust,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    answer: tuple[int, str] | None,
+    pause: float,
+) -> None:
+    """The less a question costs, the sooner. A hub that refuses is there, and will refuse again."""
+    device, asked = amesh_trust(), list[float]()
+
+    def post(url: str, body: bytes, **options: Any) -> posting.Answer:
+        asked.append(clock.ahead)
+        clock.ahead += seconds
+        if answer is None:
+            raise posting.NoAnswer("Nobody answers.")
+        return posting.Answer(answer[0], {}, json.dumps({"error": answer[1]}).encode())
+
+    monkeypatch.setattr(posting, "post", post)
+    begin_anew(clock)
+    assert status(device) == 200
+    clock.ahead += pause - 0.1
+    assert status(device) == 200 and len(asked) == 1
+    clock.ahead += 1
+    assert status(device) == 200 and len(asked) == 2
 
 
 def test_a_hub_that_is_away_with_refuse(
@@ -196,9 +265,11 @@ def test_a_hub_that_was_never_heard_has_some_time(
     device = amesh_trust()
     TestHub(amesh_server.identity.device_id).trusted("revoke")
     lifecycle.reset()
-    assert status(device) == 200
+    assert status(device) == 200 and len(doctor_on_hubs()) == 1
     clock.ahead += 301
     assert status(device) == 503
+    ((_ok, _nothing), (bad, text)) = doctor_on_hubs()
+    assert bad == "problem" and "All signed requests are rejected" in text
 
 
 @pytest.mark.parametrize("is_heard", [True, False])
@@ -369,6 +440,6 @@ def test_a_database_that_fails_while_the_hubs_are_looked_up(
     def fail(rows: Any) -> Any:
         raise OperationalError("gone")
 
-    monkeypatch.setattr(freshness.HubRows, "every", fail)
+    monkeypatch.setattr(silence.HubRows, "every", fail)
     response = AmeshClient(device).get(CHECK_PATH)
     assert (response.status_code, response.json()["error"]) == (503, "allow_list_unavailable")

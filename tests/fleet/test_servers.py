@@ -85,6 +85,7 @@ def test_how_far_a_server_is_behind() -> None:
     laptops(1)
     AuditEvent.objects.filter(revision=head.revision + 1).update(at=timezone.now() - dt.timedelta(seconds=90))
     server.added_at -= dt.timedelta(hours=1)
+    server.save()
     found = servers.lag(server)
     assert found.revisions == 2 and 89 < found.seconds < 120
     assert servers.is_dirty(Server(epoch="another", acked=10**9), head)

@@ -32,10 +32,12 @@ from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.display import clean_line
 
 from .. import fleet, mapping, shown
+from ..adding import AddingAdmin
+from ..approvals import ApprovingAdmin
 from ..damaged import readable
 from ..selecting import differing, without_other_names
 from ..trouble import CHANGE_ERRORS, explain, trouble, verify_complete, verify_shown
-from .filters import LastSeenFilter, RoleFilter, StateFilter, UserFilter, search
+from .filters import ExpiryFilter, LastSeenFilter, RoleFilter, StateFilter, UserFilter, search
 from .history import MAX_LINES, history, permissions
 from .revoking import RevokingAdmin
 
@@ -62,7 +64,7 @@ class VerifiedChangeList(ChangeList):
 
 
 @admin.register(Device)
-class DeviceAdmin(RevokingAdmin):
+class DeviceAdmin(ApprovingAdmin, AddingAdmin, RevokingAdmin):
     """The devices.
 
     Permissions: ``amesh.view_device`` to view devices, ``amesh.change_device`` to view and map them, and ``amesh.revoke_device``,
@@ -80,9 +82,8 @@ class DeviceAdmin(RevokingAdmin):
         "shown_user",
     )
     list_display_links = ("shown_name",)
-    list_filter = (StateFilter, RoleFilter, "added_by", UserFilter, LastSeenFilter)
+    list_filter = (StateFilter, RoleFilter, "added_by", UserFilter, LastSeenFilter, ExpiryFilter, "added_at")
     list_per_page = 50
-    date_hierarchy = "added_at"
     ordering = ("-added_at", "-id")
     actions = ("revoke_selected",)
     search_help_text = _("Name, device ID, public key or username")

@@ -60,6 +60,24 @@ def in_state(state: State, now: dt.datetime) -> Q:
     raise ValueError(state)
 
 
+#: Days within which a device that expires needs attention.
+EXPIRING = (7, 30)
+#: Days without an accepted request after which a device is quiet.
+QUIET_DAYS = 30
+
+
+def expiring(days: int, now: dt.datetime) -> Q:
+    """Return the condition for trusted devices that expire within some days."""
+    return Q(expires_at__lte=now + dt.timedelta(days=days)) & in_state(ACTIVE, now)
+
+
+def quiet(now: dt.datetime) -> Q:
+    """Return the condition for trusted controllers without an accepted request in the last days, but for those that are new."""
+    since = now - dt.timedelta(days=QUIET_DAYS)
+    silent = Q(activity__last_seen_at__lt=since) | Q(activity__isnull=True, added_at__lt=since)
+    return Q(role=Device.Role.CONTROLLER) & silent & in_state(ACTIVE, now)
+
+
 class StateFilter(admin.SimpleListFilter):
     """Filters by state."""
 
@@ -126,6 +144,7 @@ class LastSeenFilter(admin.SimpleListFilter):
             ("month", _("in the last 30 days")),
             ("longer", _("longer ago")),
             ("never", _("never")),
+            ("quiet", _("trusted, but quiet")),
         ]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
@@ -138,4 +157,25 @@ class LastSeenFilter(admin.SimpleListFilter):
             return queryset.filter(activity__last_seen_at__lt=since)
         if value == "never":
             return queryset.filter(activity__last_seen_at__isnull=True)
+        if value == "quiet":
+            return queryset.filter(quiet(timezone.now()))
+        return queryset
+
+
+class ExpiryFilter(admin.SimpleListFilter):
+    """Filters trusted devices by the time until they expire."""
+
+    title = _("expiry")
+    parameter_name = "expires"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("7", _("within 7 days")), ("30", _("within 30 days")), ("never", _("never"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Device]) -> QuerySet[Device]:
+        value, now = self.value(), timezone.now()
+        for days in EXPIRING:
+            if value == str(days):
+                return queryset.filter(expiring(days, now))
+        if value == "never":
+            return queryset.filter(Q(expires_at__isnull=True) & in_state(ACTIVE, now))
         return queryset

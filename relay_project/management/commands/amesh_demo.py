@@ -94,9 +94,9 @@ class Command(BaseCommand):
     def _wait(self, url: str, password: str, folder: str) -> None:
         """Print how to use the server, and wait until Ctrl-C."""
         self._say(f"""
-The server keeps running until Ctrl-C.
+The server keeps running until Ctrl-C. Machines send requests, one waits for approval, and one server is behind.
 
-  admin     {url}/admin/
+  admin     {url}/admin/amesh/
   user      {USER}
   password  {password}
 

@@ -1,0 +1,1 @@
+"""Approvals: the devices that wait for a person."""
