@@ -28,6 +28,7 @@ class AmeshConfig(AppConfig):
             log,
             metrics,
         )
+        from .approvals import notices
         from .audit import refusals
         from .fleet import bell, freshness
         from .verification import activity, hooks
@@ -41,6 +42,7 @@ class AmeshConfig(AppConfig):
         request_refused.connect(refusals.on_refused, dispatch_uid="amesh_audit")
         request_finished.connect(refusals.flush_after_request, dispatch_uid="amesh_audit")
         list_changed.connect(bell.on_list_changed, dispatch_uid="amesh_bell")
+        list_changed.connect(notices.on_list_changed, dispatch_uid="amesh_approvals")
         bell.connect(_ring)
         metrics.connect()
         hooks.connect(freshness.ensure_fresh)
