@@ -70,9 +70,9 @@ def main() -> None:
         take(page, "servers")
         page.goto(f"{start}device/approvals/")
         take(page, "approvals")
-        page.goto(f"{start}device/pair/")
-        page.locator("form [type=submit]").last.click()
-        page.wait_for_timeout(3000)
+        page.goto(f"{start}pairingsession/")
+        page.locator("#content form [type=submit]").last.click()
+        page.locator("#content svg").wait_for()
         take(page, "pair")
         browser.close()
 
