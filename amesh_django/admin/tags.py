@@ -6,6 +6,7 @@ from typing import Any
 
 from django import template
 
+from amesh_django.approvals.waiting import waiting
 from amesh_django.models import Device
 from authmesh.protocol.display import clean_line
 
@@ -42,7 +43,13 @@ def amesh_device_card(device: Device) -> dict[str, Any]:
 def amesh_device_links(context: Any) -> dict[str, Any]:
     """Show the links above the list of devices that the person who is logged in may follow."""
     request = context["request"]
-    return {"request": request, "may_enroll": request.user.has_perm("amesh.enroll_device")}
+    may_approve = request.user.has_perm("amesh.approve_device")
+    return {
+        "request": request,
+        "may_enroll": request.user.has_perm("amesh.enroll_device"),
+        "may_approve": may_approve,
+        "waiting": waiting() if may_approve else 0,
+    }
 
 
 @register.inclusion_tag("admin/amesh/start.html", takes_context=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,18 +57,27 @@ CONTRAST = """() => {
 
 THEMES = ("django", "unfold", "jazzmin")
 #: The themes bring templates of their own. Django's are looked at with both versions of Django.
+#: A theme whose class of model admins is the base of ours has "+" after its name.
 EVERY_PAGE = ("django", *(pytest.param(theme, marks=pytest.mark.unversioned) for theme in THEMES[1:]))
 
 
 @pytest.fixture(params=THEMES)
 def site(
-    request: Any, sqlite_database: dict[str, str], tmp_path: Path, settings: Any, django_db_blocker: Any
+    request: Any,
+    sqlite_database: dict[str, str],
+    tmp_path: Path,
+    settings: Any,
+    django_db_blocker: Any,
+    monkeypatch: Any,
 ) -> Iterator[Site]:
     """A server with each theme in turn, and SQLite: the look does not depend on the database."""
+    theme = request.param.removeprefix("django").removesuffix("+")
+    if request.param.endswith("+"):
+        monkeypatch.setenv("TEST_AMESH", json.dumps({"ADMIN_BASE": f"{theme}.admin.ModelAdmin"}))
     with (
         django_db_blocker.unblock(),
         databases.as_default(sqlite_database),
-        running(sqlite_database, tmp_path / "device", settings, request.param.removeprefix("django")) as found,
+        running(sqlite_database, tmp_path / "device", settings, theme) as found,
     ):
         yield found
 
@@ -132,6 +142,7 @@ def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser:
         "list": LIST,
         "journal": JOURNAL,
         "event": f"{JOURNAL}{aside(lambda: AuditEvent.objects.latest('pk').pk)}/change/",
+        "verify": f"{JOURNAL}verify/",
         "mapped": site.device(0),
         "revoked": site.device(2),
         "long": site.device(3),
@@ -180,7 +191,7 @@ SPACES = """() => [...document.querySelectorAll('.amesh-breadcrumbs li:not([aria
 })"""
 
 
-@pytest.mark.parametrize("site", EVERY_PAGE, indirect=True)
+@pytest.mark.parametrize("site", [*EVERY_PAGE, pytest.param("unfold+", marks=pytest.mark.unversioned)], indirect=True)
 def test_revoke_in_each_theme(site: Site, browser: Browser) -> None:
     page = open_page(browser, site, screen="phone")
     page.goto(site.device(1))

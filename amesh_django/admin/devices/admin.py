@@ -33,6 +33,7 @@ from authmesh.protocol.display import clean_line
 
 from .. import fleet, mapping, shown
 from ..adding import AddingAdmin
+from ..approvals import ApprovingAdmin
 from ..damaged import readable
 from ..selecting import differing, without_other_names
 from ..trouble import CHANGE_ERRORS, explain, trouble, verify_complete, verify_shown
@@ -63,7 +64,7 @@ class VerifiedChangeList(ChangeList):
 
 
 @admin.register(Device)
-class DeviceAdmin(AddingAdmin, RevokingAdmin):
+class DeviceAdmin(ApprovingAdmin, AddingAdmin, RevokingAdmin):
     """The devices.
 
     Permissions: ``amesh.view_device`` to view devices, ``amesh.change_device`` to view and map them, and ``amesh.revoke_device``,
