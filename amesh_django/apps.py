@@ -28,6 +28,7 @@ class AmeshConfig(AppConfig):
             log,
             metrics,
         )
+        from .approvals import notices
         from .audit import refusals
         from .fleet import bell, freshness
         from .pairing import hosting
@@ -45,6 +46,7 @@ class AmeshConfig(AppConfig):
         request_finished.connect(counting.flush_after_request, dispatch_uid="amesh_usage")
         counting.connect()
         list_changed.connect(bell.on_list_changed, dispatch_uid="amesh_bell")
+        list_changed.connect(notices.on_list_changed, dispatch_uid="amesh_approvals")
         bell.connect(_ring)
         hosting.connect(_pair)
         metrics.connect()

@@ -24,6 +24,19 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name="ApprovalMail",
+            fields=[
+                ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
+                ("tried_at", models.DateTimeField(blank=True, null=True, verbose_name="last try")),
+                ("told", models.BigIntegerField(default=0)),
+            ],
+            options={
+                "verbose_name": "mail about approvals",
+                "verbose_name_plural": "mails about approvals",
+                "default_permissions": (),
+            },
+        ),
+        migrations.CreateModel(
             name="PairingSession",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
