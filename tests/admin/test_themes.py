@@ -142,6 +142,7 @@ def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser:
         "list": LIST,
         "journal": JOURNAL,
         "event": f"{JOURNAL}{aside(lambda: AuditEvent.objects.latest('pk').pk)}/change/",
+        "verify": f"{JOURNAL}verify/",
         "mapped": site.device(0),
         "revoked": site.device(2),
         "long": site.device(3),

@@ -28,6 +28,7 @@ CONTRACTS = {
     "ground",
     "no-django",
     "package",
+    "pairing",
     "relay",
     "trust",
     "usage",

@@ -42,13 +42,20 @@
   }
 
   function start() {
-    if (navigator.clipboard) {
-      document.querySelectorAll("[data-amesh-copy]").forEach(addButton);
-    }
+    addButtons(document);
+    document.addEventListener("amesh:shown", function (event) {
+      addButtons(event.target); // a part of the page that was replaced
+    });
     if (window.django && django.jQuery) {
       django.jQuery(function () {
         document.querySelectorAll("select.admin-autocomplete").forEach(nameSearchBox);
       });
+    }
+  }
+
+  function addButtons(part) {
+    if (navigator.clipboard) {
+      part.querySelectorAll("[data-amesh-copy]").forEach(addButton);
     }
   }
 
