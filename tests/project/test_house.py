@@ -20,6 +20,7 @@ MAX_LINES = 400
 #: The contracts of import-linter, so that none goes away unnoticed.
 CONTRACTS = {
     "app",
+    "approvals",
     "audit",
     "circles",
     "device",
