@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -20,22 +20,27 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from amesh_django.audit.verifications import last_verified
+from amesh_django.conf import amesh_settings
 from amesh_django.fleet import overview
 from amesh_django.models import Device
 from amesh_django.states import ACTIVE, DENIED, EXPIRED, PENDING, REVOKED, STATES, SUSPENDED
 from amesh_django.trust import current_list
 from amesh_django.trust.database import database
+from amesh_django.usage import reading
 from authmesh.protocol.display import clean, clean_line
 
 from . import shown
+from .charts import bars
 from .devices.filters import EXPIRING, QUIET_DAYS, expiring, in_state, quiet
 from .fleet import lag_of, pill
 from .trouble import CHANGE_ERRORS, trouble
 
 #: Seconds for which a process keeps the result of the system checks.
 CHECKS_SECONDS = 60.0
-# Maximum number of servers that need attention, and that the page names.
-_MAX_SERVERS = 10
+# Maximum number of servers that need attention, and of reasons of refusals, that the page names.
+_MAX_SERVERS, _MAX_REASONS = 10, 15
+_DAYS = 30
 
 _COLORS = {ACTIVE: "amesh-trusted", PENDING: "amesh-waits", REVOKED: "", DENIED: "", EXPIRED: "", SUSPENDED: ""}
 
@@ -141,16 +146,20 @@ def start(request: HttpRequest, site: str) -> Start:
     """
     user, now, found = request.user, timezone.now(), Start()
     if user.has_perm("amesh.view_device") or user.has_perm("amesh.change_device"):
-        found.states, found.attention = _tiles(site, now)
+        queue = _page(site, "device_approvals") if user.has_perm("amesh.approve_device") else ""
+        found.states, found.attention = _tiles(site, now, queue)
         found.seal = _seal()
         found.checks, found.may_view_checks = checks(), True
+        found.requests = _requests(now)
+    if user.has_perm("amesh.view_auditevent"):
+        found.log, found.log_url = _log(), _page(site, "auditevent_changelist")
     if user.has_perm("amesh.view_server"):
         _servers(found, site, now)
     return found
 
 
-def _tiles(site: str, now: dt.datetime) -> tuple[list[Tile], list[Tile]]:
-    """Count the devices, in one query."""
+def _tiles(site: str, now: dt.datetime, queue: str) -> tuple[list[Tile], list[Tile]]:
+    """Count the devices, in one query. Those that wait lead to the page on which they are approved, if there is one."""
     conditions: dict[str, Q] = {state: in_state(state, now) for state in STATES}
     conditions |= {f"expires_{days}": expiring(days, now) for days in EXPIRING}
     conditions |= {"quiet": quiet(now)}
@@ -166,6 +175,8 @@ def _tiles(site: str, now: dt.datetime) -> tuple[list[Tile], list[Tile]]:
         tile(label, state, _COLORS[state], state="trusted" if state == ACTIVE else state)
         for state, label in shown.STATE_NAMES.items()
     ]
+    if queue:
+        states = [replace(one, url=queue) if one.label == shown.STATE_NAMES[PENDING] else one for one in states]
     attention = [
         *(
             tile(
@@ -197,6 +208,41 @@ def _seal() -> str:
         row.count,
     )
     return text % {"count": row.count}
+
+
+def _requests(now: dt.datetime) -> Requests | None:
+    """Return how many signed requests there were; None if none is counted."""
+    if not amesh_settings().COUNT_REQUESTS:
+        return None
+    days, day, month = reading.by_day(now=now), reading.totals(now=now), dict(reading.refusals(days=_DAYS, now=now))
+    of_day = dict(day.refused)
+    rows = [Row(_("accepted"), day.accepted, sum(one.accepted for one in days))]
+    rows.append(Row(_("refused"), sum(of_day.values()), sum(month.values())))
+    reasons = sorted({*of_day, *month}, key=lambda reason: (-month.get(reason, 0), reason))
+    rows += [
+        Row(clean_line(name), of_day.get(name, 0), month.get(name, 0), code=True) for name in reasons[:_MAX_REASONS]
+    ]
+    return Requests(bars(days), rows)
+
+
+def _log() -> str:
+    """Return when the log was verified last, and by whom, in a sentence."""
+    try:
+        found = last_verified()
+    except CHANGE_ERRORS:
+        return _("It is not known when the log was verified: the seal cannot be used.")
+    if found is None:
+        return _("The log has not been verified yet.")
+    named = {"at": shown.full_time(found.at), "by": clean_line(found.by) or shown.NOTHING, "count": found.events}
+    if found.fault:
+        named["fault"] = clean_line(found.fault)
+        return _("The log was verified %(at)s by %(by)s, and has a fault: %(fault)s.") % named
+    text = ngettext(
+        "The log was verified %(at)s by %(by)s, and is as amesh wrote it: %(count)d event.",
+        "The log was verified %(at)s by %(by)s, and is as amesh wrote it: %(count)d events.",
+        found.events,
+    )
+    return text % named
 
 
 def _servers(found: Start, site: str, now: dt.datetime) -> None:

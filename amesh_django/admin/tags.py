@@ -6,6 +6,7 @@ from typing import Any
 
 from django import template
 
+from amesh_django.approvals.waiting import waiting
 from amesh_django.models import Device
 from authmesh.protocol.display import clean_line
 
@@ -35,6 +36,19 @@ def amesh_device_card(device: Device) -> dict[str, Any]:
         "seen": shown.ago(getattr(device, "last_seen_at", None)),
         "user": clean_line(device.user.get_username()) if device.user is not None else "",
         "details": shown.details(device),
+    }
+
+
+@register.inclusion_tag("admin/amesh/device/links.html", takes_context=True)
+def amesh_device_links(context: Any) -> dict[str, Any]:
+    """Show the links above the list of devices that the person who is logged in may follow."""
+    request = context["request"]
+    may_approve = request.user.has_perm("amesh.approve_device")
+    return {
+        "request": request,
+        "may_enroll": request.user.has_perm("amesh.enroll_device"),
+        "may_approve": may_approve,
+        "waiting": waiting() if may_approve else 0,
     }
 
 

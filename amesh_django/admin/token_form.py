@@ -1,24 +1,16 @@
-"""The form that makes an enrollment token, and the rule that nobody hands out what they may not give themselves."""
+"""The form that makes an enrollment token."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from django import forms
-from django.contrib.auth import get_permission_codename, get_user_model
 from django.core.exceptions import ValidationError
-from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy, ngettext_lazy
 
-from amesh_django.enrollment import tokens
-from amesh_django.grantable import check_grantable, permissions_to_grant
-from amesh_django.trust import current_list
 from authmesh.device.directory import MAX_NAME_CHARACTERS, check_name
-from authmesh.protocol.display import clean_line
 from authmesh.protocol.enrollment import MAX_USES
-from authmesh.protocol.errors import AmeshError, InvalidInput
+from authmesh.protocol.errors import InvalidInput
 
-from .mapping import mapping_problem
+from .giving import GivingForm
 
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
 
@@ -32,13 +24,8 @@ LIFETIMES = [
 ]
 
 
-class TokenForm(forms.Form):
-    """The form of a new enrollment token.
-
-    Args:
-        actor: the user who is logged in. What they may not hand out has no field.
-        data: the form that was sent.
-    """
+class TokenForm(GivingForm):
+    """The form of a new enrollment token."""
 
     name = forms.CharField(
         label=gettext_lazy("Name"),
@@ -53,49 +40,8 @@ class TokenForm(forms.Form):
         help_text=gettext_lazy("How many machines may enroll with the token."),
     )
     lifetime = forms.TypedChoiceField(label=gettext_lazy("Valid for"), choices=LIFETIMES, coerce=int, initial=_HOUR)
-    scopes = forms.CharField(
-        label=gettext_lazy("Scopes"),
-        required=False,
-        help_text=gettext_lazy("Names such as orders:read, separated by spaces. Each machine gets them."),
-    )
-    groups = forms.MultipleChoiceField(
-        label=gettext_lazy("Groups"), required=False, widget=forms.CheckboxSelectMultiple
-    )
-    user = forms.CharField(
-        label=gettext_lazy("Mapped user"),
-        required=False,
-        help_text=gettext_lazy(
-            "Name of a user. In REST framework views, each machine acts as this user, with all permissions that the user has."
-        ),
-    )
-    device_days = forms.IntegerField(
-        label=gettext_lazy("Keys expire after (days)"),
-        required=False,
-        min_value=1,
-        max_value=tokens.MAX_DEVICE_SECONDS // _DAY,
-        help_text=gettext_lazy(
-            "How long the key of a machine is valid. A rotation renews it. Empty for no such limit."
-        ),
-    )
-    approved = forms.BooleanField(
-        label=gettext_lazy("Approved"),
-        required=False,
-        help_text=gettext_lazy("The machines need no further approval."),
-    )
 
-    def __init__(self, actor: Any, data: Any = None) -> None:
-        super().__init__(data)
-        self._actor = actor
-        names = sorted(current_list().snapshot().groups.scopes)
-        self.fields["groups"].choices = [(name, clean_line(name)) for name in names]  # type: ignore[attr-defined]
-        if not names:
-            del self.fields["groups"]
-        if not actor.has_perm("amesh.approve_device"):
-            del self.fields["approved"]
-        users = get_user_model()._meta
-        needed = [f"{users.app_label}.{get_permission_codename(one, users)}" for one in ("view", "change")]
-        if not actor.has_perms(needed):  # nor must this form tell which users there are
-            del self.fields["user"]
+    field_order = ("name", "uses", "lifetime")
 
     def clean_name(self) -> str:
         """Reject a name with characters that could deceive."""
@@ -103,49 +49,3 @@ class TokenForm(forms.Form):
             return check_name(self.cleaned_data["name"])
         except InvalidInput as error:
             raise ValidationError(str(error.message), code="name") from None
-
-    def clean_scopes(self) -> list[str]:
-        """Reject scopes that the settings do not know, and those that the user may not grant."""
-        names: list[str] = self.cleaned_data["scopes"].replace(",", " ").split()
-        try:
-            check_grantable("scope", names)
-        except AmeshError as error:
-            raise ValidationError(error.text(), code="scope") from None
-        self._check_rights(names)
-        return names
-
-    def clean_groups(self) -> list[str]:
-        """Reject groups with scopes that the user may not grant."""
-        names: list[str] = self.cleaned_data["groups"]
-        known = current_list().snapshot().groups.scopes
-        self._check_rights({scope for name in names for scope in known.get(name, ())})
-        return names
-
-    def clean_user(self) -> Any:
-        """Return the user. Reject one as whom the user who is logged in may not let a device act."""
-        name = self.cleaned_data["user"]
-        if not name:
-            return None
-        users = get_user_model()
-        found = users._default_manager.filter(**{users.USERNAME_FIELD: name}).first()
-        if found is None:
-            raise ValidationError(_("There is no user with this name."), code="unknown")
-        problem = mapping_problem(self._actor, found)
-        if problem:
-            raise ValidationError(problem, code="rights")
-        if not found.is_active:
-            raise ValidationError(
-                _("%(user)s is not active, so requests of the machines would be rejected. Activate the user first."),
-                code="inactive",
-                params={"user": clean_line(found.get_username())},
-            )
-        return found
-
-    def _check_rights(self, scopes: Any) -> None:
-        missing = [one for one in permissions_to_grant("scope", scopes) if not self._actor.has_perm(one)]
-        if missing:
-            raise ValidationError(
-                _("You may not grant this. You need: %(permissions)s."),
-                code="rights",
-                params={"permissions": ", ".join(sorted(missing))},
-            )

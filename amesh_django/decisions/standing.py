@@ -32,15 +32,26 @@ from .suspending import LIFTED, Suspension, by_hubs, by_person, columns, kind_of
 #: Maximum number of devices in one change of many.
 MAX_ROWS = 1000
 #: Columns of a device that is trusted again after it was revoked. What else was decided about it before is not decided again.
-TRUSTED_AGAIN: dict[str, Any] = {**REINSTATED, **LIFTED, "expires_at": None, "groups_json": ""}
+TRUSTED_AGAIN: dict[str, Any] = {
+    **REINSTATED,
+    **LIFTED,
+    "expires_at": None,
+    "groups_json": "",
+    "rotation_requested_at": None,
+}
 _APPROVED: dict[str, Any] = {"pending_since": None, "denied_at": None, "denied_by": "", "deny_reason": ""}
 
 
 class Standing(Deciding):
     """Whether a device is accepted."""
 
-    def approve(self, device_ids: Sequence[str]) -> Decided:
+    def approve(self, device_ids: Sequence[str], *, note: str = "", waiting_only: bool = False) -> Decided:
         """Accept devices that wait for approval, or that were denied.
+
+        Args:
+            device_ids: ``am_…``
+            note: added to the note about each device that is approved.
+            waiting_only: leave a device as it is that was denied.
 
         Raises:
             DeviceNotFound: there is no such device, or it is revoked.
@@ -48,12 +59,21 @@ class Standing(Deciding):
         """
 
         def work(pending: Change, row: Device) -> dict[str, Any]:
+            if waiting_only and row.denied_at is not None:
+                return {}
+            if note and (row.pending_since is not None or row.denied_at is not None):
+                return {**_APPROVED, "note": storable("\n".join(filter(None, (row.note, note))))}
             return _APPROVED
 
         return self._decide(EventKind.APPROVE, device_ids, work)
 
-    def deny(self, device_ids: Sequence[str], *, reason: str = "") -> Decided:
+    def deny(self, device_ids: Sequence[str], *, reason: str = "", waiting_only: bool = False) -> Decided:
         """Deny devices that wait for approval. Their rows stay, and their keys are not trusted again without :meth:`approve`.
+
+        Args:
+            device_ids: ``am_…``
+            reason: stored with the denial.
+            waiting_only: leave a device as it is that does not wait, instead of the error.
 
         Raises:
             DeviceNotFound: there is no such device, or it is revoked.
@@ -61,7 +81,7 @@ class Standing(Deciding):
         """
 
         def work(pending: Change, row: Device) -> dict[str, Any]:
-            if row.denied_at is not None:
+            if row.denied_at is not None or (waiting_only and row.pending_since is None):
                 return {}
             if row.pending_since is None:
                 raise WrongState(

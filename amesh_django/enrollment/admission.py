@@ -48,13 +48,14 @@ def known_state(*, device: str, role: str, state: State) -> str:
     return state
 
 
-def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys]) -> str:
+def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys], address: str = "") -> str:
     """Trust a machine, unless it is trusted already, and return its state.
 
     Args:
         request: the request, whose proof and signature are verified.
         now: Unix seconds.
         keys: the keys of the seal under which the proof is right.
+        address: of the machine, for the audit log.
 
     Raises:
         InvalidEnrollmentToken, EnrollmentTokenWithdrawn, EnrollmentTokenExpired, EnrollmentTokenUsedUp: by the token.
@@ -89,7 +90,8 @@ def admit(request: EnrollmentRequest, *, now: float, keys: Collection[SealKeys])
     by = tokens.author(token)
     state, is_new = sealed.change(by, work)
     if is_new:
-        record(AuditEvent.Kind.TOKEN_USED, by=by, device_id=device, subject=token.name, data={"jti": token.jti})
+        about = {"device_id": device, "subject": token.name, "address": address}
+        record(AuditEvent.Kind.TOKEN_USED, by=by, data={"jti": token.jti}, **about)
         logger.info("%s was enrolled with the token %s and is %s.", device, token.jti, state)
     return state
 

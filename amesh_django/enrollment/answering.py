@@ -53,7 +53,7 @@ def enroll(value: Any, *, address: str, now: float) -> dict[str, Any]:
         verify_key(request, issuer=issuer)
         if abs(request.issued_at - int(now)) > MAX_SKEW_SECONDS:
             raise TimestampOutOfRange(device_id=device_id(request.public_key))
-        state = admit(request, now=now, keys=keys)
+        state = admit(request, now=now, keys=keys, address=address)
         return build_answer(
             request,
             state=state,

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 from django.db import DatabaseError, IntegrityError, transaction
 
+from amesh_django.approvals import notices
 from amesh_django.audit import sweeping as audit
 from amesh_django.models import Server, Sweep
 from amesh_django.spelling import manage_py
 from amesh_django.trust.database import database
+from amesh_django.usage import pruning
 from authmesh.protocol.errors import AmeshError
 
 from . import servers
@@ -37,7 +39,7 @@ class Swept:
 
 
 def sweep(*, ring: Callable[[int], object], now: float | None = None, patience: float = 0.0) -> Swept:
-    """Ring each server that can be reached and lacks changes or a sign of life. Then do what the audit log needs.
+    """Ring each server that can be reached and lacks changes or a sign of life. Then do what the log, the mails, and the counts need.
 
     Args:
         ring: called with the primary key of each such server.
@@ -54,6 +56,8 @@ def sweep(*, ring: Callable[[int], object], now: float | None = None, patience: 
         audit.sweep(moment_of(moment))
     except AmeshError as error:
         _complain("The audit log was not swept", error)
+    pruning.prune_sometimes(moment_of(moment))
+    notices.sweep(moment_of(moment))
     return found
 
 

@@ -24,14 +24,28 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name="ApprovalMail",
+            fields=[
+                ("id", models.PositiveSmallIntegerField(default=1, primary_key=True, serialize=False)),
+                ("tried_at", models.DateTimeField(blank=True, null=True, verbose_name="last try")),
+                ("told", models.BigIntegerField(default=0)),
+            ],
+            options={
+                "verbose_name": "mail about approvals",
+                "verbose_name_plural": "mails about approvals",
+                "default_permissions": (),
+            },
+        ),
+        migrations.CreateModel(
             name="PairingSession",
             fields=[
                 ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
                 ("token", models.CharField(max_length=43, unique=True)),
+                ("owner", models.CharField(max_length=150)),
                 ("by", models.CharField(max_length=150, verbose_name="by")),
                 ("begun_at", models.DateTimeField(verbose_name="begun")),
                 ("ends_at", models.DateTimeField(blank=True, null=True, verbose_name="ends")),
-                ("options_json", models.TextField(default="{}")),
+                ("chosen_json", models.TextField(default="{}")),
                 ("relay", models.CharField(blank=True, max_length=500, verbose_name="relay")),
                 (
                     "step",
@@ -41,7 +55,6 @@ class Migration(migrations.Migration):
                             ("waiting", "waiting for the device"),
                             ("code", "waiting for the verification code"),
                             ("confirm", "waiting for the confirmation"),
-                            ("storing", "adding the device"),
                             ("done", "paired"),
                             ("failed", "failed"),
                             ("canceled", "canceled"),
@@ -53,14 +66,17 @@ class Migration(migrations.Migration):
                 ),
                 ("code", models.CharField(blank=True, max_length=32, verbose_name="code")),
                 ("device_id", models.CharField(blank=True, max_length=32, verbose_name="device ID")),
+                ("public_key", models.CharField(blank=True, max_length=64, verbose_name="public key")),
                 ("name", models.TextField(blank=True, verbose_name="name")),
-                ("answer", models.CharField(blank=True, max_length=64)),
+                ("answer", models.CharField(blank=True, max_length=128)),
                 ("wrong", models.PositiveSmallIntegerField(default=0)),
                 ("is_canceled", models.BooleanField(default=False)),
                 ("error_code", models.CharField(blank=True, max_length=64)),
-                ("error_text", models.TextField(blank=True)),
+                ("error_json", models.TextField(blank=True)),
                 ("alive_at", models.DateTimeField(blank=True, null=True)),
                 ("host", models.CharField(blank=True, max_length=100)),
+                ("seen_at", models.DateTimeField()),
+                ("mac", models.CharField(max_length=64)),
             ],
             options={
                 "verbose_name": "pairing",
@@ -124,6 +140,14 @@ class Migration(migrations.Migration):
         migrations.AddIndex(
             model_name="device",
             index=models.Index(fields=["-added_at", "-id"], name="amesh_newest_first"),
+        ),
+        migrations.AddIndex(
+            model_name="device",
+            index=models.Index(
+                condition=models.Q(("pending_since__isnull", False)),
+                fields=["pending_since", "id"],
+                name="amesh_waiting",
+            ),
         ),
         migrations.RunPython(migrations.RunPython.noop, without_triggers),
         migrations.AddField(

@@ -1,9 +1,10 @@
 """The tables.
 
-Devices, their groups and the seal; the audit log; enrollment tokens; pairings that people began in the admin; counted requests; and what
+Devices, their groups and the seal; the audit log; enrollment tokens; mails about approvals; pairings that people began in the admin; counted requests; and what
 hubs and servers know of each other.
 """
 
+from .approvals import ApprovalMail
 from .audit import AuditEvent, AuditSeal
 from .devices import (
     AllowListSeal,
@@ -21,6 +22,7 @@ from .usage import RequestCount
 
 __all__ = [
     "AllowListSeal",
+    "ApprovalMail",
     "AuditEvent",
     "AuditSeal",
     "Device",

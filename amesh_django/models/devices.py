@@ -121,7 +121,12 @@ class Device(models.Model):
         verbose_name_plural = _("devices")
         ordering: ClassVar[list[str]] = ["added_at", "id"]
         base_manager_name = "objects"
-        indexes: ClassVar[list[models.Index]] = [models.Index(fields=["-added_at", "-id"], name="amesh_newest_first")]
+        indexes: ClassVar[list[models.Index]] = [
+            models.Index(fields=["-added_at", "-id"], name="amesh_newest_first"),
+            models.Index(
+                fields=["pending_since", "id"], name="amesh_waiting", condition=models.Q(pending_since__isnull=False)
+            ),
+        ]
         default_permissions = ("view", "change")
         permissions: ClassVar[list[tuple[str, Any]]] = [
             ("revoke_device", "Can revoke device"),
