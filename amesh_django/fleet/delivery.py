@@ -128,8 +128,10 @@ def is_silent(server: Server, now: float) -> bool:
 
 
 def _serve(server: Server, lease: Lease, now: Callable[[], float], end: float) -> bool:
-    """Send a server what it lacks, until some time. Return True if it lacks more that was changed when the lease was given back: who was rung
-    for that found the lease taken."""
+    """Send a server what it lacks, until some time. Return True if it lacks what was changed until the lease was given back.
+
+    Nobody was rung for that, because the lease was taken.
+    """
     try:
         if not servers.is_genuine(server):
             report_forged(server)
@@ -138,7 +140,8 @@ def _serve(server: Server, lease: Lease, now: Callable[[], float], end: float) -
         while now() < end:
             seen = servers.look()
             if not servers.is_dirty(server, seen.head) and not is_silent(server, now()):
-                return False
+                lease.release()
+                return servers.is_dirty(server, servers.head())
             answered = _send(server, lease, now, seen, with_list=with_list)
             if answered is None:
                 return False
