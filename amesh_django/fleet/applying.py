@@ -66,7 +66,7 @@ class Applying:
         self._read = {b64url_encode(event.key) for event in events}
         self._read_words(self._read)
         #: Serial and device ID of what the message lets in, and of the keys that are replaced by it.
-        self._coming = {(event.serial, device_id_of(event.key)) for event in events if event.trusted is not None}
+        self._coming = {(event.serial, device_id_of(event.key)) for event in events if _lets_in(event)}
         self._going = {
             (event.serial, event.successor): device_id_of(event.key)
             for event in events
@@ -137,13 +137,15 @@ class Applying:
         # A key that was replaced here, and that the hub has revoked, comes back with the new one or not at all.
         is_replaced = self.may_enroll and row is not None and bool(row.replaced_by) and self._is_mine(row.revoked_by)
         if (event.event == "trust" and not is_replaced) or (
-            event.trusted is not None and self.may_enroll and (row is None or self._has_left(event, row))
+            _lets_in(event) and self.may_enroll and (row is None or self._has_left(event, row))
         ):
             return self._trust(event, row, entry)
         if event.left and event.event == "revoke" and (row is None or not self._is_of_hub(row)):
             return Plan(is_noted=False)
         until = stored_time(event.until) if event.until is not None else None
         word = {"suspend": {"suspended": True, "suspended_until": until}, "lift": NOT_SUSPENDED}.get(event.event, {})
+        if event.still and entry is not None and entry.epoch == self._epoch and not entry.suspended:
+            word = {}  # a person here has lifted it in spite of the hub
         if row is None:
             return Plan(word=word)
         linked = [row, *successors(self.pending, row)]
@@ -151,19 +153,22 @@ class Applying:
         if any(one.device_id == self.hub_id for one in (*linked, *valid)):
             return Plan(why="is_the_hub", is_noted=False)
         if event.left and self._is_of_hub(row):
-            return self._revoke(replace(event, effective_at=None, reason=LEFT_GROUP), row, valid, entry)
+            return replace(
+                self._revoke(replace(event, effective_at=None, reason=LEFT_GROUP), row, valid, entry), word=word
+            )
         if event.event == "revoke":
             return self._revoke(event, row, valid, entry)
         if event.event == "suspend":
-            return replace(self._suspend(event, valid, until), word=word)
-        undone = (
-            replace(self._lift([*linked, *valid]), word=word)
-            if event.event == "lift"
-            else self._reinstate([*linked, *(one for key in linked for one in predecessors(self.pending, key))])
-        )
+            found = replace(self._suspend(event, valid, until) if word else NOTHING, word=word)
+        elif event.event == "lift":
+            found = replace(self._lift([*linked, *valid]), word=word)
+        else:
+            found = self._reinstate([*linked, *(one for key in linked for one in predecessors(self.pending, key))])
         if event.trusted is None or not self.may_enroll or entry is None or not entry.added:
-            return undone
-        return trusting.with_rights(undone, event.trusted, row, entry)
+            return found
+        if event.event == "suspend" and not trusting.may_grant(event.trusted):
+            return replace(found, why="may_not_grant")  # it is suspended in any case
+        return trusting.with_rights(found, event.trusted, row, entry)
 
     def _has_left(self, event: FeedEvent, row: Device) -> bool:
         """Return True if a device left the groups of this server while it was suspended, and is in one of them again."""
@@ -334,6 +339,11 @@ class Applying:
         if new:
             self._read |= new
             self._read_words(new)
+
+
+def _lets_in(event: FeedEvent) -> bool:
+    """Return True if an event may add a device that is not here. One about a suspended device does not."""
+    return event.trusted is not None and event.event != "suspend"
 
 
 def is_old(entry: HubEntry, event: FeedEvent, epoch: str) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from amesh_django.kinds import EventKind
 from amesh_django.models import AuditEvent, Device, Server
-from amesh_django.states import ACTIVE, EXPIRED, ROTATED
+from amesh_django.states import ACTIVE, EXPIRED, ROTATED, SUSPENDED
 from amesh_django.trust.chain import data_of, device_of
 from amesh_django.trust.damage import UNREADABLE
 from amesh_django.trust.groups import Groups
@@ -33,6 +33,8 @@ _TRUSTING: frozenset[str] = frozenset(
         EventKind.MAP,
     }
 )
+#: Those of them that begin no suspension.
+_KEEPING: frozenset[str] = _TRUSTING - {EventKind.TRUST, EventKind.APPROVE}
 #: Those of them that may take a device out of a group, and never add one to the list.
 _LEAVING: frozenset[str] = frozenset({EventKind.GRANT, EventKind.GROUP})
 _PLAIN: dict[str, EventName] = {EventKind.LIFT: "lift", EventKind.REINSTATE: "reinstate"}
@@ -56,9 +58,9 @@ class Audience:
 
     def has(self, row: Device) -> bool:
         """Return True if the server is to trust a device. An expiry does not matter, because the server is told of it."""
-        return self._is_told_of(row) and row.state in (ACTIVE, EXPIRED)
+        return self.is_told_of(row) and row.state in (ACTIVE, EXPIRED)
 
-    def _is_told_of(self, row: Device) -> bool:
+    def is_told_of(self, row: Device) -> bool:
         """Return True if the server trusts a device as soon as it is not suspended."""
         is_other = row.device_id != self._device_id
         return self.is_enrolling and is_other and row.revoked_at is None and not self.has_left(row)
@@ -85,7 +87,7 @@ class Audience:
         if change.kind == EventKind.REVOKE:
             return event("revoke", row, serial, at, reason)
         if change.kind == EventKind.SUSPEND:
-            return event("suspend", row, serial, at, reason, until=row.suspended_until)
+            return self.suspended(row, serial, at, reason)
         if change.kind in _PLAIN:
             return self.undone(_PLAIN[change.kind], row, serial, at, reason)
         if not self.is_enrolling:
@@ -94,11 +96,39 @@ class Audience:
             return self.replaced(row, serial, at)
         if change.kind not in _TRUSTING and change.kind != EventKind.ROTATE:
             return None
-        if self.has(row):
-            return self.trust(row, serial, at)
+        if self.is_told_of(row):
+            return self.as_it_is(row, serial, at, still=change.kind in _KEEPING)
         known = before() if change.kind in _TRUSTING else None
-        was_told = self._is_told_of(known) if known is not None else change.kind in _LEAVING
+        was_told = self.is_told_of(known) if known is not None else change.kind in _LEAVING
         return self.gone(row, serial, at) if was_told and row.revoked_at is None and self.has_left(row) else None
+
+    def as_it_is(self, row: Device, serial: int, at: dt.datetime, *, still: bool) -> FeedEvent:
+        """Return the event about a device that the server is told of, and whose rights may have changed.
+
+        Args:
+            row: the row of the device.
+            serial, at: number and time of the change.
+            still: True if a suspended device was suspended before.
+        """
+        if row.state == SUSPENDED:
+            return self.suspended(row, serial, at, row.suspend_reason, still=still)
+        return self.trust(row, serial, at)
+
+    def suspended(
+        self, row: Device, serial: int, at: dt.datetime, reason: str, *, has_end: bool = True, still: bool = False
+    ) -> FeedEvent:
+        """Return the event about a suspended device. It has the rights of now: nobody says more when the suspension ends by itself."""
+        return event(
+            "suspend",
+            row,
+            serial,
+            at,
+            reason,
+            until=row.suspended_until if has_end else None,
+            left=self.has_left(row),
+            trusted=self._trusted(row) if self.is_told_of(row) else None,
+            still=still,
+        )
 
     def with_replaced(self, one: FeedEvent, row: Device, keys: Sequence[bytes]) -> Iterator[FeedEvent]:
         """Yield an event about a device, and the same about the keys that it had before: the server may know it by one of them only.
@@ -191,6 +221,7 @@ def event(
     successor: str = "",
     left: bool = False,
     trusted: Trusted | None = None,
+    still: bool = False,
 ) -> FeedEvent:
     """Return an event about a device.
 
@@ -205,6 +236,7 @@ def event(
         successor: device ID of the key that replaced it.
         left: True if the device is not in the groups of the server.
         trusted: what the event ``trust`` says.
+        still: True if the device was suspended before.
     """
     return FeedEvent(
         serial=serial,
@@ -218,6 +250,7 @@ def event(
         successor=successor,
         left=left,
         trusted=trusted,
+        still=still,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from django.utils import timezone
 
@@ -24,7 +25,7 @@ from authmesh.protocol.fleet.events import EventName, FeedEvent
 from authmesh.protocol.fleet.feed import MAX_EVENTS, MAX_IN_MESSAGE, FeedMessage
 
 from . import signed_list
-from .events import Audience, event, key_in, of_unknown, replaced_in, row_of
+from .events import Audience, key_in, of_unknown, replaced_in, row_of
 from .rarely import rarely
 from .sealed_rows import sealed_groups, sealed_rows
 from .servers import Head, Look, look
@@ -149,8 +150,9 @@ def _events_of(sealed: SealedList, audience: Audience, changes: Sequence[AuditEv
     found: dict[bytes, FeedEvent] = {}
     for change in changes:
         for one in _events_of_change(sealed, audience, change):
-            found.pop(one.key, None)
-            found[one.key] = one
+            before = found.pop(one.key, None)
+            # The one before is not sent, and may be what has suspended the device.
+            found[one.key] = one if before is None else replace(one, still=False)
     yield from found.values()
 
 
@@ -173,9 +175,12 @@ def _events_of_group(sealed: SealedList, audience: Audience, change: AuditEvent)
         return
     rows, is_sure = sealed_rows(sealed)
     for row in rows:
-        if change.subject in row.groups and audience.has(row):
-            tell = audience.trust if is_sure else audience.gone
-            yield tell(row, change.revision or 0, change.at)
+        if change.subject not in row.groups or not audience.is_told_of(row):
+            continue
+        serial = change.revision or 0
+        yield (
+            audience.as_it_is(row, serial, change.at, still=True) if is_sure else audience.gone(row, serial, change.at)
+        )
 
 
 def _row_before(sealed: SealedList, change: AuditEvent) -> Device | None:
@@ -220,8 +225,10 @@ def from_rows(
         new: list[FeedEvent] = []
         for row in changed:
             one = _event_of_row(sealed, audience, row, undone.get(row.device_id))
-            if one is not None and one.event == "trust" and not is_sure:
-                continue
+            if one is not None and one.trusted is not None and not is_sure:
+                if one.event == "trust":
+                    continue
+                one = replace(one, trusted=None)
             keys = before.get(row.device_id, ()) if one is not None and one.event in _OF_ALL_KEYS else ()
             new += audience.with_replaced(one, row, keys) if one is not None else ()
         if revision > newest.revision or (found and len(found) + len(new) > MAX_EVENTS):
@@ -236,9 +243,7 @@ def _event_of_row(sealed: SealedList, audience: Audience, row: Device, undone: A
     is_replaced = row.revoke_reason == ROTATED and row.revoked_by.startswith("am_")
     if state == SUSPENDED and row.suspended_at is not None:
         # A key that was replaced does not come back: nobody would say later that its time is over.
-        until = None if is_replaced else row.suspended_until
-        left = audience.has_left(row)
-        return event("suspend", row, row.revision, row.suspended_at, row.suspend_reason, until=until, left=left)
+        return audience.suspended(row, row.revision, row.suspended_at, row.suspend_reason, has_end=not is_replaced)
     if is_replaced and audience.is_enrolling and row.revoked_at is not None:
         # Also if its time is over: it may not have been when the signed list was made.
         return audience.replaced(row, row.revision, row.revoked_at) or _gone(sealed, audience, row)

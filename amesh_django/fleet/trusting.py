@@ -84,10 +84,10 @@ def plan(
 
 
 def with_rights(undone: Plan, found: Trusted, row: Device, entry: HubEntry) -> Plan:
-    """Return a plan that ends a suspension or revocation of a device that the hub has added, and gives it the rights that it has now.
+    """Return a plan about a device that the hub has added, and that also gives it the rights that it has now.
 
     Args:
-        undone: the plan without the rights.
+        undone: the plan without the rights, which ends a suspension or revocation, or begins a suspension.
         found: what the device may do at the hub.
         row: its row here.
         entry: what the hub said about the key before.

@@ -87,7 +87,7 @@ def test_a_suspended_device_is_not_trusted_anew() -> None:
     after = servers.head().revision
     hub().suspend([name])
     hub().rename(name, "other name")
-    assert told(message(server, after=after)) == [("suspend", name)]
+    assert told(message(server, after=after)) == [("suspend", name)] * 2
     hub().suspend([name], until=timezone.now() + dt.timedelta(milliseconds=1))
     hub().rename(name, "a third name")  # its suspension has ended by now
     assert told(message(server, after=after))[-1] == ("trust", name)

@@ -19,6 +19,8 @@ from .errors import MalformedFeed
 EventName = Literal["revoke", "suspend", "lift", "reinstate", "trust"]
 EVENTS: Final[tuple[EventName, ...]] = get_args(EventName)
 
+#: Events that also say what the device may do, if the server is to trust it.
+_WITH_RIGHTS: Final[tuple[EventName, ...]] = ("suspend", "lift", "reinstate")
 #: Largest serial: what JSON carries exactly.
 MAX_SERIAL: Final = (1 << 53) - 1
 #: Longest texts, in characters. A longer reason or name is cut.
@@ -67,8 +69,9 @@ class FeedEvent:
         successor: device ID of the key that replaced it; empty if none did.
         left: True if the server is not told to trust the device any more: what the hub has added there is revoked, whatever the event is. For
             any other device, ``revoke`` means nothing then, and another event what it always means.
-        trusted: what the event ``trust`` says; ``lift`` and ``reinstate`` say it, too, if the server is to trust the device. None for
-            any other.
+        trusted: what the event ``trust`` says; ``suspend``, ``lift``, and ``reinstate`` say it, too, if the server is to trust the device as soon
+            as it is not suspended. None for any other.
+        still: True if the device was suspended before (event ``suspend``), and only what it may do has changed.
     """
 
     serial: int
@@ -82,6 +85,7 @@ class FeedEvent:
     successor: str = ""
     left: bool = False
     trusted: Trusted | None = None
+    still: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON object. Members that say nothing are left out."""
@@ -99,6 +103,8 @@ class FeedEvent:
             found |= {"effectiveAt": format_time(self.effective_at), "successor": self.successor}
         if self.left:
             found["left"] = True
+        if self.still:
+            found["still"] = True
         if self.trusted is not None:
             found["publicKey"] = encode_public_key(self.trusted.public_key)
             found["name"] = self.trusted.name[:MAX_TEXT]
@@ -125,7 +131,7 @@ class FeedEvent:
             moment = parse_time(text(value, "at"))
             until, effective_at, expires_at = (_time(value, name) for name in ("until", "effectiveAt", "expiresAt"))
             trusted = None
-            if value["event"] == "trust" or (value["event"] in ("lift", "reinstate") and "publicKey" in value):
+            if value["event"] == "trust" or (value["event"] in _WITH_RIGHTS and "publicKey" in value):
                 trusted = _trusted(value, key, expires_at)
         except InvalidInput:
             raise MalformedFeed() from None
@@ -141,6 +147,7 @@ class FeedEvent:
             successor=successor,
             left=value.get("left") is True,
             trusted=trusted,
+            still=value.get("still") is True,
         )
 
 
