@@ -28,7 +28,7 @@ from authmesh.protocol.errors import AmeshError
 
 from .. import shown
 from ..base import Pages, base_class
-from ..devices.revoking import ReasonForm
+from ..devices.forms import Reason
 from ..fleet import under_way
 from ..trouble import CHANGE_ERRORS, explain, html_of, trouble, verify_shown
 from .form import GroupForm, MembersForm, lacking, refusal
@@ -224,7 +224,7 @@ class GroupAdmin(Pages, ModelAdmin):
         if found is None:
             return HttpResponseRedirect(self.page("changelist"))
         _scopes, members = found
-        form = ReasonForm(request.POST if request.method == "POST" else None)
+        form = Reason(request.POST if request.method == "POST" else None)
         ids = [known.device_id for known in members]
         if request.method == "POST" and form.is_valid():
             seen = set(request.POST.get("listed", "").split(","))
