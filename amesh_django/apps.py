@@ -31,6 +31,8 @@ class AmeshConfig(AppConfig):
         from .approvals import notices
         from .audit import refusals
         from .fleet import bell, freshness
+        from .pairing import hosting
+        from .usage import counting
         from .verification import activity, hooks
 
         if apps.is_installed("drf_spectacular"):
@@ -41,9 +43,12 @@ class AmeshConfig(AppConfig):
         request_finished.connect(activity.flush_after_request, dispatch_uid="amesh_last_seen")
         request_refused.connect(refusals.on_refused, dispatch_uid="amesh_audit")
         request_finished.connect(refusals.flush_after_request, dispatch_uid="amesh_audit")
+        request_finished.connect(counting.flush_after_request, dispatch_uid="amesh_usage")
+        counting.connect()
         list_changed.connect(bell.on_list_changed, dispatch_uid="amesh_bell")
         list_changed.connect(notices.on_list_changed, dispatch_uid="amesh_approvals")
         bell.connect(_ring)
+        hosting.connect(_pair)
         metrics.connect()
         hooks.connect(freshness.ensure_fresh)
         setting_changed.connect(lifecycle.after_setting_changed, dispatch_uid="amesh_settings")
@@ -55,3 +60,10 @@ def _ring(pk: int) -> None:
         from . import tasks
 
         tasks.ring(pk)
+
+
+def _pair(pk: int) -> None:
+    """Ask a worker of Celery to run a pairing. May raise."""
+    from . import tasks
+
+    tasks.send_pairing(pk)

@@ -45,6 +45,7 @@ class AmeshSettings:
             only devices that have all of them.
         EXEMPT: paths that the middleware does not protect, each with all paths below it, although PROTECT covers them.
         LAST_SEEN_SECONDS: minimum time between two writes of "last seen" of a device, per process; 0 turns them off.
+        COUNT_REQUESTS: True counts signed requests by device, for the pages of the admin.
         MAX_CONTROLLERS: maximum number of trusted controllers. Defaults to ``maxControllers`` of the identity.
         PROXY_STRIPPED_PREFIX: prefix that a proxy strips from the path before the request reaches this server: ``/api`` if a
             client signs ``/api/x`` and ``/x`` arrives.
@@ -73,6 +74,10 @@ class AmeshSettings:
         ADMIN_URL: address of the index page of the admin, for links in mails. None leaves them out.
         ADMIN_BASE: dotted path of the class that the model admins are derived from, such as ``unfold.admin.ModelAdmin``. Defaults to
             that of Django.
+        RELAY_URL: relay over which people pair devices in the admin, such as ``wss://relay.example/ws``. Defaults to
+            ``AMESH_RELAY_URL``, or the public relay if it is not set.
+        PAIRING_TASK: True runs each pairing of the admin in a worker of Celery, as the task ``amesh.pair``. By default, it runs in a
+            thread of the process that answered the request.
         RELAY: the settings of the relay, see :class:`amesh_django.relay.conf.RelaySettings`. Defaults to the defaults there.
     """
 
@@ -86,6 +91,7 @@ class AmeshSettings:
     PROTECT: Sequence[Protected] = ("/",)
     EXEMPT: Sequence[str] = ()
     LAST_SEEN_SECONDS: int = 60
+    COUNT_REQUESTS: bool = True
     MAX_CONTROLLERS: int | None = None
     PROXY_STRIPPED_PREFIX: str = ""
     PROXY_ADDED_PREFIX: str = ""
@@ -107,6 +113,8 @@ class AmeshSettings:
     APPROVAL_MAIL: bool = True
     ADMIN_URL: str | None = None
     ADMIN_BASE: str | None = None
+    RELAY_URL: str | None = None
+    PAIRING_TASK: bool = False
     RELAY: Mapping[str, Any] | None = None
 
     @property
@@ -133,6 +141,7 @@ class AmeshDict(TypedDict, total=False):
     PROTECT: Sequence[Protected]
     EXEMPT: Sequence[str]
     LAST_SEEN_SECONDS: int
+    COUNT_REQUESTS: bool
     MAX_CONTROLLERS: int | None
     PROXY_STRIPPED_PREFIX: str
     PROXY_ADDED_PREFIX: str
@@ -154,6 +163,8 @@ class AmeshDict(TypedDict, total=False):
     APPROVAL_MAIL: bool
     ADMIN_URL: str | None
     ADMIN_BASE: str | None
+    RELAY_URL: str | None
+    PAIRING_TASK: bool
     RELAY: Mapping[str, Any] | None
 
 
@@ -223,6 +234,8 @@ def _value_problem(name: str, value: Any) -> str | None:
         return (
             None if _are_files(value) else "must be a list of paths, the new file first; None is the key of this server"
         )
+    if name == "RELAY_URL":
+        return None if is_relay_address(str(value)) else "must be an address such as wss://relay.example/ws"
     if name == "URL":
         return (
             None

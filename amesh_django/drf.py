@@ -24,7 +24,7 @@ from .conf import amesh_settings
 from .throttling import DeviceRateThrottle
 from .verification import DeviceHttpRequest, VerifiedDevice
 from .verification.private import django_request
-from .verification.request import RETRY_AFTER_SECONDS, authenticate, refused
+from .verification.request import RETRY_AFTER_SECONDS, authenticate, refused, routed
 from .verification.signed import signing_device
 from .verification.users import DeviceUser, mapped_user
 
@@ -99,7 +99,7 @@ class AmeshAuthentication(BaseAuthentication):
         if getattr(plain, "amesh", None) is None and not is_amesh(plain.META.get("HTTP_AUTHORIZATION", "")):
             return None
         try:
-            device = authenticate(plain)
+            device = authenticate(plain, is_routed_later=True)
         except RequestError as error:
             raise AmeshRefused(error.code, error.status) from error
         try:
@@ -110,6 +110,7 @@ class AmeshAuthentication(BaseAuthentication):
             refused(plain, error)
             sentence = str(error) if isinstance(error, UserRequired) else ""
             raise AmeshRefused(error.code, error.status, sentence) from error
+        routed(plain)
         return user, device
 
     def _requires_user(self) -> bool:

@@ -15,6 +15,7 @@ from .conf import amesh_settings
 from .fleet import freshness, signed_list
 from .models import Device
 from .trust import current, triggers
+from .usage import counting
 from .verification import activity, lookup
 
 
@@ -27,11 +28,13 @@ def reset() -> None:
     trust.reset()
     lookup.reset()
     activity.reset()
+    counting.reset()
     freshness.reset()
     signed_list.reset()
     sweeping.reset()
     health.reset()
     metrics.connect()
+    counting.connect()
 
 
 def after_migrate(using: str, plan: Sequence[tuple[Migration, bool]] = (), **kwargs: Any) -> None:

@@ -17,7 +17,7 @@ from authmesh.protocol.enrollment import ENROLL_PATH
 from authmesh.protocol.fleet.feed import LIST_PATH, PULL_PATH
 
 from .conf import amesh_settings
-from .verification.request import accept, mark
+from .verification.request import accept, mark, routed
 
 __all__ = ["AmeshMiddleware", "has_middleware", "is_protected", "required_scopes"]
 
@@ -124,12 +124,22 @@ class AmeshMiddleware:
         if self.is_async:
             return self._acall(request)
         rejection = self._check(request)
-        return self._finish(request, rejection if rejection is not None else self.get_response(request))
+        if rejection is not None:
+            return self._finish(request, rejection)
+        try:
+            return self._finish(request, self.get_response(request))
+        finally:
+            routed(request)
 
     async def _acall(self, request: HttpRequest) -> HttpResponseBase:
         needs_thread = is_protected(request.path_info)
         rejection = await sync_to_async(self._check)(request) if needs_thread else self._check(request)
-        return self._finish(request, rejection if rejection is not None else await self.get_response(request))
+        if rejection is not None:
+            return self._finish(request, rejection)
+        try:
+            return self._finish(request, await self.get_response(request))
+        finally:  # also if the client is gone
+            routed(request)
 
     @staticmethod
     def _finish(request: HttpRequest, response: HttpResponseBase) -> HttpResponseBase:
@@ -141,4 +151,4 @@ class AmeshMiddleware:
         if not is_protected(request.path_info):
             request.amesh = None  # type: ignore[attr-defined]
             return None
-        return accept(request, required_scopes(request.path_info))
+        return accept(request, required_scopes(request.path_info), is_routed_later=True)

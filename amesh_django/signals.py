@@ -1,6 +1,6 @@
 """Signals of the app (``django.dispatch.Signal``). They are sent with ``send_robust``: a receiver that fails is logged by Django, no more.
 
-``request_accepted`` and ``request_refused`` are sent in the thread of the request, before the view, so their receivers must be fast.
+``request_accepted``, ``request_refused``, and ``request_routed`` are sent while the request waits, so their receivers must be fast.
 All others but ``seal_broken``, ``list_changed``, and ``changes_acknowledged`` are sent once the change is committed, with the arguments ``event`` (AuditEvent), ``device_id``, ``name``
 (name of the device or token), ``by`` (who did it), and ``reason`` (in words; may be empty). The sender is always None.
 """
@@ -25,6 +25,7 @@ __all__ = [
     "permissions_changed",
     "request_accepted",
     "request_refused",
+    "request_routed",
     "seal_broken",
     "token_created",
     "token_used",
@@ -33,6 +34,11 @@ __all__ = [
 #: A signed request was accepted. Arguments: ``request`` (HttpRequest), ``device`` (VerifiedDevice), and ``seconds`` (float), how
 #: long the verification took.
 request_accepted = Signal()
+
+#: The view of an accepted request is known. Arguments: ``request`` (HttpRequest), ``device`` (VerifiedDevice), and ``route`` (str), such as
+#: ``orders/<int:pk>/``; empty if no view has the path. Sent once for each request, after its scopes and its user were checked, too: before
+#: the view, or after it if the middleware has accepted the request.
+request_routed = Signal()
 
 #: A request was rejected. Arguments: ``request`` (HttpRequest) and ``error`` (RequestError), whose ``reason`` is the stable word in
 #: the log, such as ``replay_detected``, and whose ``device_id`` and ``device_name`` are None if the device is not known.

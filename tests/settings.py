@@ -55,6 +55,9 @@ TEMPLATES = [
         },
     }
 ]
+if os.environ.get("TEST_CSP"):
+    MIDDLEWARE.insert(0, "tests.support.csp.middleware")
+    TEMPLATES[0]["OPTIONS"]["context_processors"].append("tests.support.csp.nonce")
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]
 
 # In memory for pytest; `tests.support.databases` hands a server process the file or the PostgreSQL it is to use.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
-from django.contrib.admin import AdminSite, ModelAdmin
+from django.contrib.admin import AdminSite, ModelAdmin, ShowFacets
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -36,6 +36,10 @@ def base_class() -> type[ModelAdmin[Any]]:
 
 class Pages:
     """A model admin with pages of its own. A mixin, which goes before the model admin."""
+
+    #: Numbers beside the filters would count all rows once for each choice.
+    show_facets = ShowFacets.NEVER
+    object_history_template: Any = "admin/amesh/object_history.html"
 
     if TYPE_CHECKING:
         admin_site: AdminSite

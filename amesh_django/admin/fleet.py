@@ -230,7 +230,7 @@ class ServerAdmin(_ReadOnly, Pages, ServerModelAdmin):
 
 
 @admin.register(Hub)
-class HubAdmin(_ReadOnly, HubModelAdmin):
+class HubAdmin(_ReadOnly, Pages, HubModelAdmin):
     """The hubs that this server follows."""
 
     list_display = ("shown_name", "shown_state", "shown_contact", "shown_applied")

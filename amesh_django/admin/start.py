@@ -20,22 +20,27 @@ from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
+from amesh_django.audit.verifications import last_verified
+from amesh_django.conf import amesh_settings
 from amesh_django.fleet import overview
 from amesh_django.models import Device
 from amesh_django.states import ACTIVE, DENIED, EXPIRED, PENDING, REVOKED, STATES, SUSPENDED
 from amesh_django.trust import current_list
 from amesh_django.trust.database import database
+from amesh_django.usage import reading
 from authmesh.protocol.display import clean, clean_line
 
 from . import shown
+from .charts import bars
 from .devices.filters import EXPIRING, QUIET_DAYS, expiring, in_state, quiet
 from .fleet import lag_of, pill
 from .trouble import CHANGE_ERRORS, trouble
 
 #: Seconds for which a process keeps the result of the system checks.
 CHECKS_SECONDS = 60.0
-# Maximum number of servers that need attention, and that the page names.
-_MAX_SERVERS = 10
+# Maximum number of servers that need attention, and of reasons of refusals, that the page names.
+_MAX_SERVERS, _MAX_REASONS = 10, 15
+_DAYS = 30
 
 _COLORS = {ACTIVE: "amesh-trusted", PENDING: "amesh-waits", REVOKED: "", DENIED: "", EXPIRED: "", SUSPENDED: ""}
 
@@ -144,6 +149,9 @@ def start(request: HttpRequest, site: str) -> Start:
         found.states, found.attention = _tiles(site, now)
         found.seal = _seal()
         found.checks, found.may_view_checks = checks(), True
+        found.requests = _requests(now)
+    if user.has_perm("amesh.view_auditevent"):
+        found.log, found.log_url = _log(), _page(site, "auditevent_changelist")
     if user.has_perm("amesh.view_server"):
         _servers(found, site, now)
     return found
@@ -197,6 +205,41 @@ def _seal() -> str:
         row.count,
     )
     return text % {"count": row.count}
+
+
+def _requests(now: dt.datetime) -> Requests | None:
+    """Return how many signed requests there were; None if none is counted."""
+    if not amesh_settings().COUNT_REQUESTS:
+        return None
+    days, day, month = reading.by_day(now=now), reading.totals(now=now), dict(reading.refusals(days=_DAYS, now=now))
+    of_day = dict(day.refused)
+    rows = [Row(_("accepted"), day.accepted, sum(one.accepted for one in days))]
+    rows.append(Row(_("refused"), sum(of_day.values()), sum(month.values())))
+    reasons = sorted({*of_day, *month}, key=lambda reason: (-month.get(reason, 0), reason))
+    rows += [
+        Row(clean_line(name), of_day.get(name, 0), month.get(name, 0), code=True) for name in reasons[:_MAX_REASONS]
+    ]
+    return Requests(bars(days), rows)
+
+
+def _log() -> str:
+    """Return when the log was verified last, and by whom, in a sentence."""
+    try:
+        found = last_verified()
+    except CHANGE_ERRORS:
+        return _("It is not known when the log was verified: the seal cannot be used.")
+    if found is None:
+        return _("The log has not been verified yet.")
+    named = {"at": shown.full_time(found.at), "by": clean_line(found.by) or shown.NOTHING, "count": found.events}
+    if found.fault:
+        named["fault"] = clean_line(found.fault)
+        return _("The log was verified %(at)s by %(by)s, and has a fault: %(fault)s.") % named
+    text = ngettext(
+        "The log was verified %(at)s by %(by)s, and is as amesh wrote it: %(count)d event.",
+        "The log was verified %(at)s by %(by)s, and is as amesh wrote it: %(count)d events.",
+        found.events,
+    )
+    return text % named
 
 
 def _servers(found: Start, site: str, now: dt.datetime) -> None:

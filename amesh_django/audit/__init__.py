@@ -7,8 +7,9 @@ This folder has the rest:
 - :mod:`.placing` gives such events their places, in batches, :mod:`.checkpoints` signs where the log ends, and :mod:`.sweeping` does both.
 - :mod:`.archiving` moves the oldest events to a file.
 - :mod:`.verifying` finds the first fault of the log, and names it.
-- :mod:`.verifications` writes an event about each verification, and reads the newest.
+- :mod:`.verifications` writes an event about each verification, and reads the newest; :mod:`.background` does one in a thread.
 - :mod:`.refusals` counts refused requests, and writes few events about many.
 - :mod:`.settings` notes changes of ``AMESH``.
-- :mod:`.reading` returns events for people and programs, and :mod:`.ocsf` in a form that programs for security events read.
+- :mod:`.reading` returns events for people and programs, and :mod:`.ocsf` in a form that programs for security events read;
+  :mod:`.exporting` makes lines of them.
 """

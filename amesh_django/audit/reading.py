@@ -6,6 +6,8 @@ import datetime as dt
 from collections.abc import Iterator
 from typing import Any, Final
 
+from django.db.models import Q, Subquery
+
 from amesh_django.models import AuditEvent
 from amesh_django.trust.chain import data_of
 from amesh_django.trust.damage import each_row
@@ -53,6 +55,19 @@ def events(
         found = found.filter(kind=kind)
     for pk, event in each_row(found):
         yield readable(pk, event)
+
+
+def beside(key: int, side: str) -> Q:
+    """Return the condition that an event comes before or after another one, by time.
+
+    The database compares the times: that of a damaged event cannot be read.
+
+    Args:
+        key: primary key of the other event. If there is no such event, no event meets the condition.
+        side: ``lt`` for those before it, ``gt`` for those after it.
+    """
+    moment = Subquery(AuditEvent.objects.using(database()).filter(pk=key).order_by().values("at")[:1])
+    return Q(**{f"at__{side}e": moment}) & (Q(**{f"at__{side}": moment}) | Q(**{f"pk__{side}": key}))
 
 
 def unsealed_seconds(now: dt.datetime) -> float:

@@ -31,6 +31,7 @@ def check_fleet(
     - ``amesh.W012``: the tasks of amesh share a queue with others.
     - ``amesh.W013``: Celery runs tasks where they are sent, and DEBUG is False.
     - ``amesh.W017``: the servers cannot know the address of this hub.
+    - ``amesh.W023``: pairings share a queue with the changes for servers.
     - ``amesh.W022``: servers have acknowledged more changes than the list of this hub has.
     """
     if database() not in (databases or ()) or conf.problems():
@@ -83,6 +84,13 @@ def _celery_problems() -> Iterator[CheckMessage]:
             "CELERY_TASK_ALWAYS_EAGER is on: changes are carried to the servers in the process that makes them, and nothing sweeps.",
             hint="Set it only for tests, or start manage.py amesh_propagate --watch.",
             id="amesh.W013",
+        )
+    if conf.amesh_settings().PAIRING_TASK and tasks.shares_queue():
+        yield Warning(
+            "AMESH['PAIRING_TASK'] is on, and pairings wait in the same queue as the changes for servers: people take minutes to pair, and a "
+            "revocation may have to wait for them.",
+            hint="Route amesh.pair to a queue of its own with CELERY_TASK_ROUTES, and start a worker for it: celery worker -Q amesh-pair.",
+            id="amesh.W023",
         )
     queue = tasks.queue_problem()
     if queue:

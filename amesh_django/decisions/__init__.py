@@ -6,12 +6,14 @@
 from authmesh.device.grants import Grant
 
 from .grants import Grants, GroupNotFound, is_group_name
+from .notes import MAX_NOTE, Notes
 from .revoking import REINSTATED, revoke_keys
 from .rows import Decided, WrongState, any_row, is_active, on_entry, unrevoked_row, update_if_new
 from .standing import MAX_ROWS, TRUSTED_AGAIN, Standing
 from .suspending import suspend_beforehand
 
 __all__ = [
+    "MAX_NOTE",
     "MAX_ROWS",
     "REINSTATED",
     "TRUSTED_AGAIN",
@@ -31,5 +33,5 @@ __all__ = [
 ]
 
 
-class Decisions(Standing, Grants):
+class Decisions(Standing, Grants, Notes):
     """The methods with which people decide about devices."""

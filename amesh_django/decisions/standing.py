@@ -32,7 +32,13 @@ from .suspending import LIFTED, Suspension, by_hubs, by_person, columns, kind_of
 #: Maximum number of devices in one change of many.
 MAX_ROWS = 1000
 #: Columns of a device that is trusted again after it was revoked. What else was decided about it before is not decided again.
-TRUSTED_AGAIN: dict[str, Any] = {**REINSTATED, **LIFTED, "expires_at": None, "groups_json": ""}
+TRUSTED_AGAIN: dict[str, Any] = {
+    **REINSTATED,
+    **LIFTED,
+    "expires_at": None,
+    "groups_json": "",
+    "rotation_requested_at": None,
+}
 _APPROVED: dict[str, Any] = {"pending_since": None, "denied_at": None, "denied_by": "", "deny_reason": ""}
 
 

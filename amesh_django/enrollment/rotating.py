@@ -114,6 +114,7 @@ def _replace(pending: Change, request: RotationRequest, public_key: bytes) -> in
         added_by=before.added_by,
         user_id=before.user_id,
         groups_json=before.groups_json,
+        note=before.note,
         **_entering(before),
     )
     suspend_beforehand(pending, [row])

@@ -49,6 +49,7 @@ Each module has one part:
 - :mod:`.bell`: the ring after a commit.
 - :mod:`.rarely`: what the log says once a minute.
 - :mod:`.freshness`: when a server asks its hubs, and what it does if they are silent.
+- :mod:`.silence`: when its hubs were heard last.
 - :mod:`.pulling`: the question of a server, and the answer of the hub.
 - :mod:`.following`: which devices are hubs, and by which key a hub is known.
 - :mod:`.forgetting`: what a device has said that is no hub any more is removed.

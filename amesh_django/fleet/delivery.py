@@ -95,14 +95,16 @@ def deliver(pk: int, *, now: Callable[[], float] = time.time) -> None:
     Raises:
         django.db.Error: the database is down. What the server lacks is sent later.
     """
-    lease = Lease(database(), pk, now)
-    server = lease.take()
-    if server is None:
-        return
-    try:
-        _serve(server, lease, now)
-    finally:
-        lease.release()
+    end, goes_on = now() + _MAX_SECONDS, True
+    while goes_on:
+        lease = Lease(database(), pk, now)
+        server = lease.take()
+        if server is None:
+            return
+        try:
+            goes_on = _serve(server, lease, now, end)
+        finally:
+            lease.release()
 
 
 def pause_after(attempts: int, spread: float = 1.0) -> float:
@@ -125,21 +127,25 @@ def is_silent(server: Server, now: float) -> bool:
     return sent is None or abs((moment_of(now) - sent).total_seconds()) >= HEARTBEAT_SECONDS
 
 
-def _serve(server: Server, lease: Lease, now: Callable[[], float]) -> None:
+def _serve(server: Server, lease: Lease, now: Callable[[], float], end: float) -> bool:
+    """Send a server what it lacks, until some time. Return True if it lacks more that was changed when the lease was given back: who was rung
+    for that found the lease taken."""
     try:
         if not servers.is_genuine(server):
             report_forged(server)
-            return
-        end, with_list, has_gone_back = now() + _MAX_SECONDS, False, False
+            return False
+        with_list, has_gone_back = False, False
         while now() < end:
-            newest = servers.head()
-            if not servers.is_dirty(server, newest) and not is_silent(server, now()):
-                return
-            answered = _send(server, lease, now, newest, with_list=with_list)
+            seen = servers.look()
+            if not servers.is_dirty(server, seen.head) and not is_silent(server, now()):
+                return False
+            answered = _send(server, lease, now, seen, with_list=with_list)
             if answered is None:
-                return
+                return False
             if not _accept(server, lease, answered, now, with_list=with_list, has_gone_back=has_gone_back):
-                return
+                return False
+            if lease.is_over:
+                return servers.is_dirty(server, servers.head()) and now() < end
             with_list = answered.acknowledged.needs_list
             has_gone_back |= not answered.is_progress
     except Failed as failure:
@@ -152,6 +158,7 @@ def _serve(server: Server, lease: Lease, now: Callable[[], float]) -> None:
         if rarely(f"unexpected {server.pk}"):
             logger.exception("The server %s could not be told of changes.", server.device_id)
         _fail(server, lease, f"The delivery failed ({type(error).__name__}). The log of the hub has more.", 0.0, now)
+    return False
 
 
 def report_forged(server: Server) -> None:
@@ -165,7 +172,7 @@ def report_forged(server: Server) -> None:
 
 
 def _send(
-    server: Server, lease: Lease, now: Callable[[], float], newest: servers.Head, *, with_list: bool
+    server: Server, lease: Lease, now: Callable[[], float], seen: servers.Look, *, with_list: bool
 ) -> _Answered | None:
     """Send one message, and return the verified answer, or None if the lease ended while the message was made.
 
@@ -173,7 +180,7 @@ def _send(
         Failed: there is none.
         AmeshError: the message cannot be made.
     """
-    key = servers.public_key_of(server.device_id)
+    key, newest = servers.public_key_of(server.device_id, seen.snapshot), seen.head
     if key is None:
         raise Failed(
             "This hub does not trust the server any more, so it sends it nothing. Pair the server again, or remove it."
@@ -184,9 +191,7 @@ def _send(
         _report_lost(server)
         return None
     moment, device = now(), server_device()
-    message = message_for(
-        server, epoch=server.epoch, after=server.acked, now=moment, with_list=with_list, newest=newest
-    )
+    message = message_for(server, epoch=server.epoch, after=server.acked, now=moment, with_list=with_list, seen=seen)
     body = json.dumps(message.to_json(), separators=(",", ":")).encode()
     url, nonce = f"{server.url}{FEED_PATH}", b64url_encode(os.urandom(NONCE_BYTES))
     header = sign_request(
@@ -297,7 +302,7 @@ def _accept(
         columns |= {"next_attempt_at": pause, "last_error": _HELD if is_held else _AHEAD if is_ahead else ""}
         if answered.is_progress or not lacks or is_held:
             columns["attempts"] = 0
-    if not lease.save(server, **columns):
+    if not lease.save(server, is_last=is_held or not lacks, **columns):
         return False
     if message.events or message.revocations:
         _record_delivery(server, answered)
@@ -359,6 +364,7 @@ def _fail(server: Server, lease: Lease, text: str, retry_after: float, now: Call
     pause = max(pause_after(attempts, random.uniform(0.75, 1.25)), retry_after)  # noqa: S311 -- no secret
     kept = lease.save(
         server,
+        is_last=True,
         attempts=attempts,
         next_attempt_at=moment_of(now() + pause),
         last_error=text,

@@ -6,7 +6,6 @@ import itertools
 import logging
 from collections.abc import Iterator, Sequence
 
-from django.db.models import Max
 from django.utils import timezone
 
 from amesh_django.conf import amesh_settings
@@ -16,12 +15,8 @@ from amesh_django.server import server_device
 from amesh_django.spelling import manage_py
 from amesh_django.states import REVOKED, ROTATED, SUSPENDED
 from amesh_django.trust import SealedList, current_list
-from amesh_django.trust.chain import is_same, link_after
-from amesh_django.trust.damage import each_row
 from amesh_django.trust.groups import Groups
-from amesh_django.trust.places import log_start
 from amesh_django.trust.replaced import keys_before, purged_keys
-from amesh_django.trust.sealing import LogEnd
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.encoding import b64url_decode
 from authmesh.protocol.errors import Run
@@ -32,7 +27,8 @@ from . import signed_list
 from .events import Audience, event, key_in, of_unknown, replaced_in, row_of
 from .rarely import rarely
 from .sealed_rows import sealed_groups, sealed_rows
-from .servers import Head, head
+from .servers import Head, Look, look
+from .tail import Gap, changes_after
 
 logger = logging.getLogger("amesh_django.fleet")
 
@@ -42,16 +38,12 @@ _OF_ALL_KEYS = ("suspend", "lift", "reinstate")
 MAX_REVISIONS = 10 * MAX_EVENTS
 
 
-class Gap(Exception):
-    """The log lacks a revision, so it does not say all that has happened."""
-
-
 class _TooMany(Gap):
     """A revision revokes so many keys that the signed list says it shorter."""
 
 
 def message_for(
-    server: Server, *, epoch: str, after: int, now: float, with_list: bool = False, newest: Head | None = None
+    server: Server, *, epoch: str, after: int, now: float, with_list: bool = False, seen: Look | None = None
 ) -> FeedMessage:
     """Return the message with what a server lacks, or with as much of it as fits.
 
@@ -61,14 +53,15 @@ def message_for(
         after: serial up to which the server has all events of that epoch.
         now: Unix seconds.
         with_list: True if the server has asked for the signed list.
-        newest: how far the message goes at most. Defaults to :func:`~amesh_django.fleet.servers.head`.
+        seen: the allow list, if it was just looked at.
 
     Raises:
         AllowListIntegrityFailure: the seal is missing or forged, or the list is an older one that was restored.
         AllowListUnavailable: the list cannot be read from the database.
         IdentityMissing, DirectoryError, KeyStoreError: this server cannot sign, or its keys cannot be used.
     """
-    newest, sealed = newest or head(), current_list()
+    sealed, seen = current_list(), seen or look()
+    newest = seen.head
     is_known = epoch == newest.epoch
     start = after if is_known else 0
     needs_list = with_list or not is_known or newest.revision - start > MAX_EVENTS
@@ -78,7 +71,7 @@ def message_for(
     try:
         if not is_known:
             raise Gap
-        events, until = from_log(sealed, audience, start, newest.revision)
+        events, until = from_log(sealed, seen, audience, start)
     except Gap:
         needs_list = True
         events, until = from_rows(sealed, audience, start, newest, is_known=is_known)
@@ -99,22 +92,22 @@ def message_for(
 # --- from the audit log ---
 
 
-def from_log(sealed: SealedList, audience: Audience, after: int, until: int) -> tuple[list[FeedEvent], int]:
+def from_log(sealed: SealedList, seen: Look, audience: Audience, after: int) -> tuple[list[FeedEvent], int]:
     """Return the events of whole revisions, and the newest revision that they cover.
 
     Args:
         sealed: the allow list.
+        seen: as it was just looked at.
         audience: the server.
         after: revision after which they begin.
-        until: newest revision.
 
     Raises:
         Gap: the log does not have each revision between.
     """
     found: list[FeedEvent] = []
-    covered = after
+    covered, until = after, seen.head.revision
     try:
-        walk = itertools.groupby(_walk(sealed, after), key=lambda change: change.revision or 0)
+        walk = itertools.groupby(changes_after(sealed, seen.seal, after), key=lambda change: change.revision or 0)
         for revision, changes in walk:
             if revision != covered + 1:
                 raise Gap
@@ -135,68 +128,6 @@ def from_log(sealed: SealedList, audience: Audience, after: int, until: int) -> 
             _report_gap(sealed, covered)
         raise
     return found, until
-
-
-def _walk(sealed: SealedList, after: int) -> Iterator[AuditEvent]:
-    """Yield the changes after a revision along the chain of the log, up to the end that the seal binds.
-
-    The chain has every event in its place, so one that was removed or changed is missed, even if others of its revision are left.
-
-    Raises:
-        Gap: a number has no event that amesh wrote after the one before.
-    """
-    seal = sealed.read_seal()
-    last = _end_of(sealed, after)
-    end = seal.audit_seq if seal is not None else 0
-    rows = AuditEvent.objects.using(sealed.using).filter(seq__gt=last.seq, seq__lte=end).order_by("seq", "id")
-    events = (event for _pk, event in each_row(rows))
-    for seq, same in itertools.groupby(events, key=lambda event: event.seq if event is not None else None):
-        candidates = list(same)
-        good = next((one for one in candidates if one is not None and _is_after(sealed, last, one)), None)
-        if good is None or seq != last.seq + 1:
-            raise Gap
-        if len(candidates) > 1:
-            _report_forged()
-        last = LogEnd(last.seq + 1, good.link)
-        if good.revision is not None:
-            yield good
-    if last.seq < end:
-        raise Gap
-    if AuditEvent.objects.using(sealed.using).filter(revision__gt=after, seq__gt=end).exists():
-        _report_forged()
-
-
-def _end_of(sealed: SealedList, revision: int) -> LogEnd:
-    """Return the place of the last event of a revision, or of an earlier one; where the log begins if there is none.
-
-    Raises:
-        Gap: the event with that place is another one than amesh wrote there, so that what follows might not be all.
-    """
-    rows, start = AuditEvent.objects.using(sealed.using), log_start(sealed)
-    number = rows.filter(revision__lte=revision, seq__gt=start.seq).aggregate(found=Max("seq"))["found"]
-    if number is None:
-        return start
-    links = rows.filter(seq=number - 1).values_list("link", flat=True) if number > start.seq + 1 else [start.link]
-    places = [LogEnd(number - 1, link) for link in links]
-    for _pk, found in each_row(rows.filter(seq=number)):
-        if found is None or found.revision is None or found.revision > revision:
-            continue
-        if any(_is_after(sealed, place, found) for place in places):
-            return LogEnd(number, found.link)
-    raise Gap
-
-
-def _is_after(sealed: SealedList, last: LogEnd, event: AuditEvent) -> bool:
-    links = (link_after(keys, last.link, last.seq + 1, event.mac) for keys in sealed.all_keys)
-    return sealed.is_genuine_event(event) and any(is_same(link, event.link) for link in links)
-
-
-def _report_forged() -> None:
-    if rarely("forged event"):
-        logger.critical(
-            "The audit log has an event that amesh did not write. It is not carried to the servers. To see what is wrong, run: %s",
-            manage_py(Run("audit", "--verify")),
-        )
 
 
 def _report_gap(sealed: SealedList, covered: int) -> None:

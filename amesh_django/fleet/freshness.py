@@ -4,12 +4,15 @@ A hub tells its servers of changes by itself. A server that was away has missed 
 process, and if the newest message of a hub is older than ``AMESH["HUB_FRESH_SECONDS"]``.
 
 1.  A process remembers until when it need not look. So a request costs one comparison, and a server without hubs one look at the list in
-    memory a minute.
+    memory a minute. A machine that slept, or a VM that was paused, looks at once.
 2.  After that, one thread looks at the rows of the hubs: another process, or a message of the hub, may have brought it up to date.
 3.  If not, it asks under a lease in the row of the hub, so that of all processes and hosts one asks. The request waits for a second at
-    most. A row that was changed outside Django says nothing: neither when the hub was heard, nor where it is.
-4.  A question is asked in a thread of its own, with a connection of its own, because the request may be in a transaction that is rolled
-    back, and because nothing else ends a name server that hangs. What arrives late is applied nevertheless.
+    most, and so do those of other threads, unless the hub did not answer the last question, either. A row that was changed outside Django
+    says nothing: neither when the hub was heard, nor where it is.
+4.  Each hub is asked in a thread of its own, with a connection of its own, because one that hangs must not hold back the others, because
+    the request may be in a transaction that is rolled back, and because nothing else ends a name server that hangs. What arrives late is
+    applied nevertheless. A transaction of SQLite that has read keeps others from writing, so a request in one leaves the reading to a
+    thread, too. If its transaction keeps the question from being asked nevertheless, the request is rejected, and the question follows.
 5.  A message of a hub waits for the other hubs, which may have revoked that hub. It does not wait for its own hub, which says itself what is
     new, and is not rejected if another one stays silent: otherwise two hubs that a server has not heard would keep each other out for ever.
     A server that asks its hub is a target there, and its question waits for nothing. So nobody waits in a circle.
@@ -19,25 +22,24 @@ process, and if the newest message of a hub is older than ``AMESH["HUB_FRESH_SEC
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 from django.db import DatabaseError, InterfaceError, connections
 
 from amesh_django.conf import amesh_settings
-from amesh_django.kinds import EventKind
 from amesh_django.models import Hub
 from amesh_django.server import server_device
 from amesh_django.spelling import manage_py
 from amesh_django.trust import SealedList, current_list
 from amesh_django.trust.database import reads_for_itself
-from amesh_django.trust.hubs import HubRows
-from amesh_django.trust.verified import KnownDevice, Snapshot
+from amesh_django.trust.verified import Snapshot
 from authmesh.files.locks import ForkSafeLock
 from authmesh.protocol.allow_list import CONTROLLER
 from authmesh.protocol.errors import AllowListUnavailable, AmeshError
@@ -47,6 +49,7 @@ from .following import follows, is_hub, newest_id
 from .leases import HubLease
 from .pulling import Followed, HubIsAway, pull
 from .rarely import rarely
+from .silence import MAX_SKEW_SECONDS, FollowedHub, StaleHub, followed_hubs, stale_of
 
 logger = logging.getLogger("amesh_django.fleet")
 
@@ -58,43 +61,20 @@ _LOOK_SECONDS = 60.0
 #: out, within these limits: a connection that is refused costs nothing, and the hub may be back at any moment.
 _MIN_RETRY_SECONDS, _RETRY_SECONDS = 1.0, 10.0
 _RETRY_FACTOR = 10
-#: A message that is further in the future was received with a wrong clock.
-_MAX_SKEW_SECONDS = 60.0
 _POLL_SECONDS = 0.05
-#: Events by which a device becomes a hub, or the key of one.
-_BEGINNINGS = (EventKind.TRUST, EventKind.GRANT, EventKind.APPROVE, EventKind.REINSTATE, EventKind.ROTATE)
+_LOCKED = "The database was locked for a second, so no hub could be asked for changes. The request was rejected, and the hubs are asked after it."
+_UNLOCK = (
+    "If every first request is rejected, its own transaction has the lock (ATOMIC_REQUESTS with SQLite): verify devices in the middleware, which "
+    "runs before the transaction."
+)
 
 
-class _Hub(NamedTuple):
-    """A hub that this server follows.
+class _Until(NamedTuple):
+    """A moment by two clocks. It has come if one of them says so: only one goes on while the machine sleeps, or its VM is paused, and only
+    the other one is never set back."""
 
-    Attributes:
-        public_key: its key, 33 bytes.
-        device: the hub in the allow list.
-        row: what this server has of it; None if there is no row that amesh wrote.
-    """
-
-    public_key: bytes
-    device: KnownDevice
-    row: Hub | None
-
-    @property
-    def heard_at(self) -> float | None:
-        """Unix seconds of its newest message; None if it has sent none."""
-        moment = self.row.last_contact_at if self.row is not None else None
-        return moment.timestamp() if moment is not None else None
-
-
-class StaleHub(NamedTuple):
-    """A hub that has been silent for longer than ``AMESH["HUB_MAX_STALE_SECONDS"]``.
-
-    Attributes:
-        device_id: the hub.
-        heard: when it was heard last, or became a hub, in words.
-    """
-
-    device_id: str
-    heard: str
+    monotonic: float
+    clock: float
 
 
 class Freshness:
@@ -112,10 +92,12 @@ class Freshness:
 
     def reset(self) -> None:
         """Begin like a new process."""
-        #: When each hub may be asked again, and those that were asked to the end: device IDs.
-        self._ask_after, self._has_tried = dict[str, float](), set[str]()
+        #: When each hub may be asked again, and those that did not answer the last question: device IDs. Threads replace the latter.
+        self._ask_after, self._silent = dict[str, _Until](), frozenset[str]()
+        #: Whether the newest question to each hub has begun, which needs a write in the database: device ID → event.
+        self._begun = dict[str, threading.Event]()
         #: Until when nothing must be looked at, and why requests are refused until then; empty if they are not. Threads replace it.
-        self._held = (float("-inf"), "")
+        self._held = (_Until(float("-inf"), float("-inf")), "")
         self._started = self._clock()
 
     def ensure(self, public_key: bytes = b"") -> None:
@@ -137,16 +119,31 @@ class Freshness:
 
     def _ensure(self, public_key: bytes) -> None:
         until, stale = self._held
-        is_held = self._monotonic() < until
+        is_held = self._is_before(until)
         if is_held and not stale:
             return
         sealed = current_list()
+        look = partial(self._look, sealed, public_key, stale if is_held else "")
+        connection = connections[sealed.using]
+        if connection.vendor == "sqlite" and connection.in_atomic_block and not reads_for_itself(connection):
+            _apart(look)  # what the transaction of the request reads, it locks, so that no answer could be applied
+        else:
+            look()
+
+    def _look(self, sealed: SealedList, public_key: bytes, stale: str) -> None:
+        """Look whether the hubs were heard, and ask them if not.
+
+        Args:
+            sealed: the list.
+            public_key: the key of the request.
+            stale: why requests are refused now; empty if that must be found out.
+        """
         known = sealed.snapshot()
         caller = known.by_key.get(public_key)
         if caller is not None and caller.role != CONTROLLER:
             return
         speaker = newest_id(known, caller.device_id) if caller is not None and is_hub(caller) else ""
-        if is_held:
+        if stale:
             if speaker:
                 return
             raise TrustIsStale(detail=stale)
@@ -156,90 +153,104 @@ class Freshness:
         hubs = self._hubs(sealed, known)
         due = [hub for hub in self._due(hubs) if hub.device.device_id != speaker]
         if due:
-            self._ask(sealed, {hub.device.device_id for hub in due})
+            asked = {hub.device.device_id for hub in due}
+            self._ask(sealed, asked)
+            if not asked <= self._silent and any(
+                not begun.is_set() for name, begun in [*self._begun.items()] if name in asked
+            ):
+                raise AllowListUnavailable(_LOCKED, hint=_UNLOCK, reason="locked")
             hubs = self._hubs(sealed, sealed.snapshot())
+            self._silent = self._silent - asked | {
+                name for hub in self._due(hubs) if (name := hub.device.device_id) in asked
+            }
         if not speaker:
             self._judge(sealed, hubs)
 
     # --- what is known ---
 
-    def _hubs(self, sealed: SealedList, known: Snapshot) -> list[_Hub]:
-        """Return the hubs of a list, with what this server has of them."""
-        found = follows(known, self._clock())
-        rows = HubRows(sealed.using, sealed.all_keys, sealed.keys)
-        genuine = {row.device_id: row for row in rows.every() if rows.is_genuine(row)}
-        return [_Hub(public_key, device, genuine.get(device.device_id)) for public_key, device in found]
+    def _hubs(self, sealed: SealedList, known: Snapshot) -> list[FollowedHub]:
+        return followed_hubs(sealed, known, self._clock())
 
-    def _due(self, hubs: Sequence[_Hub]) -> list[_Hub]:
+    def _due(self, hubs: Sequence[FollowedHub]) -> list[FollowedHub]:
         """Return the hubs whose newest message is too old, or was before this process began."""
         return [hub for hub in hubs if hub.heard_at is None or not self._is_fresh(hub.heard_at)]
 
     def _is_fresh(self, heard_at: float) -> bool:
         age = self._clock() - heard_at
-        return heard_at >= self._started and -_MAX_SKEW_SECONDS <= age < amesh_settings().HUB_FRESH_SECONDS
+        return heard_at >= self._started and -MAX_SKEW_SECONDS <= age < amesh_settings().HUB_FRESH_SECONDS
 
     # --- asking ---
 
     def _ask(self, sealed: SealedList, names: set[str]) -> None:
-        """Ask hubs, or wait for another thread that does. A hub that did not answer is asked again after a while.
+        """Ask hubs, or wait for another thread that does, unless they did not answer the last question, either.
 
         Args:
             sealed: the list.
             names: device IDs of the hubs.
         """
-        if not self._lock.acquire(0 if names <= self._has_tried else PATIENCE_SECONDS):
+        try:
+            server_device()  # unlocking the key may take a second, which is not the hub's, and all threads wait for that
+        except AmeshError as error:
+            if rarely("unlock"):
+                logger.error("The hubs cannot be asked for changes: %s", error.text(manage_py))
+            return
+        if not self._lock.acquire(0 if names <= self._silent else PATIENCE_SECONDS):
             return
         try:
-            moment = self._monotonic()
-            names = {name for name in names if self._ask_after.get(name, moment) <= moment}
+            names = {name for name in names if not (name in self._ask_after and self._is_before(self._ask_after[name]))}
             if not names:
                 return
-            self._ask_after.update(dict.fromkeys(names, moment + _RETRY_SECONDS))
+            self._ask_after.update(dict.fromkeys(names, self._in(_RETRY_SECONDS)))
             due = [hub for hub in self._due(self._hubs(sealed, sealed.snapshot())) if hub.device.device_id in names]
-            self._run(sealed, lambda: self._ask_each(sealed, due))
-            self._has_tried |= names
+            begun = {hub.device.device_id: threading.Event() for hub in due}
+            self._begun.update(begun)
+            self._run(sealed, [partial(self._ask_safely, sealed, hub, begun[hub.device.device_id]) for hub in due])
         finally:
             self._lock.release()
 
-    def _run(self, sealed: SealedList, work: Callable[[], object]) -> None:
-        """Run *work* in a thread of its own, and wait for it a second. In a test case, which no other connection sees, run it here."""
-        try:
-            server_device()  # unlocking the key may take a second, which is not the hub's
-        except AmeshError as error:
-            logger.error("The hubs cannot be asked for changes: %s", error.text(manage_py))
-            return
+    def _run(self, sealed: SealedList, works: Sequence[Callable[[], None]]) -> None:
+        """Run each work in a thread of its own, and wait for all a second. In a test case, which no other connection sees, run them here."""
         if reads_for_itself(connections[sealed.using]):
-            work()
+            for work in works:
+                work()
             return
-        done = threading.Event()
 
-        def run() -> None:
+        def run(work: Callable[[], None]) -> None:
             try:
                 work()
-            except Exception:
-                logger.exception("The hubs could not be asked for changes.")
             finally:
                 connections.close_all()
-                done.set()
 
-        threading.Thread(target=run, name="amesh-pull", daemon=True).start()
-        done.wait(PATIENCE_SECONDS)
+        threads = [threading.Thread(target=run, args=(work,), name="amesh-pull", daemon=True) for work in works]
+        end = time.monotonic() + PATIENCE_SECONDS
+        for thread in threads:
+            thread.start()
+        for thread in threads:  # a hub that hangs must not use up the second of the others
+            thread.join(max(0.0, end - time.monotonic()))
 
-    def _ask_each(self, sealed: SealedList, hubs: Sequence[_Hub]) -> None:
-        for hub in hubs:
-            try:
-                self._ask_one(sealed, hub)
-            except Exception:  # whatever one hub says, the others are asked
-                logger.exception("The hub %s could not be asked for changes.", hub.device.device_id)
+    def _ask_safely(self, sealed: SealedList, hub: FollowedHub, begun: threading.Event) -> None:
+        try:
+            self._ask_one(sealed, hub, begun)
+        except Exception:  # whatever one hub says, the others are asked
+            logger.exception("The hub %s could not be asked for changes.", hub.device.device_id)
+        finally:
+            begun.set()
 
-    def _ask_one(self, sealed: SealedList, hub: _Hub) -> None:
+    def _ask_one(self, sealed: SealedList, hub: FollowedHub, begun: threading.Event) -> None:
         row = hub.row
         if row is None or not row.url:
             return  # it has never said where it is
         try:
             lease = HubLease(sealed.using, row.pk)
-            if not lease.take(self._clock()):
-                self._wait_for(sealed, hub)
+            is_taken = lease.take(self._clock())
+            begun.set()
+            end = time.monotonic() + PATIENCE_SECONDS
+            while (
+                not is_taken and time.monotonic() < end
+            ):  # another process asks; if it was killed, its lease ends by itself
+                time.sleep(_POLL_SECONDS)
+                is_taken = lease.take(self._clock())
+            if not is_taken:
                 return
             try:
                 now = [one for one in self._hubs(sealed, sealed.snapshot()) if one.public_key == hub.public_key]
@@ -250,6 +261,7 @@ class Freshness:
             finally:
                 lease.release()
         except AmeshError as error:
+            self._silent |= {hub.device.device_id}
             if rarely(f"pull {hub.device.device_id}"):
                 logger.warning(
                     "The hub %s could not be asked for changes: %s", hub.device.device_id, error.text(manage_py)
@@ -257,26 +269,18 @@ class Freshness:
         except (DatabaseError, InterfaceError) as error:
             logger.error("The hub %s could not be asked for changes: %s", hub.device.device_id, type(error).__name__)
 
-    def _pull(self, hub: _Hub, row: Hub) -> None:
+    def _pull(self, hub: FollowedHub, row: Hub) -> None:
         started = self._monotonic()
         try:
             pull(Followed(hub.device, hub.public_key, row.url, row.epoch, row.applied), now=self._clock())
         except HubIsAway:
-            now = self._monotonic()
-            pause = min(max(_RETRY_FACTOR * (now - started), _MIN_RETRY_SECONDS), _RETRY_SECONDS)
-            self._ask_after[hub.device.device_id] = now + pause
+            pause = min(max(_RETRY_FACTOR * (self._monotonic() - started), _MIN_RETRY_SECONDS), _RETRY_SECONDS)
+            self._ask_after[hub.device.device_id] = self._in(pause)
             raise
-
-    def _wait_for(self, sealed: SealedList, hub: _Hub) -> None:
-        """Wait until the process that has the lease is done."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        rows = Hub.objects.using(sealed.using).filter(device_id=hub.device.device_id)
-        while time.monotonic() < end and rows.exclude(lease_until=None).exists():
-            time.sleep(_POLL_SECONDS)
 
     # --- judging ---
 
-    def _judge(self, sealed: SealedList, hubs: Sequence[_Hub]) -> None:
+    def _judge(self, sealed: SealedList, hubs: Sequence[FollowedHub]) -> None:
         """Note until when nothing must be looked at, or refuse.
 
         Raises:
@@ -289,7 +293,7 @@ class Freshness:
             seconds = settings.HUB_FRESH_SECONDS - max(ages, default=0.0)
             self._hold(min(max(seconds, 1.0), _LOOK_SECONDS))
             return
-        for one in self._stale(sealed, due):
+        for one in stale_of(sealed, due, now):
             if settings.WHEN_STALE == "refuse":
                 stale = f"the hub {one.device_id} was heard last at {one.heard}"
                 self._hold(1.0, stale)
@@ -304,7 +308,16 @@ class Freshness:
 
     def _hold(self, seconds: float, stale: str = "") -> None:
         """Let what was found hold for a while: nothing is looked at before."""
-        self._held = (self._monotonic() + seconds, stale)
+        self._held = (self._in(seconds), stale)
+
+    # --- time ---
+
+    def _in(self, seconds: float) -> _Until:
+        """Return the moment after some seconds."""
+        return _Until(self._monotonic() + seconds, self._clock() + seconds)
+
+    def _is_before(self, until: _Until) -> bool:
+        return self._monotonic() < until.monotonic and self._clock() < until.clock
 
     def stale(self) -> list[StaleHub]:
         """Return the hubs that have been silent for too long. Nobody is asked.
@@ -313,28 +326,20 @@ class Freshness:
             AmeshError: the list cannot be read, as for :meth:`~amesh_django.trust.SealedList.snapshot`.
         """
         sealed = current_list()
-        return list(self._stale(sealed, self._hubs(sealed, sealed.snapshot())))
-
-    def _stale(self, sealed: SealedList, hubs: Iterable[_Hub]) -> Iterator[StaleHub]:
-        now, limit = self._clock(), amesh_settings().HUB_MAX_STALE_SECONDS
-        for hub in hubs:
-            since = self._silent_since(sealed, hub)
-            if since is None or not 0 <= now - since < limit:
-                yield StaleHub(hub.device.device_id, _shown(since))
-
-    def _silent_since(self, sealed: SealedList, hub: _Hub) -> float | None:
-        """Return the time of its newest message. For one that has sent none: when it became a hub. None if nothing says that."""
-        if hub.heard_at is not None and hub.heard_at <= self._clock() + _MAX_SKEW_SECONDS:
-            return hub.heard_at
-        found = None
-        for event in sealed.events(device_id=hub.device.device_id, kind__in=_BEGINNINGS):
-            if event is not None and sealed.is_genuine_event(event):
-                found = event.at.timestamp()
-        return found
+        return list(stale_of(sealed, self._hubs(sealed, sealed.snapshot()), self._clock()))
 
 
-def _shown(moment: float | None) -> str:
-    return dt.datetime.fromtimestamp(moment, dt.UTC).isoformat(timespec="seconds") if moment is not None else "no time"
+def _apart(work: Callable[[], None]) -> None:
+    """Run *work* in a thread of its own, with connections of its own, and wait until it is done."""
+
+    def run() -> None:
+        try:
+            work()
+        finally:
+            connections.close_all()
+
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(run).result()
 
 
 _freshness = Freshness()

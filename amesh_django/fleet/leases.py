@@ -54,12 +54,16 @@ class Lease:
         using: database alias.
         pk: primary key of the server.
         now: returns Unix seconds.
+
+    Attributes:
+        is_over: True if it was given back.
     """
 
     def __init__(self, using: str, pk: int, now: Callable[[], float]) -> None:
         self._rows = Server.objects.using(using).filter(pk=pk)
         self._now = now
         self._name = secrets.token_hex(16)
+        self.is_over = False
 
     def take(self) -> Server | None:
         """Return the row of the server, or None if it is not to be served now, or by somebody else."""
@@ -78,16 +82,27 @@ class Lease:
         until = moment_of(self._now() + LEASE_SECONDS + more)
         return bool(self._rows.filter(lease_by=self._name).update(lease_until=until))
 
-    def save(self, server: Server, **columns: Any) -> bool:
-        """Write columns and keep the lease. Return False if it was lost: then nothing was written."""
+    def save(self, server: Server, *, is_last: bool = False, **columns: Any) -> bool:
+        """Write columns and keep the lease. Return False if it was lost: then nothing was written.
+
+        Args:
+            server: the row.
+            is_last: True to give the lease back instead.
+            columns: column → value.
+        """
         for name, value in columns.items():
             setattr(server, name, value)
-        until = moment_of(self._now() + LEASE_SECONDS)
-        return bool(self._rows.filter(lease_by=self._name).update(lease_until=until, **columns))
+        until = None if is_last else moment_of(self._now() + LEASE_SECONDS)
+        name = "" if is_last else self._name
+        is_kept = bool(self._rows.filter(lease_by=self._name).update(lease_until=until, lease_by=name, **columns))
+        self.is_over |= is_last
+        return is_kept
 
     def release(self) -> None:
-        """Give the lease back."""
-        self._rows.filter(lease_by=self._name).update(lease_until=None, lease_by="")
+        """Give the lease back, unless that was done."""
+        if not self.is_over:
+            self._rows.filter(lease_by=self._name).update(lease_until=None, lease_by="")
+            self.is_over = True
 
 
 class HubLease:

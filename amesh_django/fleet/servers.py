@@ -1,4 +1,4 @@
-"""The servers of this hub: added, removed, paused; and how far each is behind."""
+"""The servers of this hub: added, removed, paused. How far each is behind, :mod:`.heads` says."""
 
 from __future__ import annotations
 
@@ -6,34 +6,39 @@ import datetime as dt
 import hmac
 import json
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from ipaddress import ip_address
-from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from django.conf import settings as django_settings
 from django.db import IntegrityError, transaction
-from django.db.models import BigIntegerField, Case, F, OuterRef, Subquery, When
 from django.utils import timezone
 from django.utils.translation import gettext as _
 
 from amesh_django.audit.recording import record
 from amesh_django.kinds import EventKind
-from amesh_django.models import AuditEvent, Server
-from amesh_django.states import ACTIVE
+from amesh_django.models import Server
 from amesh_django.trust import current_list
 from amesh_django.trust.chain import is_same
 from amesh_django.trust.database import database
 from amesh_django.trust.keys import SealKeys, all_seal_keys
 from amesh_django.trust.sealing import actor, storable
-from amesh_django.trust.verified import failure
-from authmesh.protocol.allow_list import TARGET
 from authmesh.protocol.enrollment import is_server_url
-from authmesh.protocol.errors import AllowListIntegrityFailure, AmeshError, InvalidInput, Run
-from authmesh.protocol.keys import decode_public_key
+from authmesh.protocol.errors import AmeshError, InvalidInput, Run
 from authmesh.protocol.multiset import encode_row
 
 from . import bell
+from .heads import Head as Head
+from .heads import Look as Look
+from .heads import changed_after as changed_after
+from .heads import head as head
+from .heads import is_ahead as is_ahead
+from .heads import is_dirty as is_dirty
+from .heads import lag as lag
+from .heads import lags as lags
+from .heads import look as look
+from .heads import public_key_of as public_key_of
+from .heads import trusted as trusted
 
 logger = logging.getLogger("amesh_django.fleet")
 
@@ -50,77 +55,6 @@ class ServerNotFound(AmeshError):
     code = "server_not_found"
     default_message = "This hub has no server with this device ID. Nothing was changed."
     default_hint = ("To see the servers, run ", Run("servers"), ".")
-
-
-class Head(NamedTuple):
-    """The newest state of the allow list.
-
-    Attributes:
-        epoch: its epoch; empty if it has none yet.
-        revision: its revision, which is the serial of its newest events.
-    """
-
-    epoch: str
-    revision: int
-
-
-class Lag(NamedTuple):
-    """How far a server is behind.
-
-    Attributes:
-        revisions: changes of the list that it has not acknowledged; those of the whole list if it knows another epoch.
-        seconds: age of the oldest of them; 0 if there is none.
-    """
-
-    revisions: int
-    seconds: float
-
-
-def head() -> Head:
-    """Return epoch and revision of the allow list.
-
-    A list that does not match its seal has a head, too, because devices can be revoked in it. An older or forged one has none.
-
-    Raises:
-        AllowListIntegrityFailure: the seal is missing or forged, or the list is an older one or another one that was restored.
-        AllowListUnavailable: the list cannot be read from the database.
-        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
-    """
-    sealed = current_list()
-    try:
-        row = sealed.snapshot().row
-    except AllowListIntegrityFailure as error:
-        if error.reason != "rows_mismatch":
-            raise
-        row = sealed.read_seal()
-        if row is None or not sealed.is_genuine(row):
-            raise failure("seal_mismatch") from None
-        row, _is_mark = sealed.check_age(row)
-    return Head(row.epoch, row.revision) if row is not None else Head("", 0)
-
-
-def is_dirty(server: Server, head: tuple[str, int]) -> bool:
-    """Return True if a server lacks changes.
-
-    Args:
-        server: its row.
-        head: as :func:`head` returns it.
-    """
-    epoch, revision = head
-    return bool(epoch) and (server.epoch != epoch or server.acked < revision)
-
-
-def is_ahead(server: Server, head: tuple[str, int]) -> bool:
-    """Return True if a server has acknowledged more than there is: an older list was restored here, and kept its epoch.
-
-    What is changed now has serials that the server knows already, so it is told of nothing until the list is resealed.
-
-    Args:
-        server: its row.
-        head: as :func:`head` returns it.
-    """
-    epoch, revision = head
-    return bool(epoch) and server.epoch == epoch and server.acked > revision
 
 
 def is_genuine(server: Server) -> bool:
@@ -147,95 +81,6 @@ def find(device_id: str) -> Server:
         if server.device_id == device_id:  # a collation may ignore case
             return server
     raise ServerNotFound()
-
-
-def public_key_of(device_id: str) -> bytes | None:
-    """Return the public key of a server, 33 bytes, or None if the allow list does not have it as a target that is trusted.
-
-    In a list that does not match its seal, this is what the audit log says.
-
-    Raises:
-        AllowListUnavailable: the list cannot be read from the database.
-        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
-    """
-    sealed = current_list()
-    try:
-        known = sealed.snapshot().by_key
-    except AllowListIntegrityFailure:
-        row = sealed.sealed_device(device_id)
-        is_good = row is not None and row.role == TARGET and row.state == ACTIVE
-        return decode_public_key(row.public_key) if row is not None and is_good else None
-    now = timezone.now().timestamp()
-    for key, device in [*known.items()]:
-        if device.device_id == device_id:
-            return key if device.role == TARGET and device.state(now) == ACTIVE else None
-    return None
-
-
-def trusted(device_ids: Iterable[str]) -> set[str]:
-    """Return those device IDs that the allow list has as targets that are trusted, as :func:`public_key_of` says it.
-
-    Raises:
-        AllowListUnavailable: the list cannot be read from the database.
-        IdentityMissing, DirectoryError, KeyStoreError: the keys of the seal cannot be used.
-    """
-    wanted = set(device_ids)
-    try:
-        known = [*current_list().snapshot().by_key.values()]
-    except AllowListIntegrityFailure:
-        return {device_id for device_id in wanted if public_key_of(device_id) is not None}
-    now = timezone.now().timestamp()
-    return {
-        device.device_id
-        for device in known
-        if device.device_id in wanted and device.role == TARGET and device.state(now) == ACTIVE
-    }
-
-
-def changed_after(revision: int, head: Head) -> dt.datetime | None:
-    """Return when the first change after a revision was made, or None if the audit log does not have it.
-
-    Args:
-        revision: revision of the allow list.
-        head: as :func:`head` returns it.
-    """
-    changes = AuditEvent.objects.using(database()).filter(revision__gt=revision, revision__lte=head.revision)
-    return changes.order_by("revision").values_list("at", flat=True).first()
-
-
-def lag(server: Server) -> Lag:
-    """Return how far a server is behind.
-
-    Raises:
-        AmeshError: as for :func:`head`.
-    """
-    return lags([server], head(), timezone.now())[0]
-
-
-def lags(rows: Sequence[Server], head: Head, now: dt.datetime) -> list[Lag]:
-    """Return how far each server is behind. Takes one query.
-
-    Args:
-        rows: the servers.
-        head: as :func:`head` returns it.
-        now: the time.
-    """
-    behind = {row.pk for row in rows if is_dirty(row, head)}
-    oldest: dict[int, dt.datetime | None] = {}
-    if behind:
-        # One row for each server: a revision may hold many events.
-        changes = AuditEvent.objects.filter(revision__gt=OuterRef("after"), revision__lte=head.revision)
-        after = Case(When(epoch=head.epoch, then=F("acked")), default=0, output_field=BigIntegerField())
-        found = Server.objects.using(database()).filter(pk__in=behind).order_by().annotate(after=after)
-        first = Subquery(changes.order_by("revision").values("at")[:1])
-        oldest = dict(found.annotate(oldest=first).values_list("pk", "oldest"))
-    return [_lag(row, oldest.get(row.pk), head, now) if row.pk in behind else Lag(0, 0.0) for row in rows]
-
-
-def _lag(row: Server, oldest: dt.datetime | None, head: Head, now: dt.datetime) -> Lag:
-    since = max(oldest, row.added_at) if oldest is not None else row.added_at
-    after = row.acked if row.epoch == head.epoch else 0
-    return Lag(head.revision - after, max(0.0, (now - since).total_seconds()))
 
 
 def add(

@@ -14,6 +14,7 @@ from amesh_django.audit import sweeping as audit
 from amesh_django.models import Server, Sweep
 from amesh_django.spelling import manage_py
 from amesh_django.trust.database import database
+from amesh_django.usage import pruning
 from authmesh.protocol.errors import AmeshError
 
 from . import servers
@@ -38,7 +39,7 @@ class Swept:
 
 
 def sweep(*, ring: Callable[[int], object], now: float | None = None, patience: float = 0.0) -> Swept:
-    """Ring each server that can be reached and lacks changes or a sign of life. Then do what the audit log and the mail about approvals need.
+    """Ring each server that can be reached and lacks changes or a sign of life. Then do what the log, the mails, and the counts need.
 
     Args:
         ring: called with the primary key of each such server.
@@ -55,6 +56,7 @@ def sweep(*, ring: Callable[[int], object], now: float | None = None, patience: 
         audit.sweep(moment_of(moment))
     except AmeshError as error:
         _complain("The audit log was not swept", error)
+    pruning.prune_sometimes(moment_of(moment))
     notices.sweep(moment_of(moment))
     return found
 

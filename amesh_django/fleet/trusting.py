@@ -175,6 +175,7 @@ def _new(
         role=CONTROLLER,
         added_at=moment,
         added_by=Device.AddedBy.MANUAL,
+        note=older.note if older is not None else "",
         **given.columns,
         **suspension,
         **_entering(older.pending_since if older is not None else None),

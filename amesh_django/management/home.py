@@ -179,6 +179,10 @@ def listed(row: Device) -> Listed:
         expires_at=_time(row.expires_at) if row.expires_at is not None else None,
         scopes=tuple(sorted(known.scopes)) if known is not None else (),
         groups=tuple(row.groups),
+        note=row.note,
+        rotation_requested_at=_time(row.rotation_requested_at)
+        if known is not None and known.rotation_requested and row.rotation_requested_at is not None
+        else None,
     )
 
 

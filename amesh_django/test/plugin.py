@@ -32,8 +32,8 @@ def amesh_device() -> EphemeralDevice:
 def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Iterator[LocalDevice]:
     """The server of the project, with a new identity in a temporary directory, for 100 controllers. Needs pytest-django.
 
-    It does not write "last seen", unless ``AMESH["LAST_SEEN_SECONDS"]`` is set: with Django's async test client, another thread
-    would write it, outside the transaction of the test.
+    It writes neither "last seen" nor counts of requests, unless ``AMESH["LAST_SEEN_SECONDS"]`` or ``AMESH["COUNT_REQUESTS"]`` is set:
+    with Django's async test client, another thread would write them, outside the transaction of the test.
     """
     from amesh_django import lifecycle
 
@@ -42,6 +42,7 @@ def amesh_server(tmp_path_factory: pytest.TempPathFactory, settings: Any) -> Ite
     project = getattr(settings, "AMESH", {})
     settings.AMESH = {
         "LAST_SEEN_SECONDS": 0,
+        "COUNT_REQUESTS": False,
         **project,
         "DIR": str(path),
         "SEAL_KEY_FILE": None,

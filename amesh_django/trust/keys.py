@@ -45,6 +45,7 @@ class SealKeys:
         enrollment: key from which the secrets of enrollment tokens are derived, 32 bytes.
         tokens: key of the HMAC over each enrollment token in the database, 32 bytes.
         feed: key of the HMAC over what a server knows of its hubs, and a hub of its servers, 32 bytes.
+        pairing: key of the HMAC over each pairing that a person began in the admin, and over each answer, 32 bytes.
         owner: ID of the device that owns the list, or ``shared``; bound by the HMAC of the seal row.
     """
 
@@ -57,6 +58,7 @@ class SealKeys:
     enrollment: bytes
     tokens: bytes
     feed: bytes
+    pairing: bytes
     owner: str
 
 
@@ -141,7 +143,8 @@ def _derive(secret: bytes, owner: str) -> SealKeys:
     enrollment, tokens = derive(b"amesh-enrollment-v1", 2)
     (audit,), (chain,) = derive(b"amesh-audit-event-v1", 1), derive(b"amesh-audit-chain-v1", 1)
     (feed,) = derive(b"amesh-feed-v1", 1)
-    return SealKeys(hash_key, seal, audit, chain, high_water, counter, enrollment, tokens, feed, owner)
+    (pairing,) = derive(b"amesh-pairing-v1", 1)
+    return SealKeys(hash_key, seal, audit, chain, high_water, counter, enrollment, tokens, feed, pairing, owner)
 
 
 def _seal_secrets(device: LocalDevice | None = None) -> list[tuple[bytes, str]]:

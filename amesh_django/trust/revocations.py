@@ -6,12 +6,11 @@ import hmac
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from amesh_django.spelling import manage_py
-from authmesh.files.storage import atomic_write, json_text, locked, make_private_directory
+from authmesh.files.storage import atomic_write, locked, make_private_directory
 from authmesh.protocol.errors import AllowListBusy, StorageError
 
 from .keys import SealKeys
@@ -19,15 +18,14 @@ from .keys import SealKeys
 logger = logging.getLogger("amesh_django.allow_list")
 
 FILE_NAME: Final = "revocations.json"
-FILE_VERSION: Final = "1"
+FILE_VERSION: Final = "2"
 #: Revocations that are kept for each database, the newest ones.
 MAX_KEPT: Final = 1000
 #: Seconds that a process waits for another one that writes the file.
 _LOCK_SECONDS: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
+class Revocation(NamedTuple):
     """A revocation that was committed.
 
     Attributes:
@@ -94,7 +92,9 @@ class Revocations:
             if not any(hmac.compare_digest(_mac(keys, document).encode(), mac) for keys in self._keys):
                 logger.warning("%s was changed, or was written with another key. It is not used.", self._path)
                 return {}
-            return {name: [Revocation(**one) for one in found] for name, found in document["lists"].items()}
+            if document["version"] != FILE_VERSION:
+                raise ValueError("The file was written by a version before the first release.")
+            return {name: [Revocation._make(one) for one in found] for name, found in document["lists"].items()}
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -102,15 +102,15 @@ class Revocations:
             return {}
 
     def _write(self, lists: Mapping[str, list[Revocation]]) -> None:
-        document: dict[str, Any] = {
-            "version": FILE_VERSION,
-            "lists": {name: [asdict(one) for one in found] for name, found in sorted(lists.items())},
-        }
-        atomic_write(self._path, json_text({**document, "hmac": _mac(self._keys[0], document)}))
+        document = {"version": FILE_VERSION, "lists": lists}
+        atomic_write(self._path, _text({**document, "hmac": _mac(self._keys[0], document)}))
 
 
 def _mac(keys: SealKeys, document: Mapping[str, Any]) -> str:
-    # Only this module reads it, so the form of JSON that is made fastest will do: each revocation waits for it.
-    text = json.dumps(document, sort_keys=True, separators=(",", ":"))
-    message = f"amesh-revocations-v1\0{keys.owner}\0{text}".encode()
+    message = f"amesh-revocations-v1\0{keys.owner}\0{_text(document)}".encode()
     return hmac.digest(keys.high_water, message, "sha256").hex()
+
+
+def _text(document: Mapping[str, Any]) -> str:
+    """Return JSON in the form that is made fastest: only this module reads it, and each revocation waits for it."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))

@@ -29,6 +29,7 @@ from .sealing import COLUMNS, SealedRows, SealRow, is_counted_controller, row_va
 
 _GROUPS = COLUMNS.index("groups_json")
 _REVOKED, _PENDING = COLUMNS.index("revoked_at"), COLUMNS.index("pending_since")
+_ROTATION = COLUMNS.index("rotation_requested_at")
 _STANDING = {
     name: COLUMNS.index(name)
     for name in (
@@ -53,6 +54,7 @@ class KnownDevice(NamedTuple):
         scopes: its own scopes and those of its groups.
         counted_controller: True if it counts towards ``maxControllers``.
         replaced_by: device ID of the key that has replaced this one, as long as this one is valid.
+        rotation_requested: True if a person asked the device to replace its key, and it has not.
     """
 
     pk: int
@@ -67,6 +69,7 @@ class KnownDevice(NamedTuple):
     counted_controller: bool
     row_hash: int
     replaced_by: str = ""
+    rotation_requested: bool = False
 
     def state(self, now: float) -> State:
         """Return the state of the device. Only ``active`` is accepted.
@@ -341,6 +344,7 @@ def known_device(sealed: SealedRows, values: Sequence[Any], groups: Groups) -> t
         counted_controller=is_counted_controller(values),
         row_hash=sealed.hash_row(values),
         replaced_by=str(values[10]) if since is not None and since > time.time() else "",
+        rotation_requested=since is None and values[_ROTATION] is not None,
     )
     return public_key, known
 

@@ -14,10 +14,10 @@ from django.utils.cache import patch_vary_headers
 
 from amesh_django import log
 from amesh_django.conf import AmeshSettings, amesh_settings
-from amesh_django.signals import request_accepted, request_refused
+from amesh_django.signals import request_accepted, request_refused, request_routed
 from amesh_django.spelling import manage_py
 from authmesh.protocol.allow_list import TARGET
-from authmesh.protocol.check import EXPIRES_HEADER, EXPIRES_SOON_SECONDS
+from authmesh.protocol.check import EXPIRES_HEADER, EXPIRES_SOON_SECONDS, ROTATE_HEADER, ROTATE_REQUESTED
 from authmesh.protocol.display import clean
 from authmesh.protocol.encoding import format_time
 from authmesh.protocol.errors import AllowListIntegrityFailure, RequestError, ScopeMissing, Unauthorized
@@ -39,6 +39,9 @@ ENVIRON_KEY = "amesh.device_id"
 #: Seconds after which a client may try again if a part of the server is down.
 RETRY_AFTER_SECONDS = 5
 
+#: Where an accepted request has its device until :func:`routed` is called, or the request is refused after all.
+_UNROUTED = "_amesh_unrouted"
+
 
 def _configured() -> tuple[AmeshSettings, Verifier]:
     try:
@@ -47,13 +50,14 @@ def _configured() -> tuple[AmeshSettings, Verifier]:
         raise AllowListIntegrityFailure(str(error), reason="improperly_configured") from error
 
 
-def authenticate(request: HttpRequest) -> VerifiedDevice:
+def authenticate(request: HttpRequest, *, is_routed_later: bool = False) -> VerifiedDevice:
     """Verify a request, log the result, and set ``request.amesh``.
 
     Middleware, decorator and REST framework class all call this function. A request that passes several is verified once.
 
     Args:
         request: a request of Django, or of REST framework.
+        is_routed_later: True if the caller calls :func:`routed` itself, because it may refuse the request, or the view is not known yet.
 
     Returns:
         The device that signed the request.
@@ -80,9 +84,29 @@ def authenticate(request: HttpRequest) -> VerifiedDevice:
     request.amesh = device  # type: ignore[attr-defined]
     request.META[ENVIRON_KEY] = device.device_id
     log.remember(device.device_id, clean(device.friendly_name))
-    activity.seen(device)
     request_accepted.send_robust(sender=None, request=request, device=device, seconds=time.perf_counter() - start)
+    request.__dict__[_UNROUTED] = device
+    if not is_routed_later:
+        routed(request)
     return device
+
+
+def routed(request: HttpRequest) -> None:
+    """Note that a request was accepted, and where it leads. Calling it again changes nothing.
+
+    Args:
+        request: Django's request.
+    """
+    device: VerifiedDevice | None = request.__dict__.pop(_UNROUTED, None)
+    if device is not None:
+        route = _route(request)
+        activity.seen(device, request, route)
+        request_routed.send_robust(sender=None, request=request, device=device, route=route)
+
+
+def _route(request: HttpRequest) -> str:
+    """Return the route of the view, not the path, which may hold secrets. Empty if there is no view, or it is not known yet."""
+    return request.resolver_match.route if request.resolver_match is not None else ""
 
 
 def authenticate_target(request: HttpRequest) -> VerifiedDevice:
@@ -167,6 +191,9 @@ def refused(request: HttpRequest, error: RequestError) -> None:
     else:
         device = error.device_id or "unknown"
         logger.warning("%s: %s (%s, device %s)", error.code, reason, _shown(request), device, extra=members)
+    device_seen: VerifiedDevice | None = request.__dict__.pop(_UNROUTED, None)
+    if device_seen is not None:  # its signature was accepted
+        activity.seen(device_seen, request, _route(request))
     request_refused.send_robust(sender=None, request=request, error=error)
 
 
@@ -201,7 +228,8 @@ def error_response(error: RequestError) -> JsonResponse:
 def mark(request: HttpRequest, response: Any) -> Any:
     """Complete the response to an accepted request, for the middleware and the decorator, and return it.
 
-    Caches must keep it for this device only. In the last 30 days of its key, the device is told when that expires.
+    Caches must keep it for this device only. In the last 30 days of its key, the device is told when that expires. It is also told if a
+    person asked it to replace its key.
 
     Args:
         request: the request, with ``request.amesh``.
@@ -212,10 +240,12 @@ def mark(request: HttpRequest, response: Any) -> Any:
     end = device.expires_at if device is not None else None
     if end is not None and end - time.time() <= EXPIRES_SOON_SECONDS:
         response.headers[EXPIRES_HEADER] = format_time(dt.datetime.fromtimestamp(end, dt.UTC))
+    if device is not None and device.rotation_requested:
+        response.headers[ROTATE_HEADER] = ROTATE_REQUESTED
     return response
 
 
-def accept(request: HttpRequest, scopes: Sequence[str] = ()) -> JsonResponse | None:
+def accept(request: HttpRequest, scopes: Sequence[str] = (), *, is_routed_later: bool = False) -> JsonResponse | None:
     """Verify a request for the middleware or the decorator. An accepted request needs no CSRF token.
 
     A device that is mapped to a Django user who is not active is rejected, as by the REST framework class.
@@ -223,12 +253,13 @@ def accept(request: HttpRequest, scopes: Sequence[str] = ()) -> JsonResponse | N
     Args:
         request: Django's request.
         scopes: scopes, all of which the device must have.
+        is_routed_later: as for :func:`authenticate`.
 
     Returns:
         None if the request is accepted, otherwise the response that rejects it.
     """
     try:
-        device = authenticate(request)
+        device = authenticate(request, is_routed_later=True)
     except RequestError as error:
         return error_response(error)
     try:
@@ -241,4 +272,6 @@ def accept(request: HttpRequest, scopes: Sequence[str] = ()) -> JsonResponse | N
         request.amesh = None  # type: ignore[attr-defined]
         return error_response(error)
     private.skip_csrf_check(request)
+    if not is_routed_later:
+        routed(request)
     return None

@@ -29,6 +29,7 @@ class VerifiedDevice:
         clock_skew: seconds by which the clock of the device is ahead of the clock of the server; negative if it is behind.
         scopes: scopes, from the allow list, such as ``orders:read`` or ``orders:*``.
         expires_at: Unix seconds from which its key is expired, from the allow list; None if it does not expire.
+        rotation_requested: True if a person asked the device to replace its key, and it has not.
     """
 
     device_id: str
@@ -42,6 +43,7 @@ class VerifiedDevice:
     clock_skew: int = 0
     scopes: frozenset[str] = frozenset()
     expires_at: float | None = None
+    rotation_requested: bool = False
 
     def __reduce__(self) -> tuple[type[VerifiedDevice], tuple[Any, ...]]:
         """Make copies and pickles possible, for caches and tasks: the permissions of the allow list are a read-only view."""
@@ -82,6 +84,8 @@ class TrustedKey(Protocol):
 
     @property
     def expires_at(self) -> float | None: ...
+    @property
+    def rotation_requested(self) -> bool: ...
     @property
     def user_id(self) -> Any: ...
     @property

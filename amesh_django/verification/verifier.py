@@ -157,6 +157,7 @@ class Verifier:
                 clock_skew=skew,
                 scopes=device.scopes,
                 expires_at=device.expires_at,
+                rotation_requested=device.rotation_requested,
             )
         except RequestError as error:
             error.device_id, error.device_name = device.device_id, device.friendly_name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,7 +17,8 @@ from playwright.sync_api import Browser, Page
 
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.models import Device, DeviceActivity
+from amesh_django.fleet import servers
+from amesh_django.models import Device, DeviceActivity, Hub, Server
 from amesh_django.test.devices import EphemeralDevice
 from tests.admin.people import LIST
 from tests.support import databases, services
@@ -56,6 +58,25 @@ def fill() -> list[str]:
         moment = timezone.now() - dt.timedelta(hours=hours)
         DeviceActivity.objects.create(device=Device.objects.get(device_id=name), last_seen_at=moment)
     return ids
+
+
+def fleet() -> dict[str, str]:
+    """Add a server that fails and a hub, and return their pages."""
+    edge = EphemeralDevice("edge with a name that is quite long")
+    DatabaseAllowList(by="operator").add(edge.entry("target"))
+    row = servers.add(edge.identity.device_id, "https://edge.example/a/rather/long/path/amesh/", by="alice")
+    refused = [{"serial": 1, "device": edge.identity.device_id, "event": "trust", "why": "max_controllers", "at": ""}]
+    Server.objects.update(
+        attempts=3, last_error=f"The server answered 403 {'x' * 60}.", refused_json=json.dumps(refused)
+    )
+    Hub.objects.create(device_id=edge.identity.device_id, url="https://hub.example/amesh/")
+    return {
+        "servers": "/admin/amesh/server/",
+        "server": f"/admin/amesh/server/{row.pk}/change/",
+        "pause": f"/admin/amesh/server/{row.pk}/pause/",
+        "hubs": "/admin/amesh/hub/",
+        "hub": f"/admin/amesh/hub/{Hub.objects.get().pk}/change/",
+    }
 
 
 class Site:

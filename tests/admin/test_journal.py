@@ -53,7 +53,7 @@ def test_a_forged_event_is_marked_and_its_contents_are_hidden(trust: Trust, root
     assert page.count("Amesh did not write this event") == 2
     assert "forged name" not in page
     assert "\u202e" not in page
-    assert text_of(root.get(JOURNAL)).count("NO: forged") == 4
+    assert text_of(root.get(JOURNAL)).count("Amesh did not write this event") == 4
 
 
 def test_a_device_without_a_history_and_one_with_a_long_one(
@@ -87,7 +87,8 @@ def test_the_button_for_the_history_leads_to_it(trust: Trust, root: Client) -> N
 
 def test_the_log_shows_names_and_finds_them(trust: Trust, root: Client) -> None:
     device, other = trust("build server"), trust("phone")
-    assert f"build server {device.device_id}" in text_of(root.get(JOURNAL))
+    page = text_of(root.get(JOURNAL))
+    assert "build server was added" in page and device.device_id in page
     DatabaseAllowList(by="alice").set_permissions(device.device_id, {"shell": True})
     for term in ("build", "server build", device.device_id, device.device_id[:12], "alice"):
         page = text_of(root.get(JOURNAL, {"q": term}))

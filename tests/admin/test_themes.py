@@ -11,10 +11,8 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from amesh_django.allow_list import DatabaseAllowList
-from amesh_django.fleet import servers
-from amesh_django.models import AuditEvent, Device, Hub, Server
-from amesh_django.test import EphemeralDevice
-from tests.admin.browsing import SCREENS, Site, aside, open_page, running
+from amesh_django.models import AuditEvent, Device
+from tests.admin.browsing import SCREENS, Site, aside, fleet, open_page, running
 from tests.admin.people import JOURNAL, LIST, REVOKE
 from tests.support import databases
 
@@ -59,18 +57,27 @@ CONTRAST = """() => {
 
 THEMES = ("django", "unfold", "jazzmin")
 #: The themes bring templates of their own. Django's are looked at with both versions of Django.
+#: A theme whose class of model admins is the base of ours has "+" after its name.
 EVERY_PAGE = ("django", *(pytest.param(theme, marks=pytest.mark.unversioned) for theme in THEMES[1:]))
 
 
 @pytest.fixture(params=THEMES)
 def site(
-    request: Any, sqlite_database: dict[str, str], tmp_path: Path, settings: Any, django_db_blocker: Any
+    request: Any,
+    sqlite_database: dict[str, str],
+    tmp_path: Path,
+    settings: Any,
+    django_db_blocker: Any,
+    monkeypatch: Any,
 ) -> Iterator[Site]:
     """A server with each theme in turn, and SQLite: the look does not depend on the database."""
+    theme = request.param.removeprefix("django").removesuffix("+")
+    if request.param.endswith("+"):
+        monkeypatch.setenv("TEST_AMESH", json.dumps({"ADMIN_BASE": f"{theme}.admin.ModelAdmin"}))
     with (
         django_db_blocker.unblock(),
         databases.as_default(sqlite_database),
-        running(sqlite_database, tmp_path / "device", settings, request.param.removeprefix("django")) as found,
+        running(sqlite_database, tmp_path / "device", settings, theme) as found,
     ):
         yield found
 
@@ -126,25 +133,6 @@ class Looking:
             self.wrong += [f"{kind} {name}: {one}" for one in wrong]
 
 
-def fleet() -> dict[str, str]:
-    """Add a server that fails and a hub, and return their pages."""
-    edge = EphemeralDevice("edge with a name that is quite long")
-    DatabaseAllowList(by="operator").add(edge.entry("target"))
-    row = servers.add(edge.identity.device_id, "https://edge.example/a/rather/long/path/amesh/", by="alice")
-    refused = [{"serial": 1, "device": edge.identity.device_id, "event": "trust", "why": "max_controllers", "at": ""}]
-    Server.objects.update(
-        attempts=3, last_error=f"The server answered 403 {'x' * 60}.", refused_json=json.dumps(refused)
-    )
-    Hub.objects.create(device_id=edge.identity.device_id, url="https://hub.example/amesh/")
-    return {
-        "servers": "/admin/amesh/server/",
-        "server": f"/admin/amesh/server/{row.pk}/change/",
-        "pause": f"/admin/amesh/server/{row.pk}/pause/",
-        "hubs": "/admin/amesh/hub/",
-        "hub": f"/admin/amesh/hub/{Hub.objects.get().pk}/change/",
-    }
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("site", EVERY_PAGE, indirect=True)
 def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser: Browser, tmp_path: Path) -> None:
@@ -154,6 +142,7 @@ def test_every_page_fits_the_screen_and_has_enough_contrast(site: Site, browser:
         "list": LIST,
         "journal": JOURNAL,
         "event": f"{JOURNAL}{aside(lambda: AuditEvent.objects.latest('pk').pk)}/change/",
+        "verify": f"{JOURNAL}verify/",
         "mapped": site.device(0),
         "revoked": site.device(2),
         "long": site.device(3),
@@ -202,7 +191,7 @@ SPACES = """() => [...document.querySelectorAll('.amesh-breadcrumbs li:not([aria
 })"""
 
 
-@pytest.mark.parametrize("site", EVERY_PAGE, indirect=True)
+@pytest.mark.parametrize("site", [*EVERY_PAGE, pytest.param("unfold+", marks=pytest.mark.unversioned)], indirect=True)
 def test_revoke_in_each_theme(site: Site, browser: Browser) -> None:
     page = open_page(browser, site, screen="phone")
     page.goto(site.device(1))

@@ -458,7 +458,7 @@ def test_permissions_and_fixtures_exist() -> None:
         for model in (Device, AuditEvent, EnrollmentToken, Hub, Server)
         for action in model._meta.default_permissions
     }
-    known |= {name for model in (Device, EnrollmentToken, Server) for name, _ in model._meta.permissions}
+    known |= {name for model in (Device, AuditEvent, EnrollmentToken, Server) for name, _ in model._meta.permissions}
     named = {name for path in DOCUMENTS for name in re.findall(r"`amesh\.([a-z]+_[a-z]+)`", path.read_text())}
     assert named and named <= known
     page = text("docs/integration.md").partition("| Fixture |")[2].partition("\n\n")[0]

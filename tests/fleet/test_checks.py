@@ -68,6 +68,20 @@ def test_a_sweeper_that_does_not_run_is_found_while_a_server_lacks_changes(hub_u
     assert found() == {}
 
 
+def test_pairings_must_not_hold_up_revocations(
+    hub_url: None, celery: Celery, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_server()
+    Sweep.objects.create(swept_at=sweeping.moment_of(time.time()))
+    assert found() == {}
+    settings.AMESH = {**settings.AMESH, "PAIRING_TASK": True}
+    assert list(found()) == ["amesh.W023"]
+    own = Celery("mysite", set_as_current=False, broker="memory://")
+    own.conf.task_routes = {"amesh.pair": {"queue": "amesh-pair"}, "amesh.*": {"queue": "amesh"}}
+    monkeypatch.setattr(tasks, "current_app", own)
+    assert found() == {}
+
+
 def test_celery_must_run_the_tasks_in_a_worker_and_in_a_queue_of_their_own(
     hub_url: None, celery: Celery, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

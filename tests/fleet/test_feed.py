@@ -14,7 +14,7 @@ from amesh_django.enrollment import rotating
 from amesh_django.fleet import feed, servers
 from amesh_django.models import AuditEvent, Device
 from amesh_django.test import EphemeralDevice
-from amesh_django.trust import current_list
+from amesh_django.trust import current, current_list
 from authmesh.device import LocalDevice
 from authmesh.device.grants import Grant
 from authmesh.protocol.fleet.events import key_hash
@@ -282,6 +282,8 @@ def test_an_event_that_amesh_did_not_write_is_not_carried_on(caplog: pytest.LogC
     assert told(message(server, after=after)) == [("suspend", one)]
     assert "an event that amesh did not write" in caplog.text
     AuditEvent.objects.filter(kind="suspend").update(text="forged")
+    assert told(message(server, after=after)) == [("suspend", one)]  # this process has verified the event before
+    current.reset()  # a process that has not
     found = message(server, after=after)  # no event of the revision is genuine
     assert found.revocations and told(found) == [("suspend", one)]
 

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from amesh_django import lifecycle
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.checks import check_hubs
-from amesh_django.fleet import freshness, posting, rarely, signed_list
+from amesh_django.fleet import freshness, posting, rarely, signed_list, silence
 from amesh_django.fleet.following import follows
 from amesh_django.management import doctor
 from amesh_django.models import Hub
@@ -64,14 +64,19 @@ class Line:
 
 
 class Clock:
-    """The clock of the server, which is set by hand: seconds ahead of ours."""
+    """The clock of the server, which is set by hand.
+
+    Attributes:
+        ahead: seconds ahead of ours.
+        slept: those of them in which the machine slept, and one of its clocks stood still.
+    """
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.ahead = 0.0
+        self.ahead = self.slept = 0.0
         freshly = freshness._freshness
         real, steady = freshly._clock, freshly._monotonic
         monkeypatch.setattr(freshly, "_clock", lambda: real() + self.ahead)
-        monkeypatch.setattr(freshly, "_monotonic", lambda: steady() + self.ahead)
+        monkeypatch.setattr(freshly, "_monotonic", lambda: steady() + self.ahead - self.slept)
 
 
 @pytest.fixture
@@ -119,6 +124,20 @@ def test_the_first_request_of_a_process_asks(hub: TestHub, line: Line, clock: Cl
     assert status(good) == 200 and len(line.asked) == 1
     clock.ahead += 2
     assert status(good) == 200 and len(line.asked) == 2
+
+
+def test_a_machine_that_slept_asks(hub: TestHub, line: Line, clock: Clock, amesh_trust: Trust) -> None:
+    """Also just after its last question. A clock that is set back makes the pause no longer."""
+    lost = amesh_trust()
+    begin_anew(clock)
+    assert status(lost) == 200 and len(line.asked) == 1
+    clock.ahead += 3600
+    clock.slept += 3600
+    line.events = [hub.event("revoke", lost)]
+    assert status(lost) == 401 and len(line.asked) == 2
+    clock.ahead -= 1800
+    clock.slept -= 1800 + 3600  # the steady clock shows an hour more
+    assert status(lost) == 401 and len(line.asked) == 3
 
 
 def test_a_server_that_hears_its_hub_does_not_ask(hub: TestHub, line: Line, clock: Clock, amesh_trust: Trust) -> None:
@@ -421,6 +440,6 @@ def test_a_database_that_fails_while_the_hubs_are_looked_up(
     def fail(rows: Any) -> Any:
         raise OperationalError("gone")
 
-    monkeypatch.setattr(freshness.HubRows, "every", fail)
+    monkeypatch.setattr(silence.HubRows, "every", fail)
     response = AmeshClient(device).get(CHECK_PATH)
     assert (response.status_code, response.json()["error"]) == (503, "allow_list_unavailable")

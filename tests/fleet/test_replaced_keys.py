@@ -290,3 +290,12 @@ def test_a_revocation_in_a_damaged_list_names_them_too(
     names = [one.identity.device_id for one in (last, second, first)]
     DatabaseAllowList(by="tests").revoke(names[0], reason="stolen")
     assert told(message(plain, after=after)) == [("revoke", name) for name in names]
+
+
+def test_a_note_about_a_device_stays_here_and_follows_its_new_key(hub: TestHub) -> None:
+    """The hub knows nothing of it, and the device is the same."""
+    old, new = EphemeralDevice(), EphemeralDevice()
+    hub.say(hub.trust(old))
+    DatabaseAllowList(by="anna").set_note(old.identity.device_id, "in the window")
+    hub.say(replaced(hub, old, new, serial=9), hub.trust(new, serial=9))
+    assert status(new) == 200 and row(new).note == "in the window"

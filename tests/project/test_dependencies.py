@@ -28,10 +28,12 @@ OURS = {"amesh_django", "authmesh", "mysite", "relay_project", "tests"}
 #: Which extras a folder or file may import from, beside what every device has. A file goes by all entries that it lies in.
 EXTRAS_OF = {
     "amesh_django": {"django"},
+    "amesh_django/admin/pairing/qr.py": {"cli"},
     "amesh_django/checks/views.py": {"drf"},
     "amesh_django/drf.py": {"drf"},
     "amesh_django/metrics.py": {"metrics"},
     "amesh_django/openapi.py": {"openapi"},
+    "amesh_django/pairing/consumer.py": {"relay"},
     "amesh_django/relay": {"metrics", "relay"},
     "amesh_django/test/drf.py": {"drf"},
     "amesh_django/tasks.py": {"celery"},

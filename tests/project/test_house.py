@@ -28,8 +28,10 @@ CONTRACTS = {
     "ground",
     "no-django",
     "package",
+    "pairing",
     "relay",
     "trust",
+    "usage",
 }
 
 #: What a device must run without: Django, and what needs it.

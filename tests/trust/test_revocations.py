@@ -85,3 +85,20 @@ def test_the_file_keeps_the_newest_and_is_not_used_if_it_was_changed(
     assert devices.lost_revocations() == []
     file.write_text("{")
     assert devices.lost_revocations() == []
+
+
+def test_the_file_names_no_columns_and_one_of_another_version_is_not_used(
+    amesh_server: LocalDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each revocation reads and writes a thousand entries: their names and indents would be half of the time."""
+    devices = DatabaseAllowList(by="alice")
+    devices.add(entry(1, name="laptop"))
+    devices.revoke(entry(1).device_id, reason="lost")
+    file = amesh_server.path / revocations.FILE_NAME
+    document: dict[str, Any] = json.loads(file.read_text())
+    ((name, device, _at, by, why),) = next(iter(document["lists"].values()))
+    assert (name, device, by, why) == (entry(1).device_id, "laptop", "alice", "lost") and "\n" not in file.read_text()
+    del document["hmac"]
+    document["version"] = "1"
+    file.write_text(json.dumps({**document, "hmac": revocations._mac(current_list().keys, document)}))
+    assert current_list().revocations() == [] and "cannot be used" in caplog.text

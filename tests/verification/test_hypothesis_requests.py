@@ -52,6 +52,7 @@ class Trusted:
     permissions: Mapping[str, Any] = field(default_factory=dict)
     scopes: frozenset[str] = frozenset()
     expires_at: float | None = None
+    rotation_requested: bool = False
     user_id: None = None
     pk: None = None
 

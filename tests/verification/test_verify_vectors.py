@@ -90,6 +90,7 @@ class Trusted:
     permissions: Mapping[str, Any]
     scopes: frozenset[str] = frozenset()
     expires_at: float | None = None
+    rotation_requested: bool = False
     user_id: None = None
     pk: None = None
 

@@ -8,8 +8,7 @@ from argparse import ArgumentParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from amesh_django.audit import checkpoints, placing, reading, settings, sweeping, verifications
-from amesh_django.audit.ocsf import as_ocsf
+from amesh_django.audit import checkpoints, exporting, placing, reading, settings, sweeping, verifications
 from amesh_django.audit.verifying import AuditLogFault
 from amesh_django.kinds import EventKind
 from amesh_django.management import archives
@@ -111,7 +110,7 @@ def audit(
     is_empty = True
     for event in found:
         is_empty = False
-        console.data(json.dumps(as_ocsf(event)) if ocsf else _line(event))
+        console.data(exporting.ocsf_line(event) if ocsf else _line(event))
     if is_empty:
         console.say("There are no such events.")
 

@@ -13,6 +13,7 @@ import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from .notices import heed
 from .origins import Origin, may_sign, origin
 from .signing import Signer, default_device_async, enroll_default_device_async, sign_request
 
@@ -70,19 +71,24 @@ class AmeshAiohttpMiddleware:
             named = self._chains[id(chain)][1]
             if named is None or asked is None or not may_sign(named, asked):
                 asked = None
-        if asked is not None:
-            request.headers["Authorization"] = await self._sign(request, asked)
+        device = await self._signer(asked) if asked is not None else None
+        if device is not None:
+            request.headers["Authorization"] = await self._sign(request, device)
         response = await handler(request)
+        if device is not None and asked is not None:
+            heed(response.headers, asked, device.identity.device_id)
         if response.status in _REDIRECTS:
             self._chains[id(chain)] = (chain, asked)
             weakref.finalize(response, self._chains.pop, id(chain), None).atexit = False
         return response
 
-    async def _sign(self, request: ClientRequest, asked: Origin) -> str:
-        device = self._device
-        if device is None:
-            await enroll_default_device_async(asked)
-            device = await default_device_async(asked)  # each time: its key may have been replaced
+    async def _signer(self, asked: Origin) -> Signer:
+        if self._device is not None:
+            return self._device
+        await enroll_default_device_async(asked)
+        return await default_device_async(asked)  # each time: its key may have been replaced
+
+    async def _sign(self, request: ClientRequest, device: Signer) -> str:
         body_hash = await self._hash_body(request)
         return sign_request(
             device,

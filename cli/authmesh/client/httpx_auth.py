@@ -18,6 +18,7 @@ import httpx
 from authmesh.protocol.canonical import EMPTY_BODY_HASH
 from authmesh.protocol.errors import InvalidInput
 
+from .notices import heed
 from .origins import Origin, may_sign, origin
 from .signing import (
     PREFIX,
@@ -151,6 +152,8 @@ class _Chain:
             request.headers["Authorization"] = self._unsent
             response = yield request
             rejected = response.request
+            if rejected.headers.get("Authorization", "").startswith(PREFIX):
+                heed(response.headers, _origin_of(rejected.url), self._signer.identity.device_id)
             if self._traced or rejected is request or response.status_code != 401:
                 return
             if not rejected.headers.get("Authorization", "").startswith(PREFIX) or not self._follows(rejected.url):

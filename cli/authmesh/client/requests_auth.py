@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from authmesh.protocol.canonical import EMPTY_BODY_HASH
+from authmesh.protocol.check import ROTATE_HEADER
 from authmesh.protocol.errors import InvalidInput
 
+from .notices import heed
 from .origins import Origin, may_sign, origin
 from .signing import PREFIX, Signer, default_device, enroll_default_device, sign_request
 from .spool import CHUNK_BYTES
@@ -65,11 +67,16 @@ class AmeshRequestsAuth:
         request.headers["Authorization"] = self._sign(request, body_hash)
         body = request.body
 
-        def sign_redirect(response: requests.Response, **options: Any) -> None:
-            if response.is_redirect and response.request.headers.get("Authorization", "").startswith(PREFIX):
+        def examine(response: requests.Response, **options: Any) -> None:
+            if not response.request.headers.get("Authorization", "").startswith(PREFIX):
+                return
+            asked = _origin_of(response.request.url)
+            if ROTATE_HEADER in response.headers:
+                heed(response.headers, asked, self._signer(asked).identity.device_id)
+            if response.is_redirect:
                 self._sign_redirect(response, body, body_hash)
 
-        request.register_hook("response", sign_redirect)  # type: ignore[no-untyped-call]
+        request.register_hook("response", examine)  # type: ignore[no-untyped-call]
         return request
 
     def _sign_redirect(self, response: requests.Response, body: Any, body_hash: str) -> None:
@@ -87,9 +94,12 @@ class AmeshRequestsAuth:
         else:
             del sent.headers["Authorization"]
 
+    def _signer(self, asked: Origin) -> Signer:
+        return self._device or default_device(asked)  # each time: its key may have been replaced
+
     def _sign(self, request: requests.PreparedRequest, body_hash: str) -> str:
         return sign_request(
-            self._device or default_device(_origin_of(request.url)),  # each time: its key may have been replaced
+            self._signer(_origin_of(request.url)),
             method=request.method or "GET",
             target=_wire_target(request),
             body_hash=body_hash,

@@ -65,6 +65,8 @@ def _facts(device: Listed) -> list[str]:
         lines.append(f"scopes {', '.join(clean(scope) for scope in device.scopes)}")
     if device.groups:
         lines.append(f"in {', '.join(clean(group) for group in device.groups)}")
+    if device.rotation_requested_at:
+        lines.append(f"asked to replace its key {when(device.rotation_requested_at)}")
     return [*lines, f"acts as the user {clean(device.user)}"] if device.user else lines
 
 

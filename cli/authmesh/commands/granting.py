@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from authmesh.device.directory import check_name
 from authmesh.device.grants import Grant
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry
-from authmesh.protocol.display import clean
+from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.errors import AllowListError
 from authmesh.protocol.keys import encode_public_key
 from authmesh.protocol.scopes import is_grantable
@@ -200,6 +200,12 @@ def show(context: Context, *, devices: Sequence[str]) -> None:
                 ("Expires", when(device.expires_at) if device.expires_at else "never"),
                 ("User", clean(device.user) if device.user else "none"),
                 ("Last seen", when(device.last_seen) if device.last_seen else "not known"),
+                *(
+                    [("Asked to replace its key", when(device.rotation_requested_at))]
+                    if device.rotation_requested_at
+                    else []
+                ),
+                *([("Note", clean_line(device.note))] if device.note else []),
             ),
         )
     context.console.result({"devices": [device.to_json() for device in found]})

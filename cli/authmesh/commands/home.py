@@ -42,6 +42,8 @@ class Listed:
         expires_at: time from which it is not accepted.
         scopes: its own scopes and those of its groups.
         groups: its groups.
+        note: what people note about it.
+        rotation_requested_at: time when a person asked it to replace its key; None if nobody did, or it has.
     """
 
     entry: DeviceEntry
@@ -57,6 +59,8 @@ class Listed:
     expires_at: str | None = None
     scopes: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
+    note: str = ""
+    rotation_requested_at: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the device for ``--json``."""
@@ -72,6 +76,8 @@ class Listed:
             "expiresAt": self.expires_at,
             "scopes": list(self.scopes),
             "groups": list(self.groups),
+            "note": self.note or None,
+            "rotationRequestedAt": self.rotation_requested_at,
         }
 
 

@@ -16,6 +16,9 @@ CHECK_PATH: Final = "/amesh/check"
 EXPIRES_HEADER: Final = "X-Amesh-Expires"
 #: Seconds before that time from which the header is sent: 30 days.
 EXPIRES_SOON_SECONDS: Final = 30 * 86400
+#: Header of a response that asks the device to replace its key, and its value.
+ROTATE_HEADER: Final = "X-Amesh-Rotate"
+ROTATE_REQUESTED: Final = "requested"
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from authmesh.client import AmeshAuth
 from authmesh.client.enrolling import origin_of
 from authmesh.device import LocalDevice
 from authmesh.device.servers import ServerStore
-from authmesh.protocol.check import CHECK_PATH, EXPIRES_HEADER, CheckAnswer
+from authmesh.protocol.check import CHECK_PATH, EXPIRES_HEADER, ROTATE_HEADER, CheckAnswer
 from authmesh.protocol.display import clean, clean_line
 from authmesh.protocol.enrollment import PENDING
 from authmesh.protocol.errors import InvalidInput, Run
@@ -187,6 +187,13 @@ class ServerChecks:
                 if expires is not None:
                     message = f"The key of this device expires on the server at {when(expires)}."
                     yield Finding("known", "warning", message, ("Replace it before: ", Run("rotate"), "."))
+                if ROTATE_HEADER in answer.headers:
+                    yield Finding(
+                        "known",
+                        "warning",
+                        "The server asks this device to replace its key.",
+                        ("Run ", Run("rotate"), "."),
+                    )
                 return
         if answer.status == 401 and self._has_waited(device):
             message = (
