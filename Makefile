@@ -51,6 +51,10 @@ bench: system venv ## measure, beside the peers
 soak: system venv ## revoke at a hub of 20 servers for five minutes, while calls fail and workers are killed
 	$(RUN) -m tests.soak $(ARGS)
 
+.PHONY: pictures
+pictures: system venv ## take the pictures of the documents again, of the fleet of make demo KEEP=1
+	$(RUN) -m tests.pictures
+
 .PHONY: lint
 lint: venv ## style, types, import contract, migrations
 	$(RUN) -m ruff check $(SOURCES)

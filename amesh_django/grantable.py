@@ -19,6 +19,8 @@ Kind = Literal["scope", "permission"]
 
 #: Members of ``permissions`` that amesh itself reads. They may be granted, whatever ``AMESH["PERMISSIONS"]`` says.
 _OWN = (SCOPES, "rate", "revoke", "enroll", "shell")
+#: Those of them with which a device does on this server what a person needs a permission of Django for.
+_NEEDED = {"revoke": "amesh.revoke_device", "enroll": "amesh.enroll_device"}
 _WILDCARD = ":*"
 
 
@@ -78,14 +80,17 @@ def check_grantable(kind: Kind, names: Iterable[str]) -> None:
 def permissions_to_grant(kind: Kind, names: Iterable[str]) -> frozenset[str]:
     """Return the Django permissions that a person needs to grant names. ``orders:*`` needs those of all that it covers.
 
+    Nobody makes a device a hub that does what they may not do themselves.
+
     Args:
         names: names that :func:`check_grantable` accepts.
 
     Raises:
         ImproperlyConfigured: ``AMESH`` is wrong.
     """
-    known = grantable(kind) or {}
-    return frozenset(
+    known, names = grantable(kind) or {}, [*names]
+    own = frozenset(_NEEDED[name] for name in names if name in _NEEDED) if kind == "permission" else frozenset()
+    return own | frozenset(
         entry.permission
         for name in names
         for entry in known.values()

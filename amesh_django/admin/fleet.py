@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 else:
     ServerModelAdmin = HubModelAdmin = base_class()
 
+#: Maximum number of servers that the page of a device names.
+MAX_WAITING: Final = 50
 _GOOD: Final = ("up_to_date", "heard")
 _NEUTRAL: Final = ("waiting", "not_heard")
 #: What a person may do to a server: the button, the question, and what is said afterward.
@@ -350,6 +352,22 @@ def under_way(serial: int | None = None) -> str:
         "%(done)d of %(count)d server has confirmed it.", "%(done)d of %(count)d servers have confirmed it.", count
     ) % {"done": done, "count": count}
     return f"{text} {gettext('The others are being told.')}" if done < count else text
+
+
+def waiting(serial: int) -> list[tuple[str, SafeString, str]]:
+    """Return the servers of this hub that have not confirmed a change: name, state, and what that means.
+
+    Args:
+        serial: revision of the list with the change.
+    """
+    try:
+        found = overview.view(overview.unconfirmed(serial)[:MAX_WAITING])
+    except CHANGE_ERRORS:
+        return []
+    return [
+        (clean(one.name), pill(overview.STATES[one.state], one.state), str(overview.MEANING[one.state]))
+        for one in found
+    ]
 
 
 def words_about(public_key: str) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -146,7 +146,8 @@ def start(request: HttpRequest, site: str) -> Start:
     """
     user, now, found = request.user, timezone.now(), Start()
     if user.has_perm("amesh.view_device") or user.has_perm("amesh.change_device"):
-        found.states, found.attention = _tiles(site, now)
+        queue = _page(site, "device_approvals") if user.has_perm("amesh.approve_device") else ""
+        found.states, found.attention = _tiles(site, now, queue)
         found.seal = _seal()
         found.checks, found.may_view_checks = checks(), True
         found.requests = _requests(now)
@@ -157,8 +158,8 @@ def start(request: HttpRequest, site: str) -> Start:
     return found
 
 
-def _tiles(site: str, now: dt.datetime) -> tuple[list[Tile], list[Tile]]:
-    """Count the devices, in one query."""
+def _tiles(site: str, now: dt.datetime, queue: str) -> tuple[list[Tile], list[Tile]]:
+    """Count the devices, in one query. Those that wait lead to the page on which they are approved, if there is one."""
     conditions: dict[str, Q] = {state: in_state(state, now) for state in STATES}
     conditions |= {f"expires_{days}": expiring(days, now) for days in EXPIRING}
     conditions |= {"quiet": quiet(now)}
@@ -174,6 +175,8 @@ def _tiles(site: str, now: dt.datetime) -> tuple[list[Tile], list[Tile]]:
         tile(label, state, _COLORS[state], state="trusted" if state == ACTIVE else state)
         for state, label in shown.STATE_NAMES.items()
     ]
+    if queue:
+        states = [replace(one, url=queue) if one.label == shown.STATE_NAMES[PENDING] else one for one in states]
     attention = [
         *(
             tile(

@@ -124,7 +124,7 @@ def _forget() -> None:
     try:
         _cache().delete(_key())
     except Exception as error:
-        logger.warning("The cache does not take the end of a verification: %s", type(error).__name__)
+        logger.warning("The cache does not take the progress of a verification: %s", type(error).__name__)
 
 
 def _cache() -> BaseCache:

@@ -22,6 +22,7 @@ from .reading import UNREADABLE_KIND, as_json, beside, readable
 _CHUNK: Final = 500
 #: Characters with which a cell begins that a spreadsheet takes for a formula.
 _FORMULA: Final = "=+-@"
+_LINE_END: Final = "\r\n"
 _INVISIBLE: Final = ("\t", "\r", "\n", "\0")
 
 
@@ -79,5 +80,7 @@ def _cell(value: Any) -> str:
 
 def _record(cells: list[str]) -> str:
     found = io.StringIO()
-    csv.writer(found, lineterminator="").writerow(cells)
-    return found.getvalue()
+    csv.writer(found, lineterminator=_LINE_END).writerow(
+        cells
+    )  # before Python 3.13, it quotes only the line ends that it writes
+    return found.getvalue().removesuffix(_LINE_END)

@@ -310,8 +310,21 @@ def acknowledged(serial: int) -> tuple[int, int]:
         serial: revision of the list with the change.
     """
     rows, head = [row for row in servers.every() if row.enabled], servers.head()
-    done = [row for row in rows if row.epoch == head.epoch and row.acked >= serial and not servers.is_ahead(row, head)]
-    return len(done), len(rows)
+    return sum(_has_confirmed(row, head, serial) for row in rows), len(rows)
+
+
+def unconfirmed(serial: int) -> list[Server]:
+    """Return the servers of this hub that have not acknowledged a change, also those that are paused.
+
+    Args:
+        serial: as for :func:`acknowledged`.
+    """
+    rows, head = servers.every(), servers.head()
+    return [row for row in rows if not _has_confirmed(row, head, serial)]
+
+
+def _has_confirmed(row: Server, head: servers.Head, serial: int) -> bool:
+    return row.epoch == head.epoch and row.acked >= serial and not servers.is_ahead(row, head)
 
 
 def words_about(public_key: str) -> list[HubEntry]:

@@ -156,14 +156,16 @@ def note_seen(row: PairingSession) -> None:
 
 
 def claim(pk: int, host: str) -> PairingSession | None:
-    """Take a pairing whose ceremony nobody has begun, or return None.
+    """Take a pairing whose ceremony nobody has begun, or return None. If it is late for that, the page has said so.
 
     Args:
         pk: primary key of its row.
         host: name of this process.
     """
-    free = _rows().filter(pk=pk, host="", step=Step.STARTING)
-    if not free.update(host=host, alive_at=now()):
+    moment = now()
+    since = moment - dt.timedelta(seconds=LOST_SECONDS)
+    free = _rows().filter(pk=pk, host="", step=Step.STARTING, begun_at__gt=since)
+    if not free.update(host=host, alive_at=moment):
         return None
     row = _rows().get(pk=pk)
     return row if is_genuine(row) else None

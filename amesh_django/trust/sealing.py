@@ -56,16 +56,8 @@ _SECOND_COLUMNS = (
 )
 #: All sealed columns. A row in which those after the second are empty is hashed without them. To append a column, give the encoding of
 #: the other rows a new label.
-COLUMNS = (
-    *_SECOND_COLUMNS,
-    "kept_until",
-    "kept_by",
-    "kept_reason",
-    "replaced_until",
-    "replaced_by",
-    "note",
-    "rotation_requested_at",
-)
+_THIRD = ("kept_until", "kept_by", "kept_reason", "replaced_until", "replaced_by", "note", "rotation_requested_at")
+COLUMNS = (*_SECOND_COLUMNS, *_THIRD)
 _SECOND_LABEL, _ROW_LABEL = "amesh-device-row-v2", "amesh-device-row-v3"
 _FIRST, _SECOND = len(FIRST_COLUMNS), len(_SECOND_COLUMNS)
 _DENIED_AT = COLUMNS.index("denied_at")

@@ -68,37 +68,38 @@ class Play:
         self._stage.act("A relay starts, which no device has to trust")
         with self._run.relay() as relay:
             self._stage.check("it answers", httpx.get(f"{relay.url}/health", trust_env=False).is_success, relay.url)
-            meeting = Meeting(self._stage, self._run, f"ws{relay.url.removeprefix('http')}/ws")
+            address = f"ws{relay.url.removeprefix('http')}/ws"
+            meeting = Meeting(self._stage, self._run, address)
             meeting.at_two_terminals(LAPTOP)
             meeting.by_token(self._device(LAPTOP), EDGE)
             if self._backend is not None:
                 self._lives_there(EDGE)
             self._stage.check("its log names no device", "am_" not in relay.log(), "relay.log")
-        self._stage.act("The server starts")
-        with (
-            self._run.server(secrets={"AMESH_REQUIRE_APPROVAL": "1"}) as server,
-            httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client,
-        ):
-            self._stage.check("it answers", client.get("/").status_code == 200, server.url)
-            requests = Requests(
-                self._stage, server, client, {name: self._device(name) for name in (LAPTOP, "stranger")}
-            )
-            requests.accepted()
-            requests.refused()
-            fleet = Fleet(self._stage, self._run, server, self._device)
-            fleet.enrolls()
-            fleet.scopes()
-            fleet.rotates()
-            fleet.expires()
-            self._tampered(requests)
-            hub = Hub(self._stage, self._run, self._device(LAPTOP), self._id["server"], self._where)
-            with hub.followed():
-                self._revoked(requests, server, hub)
-                self._audited()
-                if afterwards is not None:
-                    hub.leave(FOLLOWERS[-1])
-                    with Living(self._run, server, self._device).alive():
-                        afterwards(server.url)
+            self._stage.act("The server starts")
+            with (
+                self._run.server(secrets={"AMESH_REQUIRE_APPROVAL": "1", "AMESH_RELAY_URL": address}) as server,
+                httpx.Client(base_url=server.url, timeout=30, trust_env=False) as client,
+            ):
+                self._stage.check("it answers", client.get("/").status_code == 200, server.url)
+                requests = Requests(
+                    self._stage, server, client, {name: self._device(name) for name in (LAPTOP, "stranger")}
+                )
+                requests.accepted()
+                requests.refused()
+                fleet = Fleet(self._stage, self._run, server, self._device)
+                fleet.enrolls()
+                fleet.scopes()
+                fleet.rotates()
+                fleet.expires()
+                self._tampered(requests)
+                hub = Hub(self._stage, self._run, self._device(LAPTOP), self._id["server"], self._where)
+                with hub.followed():
+                    self._revoked(requests, server, hub)
+                    self._audited()
+                    if afterwards is not None:
+                        hub.leave(FOLLOWERS[-1])
+                        with Living(self._run, server, self._device).alive():
+                            afterwards(server.url)
 
     @property
     def _where(self) -> list[str]:

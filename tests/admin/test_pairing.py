@@ -12,13 +12,16 @@ import pytest
 from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
+from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import AuditEvent, Device, PairingSession
 from amesh_django.pairing import sessions
 from amesh_django.pairing.routing import websocket_urlpatterns
+from amesh_django.trust import sealing
 from authmesh.pairing import Pairing
 from authmesh.protocol.allow_list import CONTROLLER, DeviceEntry
 from authmesh.protocol.pairing.errors import PairingError
@@ -294,6 +297,10 @@ def test_no_worker_begins_it(root: Desk, site: Any, monkeypatch: pytest.MonkeyPa
     later = sessions.now() + dt.timedelta(seconds=sessions.LOST_SECONDS + 1)
     ended = sessions.ended(row, later)
     assert ended is not None and ended.code == "not_taken"
+    monkeypatch.setattr(sessions, "now", lambda: later)
+    assert sessions.claim(row.pk, "late") is None
+    monkeypatch.setattr(sessions, "now", sealing.now)
+    monkeypatch.setattr("amesh_django.pairing.hosting._sender", sent.append)
 
     def broken(pk: int) -> None:
         raise OSError("no broker")
@@ -570,6 +577,17 @@ def test_the_number_of_queries(root: Desk, monkeypatch: pytest.MonkeyPatch, djan
     tag = root.client.get(f"{root.page}state/")["ETag"]
     with django_assert_num_queries(3):  # the session, the person, and the row
         assert root.client.get(f"{root.page}state/", headers={"If-None-Match": tag}).status_code == 304
+
+    def count() -> int:
+        with CaptureQueriesContext(connection) as queries:
+            assert root.client.get(PAIR).status_code == 200
+        return len(queries)
+
+    before = count()
+    for number in range(3):
+        known(root.background.other(f"till {number}"))
+        Desk(root.user, root.background).begin()
+    assert count() == before < 15
 
 
 # --- the WebSocket ---------------------------------------------------------------------------------------------------

@@ -24,12 +24,13 @@ from amesh_django.trust.sealing import now
 from tests.admin.browsing import Site, aside, open_page
 from tests.admin.pairing_desk import PAIR
 from tests.admin.people import staff
+from tests.admin.test_everywhere import LISTEN, TOO_WIDE, WIDTHS
 from tests.commands.pairing_terminals import Machine, machine, verification_code, wrong
 from tests.fleet.sites import Program
 from tests.relay.relay_world import address, serving
-from tests.support import databases, services
+from tests.support import axe, databases, services
 
-pytestmark = [pytest.mark.process, pytest.mark.slow]
+pytestmark = [pytest.mark.process, pytest.mark.slow, pytest.mark.long]
 
 SCOPES = {"orders:read": "Read orders.", "orders:write": "Write orders."}
 #: JavaScript: remember each message of a WebSocket, and each answer to the script.
@@ -92,6 +93,16 @@ def tab_to(page: Page, selector: str) -> None:
     raise AssertionError(f"{selector} cannot be reached with the keyboard.")
 
 
+def check_page(page: Page) -> None:
+    """Check that nothing keeps people out of the page as it is now, on each screen, and that it breaks no strict CSP."""
+    page.evaluate(axe.source())
+    assert page.evaluate(axe.CHECK, list(axe.TAGS)) == []
+    assert page.evaluate("() => window.forbidden") == []
+    for width in WIDTHS:
+        page.set_viewport_size({"width": width, "height": 900})
+        assert not page.evaluate(TOO_WIDE), width
+
+
 def begin(page: Page) -> str:
     """Begin a pairing with the keyboard, and return the one-time code."""
     page.goto(PAIR)
@@ -106,9 +117,10 @@ def begin(page: Page) -> str:
 
 
 def pair(page: Page, laptop: Machine, *, is_wrong: bool = False) -> None:
-    """Pair with the keyboard, after a wrong code if *is_wrong*."""
+    """Pair with the keyboard; if *is_wrong*, after a wrong code, and looking at each page."""
     code = begin(page)
     if is_wrong:
+        check_page(page)
         with laptop.at("invite", code) as there:
             shown = verification_code(there)
             expect(page.locator("#amesh-code")).to_be_focused(timeout=10_000)
@@ -124,10 +136,15 @@ def pair(page: Page, laptop: Machine, *, is_wrong: bool = False) -> None:
         expect(page.locator("#amesh-code")).to_be_focused(timeout=10_000)
         expect(page.locator(".amesh-peer")).to_contain_text(laptop.id)
         expect(page.locator(".amesh-peer")).to_contain_text("Anna’s till")
+        if is_wrong:
+            check_page(page)
+            expect(page.locator("#amesh-code")).to_be_focused()
         page.keyboard.type(shown)
         page.keyboard.press("Enter")
         there.expect("Does the other screen say “Verified”?")
         expect(page.get_by_role("heading", name="Verified")).to_be_visible(timeout=10_000)
+        if is_wrong:
+            check_page(page)
         there.type("y\n")
         assert there.end() == 0
     expect(page.get_by_role("heading", name="Paired")).to_be_visible(timeout=10_000)
@@ -152,11 +169,13 @@ def test_with_the_keyboard_alone(database: dict[str, str], browser: Browser, tmp
     (tmp_path / "relay").mkdir()
     with serving(tmp_path / "relay") as relay:
         argv = services.runserver("--insecure")
-        with served(argv, database, tmp_path, settings, address(relay)) as found:
+        with served(argv, database, tmp_path, settings, address(relay), TEST_CSP="1") as found:
             page = open_page(browser, found.site)
+            page.add_init_script(f"({LISTEN})()")
             wrongs = watched(page)
             pair(page, found.laptop, is_wrong=True)
             expect(page.locator("#amesh-status")).to_have_text("The device is paired.")
+            check_page(page)
             tab_to(page, "#amesh-pairing a.amesh-button")
             page.keyboard.press("Enter")
             expect(page.get_by_role("main")).to_contain_text(found.laptop.id)
@@ -167,6 +186,7 @@ def test_with_the_keyboard_alone(database: dict[str, str], browser: Browser, tmp
             tab_to(page, "form[action$='/cancel/'] button")
             page.keyboard.press("Enter")
             expect(page.get_by_text("The pairing was canceled.")).to_be_visible(timeout=10_000)
+            check_page(page)
             without_javascript(browser, found)
             begin(page)
             page.context.clear_cookies()

@@ -51,7 +51,7 @@ def test_each_state_is_shown_and_is_one_choice_of_the_filter(trust: Trust, root:
     for state, device in devices:
         assert device.state == state
         page = text_of(root.get(page_of(device)))
-        assert f"State: {STATE_NAMES[device.state]} Role" in page, device
+        assert f"State: {STATE_NAMES[device.state]} Device ID" in page, device
         assert ("it may authenticate to this server" in page) == (state == "active"), device
         assert ("Revoke…" in page) == (state != "revoked"), device
     for name in STATE_NAMES:

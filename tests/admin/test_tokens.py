@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import logging
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +31,7 @@ from authmesh.protocol.enrollment import parse_token
 from tests.admin.browsing import Site, aside, open_page, running
 from tests.admin.people import logged_in, staff, text_of
 from tests.enrollment import machines
+from tests.support import fork_server
 from tests.support.databases import as_default
 
 TOKENS = "/admin/amesh/enrollmenttoken/"
@@ -74,6 +80,19 @@ def test_a_token_is_shown_once_and_works(root: Client, caplog: pytest.LogCapture
     assert not any(secret in f"{entry.change_message}{entry.object_repr}" for entry in LogEntry.objects.all())
     assert "1 of 2" in text_of(shown[0]) and "open" in text_of(shown[0])
     assert "sensor-17" in text_of(shown[1])
+
+
+@pytest.mark.django_db
+def test_the_lines_for_machines(root: Client) -> None:
+    response = make(root)
+    token = token_in(response)
+    parts = re.findall(r"<pre[^>]*><code[^>]*>(.*?)</code></pre>", response.content.decode(), re.DOTALL)
+    one, cloud, variable, task, env, container = map(html.unescape, parts)
+    assert one == "amesh enroll -" and container == "docker run --env-file amesh.env IMAGE"
+    assert env == f"AMESH_ENROLL_TOKEN={token}" and variable == f"amesh_enroll_token: {token}"
+    assert f"content: {token}\n" in cloud and '"amesh enroll - < /run/amesh-token; rm -f' in cloud
+    assert 'stdin: "{{ amesh_enroll_token }}"' in task and token not in task and "no_log: true" in task
+    assert not any(f"enroll {token}" in part for part in parts)  # never an argument
 
 
 @pytest.mark.django_db
@@ -202,7 +221,7 @@ def site(sqlite_database: dict[str, str], tmp_path: Path, settings: Any, django_
 
 @pytest.mark.process
 @pytest.mark.slow
-def test_make_and_withdraw_in_the_browser(site: Site, browser: Browser) -> None:
+def test_make_enroll_and_withdraw_in_the_browser(site: Site, browser: Browser, tmp_path: Path) -> None:
     for scheme, screen in (("light", "desk"), ("dark", "phone")):
         page = open_page(browser, site, scheme, screen)
         page.goto(TOKENS)
@@ -215,6 +234,11 @@ def test_make_and_withdraw_in_the_browser(site: Site, browser: Browser) -> None:
         assert _fits(page) and "amesh-et-v1" not in page.url
         shown = page.locator(".amesh-token code").inner_text()
         assert parse_token(shown).name.startswith(f"sensors {screen}")  # type: ignore[union-attr]
+        command = page.locator(".amesh-block code").first.inner_text().removeprefix("amesh ").split()
+        env = {**os.environ, "AUTH_MESH_DIR": str(tmp_path / screen), "AUTH_MESH_PASSPHRASE": "secret"}
+        pasted = f"{_at(shown, site.url)}\n"
+        done = fork_server.run([sys.executable, "-m", "authmesh", *command], env=env, input=pasted)
+        assert done.returncode == 0 and "Enrolled" in done.stdout, done.stderr
         page.get_by_role("link", name="I have copied it").click()
         with pytest.raises(PlaywrightError, match="ERR_CACHE_MISS"):  # the browser kept no copy
             page.go_back()
@@ -229,6 +253,14 @@ def test_make_and_withdraw_in_the_browser(site: Site, browser: Browser) -> None:
         expect(page.get_by_text("The token was withdrawn")).to_be_visible()
         expect(page.get_by_role("link", name="Withdraw…")).to_have_count(0)
     assert aside(lambda: EnrollmentToken.objects.filter(withdrawn_at=None).count()) == 0
+
+
+def _at(token: str, url: str) -> str:
+    """Return the token with the address at which the server of the test listens: the settings name a public one."""
+    kind, middle, secret = token.split(".")
+    about = json.loads(base64.urlsafe_b64decode(middle + "=="))
+    text = json.dumps({**about, "url": f"{url}/amesh/"}).encode()
+    return ".".join((kind, base64.urlsafe_b64encode(text).decode().rstrip("="), secret))
 
 
 def _fits(page: Any) -> bool:

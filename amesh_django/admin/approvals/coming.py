@@ -33,7 +33,7 @@ class Coming:
 
 def coming(devices: Sequence[Device]) -> dict[str, Coming]:
     """Return device ID → how the device came. One query. Events that amesh did not write are left out."""
-    kinds = (AuditEvent.Kind.TRUST, AuditEvent.Kind.TOKEN_USED)
+    kinds = (AuditEvent.Kind.TRUST, AuditEvent.Kind.ROTATE, AuditEvent.Kind.TOKEN_USED)
     ids = [device.device_id for device in devices]
     rows = AuditEvent.objects.using(database()).filter(device_id__in=ids, kind__in=kinds).order_by("-id")
     sealed = genuine.sealed_or_none()
@@ -42,9 +42,11 @@ def coming(devices: Sequence[Device]) -> dict[str, Coming]:
     for _pk, event in each_row(rows, _MAX_EVENTS * len(devices)):
         if event is None or not genuine.is_genuine(sealed, event):
             continue
-        if event.kind == AuditEvent.Kind.TRUST:
+        if event.kind == AuditEvent.Kind.TRUST or (
+            event.kind == AuditEvent.Kind.ROTATE and event.device_id not in event.actor
+        ):
             trusted.setdefault(event.device_id, event)
-        else:
+        elif event.kind == AuditEvent.Kind.TOKEN_USED:
             addresses.setdefault(event.device_id, clean_line(event.address))
     return {
         device.device_id: Coming(_how(device, trusted.get(device.device_id)), addresses.get(device.device_id, ""))
@@ -56,6 +58,8 @@ def _how(device: Device, event: AuditEvent | None) -> str:
     if event is None:
         return _("not known")
     by = clean_line(event.actor) or shown.NOTHING
+    if event.kind == AuditEvent.Kind.ROTATE:
+        return _("with a new key: %(rotation)s") % {"rotation": by}
     if event.actor_type == "token":
         return _("with the %(token)s") % {"token": by}
     if event.actor_type == "hub":

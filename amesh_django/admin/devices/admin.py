@@ -12,40 +12,29 @@ from django.contrib.admin.views.main import ChangeList
 from django.contrib.admin.widgets import AutocompleteSelect, ForeignKeyRawIdWidget
 from django.contrib.auth import get_user_model
 from django.db import models, transaction
-from django.db.models import F, QuerySet
+from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, reverse
 from django.utils.decorators import method_decorator
 from django.utils.html import format_html
-from django.utils.http import urlencode
-from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.csrf import csrf_protect
 
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
-from amesh_django.states import ACTIVE
 from amesh_django.trust import current_list
 from amesh_django.trust.database import database
-from authmesh.protocol.allow_list import CONTROLLER, TARGET
-from authmesh.protocol.display import clean_line
 
-from .. import fleet, mapping, shown
+from .. import mapping, shown
 from ..adding import AddingAdmin
 from ..approvals import ApprovingAdmin
 from ..damaged import readable
 from ..selecting import differing, without_other_names
 from ..trouble import CHANGE_ERRORS, explain, trouble, verify_complete, verify_shown
 from .filters import ExpiryFilter, LastSeenFilter, RoleFilter, StateFilter, UserFilter, search
-from .history import MAX_LINES, history, permissions
-from .revoking import RevokingAdmin
-
-_ROLES = {
-    CONTROLLER: _("controller: it may authenticate to this server"),
-    TARGET: _("target: this server may authenticate to it, but it may not authenticate to this server"),
-}
-
+from .page import DevicePage
+from .verbs import VERBS
 
 # Maximum number of messages about the devices that act as a user who cannot be deleted.
 _MAX_NAMED = 10
@@ -64,11 +53,11 @@ class VerifiedChangeList(ChangeList):
 
 
 @admin.register(Device)
-class DeviceAdmin(ApprovingAdmin, AddingAdmin, RevokingAdmin):
+class DeviceAdmin(ApprovingAdmin, AddingAdmin, DevicePage):
     """The devices.
 
     Permissions: ``amesh.view_device`` to view devices, ``amesh.change_device`` to view and map them, and ``amesh.revoke_device``,
-    in addition to one of these, to revoke them.
+    in addition to one of these, to revoke them. :data:`.VERBS` has the permission of each other decision.
     """
 
     list_display = (
@@ -85,7 +74,7 @@ class DeviceAdmin(ApprovingAdmin, AddingAdmin, RevokingAdmin):
     list_filter = (StateFilter, RoleFilter, "added_by", UserFilter, LastSeenFilter, ExpiryFilter, "added_at")
     list_per_page = 50
     ordering = ("-added_at", "-id")
-    actions = ("revoke_selected",)
+    actions = ("approve_selected", "deny_selected", "suspend_selected", "lift_selected", "revoke_selected")
     search_help_text = _("Name, device ID, public key or username")
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -171,104 +160,7 @@ class DeviceAdmin(ApprovingAdmin, AddingAdmin, RevokingAdmin):
             return queryset, False  # the page verifies the rows that it shows
         return without_other_names(request, found), False
 
-    # --- the list ----------------------------------------------------------------------------------------------------
-
-    @admin.display(description=_("name"), ordering="friendly_name")
-    def shown_name(self, device: Device) -> str:
-        return shown.name(device)
-
-    @admin.display(description=_("device ID"), ordering="device_id")
-    def shown_id(self, device: Device) -> SafeString:
-        return shown.code(device.device_id)
-
-    @admin.display(description=_("role"), ordering="role")
-    def shown_role(self, device: Device) -> str:
-        return shown.choice(device.get_role_display())
-
-    @admin.display(description=_("state"), ordering="revoked_at")
-    def state(self, device: Device) -> SafeString:
-        return shown.state(device)
-
-    @admin.display(description=_("added"), ordering="added_at")
-    def added(self, device: Device) -> SafeString:
-        return shown.labeled(_("added"), shown.day(device.added_at))
-
-    @admin.display(description=_("last seen"), ordering=F("activity__last_seen_at").asc(nulls_first=True))
-    def last_seen(self, device: Device) -> SafeString:
-        return shown.labeled(_("last seen"), shown.ago(getattr(device, "last_seen_at", None)))
-
-    @admin.display(description=_("added by"), ordering="added_by")
-    def shown_added_by(self, device: Device) -> SafeString:
-        return shown.labeled(_("added by"), shown.choice(device.get_added_by_display()))
-
-    @admin.display(description=_("mapped user"), ordering="user")
-    def shown_user(self, device: Device) -> SafeString:
-        name = clean_line(device.user.get_username()) if device.user is not None else shown.NOTHING
-        return shown.labeled(_("mapped user"), name)
-
     # --- the page of one device --------------------------------------------------------------------------------------
-
-    def get_fieldsets(self, request: HttpRequest, obj: Device | None = None) -> Any:
-        """Return the sealed fields, and the mapped user."""
-        trust = ["added_in_full", "shown_added_by_alone", "seen_in_full"]
-        if obj is not None and shown.is_revoked(obj):
-            trust += ["revoked_in_full", "revoked_by_whom", "why_revoked"]
-        elif obj is not None and shown.details(obj):
-            trust.append("state_in_full")
-        return [
-            (None, {"fields": ["shown_id", "shown_name", "state", "role_in_words", "shown_permissions", "shown_key"]}),
-            (_("Trust"), {"fields": trust}),
-            (_("Acts as"), {"fields": ["user"]}),
-        ]
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Device | None = None) -> list[str]:
-        """Return all fields except the mapped user."""
-        fieldsets = self.get_fieldsets(request, obj)
-        return [name for _title, options in fieldsets for name in options["fields"] if name != "user"]
-
-    @admin.display(description=_("role"))
-    def role_in_words(self, device: Device) -> str:
-        """Return what the role means, as long as the device is trusted."""
-        if shown.state_of(device) != ACTIVE or device.role not in _ROLES:
-            return shown.choice(device.get_role_display())
-        return str(_ROLES[device.role])
-
-    @admin.display(description=_("permissions"))
-    def shown_permissions(self, device: Device) -> str:
-        return permissions(device.permissions_json)
-
-    @admin.display(description=_("public key"))
-    def shown_key(self, device: Device) -> SafeString:
-        return shown.code(device.public_key)
-
-    @admin.display(description=_("added"))
-    def added_in_full(self, device: Device) -> str:
-        return shown.full_time(device.added_at)
-
-    @admin.display(description=_("added by"))
-    def shown_added_by_alone(self, device: Device) -> str:
-        return shown.choice(device.get_added_by_display())
-
-    @admin.display(description=_("last seen"))
-    def seen_in_full(self, device: Device) -> SafeString | str:
-        moment = getattr(device, "last_seen_at", None)
-        return format_html("{} ({})", shown.ago(moment), shown.full_time(moment)) if moment else shown.ago(None)
-
-    @admin.display(description=_("state"))
-    def state_in_full(self, device: Device) -> str:
-        return shown.details(device)
-
-    @admin.display(description=_("revoked"))
-    def revoked_in_full(self, device: Device) -> str:
-        return shown.full_time(device.revoked_at)
-
-    @admin.display(description=_("revoked by"))
-    def revoked_by_whom(self, device: Device) -> str:
-        return clean_line(device.revoked_by) or shown.NOTHING
-
-    @admin.display(description=_("reason"))
-    def why_revoked(self, device: Device) -> str:
-        return clean_line(device.revoke_reason) or shown.NOTHING
 
     def render_change_form(
         self,
@@ -279,26 +171,10 @@ class DeviceAdmin(ApprovingAdmin, AddingAdmin, RevokingAdmin):
         form_url: str = "",
         obj: Device | None = None,
     ) -> HttpResponse:
-        """Return the page of a device, with its history and the button that revokes it."""
+        """Return the page of a device, with what :meth:`panels` adds."""
         if obj is not None:
-            lines, older = history(obj.device_id)
-            context |= {
-                "amesh_history": lines,
-                "amesh_history_max": MAX_LINES if older else None,
-                "amesh_log": self._log_of(request, obj),
-                "amesh_words": fleet.words_about(obj.public_key),
-                "amesh_under_way": fleet.under_way(obj.revision),
-                "amesh_may_revoke": not shown.is_revoked(obj) and self.has_revoke_permission(request, obj),
-                "amesh_revision_field": mapping.REVISION_FIELD,
-            }
+            context |= self.panels(request, obj)
         return super().render_change_form(request, context, add, change, form_url, obj)
-
-    def _log_of(self, request: HttpRequest, device: Device) -> str:
-        """Return the address of all events of a device, or an empty text if the user may not view the audit log."""
-        if not request.user.has_perm("amesh.view_auditevent"):
-            return ""
-        page = self.page("changelist", model="auditevent")
-        return f"{page}?{urlencode({'q': device.device_id})}"
 
     # --- mapping to a user -------------------------------------------------------------------------------------------
 
@@ -341,7 +217,7 @@ class DeviceAdmin(ApprovingAdmin, AddingAdmin, RevokingAdmin):
         alone = transaction.non_atomic_requests(using=database())
         for pattern in urls:
             if pattern.name in {
-                f"{self.opts.app_label}_{self.opts.model_name}_{name}" for name in ("change", "revoke")
+                f"{self.opts.app_label}_{self.opts.model_name}_{name}" for name in ("change", "revoke", *VERBS)
             }:
                 pattern.callback = alone(pattern.callback)
         return urls

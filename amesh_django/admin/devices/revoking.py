@@ -6,10 +6,9 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from django import forms
 from django.contrib import admin, messages
 from django.contrib.auth import get_permission_codename
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import URLPattern, path
@@ -19,7 +18,6 @@ from django.utils.translation import gettext_lazy as _
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.models import Device
 from amesh_django.spelling import manage_py
-from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import DeviceNotFound, Run
 
 from .. import shown
@@ -27,6 +25,8 @@ from ..base import Pages, base_class
 from ..damaged import readable
 from ..fleet import under_way
 from ..trouble import CHANGE_ERRORS, explain, html_of, verify_complete, verify_shown
+from .forms import Reason
+from .requests import requests_of
 
 if TYPE_CHECKING:
     ModelAdmin = admin.ModelAdmin[Device]
@@ -37,25 +37,6 @@ else:
 MAX_DEVICES = 200
 # Maximum number of devices that a message names.
 _MAX_NAMED = 10
-
-
-class ReasonForm(forms.Form):
-    """The reason for revoking. The device IDs are in a separate hidden field."""
-
-    reason = forms.CharField(
-        label=_("Reason"),
-        max_length=1000,
-        widget=forms.Textarea(attrs={"rows": 3, "class": "vLargeTextField"}),
-        help_text=_("Stored with the device and in the audit log. Describe what happened, and who asked for it."),
-        error_messages={"required": _("Enter a reason: it tells others why the device was revoked.")},
-    )
-
-    def clean_reason(self) -> str:
-        """Reject a reason without visible characters."""
-        reason: str = self.cleaned_data["reason"]
-        if not clean_line(reason).strip():
-            raise ValidationError(self.fields["reason"].error_messages["required"], code="required")
-        return reason
 
 
 @dataclasses.dataclass
@@ -75,7 +56,8 @@ class _Outcome:
     trouble: str = ""
 
 
-def _listed(devices: Sequence[Device]) -> str:
+def listed(devices: Sequence[Device]) -> str:
+    """Return the names of devices, for a message. If there are many, only of the first ones."""
     names = [str(device) for device in devices[:_MAX_NAMED]]
     more = len(devices) - len(names)
     return ", ".join(names) + (gettext(" and %(count)d more") % {"count": more} if more else "")
@@ -98,21 +80,25 @@ class RevokingAdmin(Pages, ModelAdmin):
     @admin.action(permissions=["revoke"], description=_("Revoke selected devices"))
     def revoke_selected(self, request: HttpRequest, queryset: QuerySet[Device]) -> HttpResponse | None:
         """Return the page that asks for the reason, for the selected devices."""
-        return self._ask(request, list(queryset[: MAX_DEVICES + 1]), ReasonForm())
+        return self._ask(request, list(queryset[: MAX_DEVICES + 1]), Reason())
+
+    @staticmethod
+    def named_devices(request: HttpRequest) -> list[str]:
+        """Return the device IDs that a request names: at most one more than are changed at once."""
+        text = (request.POST if request.method == "POST" else request.GET).get("devices", "")
+        return list(dict.fromkeys(text.replace("\x00", "").split(",")))[
+            : MAX_DEVICES + 1
+        ]  # NUL: an error in PostgreSQL
 
     @readable
     def revoke_view(self, request: HttpRequest) -> HttpResponse:
         """Ask for the reason (GET), or revoke (POST)."""
         if not self.has_revoke_permission(request):
             raise PermissionDenied
-        posted = request.method == "POST"
-        text = (
-            (request.POST if posted else request.GET).get("devices", "").replace("\x00", "")
-        )  # an error in PostgreSQL
-        ids = list(dict.fromkeys(text.split(",")))[: MAX_DEVICES + 1]
+        posted, ids = request.method == "POST", self.named_devices(request)
         found = {device.device_id: device for device in self.get_queryset(request).filter(device_id__in=ids)}
         devices = [found[name] for name in ids if name in found]
-        form = ReasonForm(request.POST if posted else None)
+        form = Reason(request.POST if posted else None)
         if not posted or not devices or len(ids) > MAX_DEVICES or not form.is_valid():
             return self._ask(request, devices, form, too_many=len(ids) > MAX_DEVICES)
         outcome = self._revoke(request, devices, form.cleaned_data["reason"])
@@ -125,7 +111,7 @@ class RevokingAdmin(Pages, ModelAdmin):
         return HttpResponseRedirect(self.page("changelist"))
 
     def _ask(
-        self, request: HttpRequest, devices: Sequence[Device], form: ReasonForm, *, too_many: bool = False
+        self, request: HttpRequest, devices: Sequence[Device], form: Reason, *, too_many: bool = False
     ) -> HttpResponse:
         verify_shown(devices)
         if not devices:
@@ -141,7 +127,7 @@ class RevokingAdmin(Pages, ModelAdmin):
             return HttpResponseRedirect(self.page("changelist"))
         if not trusted:
             if devices:
-                message = gettext("Already revoked: %(devices)s. Nothing was changed.") % {"devices": _listed(devices)}
+                message = gettext("Already revoked: %(devices)s. Nothing was changed.") % {"devices": listed(devices)}
             else:
                 message = gettext("No such device is in the allow list. Select other devices.")
             self.message_user(request, message, messages.WARNING)
@@ -153,9 +139,11 @@ class RevokingAdmin(Pages, ModelAdmin):
             title %= {"count": len(trusted)}
         context = {
             "form": form,
+            "step": gettext("Revoke"),
             "trusted": trusted,
             "names": ",".join(device.device_id for device in trusted),
             "skipped": [device for device in devices if shown.is_revoked(device)],
+            **(requests_of(trusted[0]) if len(trusted) == 1 else {}),
             "original": devices[0]
             if len(devices) == 1
             else None,  # this name, because unfold shows it in its breadcrumbs
@@ -187,10 +175,10 @@ class RevokingAdmin(Pages, ModelAdmin):
                 "Revoked: %(devices)s. All its further requests will be rejected.",
                 "Revoked: %(devices)s. All their further requests will be rejected.",
                 len(outcome.revoked),
-            ) % {"devices": _listed(outcome.revoked)}
+            ) % {"devices": listed(outcome.revoked)}
             self.message_user(request, f"{done} {under_way()}".rstrip(), messages.SUCCESS)
         if outcome.skipped:
-            skipped = gettext("Already revoked, skipped: %(devices)s.") % {"devices": _listed(outcome.skipped)}
+            skipped = gettext("Already revoked, skipped: %(devices)s.") % {"devices": listed(outcome.skipped)}
             self.message_user(request, skipped, messages.WARNING)
         if outcome.trouble:
             self.message_user(request, outcome.trouble, messages.ERROR)
