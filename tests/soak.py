@@ -1,6 +1,6 @@
 """``python -m tests.soak``: a hub with many servers, while calls fail and workers are killed. Nothing may be lost.
 
-A process of the hub revokes devices, ten a second. Two workers of Celery carry that to the servers, and one of them is killed every twenty
+Processes of the hub revoke devices, ten a second, as those of gunicorn do. Two workers of Celery carry that to the servers, and one of them is killed every twenty
 seconds, in turn. The servers are threads of this process that know the protocol; of twenty calls, one fails. In the end, each server must
 have all that the hub has revoked, by events or by the signed list, and no process may have grown.
 """
@@ -8,12 +8,14 @@ have all that the hub has revoked, by events or by the signed list, and no proce
 from __future__ import annotations
 
 import argparse
+import queue
 import random
 import signal
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +34,8 @@ from tests.support import databases
 from tests.support.services import running_postgres, running_redis
 
 FAILS, KILL_SECONDS, CHANGES_A_SECOND = 0.05, 20.0, 10
+#: Processes of the hub that revoke, and the share of the changes that they must make.
+PROCESSES, MIN_SHARE = 4, 0.95
 #: How long a server may lag while all this happens, and how long the rest may take in the end; in seconds.
 MAX_LAG, MAX_REST = 10.0, 30.0
 #: Age from which the memory of a process is watched, in seconds, and how much it may grow from then on, in MiB.
@@ -172,17 +176,20 @@ def run(seconds: float, number: int) -> int:
         trust_all(hub, [one.device for one in peers], "target")
         follow(hub, [(one.device.identity.device_id, one.url) for one in peers])
         beat = stack.enter_context(hub.beat())
-        revoking = stack.enter_context(revoker(hub))
+        revoking = [stack.enter_context(revoker(hub)) for _ in range(PROCESSES)]
         workers = stack.enter_context(Workers(hub)())
         memory = Memory()
         revoked = _revoke(revoking, devices, workers, beat, memory, seconds)
         rest = _wait_for(found, set(revoked))
         faults = [*_lost(found, set(revoked), hub), *_rows(hub)]
+        rate = len(revoked) / seconds
+        if rate < MIN_SHARE * CHANGES_A_SECOND:
+            faults.append(f"Only {rate:.1f} devices a second were revoked. There should be {CHANGES_A_SECOND}.")
         return _report(found, revoked, memory, workers.killed, rest, faults)
 
 
 def _revoke(
-    revoking: Revoker,
+    revoking: Sequence[Revoker],
     devices: Sequence[EphemeralDevice],
     workers: Workers,
     beat: Program,
@@ -190,24 +197,38 @@ def _revoke(
     seconds: float,
 ) -> dict[bytes, tuple[float, float]]:
     """Revoke the devices while workers are killed. Return when revoking each key began and ended, in Unix seconds."""
-    revoked: dict[bytes, tuple[float, float]] = {}
+    idle: queue.SimpleQueue[Revoker] = queue.SimpleQueue()
+    for process in revoking:
+        idle.put(process)
+
+    def revoke(process: Revoker, device_id: str) -> tuple[float, float]:
+        try:
+            return process.revoke(device_id)
+        finally:
+            idle.put(process)
+
+    revoked: dict[bytes, Future[tuple[float, float]]] = {}
     start = time.monotonic()
     next_kill, next_look = start + KILL_SECONDS, start
-    for count, device in enumerate(devices):
-        time.sleep(max(0.0, start + count / CHANGES_A_SECOND - time.monotonic()))
-        now = time.monotonic()
-        if now > start + seconds:
-            break
-        revoked[key_hash(device.identity.public_key)] = revoking.revoke(device.identity.device_id)
-        if now > next_kill:
-            workers.kill()
-            next_kill += KILL_SECONDS
-        if now > next_look:
-            workers.look(memory)
-            memory.look("hub", revoking.pid)
-            memory.look("beat", beat.pid)
-            next_look += 1
-    return revoked
+    with ThreadPoolExecutor(len(revoking)) as pool:
+        for count, device in enumerate(devices):
+            time.sleep(max(0.0, start + count / CHANGES_A_SECOND - time.monotonic()))
+            process = idle.get()
+            now = time.monotonic()
+            if now > start + seconds:
+                break
+            identity = device.identity
+            revoked[key_hash(identity.public_key)] = pool.submit(revoke, process, identity.device_id)
+            if now > next_kill:
+                workers.kill()
+                next_kill += KILL_SECONDS
+            if now > next_look:
+                workers.look(memory)
+                memory.look("beat", beat.pid)
+                for one in revoking:
+                    memory.look("hub", one.pid)
+                next_look += 1
+        return {key: one.result() for key, one in revoked.items()}
 
 
 def _wait_for(found: Sequence[Following], revoked: set[bytes]) -> float:
@@ -268,7 +289,11 @@ def _report(
         if size > MAX_GROWTH
     ]
     calls, failures = sum(one.calls for one in found), sum(one.failures for one in found)
-    print(f"{len(revoked)} revocations, {len(found)} servers, {calls} calls, {failures} of them failed, ", end="")
+    seconds = max(end for _, end in revoked.values()) - min(start for start, _ in revoked.values())
+    print(
+        f"{len(revoked)} revocations ({len(revoked) / seconds:.1f} a second), {len(found)} servers, {calls} calls, {failures} of them failed, ",
+        end="",
+    )
     print(f"{sum(one.lists for one in found)} signed lists, {killed} workers killed.")
     print(f"Lag: median {lags[len(lags) // 2]:.2f} s, 99 of 100 within {lags[int(len(lags) * 0.99)]:.2f} s, ", end="")
     print(f"longest {lags[-1]:.2f} s. The rest took {rest:.2f} s.")

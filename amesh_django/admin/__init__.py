@@ -3,9 +3,9 @@
 - :mod:`.devices` has the model admin of devices, and the pages on which people decide about them; :mod:`.mapping` is the form that maps a
   device to a user.
 - :mod:`.approvals` has the queue of devices that wait, :mod:`.adding` adds a device by hand, and :mod:`.groups` has the groups of devices.
-- :mod:`.giving` is the base of forms that say what devices get; :mod:`.offering` offers names as checkboxes.
 - :mod:`.tokens` is the model admin of enrollment tokens; :mod:`.token_form` is the form that makes one.
-- :mod:`.pairing` has the pages on which people pair devices.
+- :mod:`.pairing` has the pages on which people pair devices; :mod:`.giving` is the base of forms that say what devices get,
+  and :mod:`.offering` offers names as checkboxes.
 - :mod:`.log` has the model admin of the audit log; :mod:`.genuine` says whether amesh wrote an event.
 - :mod:`.fleet` has the model admins of servers and hubs, and says which servers know a change.
 - :mod:`.base` is the base of all model admins; :mod:`.selecting` verifies the rows that a search found.

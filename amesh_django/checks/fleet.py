@@ -32,7 +32,7 @@ def check_fleet(
     - ``amesh.W013``: Celery runs tasks where they are sent, and DEBUG is False.
     - ``amesh.W017``: the servers cannot know the address of this hub.
     - ``amesh.W023``: pairings share a queue with the changes for servers.
-    - ``amesh.W022``: servers have acknowledged more changes than the list of this hub has.
+    - ``amesh.W022``: servers have changes that the list of this hub has lost.
     """
     if database() not in (databases or ()) or conf.problems():
         return []
@@ -55,8 +55,8 @@ def _problems(rows: Sequence[Server]) -> Iterator[CheckMessage]:
     ahead = [row.device_id for row in rows if servers.is_ahead(row, head)]
     if ahead:
         yield Warning(
-            f"Servers of this hub have more changes than its allow list ({', '.join(ahead[:5])}): an older list was restored here. They are "
-            "told of nothing, so a device that is revoked now is still accepted there.",
+            f"Servers of this hub have changes that its allow list has lost ({', '.join(ahead[:5])}): an older list was restored here. They may "
+            "not know what was changed since, so a device that was revoked here may still be accepted there.",
             hint="Find out why, then run manage.py amesh_integrity --reseal: the servers then get all of it.",
             id="amesh.W022",
         )

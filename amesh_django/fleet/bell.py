@@ -10,6 +10,7 @@ import atexit
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from django.db import connections, transaction
 from amesh_django.models import Server
 from amesh_django.trust.database import database
 
+from .leases import is_reachable
 from .rarely import rarely
 
 logger = logging.getLogger("amesh_django.fleet")
@@ -108,9 +110,12 @@ def wait(seconds: float = END_SECONDS) -> bool:
 
 
 def _ring(using: str) -> None:
-    """Ring for each server that is not paused. In a hub without servers, this is one small query."""
+    """Ring for each server that can be reached. In a hub without servers, this is one small query.
+
+    Who has the lease of a server now looks for more once it has given the lease back, so it finds what is committed already.
+    """
     try:
-        pks = list(Server.objects.using(using).filter(enabled=True).values_list("pk", flat=True))
+        pks = list(Server.objects.using(using).filter(is_reachable(time.time())).values_list("pk", flat=True))
         if not pks:
             return
         if connections[using].vendor == "postgresql":

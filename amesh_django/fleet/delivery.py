@@ -128,8 +128,10 @@ def is_silent(server: Server, now: float) -> bool:
 
 
 def _serve(server: Server, lease: Lease, now: Callable[[], float], end: float) -> bool:
-    """Send a server what it lacks, until some time. Return True if it lacks more that was changed when the lease was given back: who was rung
-    for that found the lease taken."""
+    """Send a server what it lacks, until some time. Return True if it lacks what was changed until the lease was given back.
+
+    Nobody was rung for that, because the lease was taken.
+    """
     try:
         if not servers.is_genuine(server):
             report_forged(server)
@@ -138,7 +140,8 @@ def _serve(server: Server, lease: Lease, now: Callable[[], float], end: float) -
         while now() < end:
             seen = servers.look()
             if not servers.is_dirty(server, seen.head) and not is_silent(server, now()):
-                return False
+                lease.release()
+                return servers.is_dirty(server, servers.head())
             answered = _send(server, lease, now, seen, with_list=with_list)
             if answered is None:
                 return False
@@ -277,7 +280,7 @@ def _accept(
     message, found = answered.message, answered.acknowledged
     moved = (found.epoch, found.applied) != (server.epoch, server.acked)
     asks = found.needs_list and not message.revocations
-    is_ahead = found.epoch == message.epoch and found.applied > message.head
+    is_ahead = found.epoch == message.epoch and found.applied > message.head and _is_lost(found)
     if is_ahead and rarely(f"ahead {server.pk}"):
         logger.critical(
             "The server %s has applied change %d of this hub, whose allow list ends at %d: an older list was restored here. Find out why. "
@@ -297,6 +300,8 @@ def _accept(
         "last_sent_at": moment_of(now()),
         "refused_json": _refused(server, answered),
     }
+    if is_ahead:
+        columns["ahead_epoch"] = message.epoch
     if not is_stuck:
         pause = moment_of(now() + max(1.0, answered.retry_after)) if is_held else None
         columns |= {"next_attempt_at": pause, "last_error": _HELD if is_held else _AHEAD if is_ahead else ""}
@@ -312,6 +317,12 @@ def _accept(
     if is_stuck:
         raise Failed("The server does not apply the changes, although it answers. Look at its log.")
     return not is_held
+
+
+def _is_lost(found: Acknowledgement) -> bool:
+    """Return True if this hub does not have all that a server has: what it has asked for meanwhile is not lost."""
+    newest = servers.head()
+    return newest.epoch == found.epoch and found.applied > newest.revision
 
 
 def _record_delivery(server: Server, answered: _Answered) -> None:

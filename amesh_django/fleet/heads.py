@@ -108,16 +108,23 @@ def is_dirty(server: Server, head: tuple[str, int]) -> bool:
 
 
 def is_ahead(server: Server, head: tuple[str, int]) -> bool:
-    """Return True if a server has acknowledged more than there is: an older list was restored here, and kept its epoch.
+    """Return True if a server has had more of this epoch than there was: an older list was restored here, and kept its epoch.
 
-    What is changed now has serials that the server knows already, so it is told of nothing until the list is resealed.
+    What is changed now has serials that the server knows already, so it is not told of that. Once there are larger serials, it is told of these, and lacks
+    what came before until the list is resealed.
 
     Args:
         server: its row.
         head: as :func:`head` returns it.
     """
     epoch, revision = head
-    return bool(epoch) and server.epoch == epoch and server.acked > revision
+    return bool(epoch) and (server.ahead_epoch == epoch or (server.epoch == epoch and server.acked > revision))
+
+
+def note_ahead(server: Server, epoch: str) -> None:
+    """Note that a server has had more of an epoch than there is. The numbers do not say that any more once the list has grown past it."""
+    if server.ahead_epoch != epoch:
+        Server.objects.using(database()).filter(pk=server.pk).update(ahead_epoch=epoch)
 
 
 def public_key_of(device_id: str, snapshot: Snapshot | None = None) -> bytes | None:

@@ -56,8 +56,8 @@ MEANING: Final[Mapping[State, str | Promise]] = {
     ),
     "unknown": _("The allow list of this hub is rejected, so it is not known what the server lacks."),
     "ahead": _(
-        "It has more changes than this hub: an older list was restored here. It is told of nothing. Find out why, then run "
-        "amesh_integrity --reseal."
+        "It has changes that this hub has lost: an older list was restored here. It may not know what was changed since. Find out why, "
+        "then run amesh_integrity --reseal."
     ),
     "changed": _(
         "Its row was changed outside Django, so nothing is sent. Find out who did that. Then remove it, and add it again."

@@ -29,6 +29,7 @@ from authmesh.protocol.fleet.pull import PullQuestion, sign_answer, verify_answe
 
 from . import posting
 from .feed import message_for
+from .heads import note_ahead
 from .receiving import apply_message
 from .servers import is_genuine, is_loopback
 
@@ -70,6 +71,8 @@ def answer(value: Any, *, asker: VerifiedDevice, nonce: str, now: float) -> tupl
         if row is None or not is_genuine(row):
             raise NotFollowing(device_id=asker.device_id, device_name=asker.friendly_name)
         message = message_for(row, epoch=asked.epoch, after=asked.after, now=now)
+        if asked.epoch == message.epoch and asked.after > message.head:
+            note_ahead(row, message.epoch)
         body = json.dumps(message.to_json(), separators=(",", ":")).encode()
         return body, sign_answer(body, issuer=own, audience=asker.device_id, nonce=nonce, sign=device.sign)
     except (KeyStoreError, DirectoryError) as error:

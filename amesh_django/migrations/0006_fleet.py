@@ -80,6 +80,7 @@ class Migration(migrations.Migration):
                 ("mac", models.CharField(max_length=64)),
                 ("epoch", models.CharField(blank=True, max_length=32)),
                 ("acked", models.BigIntegerField(default=0, verbose_name="acknowledged")),
+                ("ahead_epoch", models.CharField(blank=True, max_length=32)),
                 ("attempts", models.PositiveIntegerField(default=0, verbose_name="attempts")),
                 ("next_attempt_at", models.DateTimeField(blank=True, null=True, verbose_name="next attempt")),
                 ("lease_until", models.DateTimeField(blank=True, null=True)),

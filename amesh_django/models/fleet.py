@@ -44,6 +44,8 @@ class Server(models.Model):
     #: What the server has acknowledged: the epoch of the list, and the serial. A hint: the server says it again with each answer.
     epoch = models.CharField(max_length=32, blank=True)
     acked = models.BigIntegerField(_("acknowledged"), default=0)
+    #: The epoch in which it had more changes than this hub, because an older list was restored here. It says so until the next epoch.
+    ahead_epoch = models.CharField(max_length=32, blank=True)
     #: Attempts since the last answer; the time before which there is no other one.
     attempts = models.PositiveIntegerField(_("attempts"), default=0)
     next_attempt_at = models.DateTimeField(_("next attempt"), null=True, blank=True)

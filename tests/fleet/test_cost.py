@@ -60,6 +60,24 @@ def test_a_change_that_comes_while_the_lease_ends_is_delivered_at_once(
     assert (server.acked, server.lease_by, server.lease_until) == (servers.head().revision, "", None)
 
 
+def test_a_change_that_comes_while_nothing_is_to_be_sent_is_delivered_at_once(
+    other: Peer, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = follow(other)
+    delivery.deliver(server.pk, now=clock)
+    (device,) = laptops(1)
+    delivery.deliver(server.pk, now=clock)
+    is_silent, more = delivery.is_silent, [device.identity.device_id]
+
+    def late(*args: Any) -> bool:  # after it was seen that the server lacks nothing
+        hub().revoke_all([more.pop() for _ in more[:1]])
+        return is_silent(*args)
+
+    monkeypatch.setattr(delivery, "is_silent", late)
+    delivery.deliver(server.pk, now=clock)
+    assert other.told() == [("revoke", device.identity.device_id)]
+
+
 def test_a_message_says_what_was_seen_and_a_later_change_is_no_forged_one(caplog: pytest.LogCaptureFixture) -> None:
     server, _itself = add_server()
     one, two = (device.identity.device_id for device in laptops(2))

@@ -15,14 +15,17 @@ import httpx
 import pytest
 from django.utils import timezone
 
-from amesh_django.fleet import delivery, feed, posting, servers
+from amesh_django.checks.fleet import check_fleet
+from amesh_django.fleet import delivery, feed, overview, posting, servers
 from amesh_django.fleet.delivery import pause_after
 from amesh_django.fleet.leases import LEASE_SECONDS, Lease, moment_of
 from amesh_django.models import AuditEvent, Server
 from amesh_django.test import EphemeralDevice
+from amesh_django.trust import current
 from authmesh.protocol.fleet.feed import FeedMessage
 from tests.fleet.peers import Clock, Peer, Reply
 from tests.fleet.servers import follow, hub, laptops
+from tests.trust.rollbacks import Backup
 
 pytestmark = pytest.mark.usefixtures("db", "amesh_server")
 
@@ -472,3 +475,56 @@ def test_a_message_that_takes_long_to_make_is_sent_nevertheless(
     hub().revoke_all([device.identity.device_id for device in laptops(1)])
     delivery.deliver(server.pk, now=clock)
     assert len(other.messages) == 1 and "took too long to make" in caplog.text
+
+
+def test_a_hub_that_was_restored_unnoticed_says_so_until_it_is_resealed(other: Peer, clock: Clock) -> None:
+    """Also when its list has grown past what the server has: the serials between stand for other changes there."""
+    server = followed(other, clock)
+    backup, rows = Backup(), Server.objects.values().get()
+    laptops(1)
+    laptops(1)
+    delivered(server, clock)
+    backup.restore()
+    Server.objects.filter(pk=server.pk).update(**rows)
+    current.reset()  # the host is a new one, too
+    assert servers.head().revision < other.applied and overview.every()[0].state != "ahead"
+
+    laptops(1)
+    delivered(server, clock)
+    (device,) = laptops(1)
+    laptops(1)
+    assert servers.head().revision > server.acked and overview.every()[0].state == "ahead"
+    delivered(server, clock)  # what is newer is told in any case
+    assert (server.acked, server.last_error) == (servers.head().revision, "")
+    assert overview.every()[0].state == "ahead"
+    assert "amesh.W022" in [one.id for one in check_fleet(None, databases=["default"])]
+    hub().revoke(device.identity.device_id)
+    delivered(server, clock)
+    assert overview.acknowledged(servers.head().revision) == (0, 1)
+
+    hub().reseal()
+    clock.now += 1
+    delivered(server, clock)
+    assert server.epoch == servers.head().epoch and overview.every()[0].state == "up_to_date"
+    assert "amesh.W022" not in [one.id for one in check_fleet(None, databases=["default"])]
+
+
+def test_a_server_that_has_asked_for_more_meanwhile_is_not_ahead(other: Peer, clock: Clock) -> None:
+    server, heads = followed(other, clock), list[int]()
+
+    def answers(message: FeedMessage, reply: Reply) -> Reply:
+        other.applied = heads[-1]
+        return 200, other.acknowledge(message, other.nonces[-1]), {}
+
+    def changing() -> float:
+        if len(heads) == 4:  # the message is being made
+            laptops(1)
+        heads.append(servers.head().revision)
+        return clock.now
+
+    other.behave = answers
+    laptops(1)
+    delivery.deliver(server.pk, now=changing)
+    server.refresh_from_db()
+    assert other.messages[0].head < heads[-1]
+    assert (server.acked, server.ahead_epoch) == (servers.head().revision, "")

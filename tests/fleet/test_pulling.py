@@ -16,7 +16,7 @@ from django.test import Client
 from django.urls import reverse
 
 from amesh_django import urls
-from amesh_django.fleet import signed_list
+from amesh_django.fleet import servers, signed_list
 from amesh_django.models import Server
 from amesh_django.test import AmeshClient, EphemeralDevice
 from authmesh.client.signing import NONCE_BYTES, sign_request
@@ -107,6 +107,20 @@ def test_only_servers_of_the_hub_are_answered(own: str, amesh_trust: Trust, capl
     assert answer(server)[0] == 200
     hub().revoke(server.identity.device_id, reason="stolen")
     assert answer(server) == (401, "unauthorized") and "device_revoked" in caplog.text
+
+
+def test_a_server_that_asks_for_what_was_lost_is_remembered(own: str) -> None:
+    """An older list was restored at the hub, which may grow past the number before it sends anything."""
+    row, server = add_server()
+    newest = servers.head()
+    assert ask(server, own, epoch=newest.epoch, after=newest.revision).status_code == 200
+    row.refresh_from_db()
+    assert not servers.is_ahead(row, servers.head())
+    assert ask(server, own, epoch=newest.epoch, after=newest.revision + 1).status_code == 200
+    laptops(1)
+    laptops(1)
+    row.refresh_from_db()
+    assert servers.is_ahead(row, servers.head())
 
 
 class Seen:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import logging
 import threading
 import time
@@ -15,6 +16,7 @@ from django.core.management import call_command
 from django.db import OperationalError, connection, connections, transaction
 from django.db.models import Model, QuerySet
 from django.test.utils import CaptureQueriesContext
+from django.utils import timezone
 
 from amesh_django import signals
 from amesh_django.allow_list import DatabaseAllowList
@@ -22,7 +24,7 @@ from amesh_django.fleet import bell, delivery, servers, sweeping
 from amesh_django.management.commands.amesh_propagate import Propagation, watch
 from amesh_django.models import AuditEvent, Device, Server, Sweep
 from tests.fleet.peers import Clock, Peer, peer
-from tests.fleet.servers import add_server, follow, hub, laptops
+from tests.fleet.servers import URL, add_server, follow, hub, laptops
 
 pytestmark = pytest.mark.usefixtures("default_database", "amesh_server")
 
@@ -75,6 +77,19 @@ def test_a_change_rings_once_for_each_server(ringing: Any) -> None:
         laptops(1)
         raise ZeroDivisionError
     assert bell.wait(5) and not rung
+
+
+def test_only_servers_that_can_be_reached_are_rung(ringing: Any) -> None:
+    """Who has the lease of a server looks for more in the end. Otherwise ten changes a second would be ten tasks a second for each server."""
+    (free, _), (leased, _), (failing, _), (wrong, _) = (add_server(URL.replace("server", name)) for name in "abcd")
+    soon, far = timezone.now() + dt.timedelta(seconds=5), timezone.now() + dt.timedelta(days=1)
+    Server.objects.filter(pk=leased.pk).update(lease_until=soon, lease_by="another process")
+    Server.objects.filter(pk=failing.pk).update(next_attempt_at=soon)
+    Server.objects.filter(pk=wrong.pk).update(lease_until=far, lease_by="a host with a wrong clock")
+    rung: list[int] = []
+    ringing(rung.append)
+    laptops(1)
+    assert bell.wait(5) and set(rung) == {free.pk, wrong.pk}
 
 
 def test_a_broker_that_hangs_or_is_down_stops_no_revocation(ringing: Any, caplog: pytest.LogCaptureFixture) -> None:

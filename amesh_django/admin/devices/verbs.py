@@ -36,6 +36,7 @@ class Verb:
         fits: returns True if it can be decided about a device now.
         do: does it: the list, the device IDs, and the cleaned form. All of the devices are changed, or none.
         title_of_many: the heading for several devices, with ``%(count)d``; empty if it is decided about one device alone.
+        submit: the button that does it. Defaults to the heading.
         is_dangerous: True if devices that are accepted are not accepted afterward.
     """
 
@@ -49,6 +50,7 @@ class Verb:
     fits: Callable[[Device], bool]
     do: Callable[[DatabaseAllowList, list[str], Mapping[str, Any]], object]
     title_of_many: str | Promise = ""
+    submit: str | Promise = ""
     is_dangerous: bool = False
 
 
@@ -147,6 +149,7 @@ VERBS: Mapping[str, Verb] = {
             forms.GrantForm,
             _may_call,
             lambda trusted, ids, values: trusted.grant(ids, values["given"], taken=values["taken"]),
+            submit=_("Save"),
         ),
         Verb(
             "expire",
@@ -160,6 +163,7 @@ VERBS: Mapping[str, Verb] = {
             forms.ExpiryForm,
             _may_call,
             lambda trusted, ids, values: trusted.set_expiry(ids, values["expires_at"]),
+            submit=_("Save"),
         ),
         Verb(
             "rename",
@@ -182,6 +186,7 @@ VERBS: Mapping[str, Verb] = {
             forms.NoteForm,
             lambda device: True,
             lambda trusted, ids, values: trusted.set_note(ids[0], values["note"]),
+            submit=_("Save"),
         ),
         Verb(
             "ask-rotation",
