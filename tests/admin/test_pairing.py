@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from channels.db import database_sync_to_async
 from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
-from django.db import connection
+from django.db import connection, connections
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -601,8 +602,15 @@ def connected(desk: Desk, origin: str = "http://testserver", **changes: str) -> 
     return WebsocketCommunicator(URLRouter(websocket_urlpatterns), f"{desk.page}live", headers=raw)
 
 
+def forget_connection() -> None:
+    """Close the connection of this thread, which may be that to the database of another test."""
+    connection.close()
+    del connections["default"]
+
+
 @asynchronous
 async def says(found: WebsocketCommunicator, then: Callable[[], object]) -> None:
+    await database_sync_to_async(forget_connection)()
     accepted, _ = await found.connect(30)
     assert accepted
     await asyncio.sleep(0.5)
@@ -611,12 +619,15 @@ async def says(found: WebsocketCommunicator, then: Callable[[], object]) -> None
     while (message := await found.receive_output(30))["type"] != "websocket.close":
         assert message["text"] == "changed"
     assert message["code"] == 1000
+    await database_sync_to_async(forget_connection)()
 
 
 @asynchronous
 async def is_refused(found: WebsocketCommunicator) -> None:
+    await database_sync_to_async(forget_connection)()
     accepted, code = await found.connect(30)
     assert (accepted, code) == (False, 1008)
+    await database_sync_to_async(forget_connection)()
 
 
 def test_the_websocket_says_that_something_has_changed(root: Desk) -> None:
