@@ -33,12 +33,15 @@ if name != "python":
     words = [os.path.join({folder!r}, name), *words]
 if not words or words[0].startswith("-") and words[0] != "-m" or any(os.isatty(stream) for stream in (0, 1, 2)):
     os.execv({python!r}, [{python!r}, *words])
+passed_on = signal.SIGHUP, signal.SIGINT, signal.SIGTERM
+signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until the program is known to which they go
 connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 connection.connect({path!r})
 socket.send_fds(connection, [json.dumps([words, dict(os.environ), os.getcwd()]).encode()], [0, 1, 2])
 group = int(connection.recv(16))
-for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+for number in passed_on:
     signal.signal(number, lambda number, frame: os.killpg(group, number))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
 code = int(connection.recv(16))
 if code < 0:
     signal.signal(-code, signal.SIG_DFL) if -code != signal.SIGKILL else None
