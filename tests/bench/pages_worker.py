@@ -18,12 +18,14 @@ from django.conf import settings  # noqa: E402
 from django.db import connection  # noqa: E402
 from django.test import Client  # noqa: E402
 from django.test.utils import CaptureQueriesContext, setup_test_environment  # noqa: E402
+from django.urls import reverse  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
 from amesh_django import lifecycle  # noqa: E402
 from amesh_django.allow_list import DatabaseAllowList  # noqa: E402
+from amesh_django.decisions import Grant  # noqa: E402
 from amesh_django.fleet import servers  # noqa: E402
-from amesh_django.models import AuditEvent, Device, DeviceActivity, RequestCount, Server  # noqa: E402
+from amesh_django.models import AuditEvent, Device, DeviceActivity, DeviceGroup, RequestCount, Server  # noqa: E402
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry  # noqa: E402
 from authmesh.protocol.keys import public_key_bytes  # noqa: E402
 from tests.admin.people import logged_in, staff  # noqa: E402
@@ -56,6 +58,9 @@ def fill(fleet: dict[str, int]) -> None:
     settings.AMESH = {"MAX_CONTROLLERS": 10_000_000, "REQUIRE_APPROVAL": True}
     lifecycle.reset()
     DatabaseAllowList(by="bench").add_all(entries(fleet["waiting"], CONTROLLER, "new machine"))
+    trusted.put_group("tills", ["orders:read"])
+    members = Device.objects.filter(role="controller").order_by("id").values_list("device_id", flat=True)
+    trusted.grant(list(members[: min(1000, fleet["devices"] // 2)]), Grant(groups=["tills"]))
     now = timezone.now()
     for number, device in enumerate(Device.objects.filter(role="target").order_by("id")):
         servers.add(device.device_id, f"https://server{number}.example/amesh/", by="bench")
@@ -79,7 +84,7 @@ def pages() -> dict[str, str]:
     """Return the name and the address of each page."""
     device = Device.objects.filter(role="controller").order_by("id")[0]
     event = AuditEvent.objects.latest("id").pk
-    listed = f"{ADMIN}device/"
+    listed, day = f"{ADMIN}device/", (timezone.now() - dt.timedelta(days=2)).date().isoformat()
     return {
         "start": ADMIN,
         "index": "/admin/",
@@ -93,12 +98,19 @@ def pages() -> dict[str, str]:
         "revoke": f"{listed}revoke/?devices={device.device_id}",
         "log": f"{ADMIN}auditevent/",
         "log, found by name": f"{ADMIN}auditevent/?q=machine+77",
-        "log, of one kind": f"{ADMIN}auditevent/?kind__exact=revoke",
+        "log, of one kind": f"{ADMIN}auditevent/?kind=revoke",
+        "log, of one person": f"{ADMIN}auditevent/?by=person+7",
+        "log, of a day": f"{ADMIN}auditevent/?since={day}&until={day}",
         "event": f"{ADMIN}auditevent/{event}/change/",
         "servers": f"{ADMIN}server/",
         "server": f"{ADMIN}server/{Server.objects.first().pk}/change/",  # type: ignore[union-attr]
         "tokens": f"{ADMIN}enrollmenttoken/",
         "token, new": f"{ADMIN}enrollmenttoken/add/",
+        "approvals": f"{ADMIN}device/approvals/",
+        "add by hand": reverse("admin:amesh_device_add_by_hand"),
+        "pair": f"{ADMIN}pairingsession/",
+        "groups": f"{ADMIN}devicegroup/",
+        "group": f"{ADMIN}devicegroup/{DeviceGroup.objects.get().pk}/change/",
     }
 
 
