@@ -24,7 +24,7 @@ View = Callable[..., HttpResponse]
 
 
 def readable(view: View) -> View:
-    """Return a view of the admin that shows the banner alone if a row that was changed outside Django cannot be shown.
+    """Return a view of the admin that shows the banner alone if a row that was changed outside Django, or the settings, keep it from more.
 
     If the list matches its seal, an error of the view is a bug, and is raised.
     """
@@ -38,7 +38,7 @@ def readable(view: View) -> View:
             if isinstance(response, SimpleTemplateResponse) and trouble() is not None:
                 response.render()
             return response
-        except (*UNREADABLE, DatabaseError):
+        except (*UNREADABLE, DatabaseError, ImproperlyConfigured):
             with suppress(AmeshError, ImproperlyConfigured):
                 current_list().distrust()
             if trouble() is None:

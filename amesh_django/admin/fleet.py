@@ -292,7 +292,10 @@ def _view(row: Server) -> overview.ServerView:
     """Return a server as it is shown. It is looked at once for each page."""
     found: overview.ServerView | None = row.__dict__.get("_amesh_view")
     if found is None:
-        (found,) = overview.view([row])
+        try:
+            (found,) = overview.view([row])
+        except CHANGE_ERRORS:  # the banner says why
+            found = overview.unknown(row, row.device_id)
         row.__dict__["_amesh_view"] = found
     return found
 

@@ -7,6 +7,7 @@ from typing import Any
 from django import forms
 from django.utils.translation import gettext_lazy
 
+from amesh_django.conf import problems
 from amesh_django.grantable import Kind, grantable, permissions_to_grant
 
 #: Permissions that amesh itself reads.
@@ -20,7 +21,7 @@ OWN_PERMISSIONS = {
 def offer(form: forms.Form, actor: Any, kind: Kind, field: str, also: Any = ()) -> None:
     """Replace a field for names by checkboxes, without the names that a person may not grant. Without any, remove it.
 
-    If every name may be granted, the field stays as it is.
+    If every name may be granted, the field stays as it is. If the settings are wrong, no name can be granted.
 
     Args:
         form: the form.
@@ -29,6 +30,9 @@ def offer(form: forms.Form, actor: Any, kind: Kind, field: str, also: Any = ()) 
         field: name of the field.
         also: names that are offered even if the settings no longer know them: those that are granted already.
     """
+    if problems():  # the banner says which settings are wrong
+        del form.fields[field]
+        return
     known = grantable(kind)
     if known is None:
         return

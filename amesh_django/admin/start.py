@@ -21,7 +21,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import ngettext
 
 from amesh_django.audit.verifications import last_verified
-from amesh_django.conf import amesh_settings
+from amesh_django.conf import amesh_settings, problems
 from amesh_django.fleet import overview
 from amesh_django.models import Device
 from amesh_django.states import ACTIVE, DENIED, EXPIRED, PENDING, REVOKED, STATES, SUSPENDED
@@ -211,8 +211,8 @@ def _seal() -> str:
 
 
 def _requests(now: dt.datetime) -> Requests | None:
-    """Return how many signed requests there were; None if none is counted."""
-    if not amesh_settings().COUNT_REQUESTS:
+    """Return how many signed requests there were; None if none is counted, or if the settings are wrong, which the banner says."""
+    if problems() or not amesh_settings().COUNT_REQUESTS:
         return None
     days, day, month = reading.by_day(now=now), reading.totals(now=now), dict(reading.refusals(days=_DAYS, now=now))
     of_day = dict(day.refused)

@@ -142,7 +142,7 @@ def view(rows: Iterable[Server], now: dt.datetime | None = None) -> list[ServerV
         trusted = servers.trusted(ids)
         lags = servers.lags(found, head, now)
     except AmeshError:
-        return [_unknown(row, names.get(row.device_id) or row.device_id) for row in found]
+        return [unknown(row, names.get(row.device_id) or row.device_id) for row in found]
     return [
         ServerView(
             row,
@@ -154,12 +154,13 @@ def view(rows: Iterable[Server], now: dt.datetime | None = None) -> list[ServerV
             row.epoch != head.epoch,
         )
         if is_genuine[row.device_id]
-        else _unknown(row, names.get(row.device_id) or row.device_id, "changed")
+        else unknown(row, names.get(row.device_id) or row.device_id, "changed")
         for row, lag in zip(found, lags, strict=True)
     ]
 
 
-def _unknown(row: Server, name: str, state: State = "unknown") -> ServerView:
+def unknown(row: Server, name: str, state: State = "unknown") -> ServerView:
+    """Return a server as it is shown if it is not known what it lacks."""
     return ServerView(row, name, state, None, None, refused_events(row))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from html import unescape
+from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import pytest
 from django.test import Client
 
+from amesh_django import lifecycle
 from amesh_django.fleet import servers
 from amesh_django.models import Hub
 from amesh_django.test.devices import EphemeralDevice
@@ -47,15 +49,18 @@ def walk(client: Client) -> set[str]:
     return seen
 
 
-@pytest.mark.parametrize("is_broken", [False, True])
+@pytest.mark.parametrize("problem", ["", "seal", "settings"])
 def test_every_page_of_a_site_of_ones_own(
-    trust: Trust, root: Client, amesh_trust: Callable[..., EphemeralDevice], is_broken: bool
+    trust: Trust, root: Client, amesh_trust: Callable[..., EphemeralDevice], settings: Any, problem: str
 ) -> None:
     device = trust("laptop")
     api = amesh_trust(EphemeralDevice("api"), "target")
     servers.add(api.identity.device_id, "https://api.example/amesh/", by="alice")
     Hub.objects.create(device_id=api.identity.device_id, url="https://hub.example/amesh/")
-    if is_broken:
+    if problem == "seal":
         break_seal(device)
+    if problem == "settings":
+        settings.AMESH = {**settings.AMESH, "UNKNOWN": True}
+        lifecycle.reset()
     found = walk(root)
     assert len(found) > 15, sorted(found)

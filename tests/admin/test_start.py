@@ -15,6 +15,7 @@ from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 from django.utils import timezone
 
+from amesh_django import lifecycle
 from amesh_django.admin import start
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.decisions import Grant
@@ -134,3 +135,11 @@ def test_the_number_of_queries_is_fixed(
     with CaptureQueriesContext(connection) as queries:
         root.get("/admin/amesh/server/")
     assert len(queries) < 25
+
+
+def test_wrong_settings_are_said(trust: Trust, root: Client, settings: Any) -> None:
+    trust("laptop")
+    settings.AMESH = {**settings.AMESH, "UNKNOWN": True}
+    lifecycle.reset()
+    text = text_of(root.get(START))
+    assert "AMESH['UNKNOWN'] is not a setting" in text and "amesh.E001" in text
