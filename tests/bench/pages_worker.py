@@ -25,7 +25,7 @@ from amesh_django import lifecycle  # noqa: E402
 from amesh_django.allow_list import DatabaseAllowList  # noqa: E402
 from amesh_django.decisions import Grant  # noqa: E402
 from amesh_django.fleet import servers  # noqa: E402
-from amesh_django.models import AuditEvent, Device, DeviceActivity, DeviceGroup, RequestCount, Server  # noqa: E402
+from amesh_django.models import AuditEvent, Device, DeviceActivity, RequestCount, Server  # noqa: E402
 from authmesh.protocol.allow_list import CONTROLLER, TARGET, DeviceEntry  # noqa: E402
 from authmesh.protocol.keys import public_key_bytes  # noqa: E402
 from tests.admin.people import logged_in, staff  # noqa: E402
@@ -110,7 +110,7 @@ def pages() -> dict[str, str]:
         "add by hand": reverse("admin:amesh_device_add_by_hand"),
         "pair": f"{ADMIN}pairingsession/",
         "groups": f"{ADMIN}devicegroup/",
-        "group": f"{ADMIN}devicegroup/{DeviceGroup.objects.get().pk}/change/",
+        "group": reverse("admin:amesh_devicegroup_change", args=["tills"]),
     }
 
 
