@@ -181,6 +181,23 @@ def test_a_device_that_is_revoked_at_the_same_moment(
     assert (fresh(device).suspended_at, fresh(device).revoke_reason) == (None, "stolen")
 
 
+def test_a_device_that_is_denied_at_the_same_moment_stays_denied(
+    trust: Trust, root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.AMESH = {**settings.AMESH, "REQUIRE_APPROVAL": True}
+    lifecycle.reset()
+    device, is_valid = trust(), VerbForm.is_valid
+
+    def deny_first(form: VerbForm) -> bool:
+        done = is_valid(form)
+        DatabaseAllowList(by="bob").deny([device.device_id], reason="not ours")
+        return done
+
+    monkeypatch.setattr(VerbForm, "is_valid", deny_first)
+    send(root, "approve", device)
+    assert fresh(device).deny_reason == "not ours"
+
+
 @pytest.mark.parametrize(("end", "seconds"), [("3600", 3600), ("86400", 86400)])
 def test_suspend_for_a_time(trust: Trust, root: Client, end: str, seconds: int) -> None:
     device = trust()
@@ -191,7 +208,12 @@ def test_suspend_for_a_time(trust: Trust, root: Client, end: str, seconds: int) 
 
 def test_suspend_until_a_time_of_the_clock_of_the_person(trust: Trust, root: Client) -> None:
     device = trust()
-    for wrong, error in (("", "Enter the time."), ("2001-01-01T00:00:00", "in the future"), ("soon", "valid date")):
+    for wrong, error in (
+        ("", "Enter the time."),
+        ("2001-01-01T00:00:00", "in the future"),
+        ("9999-12-31T23:59:59", "Enter an earlier time"),
+        ("soon", "valid date"),
+    ):
         page = send(root, "suspend", device, end="-1", until=wrong)
         assert page.status_code == 200 and error in text_of(page)
     assert fresh(device).suspended_at is None

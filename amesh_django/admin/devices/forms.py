@@ -26,6 +26,8 @@ from ..offering import offer
 #: Name of the hidden field with the newest revision of the devices that a page shows: each change of one gives it a higher one.
 REVISION_FIELD = "amesh_revision"
 _HOUR, _DAY = 3600, 86400
+# Last year that is a time in each time zone.
+_MAX_YEAR = 9990
 _UNTIL, _FOREVER = -1, 0
 _UNNAMED = (SCOPES, "rate")
 
@@ -76,7 +78,7 @@ class VerbForm(forms.Form):
             one = _("The device was changed while this page was open. Check its current state, then try again.")
             many = _("A device was changed while this page was open. Check their current states, then try again.")
             raise ValidationError(one if len(self.devices) == 1 else many, code="changed_meanwhile")
-        return cleaned
+        return {**cleaned, "was_denied": any(device.denied_at is not None for device in self.devices)}
 
     @property
     def revision(self) -> str:
@@ -96,6 +98,8 @@ def _moment(label: Any, **options: Any) -> forms.DateTimeField:
 def _check_future(moment: dt.datetime | None, field: str) -> None:
     if moment is not None and moment <= timezone.now():
         raise ValidationError({field: ValidationError(_("Enter a time in the future."), code="past")})
+    if moment is not None and moment.year > _MAX_YEAR:
+        raise ValidationError({field: ValidationError(_("Enter an earlier time."), code="late")})
 
 
 class SuspendForm(ReasonForm):

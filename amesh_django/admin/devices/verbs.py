@@ -78,7 +78,8 @@ VERBS: Mapping[str, Verb] = {
             _("Approved: %(devices)s."),
             forms.VerbForm,
             lambda device: _is_listed(device) and (device.pending_since is not None or device.denied_at is not None),
-            lambda trusted, ids, values: trusted.approve(ids),
+            # A denial that nobody has seen on this page stays.
+            lambda trusted, ids, values: trusted.approve(ids, waiting_only=not values["was_denied"]),
             title_of_many=_("Approve %(count)d devices"),
         ),
         Verb(

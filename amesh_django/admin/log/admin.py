@@ -66,7 +66,7 @@ class EventAdmin(VerifyingAdmin):
 
     def get_object(self, request: HttpRequest, object_id: str, from_field: str | None = None) -> AuditEvent | None:
         """Return an event; one that says so for a row that was damaged so that it cannot be read."""
-        if not object_id.isdecimal():
+        if not (object_id.isascii() and object_id.isdecimal() and len(object_id) < 20):
             return None
         found = dict(each_row(self.get_queryset(request).filter(pk=object_id)))
         return next((readable(pk, event) for pk, event in found.items()), None)
