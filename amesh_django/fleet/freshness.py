@@ -231,10 +231,14 @@ class Freshness:
     def _ask_safely(self, sealed: SealedList, hub: FollowedHub, begun: threading.Event) -> None:
         try:
             self._ask_one(sealed, hub, begun)
+        except (DatabaseError, InterfaceError) as error:
+            # Until a question has begun, requests are rejected: it is not the hub that is silent.
+            self._ask_after[hub.device.device_id] = self._in(_MIN_RETRY_SECONDS)
+            logger.error("The hub %s could not be asked for changes: %s", hub.device.device_id, type(error).__name__)
+            return
         except Exception:  # whatever one hub says, the others are asked
             logger.exception("The hub %s could not be asked for changes.", hub.device.device_id)
-        finally:
-            begun.set()
+        begun.set()
 
     def _ask_one(self, sealed: SealedList, hub: FollowedHub, begun: threading.Event) -> None:
         row = hub.row
@@ -266,8 +270,6 @@ class Freshness:
                 logger.warning(
                     "The hub %s could not be asked for changes: %s", hub.device.device_id, error.text(manage_py)
                 )
-        except (DatabaseError, InterfaceError) as error:
-            logger.error("The hub %s could not be asked for changes: %s", hub.device.device_id, type(error).__name__)
 
     def _pull(self, hub: FollowedHub, row: Hub) -> None:
         started = self._monotonic()

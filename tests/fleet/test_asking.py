@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 from django.utils import timezone
 from psycopg import IsolationLevel
 
@@ -177,6 +177,24 @@ def test_a_view_in_a_transaction(
     begin_anew(clock)
     assert AmeshAPIClient(lost).get("/drf").status_code == (503 if is_locked else 401)
     wait_for_answers()
+    assert AmeshAPIClient(lost).get("/drf").status_code == 401
+
+
+def test_a_question_that_cannot_begin_rejects_requests(
+    lines: list[Line], clock: Clock, lost: EphemeralDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database takes no lease at once, so nothing is known of the hubs: they are not silent."""
+
+    def refuses(*args: object) -> bool:
+        raise OperationalError("database is locked")
+
+    begin_anew(clock)
+    with monkeypatch.context() as patch:
+        patch.setattr(freshness.HubLease, "take", refuses)
+        for _ in range(2):
+            assert AmeshAPIClient(lost).get("/drf").status_code == 503
+            wait_for_answers()
+    clock.ahead += 1.1
     assert AmeshAPIClient(lost).get("/drf").status_code == 401
 
 

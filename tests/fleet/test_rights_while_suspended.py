@@ -152,7 +152,7 @@ def test_no_limit_of_the_server_stops_the_suspension(enroller: TestHub, amesh_tr
 
 
 def test_a_replaced_key_does_not_wait_for_a_suspended_one(enroller: TestHub) -> None:
-    """A key is valid for a while after it was replaced only if the new one is let in with the same message."""
+    """A key is valid for a while after it was replaced only if the new one is trusted by the same message."""
     old, new = EphemeralDevice(), EphemeralDevice()
     enroller.say(enroller.trust(old))
     replaced = enroller.event("revoke", old, 2, effective_at=SOON, successor=new.identity.device_id)
