@@ -1,4 +1,4 @@
-"""The form of what devices get that are not known yet, and the rule that nobody hands out what they may not give themselves."""
+"""The forms of what devices get that are not known yet, and the rule that nobody hands out what they may not give themselves."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from amesh_django.conf import amesh_settings
 from amesh_django.enrollment import tokens
 from amesh_django.grantable import Kind, check_grantable, permissions_to_grant
 from amesh_django.trust import current_list
@@ -18,6 +19,7 @@ from authmesh.protocol.display import clean_line
 from authmesh.protocol.errors import AmeshError
 
 from .mapping import mapping_problem
+from .offering import offer
 
 _DAY = 86400
 
@@ -123,3 +125,40 @@ class GivingForm(forms.Form):
                 code="rights",
                 params={"permissions": ", ".join(sorted(missing))},
             )
+
+
+class OneDeviceForm(GivingForm):
+    """The base of the forms about one device. Permissions need ``amesh.grant_device``; scopes need what the settings say."""
+
+    permissions = forms.CharField(
+        label=gettext_lazy("Permissions"),
+        required=False,
+        help_text=gettext_lazy("Names such as shell, separated by spaces."),
+    )
+
+    def __init__(self, actor: Any, data: Any = None) -> None:
+        super().__init__(actor, data)
+        fields = self.fields
+        fields["scopes"].help_text = _("Names such as orders:read, separated by spaces.")
+        fields["device_days"].label = _("Expires after (days)")
+        fields["device_days"].help_text = _(
+            "After that, requests of the device are rejected. A rotation of its key renews it. Empty for no such limit."
+        )
+        if "user" in fields:
+            fields["user"].help_text = _(
+                "Name of a user. In REST framework views, the device acts as this user, with all permissions that the user has."
+            )
+        if "approved" in fields and amesh_settings().REQUIRE_APPROVAL:
+            fields["approved"].initial = True
+            fields["approved"].help_text = _("The device needs no further approval.")
+        else:
+            fields.pop("approved", None)
+        if actor.has_perm("amesh.grant_device"):
+            offer(self, actor, "permission", "permissions")
+        else:
+            del fields["permissions"]
+        offer(self, actor, "scope", "scopes")
+
+    def clean_permissions(self) -> list[str]:
+        """Reject permissions that the settings do not know, and those that the user may not grant."""
+        return self._names("permission", self.cleaned_data["permissions"])

@@ -1,6 +1,6 @@
 """When a mail about devices that wait is due: at most one in five minutes, from whichever process comes first.
 
-A row says when the last mail was begun, and the revision up to which devices were told of. Whoever changes the time in it sends the mail, in
+A row says when the last mail was begun, and the revision up to which devices were told of. The process that changes the time in it sends the mail, in
 a thread of its own: a mail server may take any time, and neither a request nor the sweeper waits for it. The revision is moved once a
 mail was sent, so that what a process did not finish is tried again, and a device that comes meanwhile is in the next mail.
 """
@@ -59,7 +59,7 @@ def due_in(now: dt.datetime) -> float | None:
     if row.tried_at is None:
         return 0.0
     since = (now - row.tried_at).total_seconds()
-    return min(PAUSE_SECONDS, max(0.0, PAUSE_SECONDS - since))  # also if the clock was put back
+    return min(PAUSE_SECONDS, max(0.0, PAUSE_SECONDS - since))  # also if the clock was set back
 
 
 def send_if_due(now: dt.datetime | None = None) -> float | None:

@@ -132,7 +132,12 @@ async def _watched(operator: PageOperator, pairing: Coroutine[Any, Any, None]) -
 async def _pair(operator: PageOperator, timeouts: Timeouts, blocking: Blocking) -> None:
     """Run one ceremony, and further ones if the verification code was wrong: no ceremony lets anyone guess twice."""
     row = operator.row
-    trusted = ChosenAllowList(operator.chosen, by=Actor(row.by, "user"), is_wanted=lambda: sessions.is_wanted(row))
+    trusted = ChosenAllowList(
+        operator.chosen,
+        by=Actor(row.by, "user"),
+        is_wanted=lambda: sessions.is_wanted(row),
+        shown=lambda: operator.shown,
+    )
     device = await blocking(server_device)
     pairing = Pairing(relay=row.relay, device=device, allow_list=trusted, timeouts=timeouts, blocking=blocking)
     for left in reversed(range(MAX_WRONG)):

@@ -21,6 +21,7 @@ from authmesh.protocol.pairing.codes import parse_entered
 
 from . import errors, sessions
 from .chosen import Chosen
+from .entering import Seen, seen
 
 #: Seconds between two looks at the row.
 INTERVAL_SECONDS = 0.3
@@ -39,6 +40,7 @@ class PageOperator(TargetOperator):
         self.row = row
         self.chosen = Chosen.from_json(row.chosen_json)
         self.is_stored = False
+        self.shown: Seen | None = None
         self._seconds = person_seconds
         self._blocking = blocking
         self._new: dict[str, Any] = {}
@@ -60,6 +62,7 @@ class PageOperator(TargetOperator):
 
     async def enter_verification_code(self, met: Met, *, again: bool) -> str | None:
         peer = met.peer
+        self.shown = await self._blocking(seen, encode_public_key(peer.public_key))
         self._show(
             step=PairingSession.Step.CODE,
             device_id=peer.device_id,

@@ -12,5 +12,5 @@ A request runs through this folder so:
 
 :mod:`.reading` returns the counts for pages and programs.
 
-Nothing here fails a request: what cannot be written is logged. Nothing here is sealed, and nothing decides by it who is let in.
+Nothing here fails a request: what cannot be written is logged. Nothing here is sealed, and it decides about no request.
 """

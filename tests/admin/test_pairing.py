@@ -19,6 +19,7 @@ from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from amesh_django.allow_list import DatabaseAllowList
+from amesh_django.decisions import Grant
 from amesh_django.models import AuditEvent, Device, PairingSession
 from amesh_django.pairing import sessions
 from amesh_django.pairing.routing import websocket_urlpatterns
@@ -562,6 +563,37 @@ def test_a_group_that_was_removed_meanwhile(root: Desk) -> None:
     fails(paired)
     root.sees("There is no group")
     assert not Device.objects.exists()
+
+
+@pytest.mark.parametrize("what", ["revoke", "suspend"])
+def test_what_was_decided_while_it_ran_is_not_undone(root: Desk, what: str) -> None:
+    """The code was typed, and the device has not answered yet."""
+    other = root.background.other("till")
+    row, people = known(other), DatabaseAllowList(by="bob")
+    root.begin()
+    screen = Screen()
+    paired = root.invite(other, screen)
+    root.types(screen.code.result(30))
+    root.sees("Verified")
+    people.revoke(row.device_id, reason="stolen") if what == "revoke" else people.suspend(
+        [row.device_id], reason="stolen"
+    )
+    screen.answered.set()
+    fails(paired)
+    root.sees("was changed while the pairing ran")
+    row.refresh_from_db()
+    assert "stolen" in (row.revoke_reason, row.suspend_reason) and row.state != "active"
+
+
+def test_an_expiry_stays_and_the_last_page_says_so(root: Desk) -> None:
+    other = root.background.other("till")
+    row = known(other)
+    DatabaseAllowList(by="bob").grant([row.device_id], Grant(), expires_at=timezone.now() + dt.timedelta(seconds=1))
+    services.until(lambda: Device.objects.get(pk=row.pk).state == "expired", 30)
+    root.pair(other, device_days="300")
+    shown = root.look()
+    assert "Its requests are rejected now." in shown and "accepted from now on" not in shown
+    assert Device.objects.get(pk=row.pk).state == "expired"
 
 
 def test_a_broken_seal(root: Desk) -> None:

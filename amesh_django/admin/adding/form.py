@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from django import forms
 from django.core.exceptions import ValidationError
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from amesh_django.conf import amesh_settings
 from amesh_django.enrollment.by_hand import Given
 from authmesh.protocol.allow_list import CONTROLLER, TARGET
 from authmesh.protocol.errors import AmeshError, spelled
 from authmesh.protocol.key_line import MAX_LINE_CHARACTERS, PREFIX, KeyLine, parse_key_line
 
-from ..giving import GivingForm
-from ..offering import offer
+from ..giving import OneDeviceForm
 
 
 class LineForm(forms.Form):
@@ -48,8 +44,8 @@ class LineForm(forms.Form):
             raise ValidationError(f"{_(str(error.message))} {_(spelled(error.hint))}", code="line") from None
 
 
-class AddingForm(GivingForm):
-    """What the device gets, and that its ID was compared. Permissions need ``amesh.grant_device``."""
+class AddingForm(OneDeviceForm):
+    """What the device gets, and that its ID was compared."""
 
     role = forms.ChoiceField(
         label=gettext_lazy("Role"),
@@ -60,11 +56,6 @@ class AddingForm(GivingForm):
             (TARGET, gettext_lazy("target: this server may call it, and it gets nothing of what follows")),
         ],
     )
-    permissions = forms.CharField(
-        label=gettext_lazy("Permissions"),
-        required=False,
-        help_text=gettext_lazy("Names such as shell, separated by spaces."),
-    )
     compared = forms.BooleanField(
         label=gettext_lazy("I have compared the device ID with the one that the device shows."),
         error_messages={
@@ -73,33 +64,6 @@ class AddingForm(GivingForm):
     )
 
     field_order = ("compared", "role", "permissions", "scopes", "groups", "user", "device_days", "approved")
-
-    def __init__(self, actor: Any, data: Any = None) -> None:
-        super().__init__(actor, data)
-        fields = self.fields
-        fields["scopes"].help_text = _("Names such as orders:read, separated by spaces.")
-        fields["device_days"].label = _("Expires after (days)")
-        fields["device_days"].help_text = _(
-            "After that, requests of the device are rejected. A rotation of its key renews it. Empty for no such limit."
-        )
-        if "user" in fields:
-            fields["user"].help_text = _(
-                "Name of a user. In REST framework views, the device acts as this user, with all permissions that the user has."
-            )
-        if "approved" in fields and amesh_settings().REQUIRE_APPROVAL:
-            fields["approved"].initial = True
-            fields["approved"].help_text = _("The device needs no further approval.")
-        else:
-            fields.pop("approved", None)
-        if actor.has_perm("amesh.grant_device"):
-            offer(self, actor, "permission", "permissions")
-        else:
-            del fields["permissions"]
-        offer(self, actor, "scope", "scopes")
-
-    def clean_permissions(self) -> list[str]:
-        """Reject permissions that the settings do not know, and those that the user may not grant."""
-        return self._names("permission", self.cleaned_data["permissions"])
 
     def given(self) -> Given:
         """Return what was chosen in a valid form."""

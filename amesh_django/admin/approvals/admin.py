@@ -22,6 +22,7 @@ from django.views.decorators.csrf import csrf_protect
 from amesh_django.allow_list import DatabaseAllowList
 from amesh_django.approvals.waiting import queue, waiting
 from amesh_django.models import Device
+from amesh_django.states import ACTIVE
 from amesh_django.trust.database import database
 
 from .. import shown
@@ -136,11 +137,16 @@ class ApprovingAdmin(Pages, ModelAdmin):
         said = _("Denied. Note: %(note)s") if is_denial else _("Approved. Note: %(note)s")
         for device in done:
             self.log_change(request, device, said % {"note": note or shown.NOTHING})
-        if done:
-            text = (
-                _("Denied: %(devices)s.") if is_denial else _("Approved: %(devices)s. Their requests are accepted now.")
-            )
-            self.message_user(request, text % {"devices": _named(done)}, messages.SUCCESS)
+        accepted = [device for device in done if device.state == ACTIVE]
+        held = [device for device in done if not is_denial and device.state != ACTIVE]
+        if is_denial and done:
+            self.message_user(request, _("Denied: %(devices)s.") % {"devices": _named(done)}, messages.SUCCESS)
+        if accepted:
+            text = _("Approved: %(devices)s. Their requests are accepted now.")
+            self.message_user(request, text % {"devices": _named(accepted)}, messages.SUCCESS)
+        if held:
+            text = _("Approved, but suspended or expired, so that their requests are rejected: %(devices)s.")
+            self.message_user(request, text % {"devices": _named(held)}, messages.WARNING)
         others = [name for name in chosen if name not in decided.changed]
         for sentence in _decided_before(others, self._rows(others))[:_MAX_NAMED]:
             self.message_user(request, sentence, messages.WARNING)

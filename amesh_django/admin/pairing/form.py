@@ -9,8 +9,6 @@ from django.contrib.auth import get_user_model
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from amesh_django.conf import amesh_settings
-from amesh_django.grantable import grantable, permissions_to_grant
 from amesh_django.models import Device
 from amesh_django.pairing.chosen import Chosen
 from amesh_django.trust import current_list
@@ -19,72 +17,23 @@ from amesh_django.trust.owner import controller_limit
 from authmesh.protocol.allow_list import CONTROLLER
 
 from .. import shown
-from ..giving import GivingForm
+from ..giving import OneDeviceForm
 from ..selecting import verified
 
 # Maximum number of controllers among which one is chosen. With more, one is revoked on its page first.
 _MAX_REPLACED = 100
-_OWN_PERMISSIONS = {
-    "shell": gettext_lazy("It may open a shell."),
-    "revoke": gettext_lazy("It is a hub, and revokes devices on this server."),
-    "enroll": gettext_lazy("It is a hub, and adds devices on this server."),
-}
 
 
-class PairingForm(GivingForm):
-    """The form of a pairing. ``amesh.grant_device`` is needed for permissions; scopes need what the settings say."""
+class PairingForm(OneDeviceForm):
+    """The form of a pairing."""
 
-    permissions = forms.CharField(
-        label=gettext_lazy("Permissions"),
-        required=False,
-        help_text=gettext_lazy("Names such as shell, separated by spaces."),
-    )
     replaces = forms.ChoiceField(label=gettext_lazy("Replaces"), required=False)
 
     field_order = ("permissions", "scopes", "groups", "user", "device_days", "approved", "replaces")
 
     def __init__(self, actor: Any, data: Any = None) -> None:
         super().__init__(actor, data)
-        fields = self.fields
-        fields["scopes"].help_text = _("Names such as orders:read, separated by spaces.")
-        fields["device_days"].label = _("Expires after (days)")
-        fields["device_days"].help_text = _(
-            "After that, requests of the device are rejected. A rotation of its key renews it. Empty for no such limit."
-        )
-        if "user" in fields:
-            fields["user"].help_text = _(
-                "Name of a user. In REST framework views, the device acts as this user, with all permissions that the user has."
-            )
-        if "approved" in fields and amesh_settings().REQUIRE_APPROVAL:
-            fields["approved"].initial = True
-            fields["approved"].help_text = _("The device needs no further approval.")
-        else:
-            fields.pop("approved", None)
-        if actor.has_perm("amesh.grant_device"):
-            self._offer("permission", "permissions", _OWN_PERMISSIONS)
-        else:
-            del fields["permissions"]
-        self._offer("scope", "scopes", {})
         self._offer_controllers()
-
-    def _offer(self, kind: Any, field: str, own: dict[str, Any]) -> None:
-        """Show names as checkboxes if the settings know them all, without those that the user may not grant."""
-        known = grantable(kind)
-        if known is None:
-            return
-        texts = {**{name: entry.text for name, entry in known.items()}, **own}
-        choices = [
-            (name, f"{name}: {text}")
-            for name, text in texts.items()
-            if self._actor.has_perms(permissions_to_grant(kind, [name]))
-        ]
-        if not choices:
-            del self.fields[field]
-            return
-        label = self.fields[field].label
-        self.fields[field] = forms.MultipleChoiceField(
-            label=label, required=False, choices=choices, widget=forms.CheckboxSelectMultiple
-        )
 
     def _offer_controllers(self) -> None:
         """Ask which controller is revoked, if the list is full, and the user may revoke one."""
@@ -104,10 +53,6 @@ class PairingForm(GivingForm):
         field.help_text = _(
             "The list has as many controllers as it may have. This one is revoked when the device is trusted."
         )
-
-    def clean_permissions(self) -> list[str]:
-        """Reject permissions that the settings do not know, and those that the user may not grant."""
-        return self._names("permission", self.cleaned_data["permissions"])
 
     def chosen(self) -> Chosen:
         """Return what was chosen in a valid form."""

@@ -18,7 +18,7 @@ from amesh_django.models import Device, PairingSession
 from amesh_django.pairing import sessions
 from amesh_django.pairing.chosen import Chosen
 from amesh_django.pairing.hosting import MAX_WRONG
-from amesh_django.states import DENIED, PENDING, REVOKED
+from amesh_django.states import ACTIVE, DENIED, PENDING, REVOKED
 from amesh_django.trust.database import database
 from amesh_django.trust.sealing import now
 from authmesh.commands.relays import DEFAULT_RELAY
@@ -188,8 +188,9 @@ def _known(row: PairingSession, phase: str) -> dict[str, Any]:
     if device is not None:
         verify_shown([device])
     if phase == "done":
-        is_waiting = device is not None and shown.state_of(device) == PENDING
-        return {"device": device, "is_waiting": is_waiting}
+        state = shown.state_of(device) if device is not None else None
+        details = shown.details(device) if device is not None else ""
+        return {"device": device, "is_waiting": state == PENDING, "is_accepted": state == ACTIVE, "details": details}
     notes = []
     if device is not None:
         notes.append(_KNOWN.get(shown.state_of(device), _STAYS))
