@@ -8,6 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from asgiref.sync import sync_to_async
@@ -28,7 +29,7 @@ FORMULAS = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", " =1", "\u200b=1", "
 
 
 def export(client: Client, form: str, **given: str) -> str:
-    response = client.get(f"{JOURNAL}export/{form}/", given)
+    response = client.post(f"{JOURNAL}export/{form}/?{urlencode(given)}")
     assert response.status_code == 200, response
     assert response.streaming
     return b"".join(response.streaming_content).decode()
@@ -72,9 +73,19 @@ def test_an_export_has_what_the_filters_show(trust: Trust, root: Client) -> None
     assert export(root, "csv", by="nobody").splitlines() == [export(root, "csv").splitlines()[0]]
     links = [url for _label, url in root.get(JOURNAL, {"by": "bob", "before": "7"}).context["exports"]]
     assert links == [f"{JOURNAL}export/{form}/?by=bob" for form in FORMS]
-    response = root.get(f"{JOURNAL}export/csv/", {"since": "never"})
+    response = root.post(f"{JOURNAL}export/csv/?since=never")
     assert response.headers["Location"] == f"{JOURNAL}?since=never"
-    assert root.get(f"{JOURNAL}export/xls/").status_code == 404
+    assert root.post(f"{JOURNAL}export/xls/").status_code == 404
+
+
+def test_a_link_makes_nobody_export(root: Client) -> None:
+    count = AuditEvent.objects.count()
+    for send in (root.get, root.head):
+        assert send(f"{JOURNAL}export/csv/?q=any+text").status_code == 405
+    strict = Client(enforce_csrf_checks=True)
+    strict.cookies = root.cookies
+    assert strict.post(f"{JOURNAL}export/csv/").status_code == 403
+    assert AuditEvent.objects.count() == count
 
 
 def test_an_export_is_recorded_before_its_first_byte(
@@ -82,7 +93,7 @@ def test_an_export_is_recorded_before_its_first_byte(
 ) -> None:
     trust("till")
     with django_capture_on_commit_callbacks(execute=True):
-        response = root.get(f"{JOURNAL}export/json/", {"by": "", "kind": "trust"})
+        response = root.post(f"{JOURNAL}export/json/?by=&kind=trust")
     event = AuditEvent.objects.latest("pk")
     assert (event.kind, event.actor, event.actor_type) == ("export", "root", "user")
     assert json.loads(event.data)["filters"] == "kind=trust"
@@ -152,7 +163,7 @@ def test_an_export_is_made_while_it_is_sent_under_asgi(
         await sync_to_async(connect)()
         client = AsyncClient()
         client.cookies = root_of_database.cookies
-        response = await client.get(f"{JOURNAL}export/json/")
+        response = await client.post(f"{JOURNAL}export/json/")
         assert response.status_code == 200, response.headers
         stream = aiter(response)
         first = await anext(stream)

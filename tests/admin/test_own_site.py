@@ -26,6 +26,8 @@ def links(client: Client, url: str) -> list[str]:
     page = client.get(url)
     if page.status_code in (301, 302):
         return [urljoin(url, page["Location"])]
+    if page.status_code == 405:  # the address of a form
+        return []
     assert page.status_code == 200, url
     if page.streaming or "html" not in page["Content-Type"]:
         return []

@@ -9,7 +9,14 @@ from asgiref.sync import sync_to_async
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.core.handlers.asgi import ASGIRequest
-from django.http import Http404, HttpRequest, HttpResponseBase, HttpResponseRedirect, StreamingHttpResponse
+from django.http import (
+    Http404,
+    HttpRequest,
+    HttpResponseBase,
+    HttpResponseNotAllowed,
+    HttpResponseRedirect,
+    StreamingHttpResponse,
+)
 from django.urls import URLPattern, path
 from django.utils import timezone
 from django.utils.http import urlencode
@@ -43,11 +50,16 @@ class ExportingAdmin(Pages, ModelAdmin):
         return self.has_view_permission(request) and request.user.has_perm("amesh.export_auditevent")
 
     def export_view(self, request: HttpRequest, form: str) -> HttpResponseBase:
-        """Return the events that the filters show as a file. The audit log has an event about it, which the file does not have."""
+        """Return the events that the filters show as a file (POST). The audit log has an event about it, which the file does not have.
+
+        A link must not make a person export, or write its filters into the log in their name.
+        """
         if not self.has_export_permission(request):
             raise PermissionDenied
         if form not in FORMS:
             raise Http404
+        if request.method != "POST":
+            return HttpResponseNotAllowed(["POST"])
         chosen = LogForm(request.GET)
         rows = chosen.chosen()
         if not chosen.is_valid():  # the page of the log says what is wrong
