@@ -75,7 +75,7 @@ class Revocations:
         try:
             make_private_directory(self._folder)
             with locked(self._folder, _LOCK_SECONDS):
-                found = self._read()
+                found = self._read(is_written=True)
                 kept = [one for one in found.get(database, []) if one.device_id not in gone]
                 found[database] = [*kept, *revoked][-MAX_KEPT:]
                 self._write(found)
@@ -85,7 +85,12 @@ class Revocations:
                 error.text(manage_py),
             )
 
-    def _read(self) -> dict[str, list[Revocation]]:
+    def _read(self, *, is_written: bool = False) -> dict[str, list[Revocation]]:
+        """Return the revocations of each database; none if the file is missing or was changed.
+
+        Args:
+            is_written: raise StorageError if the file cannot be read now: to write it would lose what it holds.
+        """
         try:
             document = json.loads(self._path.read_text("utf-8"))
             mac = str(document.pop("hmac")).encode("utf-8", "replace")
@@ -98,6 +103,8 @@ class Revocations:
         except FileNotFoundError:
             return {}
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            if is_written and isinstance(error, OSError):
+                raise StorageError(f"{self._path} cannot be read ({type(error).__name__}).") from error
             logger.warning("%s cannot be used (%s).", self._path, type(error).__name__)
             return {}
 

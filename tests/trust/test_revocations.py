@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +103,22 @@ def test_the_file_names_no_columns_and_one_of_another_version_is_not_used(
     document["version"] = "1"
     file.write_text(json.dumps({**document, "hmac": revocations._mac(current_list().keys, document)}))
     assert current_list().revocations() == [] and "cannot be used" in caplog.text
+
+
+def test_a_file_that_cannot_be_read_for_a_moment_is_not_overwritten(
+    amesh_server: LocalDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    devices = DatabaseAllowList(by="alice")
+    devices.add_all([entry(1), entry(2)])
+    devices.revoke(entry(1).device_id, reason="stolen")
+    path = amesh_server.path / revocations.FILE_NAME
+    before = path.read_bytes()
+
+    def fails(self: Path, *args: Any, **kwargs: Any) -> str:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_text", fails)
+        devices.revoke(entry(2).device_id, reason="stolen")  # what was revoked counts in any case
+    assert path.read_bytes() == before
+    assert Device.objects.exclude(revoked_at=None).count() == 2
